@@ -1,0 +1,208 @@
+//! What is meant: the checked configuration, which the rest of the program works with.
+//!
+//! A [`Config`] can only be had from [`crate::check`], after the whole file was found good.
+//! Nothing in here is optional because somebody forgot it: defaults have been filled in.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::names::{ImageName, NodeName, ScheduleName};
+use crate::schedule::Schedule;
+use crate::secret::Secret;
+
+/// Everything one site's daemon and workers are told by their operator.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of this cloud, as operators call it. Shown in `status`, traces and notes left in Nova.
+    pub site: String,
+    /// Where the daemon keeps what must outlive it: the private Redis, archives.
+    pub state_dir: PathBuf,
+    pub store: Store,
+    pub daemon: Daemon,
+    pub worker: Worker,
+    pub openstack: OpenStack,
+    pub netboot: NetBoot,
+    pub ssh: Ssh,
+    pub ipmi: Ipmi,
+    pub node_os: NodeOs,
+    /// The images that nodes can be renewed to, by name.
+    pub images: BTreeMap<ImageName, NodeImage>,
+    /// The nodes under management. A node that is not in here is never touched.
+    pub nodes: BTreeMap<NodeName, Node>,
+    pub schedules: BTreeMap<ScheduleName, Schedule>,
+    pub telemetry: Telemetry,
+}
+
+/// Where workflows are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub redis: Redis,
+    /// Accept a Redis that may lose acknowledged writes. Shown in `status` for as long as it is set.
+    pub accept_weaker_durability: bool,
+    /// How long the store waits for one reply before it asks again.
+    pub reply_timeout: Duration,
+    /// How long a finished workflow stays in Redis.
+    pub keep_finished: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub enum Redis {
+    /// The daemon supervises a private `redis-server` (or `valkey-server`) in `state_dir/redis`,
+    /// reachable only over its unix socket `state_dir/redis/redis.sock`.
+    Embedded {
+        /// The program to run, looked up in `PATH` where it is a bare name.
+        program: PathBuf,
+    },
+    /// `redis://`, `rediss://`, or `redis+unix://` (`unix://`).
+    Url {
+        url: String,
+        /// Sent by AUTH; never part of `url`.
+        password: Option<Secret>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// The unix socket of the HTTP API. Its permissions are 0660.
+    pub socket: PathBuf,
+    /// Users that may change things, by name, besides root and the daemon's own user.
+    /// Whoever can open the socket may read.
+    pub operators: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Workflows that one worker process advances at the same time.
+    pub slots: u16,
+    /// How long a worker may be silent before its workflows go to another one.
+    pub lease: Duration,
+}
+
+/// How to reach Keystone and Nova. The credentials stay in `clouds.yaml`.
+#[derive(Debug, Clone)]
+pub struct OpenStack {
+    pub clouds_file: PathBuf,
+    pub cloud: String,
+    /// Time limit of one request.
+    pub request_timeout: Duration,
+    /// How often a running migration is looked at.
+    pub poll: Duration,
+}
+
+/// Where the PXE server takes each node's boot configuration from.
+#[derive(Debug, Clone)]
+pub struct NetBoot {
+    /// Folder with one GRUB configuration per node (`<mac>.cfg`), as served by the PXE server.
+    pub directory: PathBuf,
+    /// URL prefix under which the PXE server offers kernel, initrd and image files.
+    pub url: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct Ssh {
+    /// The OpenSSH client, or a program that takes the same arguments.
+    pub program: PathBuf,
+    pub user: String,
+    pub identity_file: Option<PathBuf>,
+    pub known_hosts: PathBuf,
+    pub connect_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Ipmi {
+    /// The `ipmitool` program.
+    pub program: PathBuf,
+    pub request_timeout: Duration,
+}
+
+/// Rules for renewing node operating systems.
+#[derive(Debug, Clone)]
+pub struct NodeOs {
+    /// At most this many nodes are out of service at once, for whatever rollout.
+    pub max_out: u16,
+    /// Instances of one node that are moved at the same time.
+    pub moves_at_once: u16,
+    /// A node that is not empty after this long becomes a question to the operator.
+    pub evacuate_deadline: Duration,
+    /// A node that has not reported its installation after this long becomes a question.
+    pub install_deadline: Duration,
+    /// A node whose hypervisor is not back in Nova after this long becomes a question.
+    pub rejoin_deadline: Duration,
+    /// How often a node that is being installed or verified is looked at.
+    pub poll: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct NodeImage {
+    /// Version as the release notes give it, for people.
+    pub version: String,
+    /// SHA-256 of the image file, 64 lower-case hex digits. The installed node reports it.
+    pub sha256: String,
+    /// `VERSION_ID` of the node's `/etc/os-release` once installed, e.g. `24.04`.
+    pub os_version_id: String,
+    /// `uname -r` of the node once installed.
+    pub kernel: String,
+    /// Path of the installer's kernel below the netboot URL.
+    pub boot_kernel: String,
+    /// Path of the installer's initrd below the netboot URL.
+    pub boot_initrd: String,
+    /// Further words for the installer's kernel command line.
+    pub boot_arguments: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Compute,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub role: Role,
+    /// The host name under which Nova knows it (`OS-EXT-SRV-ATTR:host`). Usually the node's own name.
+    pub nova_host: String,
+    /// Name or address for SSH.
+    pub ssh_address: String,
+    /// MAC address of the interface that netboots: `aa:bb:cc:dd:ee:ff`, lower case.
+    pub mac: String,
+    pub bmc: Bmc,
+}
+
+#[derive(Debug, Clone)]
+pub enum Bmc {
+    Redfish {
+        /// URL of the service root's host, e.g. `https://172.20.0.11`.
+        url: String,
+        /// Path of the system resource, e.g. `/redfish/v1/Systems/1`.
+        system: String,
+        user: String,
+        password: Secret,
+        /// A PEM file with the certificate authority of this BMC. Without it the system's are used.
+        ca_file: Option<PathBuf>,
+    },
+    Ipmi {
+        /// Host name or address.
+        address: String,
+        /// UDP port, usually 623.
+        port: u16,
+        user: String,
+        password: Secret,
+        /// ipmitool's `-C`: the cipher suite.
+        cipher_suite: u8,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// OTLP endpoint, e.g. `http://127.0.0.1:4317`. None: nothing is exported.
+    pub endpoint: Option<String>,
+    pub protocol: OtlpProtocol,
+    /// Filter of what is logged to standard error, in `tracing-subscriber`'s form, e.g. `info`.
+    pub log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtlpProtocol {
+    Grpc,
+    Http,
+}
