@@ -1,1 +1,9 @@
+//! The engine of Turnaround, the store under it, and the updates above it.
+//!
+//! `engine` knows no update, `ports` names no vendor, only `store::redis` knows a key, only `clock` asks for the time.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod clock;
+pub mod ports;
+pub mod rehearsal;
+pub mod store;

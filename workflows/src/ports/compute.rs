@@ -1,0 +1,45 @@
+//! The compute service of a node, as the scheduler of instances sees it.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
+
+use super::PortError;
+
+/// What is known of a node's compute service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComputeService {
+    /// May new instances land on it?
+    pub enabled: bool,
+    /// Why it is disabled, as whoever did it wrote.
+    pub disabled_reason: Option<String>,
+    /// Has it reported within Nova's `service_down_time`, and is it not forced down?
+    pub up: bool,
+}
+
+/// What the hypervisor of a node offers. Compared before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hypervisor {
+    pub up: bool,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    /// Instances that the hypervisor itself reports: a second witness for "empty".
+    pub running: Vec<String>,
+}
+
+/// Opens and closes nodes for new instances. Nova: `os-services`, `os-hypervisors`.
+#[async_trait]
+pub trait ComputeServices: Send + Sync {
+    /// The compute service of `node`. `NotFound` where Nova knows no such host: never an empty answer.
+    async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError>;
+
+    /// New instances no longer land on `node`, and `reason` says why. Closing a closed node
+    /// changes nothing but the reason.
+    async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError>;
+
+    /// New instances may land on `node` again.
+    async fn reopen(&self, node: &NodeName) -> Result<(), PortError>;
+
+    /// The hypervisor of `node`. `NotFound` where Nova has none for it.
+    async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError>;
+}

@@ -1,0 +1,31 @@
+//! What a step may ask of the outside world, in our words. Adapters speak the vendors'.
+//!
+//! The real adapters live in `worker/src/adapters/`; the simulated site, which stands behind every
+//! port in tests, rehearsals and the lab, is [`crate::rehearsal::World`]. One suite of contract
+//! tests holds both to what is written here.
+
+use std::sync::Arc;
+
+mod bmc;
+mod compute;
+mod error;
+mod facts;
+mod instances;
+mod netboot;
+
+pub use bmc::{Bmc, BootDevice, BootOverride, Power};
+pub use compute::{ComputeService, ComputeServices, Hypervisor};
+pub use error::{PortError, PortErrorKind};
+pub use facts::{Facts, Installed, NodeFacts};
+pub use instances::{Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId};
+pub use netboot::{BootTicket, NetBoot, Token};
+
+/// Every port of one site.
+#[derive(Clone)]
+pub struct Ports {
+    pub compute: Arc<dyn ComputeServices>,
+    pub instances: Arc<dyn Instances>,
+    pub bmc: Arc<dyn Bmc>,
+    pub netboot: Arc<dyn NetBoot>,
+    pub facts: Arc<dyn NodeFacts>,
+}

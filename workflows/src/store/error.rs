@@ -1,0 +1,43 @@
+//! Why the store did not answer as asked.
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// No variant means that a commit did not happen: where a call that writes fails, its outcome is unknown, and calling
+/// again with the same arguments answers what stands.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nobody answers, or they answer that they can't just now (`LOADING`, `MISCONF`, `OOM`, `READONLY`, ..). Retry with
+    /// backoff for as long as it lasts.
+    #[error("the store does not answer while it should {operation}")]
+    Unavailable {
+        operation: &'static str,
+        #[source]
+        source: BoxError,
+    },
+    /// It would lose acknowledged writes, and the configuration does not accept that.
+    #[error("the Redis at {address} may lose acknowledged writes: {}", weaknesses.join("; "))]
+    NotDurable { address: String, weaknesses: Vec<String> },
+    /// It can't be used as configured: wrong address, wrong password, no rights.
+    #[error("could not {operation}: {remedy}")]
+    Unusable {
+        operation: &'static str,
+        remedy: String,
+        #[source]
+        source: BoxError,
+    },
+    /// What is kept there makes no sense.
+    #[error("could not {operation}: {what} is damaged")]
+    Damaged {
+        operation: &'static str,
+        what: String,
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl StoreError {
+    /// Will it pass by itself?
+    pub fn is_outage(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+}
