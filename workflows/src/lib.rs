@@ -4,6 +4,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod clock;
+pub mod engine;
 pub mod ports;
 pub mod rehearsal;
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,136 @@
+//! What a step is given to work with.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::activation::Run;
+use super::{Child, State, Step, StepError};
+use crate::clock::Timestamp;
+use crate::ports::Ports;
+use crate::store::{Fence, WorkflowId};
+
+/// The context of one call of one step.
+pub struct StepCx<'a> {
+    pub ports: &'a Ports,
+    pub id: &'a WorkflowId,
+    step: &'static str,
+    state: State,
+    now: Timestamp,
+    /// What was checkpointed during this call.
+    saved: Mutex<Option<Value>>,
+    /// None in a dry run, in which nothing may be written or begun.
+    run: Option<&'a tokio::sync::Mutex<Run<'a>>>,
+    fence: Fence,
+}
+
+impl<'a> StepCx<'a> {
+    pub(crate) fn new(
+        ports: &'a Ports,
+        id: &'a WorkflowId,
+        step: &'static str,
+        state: State,
+        now: Timestamp,
+        fence: Fence,
+        run: Option<&'a tokio::sync::Mutex<Run<'a>>>,
+    ) -> StepCx<'a> {
+        StepCx { ports, id, step, state, now, saved: Mutex::new(None), run, fence }
+    }
+
+    /// The same view, for looking only, at another step: the dry run.
+    pub fn looking_at(&self, step: &'static str, input: Value) -> StepCx<'a> {
+        let mut state = self.state.clone();
+        state.input = input;
+        state.steps.clear();
+        StepCx { ports: self.ports, id: self.id, step, state, now: self.now, saved: Mutex::new(None), run: None, fence: self.fence }
+    }
+
+    /// When this call began, by the store's clock.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    /// What the workflow is about.
+    pub fn target(&self) -> &str {
+        &self.state.target
+    }
+
+    /// When this step becomes a question.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.state.current.as_ref().map(|current| current.deadline)
+    }
+
+    /// When this step began. None in a dry run.
+    pub fn begun(&self) -> Option<Timestamp> {
+        self.state.record(self.step).map(|record| record.begun)
+    }
+
+    pub fn created_by(&self) -> &str {
+        &self.state.created_by
+    }
+
+    /// Names this step of this workflow; the same after a crash.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.id, self.step)
+    }
+
+    pub fn input<T: DeserializeOwned>(&self) -> Result<T, StepError> {
+        serde_json::from_value(self.state.input.clone())
+            .map_err(|error| StepError::fatal("the workflow's input can't be read").because(error))
+    }
+
+    /// What an earlier step put out; None if it has not succeeded (in a dry run, for instance).
+    pub fn output<S: Step>(&self) -> Result<Option<S::Output>, StepError> {
+        self.state
+            .record(S::NAME)
+            .and_then(|record| record.output.clone())
+            .map(|output| read(S::NAME, output))
+            .transpose()
+    }
+
+    /// What another step checkpointed last.
+    pub fn checkpoint_of<S: Step, T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
+        let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.clone());
+        kept.map(|value| read(S::NAME, value)).transpose()
+    }
+
+    /// What this step checkpointed last, in this call or before.
+    pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
+        let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let kept = saved.or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.clone()));
+        kept.map(|value| read(self.step, value)).transpose()
+    }
+
+    /// On return `checkpoint` is in the journal: partial progress, or what is about to be done.
+    pub async fn save<T: Serialize + Sync>(&self, checkpoint: &T, note: impl Into<String> + Send) -> Result<(), StepError> {
+        let Some(run) = self.run else { return Err(StepError::fatal("a dry run writes nothing")) };
+        let value = serde_json::to_value(checkpoint)
+            .map_err(|error| StepError::fatal("the checkpoint can't be written").because(error))?;
+        run.lock().await.checkpoint(self.step, value.clone(), note.into()).await?;
+        *self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(value);
+        Ok(())
+    }
+
+    /// Returns only if this worker still holds the workflow, as the store says just now. To be called right before
+    /// anything that can't be taken back.
+    pub async fn guard(&self) -> Result<(), StepError> {
+        let Some(run) = self.run else { return Err(StepError::fatal("a dry run changes nothing")) };
+        run.lock().await.guard().await
+    }
+
+    /// The workflow's children, by key.
+    pub fn children(&self) -> &BTreeMap<String, Child> {
+        &self.state.children
+    }
+}
+
+fn read<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
+    serde_json::from_value(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
+}

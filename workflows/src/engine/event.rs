@@ -1,0 +1,133 @@
+//! What a journal says: everything that ever happened to a workflow, in past tense.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Question;
+use crate::clock::Timestamp;
+use crate::store::{Resource, WorkflowId};
+
+/// One thing that happened. Journals outlive releases: variants and fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    Created {
+        kind: String,
+        /// Version of the definition; another one parks the workflow instead of guessing.
+        version: u32,
+        target: String,
+        input: Value,
+        parent: Option<WorkflowId>,
+        /// Under which key the parent keeps it.
+        key: Option<String>,
+        by: String,
+    },
+    /// The step can't begin: somebody else has what it needs.
+    ResourceAwaited { step: String, resource: Resource, holders: Vec<WorkflowId> },
+    /// The intent. Whatever the step does to the world happens after this.
+    StepBegun { step: String, deadline: Timestamp, took: Vec<Resource> },
+    /// Partial progress, or the intent to do one of many things.
+    StepCheckpointed { step: String, checkpoint: Value, note: String },
+    /// Nothing to do until then; `until` None: until a child ends.
+    StepParked { step: String, until: Option<Timestamp>, note: String },
+    StepSucceeded { step: String, output: Value, gave: Vec<Resource> },
+    /// It will be tried again at `retry_at`.
+    StepFailed { step: String, error: String, failures: u32, retry_at: Timestamp },
+    OperatorAsked { step: String, question: Question },
+    OperatorAnswered { step: String, key: String, by: String },
+    /// An operator asked for another try before its time.
+    RetryRequested { by: String, deadline: Timestamp },
+    ChildrenStarted { step: String, children: Vec<ChildStarted> },
+    ChildEnded { key: String, outcome: Outcome, headline: String },
+    Paused { by: String, why: String },
+    Resumed { by: String },
+    /// A signal that could not be followed, and why.
+    SignalRefused { by: String, signal: String, why: String },
+    UnwindBegun { cause: UnwindCause },
+    /// The intent to undo a step.
+    UndoBegun { step: String, deadline: Timestamp },
+    StepUndone { step: String, note: String, gave: Vec<Resource> },
+    Ended { outcome: Outcome, why: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChildStarted {
+    pub key: String,
+    pub id: WorkflowId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Succeeded,
+    Failed,
+    Aborted,
+}
+
+/// Why a workflow goes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cause", rename_all = "kebab-case")]
+pub enum UnwindCause {
+    Aborted { by: String, why: String },
+    /// An operator's answer.
+    Answered { by: String },
+    /// A step that nobody can mend.
+    Fatal { step: String, error: String },
+}
+
+impl Event {
+    /// One line for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Event::Created { kind, target, by, .. } => format!("{kind} of {target} created by {by}"),
+            Event::ResourceAwaited { step, resource, holders } => {
+                let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
+                format!("{step}: waits for the {resource}, held by {}", holders.join(", "))
+            }
+            Event::StepBegun { step, .. } => format!("{step}: begun"),
+            Event::StepCheckpointed { step, note, .. } | Event::StepParked { step, note, .. } => format!("{step}: {note}"),
+            Event::StepSucceeded { step, .. } => format!("{step}: done"),
+            Event::StepFailed { step, error, failures, retry_at } => {
+                format!("{step}: failed ({failures}), next try {retry_at}: {error}")
+            }
+            Event::OperatorAsked { step, question } => format!("{step}: asks: {}", question.text),
+            Event::OperatorAnswered { step, key, by } => format!("{step}: {by} answered `{key}`"),
+            Event::RetryRequested { by, .. } => format!("{by} asked for another try"),
+            Event::ChildrenStarted { children, .. } => {
+                let ids: Vec<&str> = children.iter().map(|child| child.id.as_str()).collect();
+                format!("started {}", ids.join(", "))
+            }
+            Event::ChildEnded { key, outcome, headline } => format!("{key} {}: {headline}", outcome.as_str()),
+            Event::Paused { by, why } if why.is_empty() => format!("paused by {by}"),
+            Event::Paused { by, why } => format!("paused by {by}: {why}"),
+            Event::Resumed { by } => format!("resumed by {by}"),
+            Event::SignalRefused { by, signal, why } => format!("`{signal}` by {by} was not followed: {why}"),
+            Event::UnwindBegun { cause } => format!("goes back: {cause}"),
+            Event::UndoBegun { step, .. } => format!("{step}: undo begun"),
+            Event::StepUndone { step, note, .. } => format!("{step}: undone: {note}"),
+            Event::Ended { outcome, why } if why.is_empty() => outcome.as_str().to_owned(),
+            Event::Ended { outcome, why } => format!("{}: {why}", outcome.as_str()),
+        }
+    }
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Succeeded => "succeeded",
+            Outcome::Failed => "failed",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+impl std::fmt::Display for UnwindCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            UnwindCause::Aborted { by, why } if why.is_empty() => write!(f, "aborted by {by}"),
+            UnwindCause::Aborted { by, why } => write!(f, "aborted by {by}: {why}"),
+            UnwindCause::Answered { by } => write!(f, "{by} answered so"),
+            UnwindCause::Fatal { step, error } => write!(f, "{step} can't succeed: {error}"),
+        }
+    }
+}

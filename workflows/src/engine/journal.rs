@@ -1,0 +1,118 @@
+//! The journal's form: a chain of entries, each sealed over its predecessor.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::Event;
+use crate::clock::Timestamp;
+use crate::store::{Digest, Fence, StoredEntry};
+
+/// One entry of a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its place, from 1.
+    pub seq: u64,
+    pub at: Timestamp,
+    /// The lease under which it was written; 0 for the first entry, which whoever created the workflow wrote.
+    pub fence: Fence,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// A journal that can't be right.
+#[derive(Debug, thiserror::Error)]
+pub enum BadEntry {
+    #[error("entry {seq} of the journal does not match its digest, or its predecessor's")]
+    Digest { seq: u64 },
+    #[error("entry {seq} of the journal can't be read")]
+    Unreadable {
+        seq: u64,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("entry {seq} of the journal says that it is entry {says}")]
+    Order { seq: u64, says: u64 },
+}
+
+/// The SHA-256 of the predecessor's digest followed by the body, as lower-case hex.
+fn digest(before: Option<&Digest>, body: &str) -> Digest {
+    let mut hash = Sha256::new();
+    if let Some(before) = before {
+        hash.update(before.0.as_bytes());
+    }
+    hash.update(body.as_bytes());
+    Digest(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// `entry` as it is kept, sealed over `before` (None for the first one).
+pub fn seal(before: Option<&Digest>, entry: &Entry) -> Result<StoredEntry, serde_json::Error> {
+    let body = serde_json::to_string(entry)?;
+    Ok(StoredEntry { digest: digest(before, &body), body })
+}
+
+/// Reads entries that follow `before`, of which the first has place `first`, and checks every seal.
+pub fn check_chain(before: Option<&Digest>, first: u64, stored: &[StoredEntry]) -> Result<Vec<Entry>, BadEntry> {
+    let mut before = before.cloned();
+    let mut entries = Vec::with_capacity(stored.len());
+    for (seq, kept) in (first..).zip(stored) {
+        if digest(before.as_ref(), &kept.body) != kept.digest {
+            return Err(BadEntry::Digest { seq });
+        }
+        let entry: Entry =
+            serde_json::from_str(&kept.body).map_err(|source| BadEntry::Unreadable { seq, source })?;
+        if entry.seq != seq {
+            return Err(BadEntry::Order { seq, says: entry.seq });
+        }
+        before = Some(kept.digest.clone());
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(length: u64) -> Vec<StoredEntry> {
+        let mut before = None;
+        (1..=length)
+            .map(|seq| {
+                let entry = Entry {
+                    seq,
+                    at: Timestamp::from_millis(1_000),
+                    fence: Fence(7),
+                    event: Event::Resumed { by: format!("operator {seq}") },
+                };
+                let stored = seal(before.as_ref(), &entry).unwrap();
+                before = Some(stored.digest.clone());
+                stored
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_journal_reads_back_as_it_was_written() {
+        let stored = chain(5);
+        let entries = check_chain(None, 1, &stored).unwrap();
+        assert_eq!(entries.len(), 5);
+        assert_eq!(check_chain(Some(&stored[1].digest), 3, &stored[2..]).unwrap(), entries[2..]);
+    }
+
+    #[test]
+    fn a_flipped_byte_a_swap_and_a_gap_are_noticed() {
+        let good = chain(4);
+        for place in 0..good[2].body.len() {
+            let mut bytes = good[2].body.clone().into_bytes();
+            bytes[place] ^= 1;
+            let mut bad = good.clone();
+            bad[2].body = String::from_utf8(bytes).unwrap();
+            assert!(check_chain(None, 1, &bad).is_err(), "byte {place}");
+        }
+        let mut swapped = good.clone();
+        swapped.swap(1, 2);
+        assert!(check_chain(None, 1, &swapped).is_err());
+        let mut gap = good.clone();
+        gap.remove(1);
+        assert!(check_chain(None, 1, &gap).is_err());
+    }
+}

@@ -1,0 +1,358 @@
+//! Where a workflow stands: the fold of its journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Event, Outcome, Question, UnwindCause};
+use crate::clock::Timestamp;
+use crate::store::{Resource, Status, WorkflowId};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub kind: String,
+    pub version: u32,
+    pub target: String,
+    pub input: Value,
+    pub parent: Option<WorkflowId>,
+    pub key: Option<String>,
+    pub created_by: String,
+    pub course: Course,
+    /// Steps that were begun and not undone, in the order in which they began.
+    pub steps: Vec<StepRecord>,
+    /// What is being done now, or asked about it.
+    pub current: Option<Current>,
+    /// What the next step waits for before it can begin.
+    pub awaits: Option<(Resource, Vec<WorkflowId>)>,
+    pub children: BTreeMap<String, Child>,
+    pub held: BTreeSet<Resource>,
+    pub paused: Option<Pause>,
+    /// Newest remark, for people.
+    pub note: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "course", rename_all = "kebab-case")]
+pub enum Course {
+    Forward,
+    Unwinding { cause: UnwindCause },
+    Ended { outcome: Outcome, why: String },
+}
+
+/// A step that was begun.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    pub step: String,
+    pub begun: Timestamp,
+    pub checkpoint: Option<Value>,
+    /// Some once it succeeded.
+    pub output: Option<Value>,
+}
+
+/// The step, or the undoing of a step, that is under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Current {
+    pub step: String,
+    pub begun: Timestamp,
+    /// After this it becomes a question. A restart does not change it.
+    pub deadline: Timestamp,
+    /// Failures in a row.
+    pub failures: u32,
+    /// The newest error, until something works again.
+    pub error: Option<String>,
+    pub stage: Stage,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+pub enum Stage {
+    /// To be looked at now.
+    Running,
+    /// To be looked at then; None: when a child ends.
+    Parked { until: Option<Timestamp> },
+    /// Failed, to be tried again then.
+    Retrying { at: Timestamp },
+    Asking { question: Question },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    pub id: WorkflowId,
+    /// None while it is open.
+    pub outcome: Option<Outcome>,
+    pub headline: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    pub by: String,
+    pub why: String,
+    pub since: Timestamp,
+}
+
+/// An event that can't follow what the journal says before it: the journal is wrong, or the program.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("`{event}` can't follow: {why}")]
+pub struct IllegalTransition {
+    event: String,
+    why: String,
+}
+
+impl State {
+    /// The state after a workflow's first event.
+    pub fn begin(event: &Event) -> Result<State, IllegalTransition> {
+        let Event::Created { kind, version, target, input, parent, key, by } = event else {
+            return Err(illegal(event, "a journal begins with `created`"));
+        };
+        Ok(State {
+            kind: kind.clone(),
+            version: *version,
+            target: target.clone(),
+            input: input.clone(),
+            parent: parent.clone(),
+            key: key.clone(),
+            created_by: by.clone(),
+            course: Course::Forward,
+            steps: Vec::new(),
+            current: None,
+            awaits: None,
+            children: BTreeMap::new(),
+            held: BTreeSet::new(),
+            paused: None,
+            note: String::new(),
+        })
+    }
+
+    /// The state after `event`, or why the journal can't be right. Live runs and replays both come here.
+    pub fn apply(mut self, at: Timestamp, event: &Event) -> Result<State, IllegalTransition> {
+        if let Course::Ended { .. } = self.course {
+            return Err(illegal(event, "the workflow has ended"));
+        }
+        match event {
+            Event::Created { .. } => return Err(illegal(event, "only the first event creates")),
+            Event::ResourceAwaited { step, resource, holders } => {
+                self.note = event.describe();
+                self.none_current(event)?;
+                let _ = step;
+                self.awaits = Some((resource.clone(), holders.clone()));
+            }
+            Event::StepBegun { step, deadline, took } => {
+                self.none_current(event)?;
+                if self.course != Course::Forward {
+                    return Err(illegal(event, "the workflow goes back"));
+                }
+                if self.record(step).is_some() {
+                    return Err(illegal(event, "the step was begun before"));
+                }
+                self.awaits = None;
+                self.held.extend(took.iter().cloned());
+                self.steps.push(StepRecord { step: step.clone(), begun: at, checkpoint: None, output: None });
+                self.current = Some(Current::new(step, at, *deadline));
+                self.note = String::new();
+            }
+            Event::StepCheckpointed { step, checkpoint, note } => {
+                self.running(event, step)?.succeeded_somewhat();
+                self.note.clone_from(note);
+                self.record_mut(event, step)?.checkpoint = Some(checkpoint.clone());
+            }
+            Event::StepParked { step, until, note } => {
+                let current = self.running(event, step)?;
+                current.succeeded_somewhat();
+                current.stage = Stage::Parked { until: *until };
+                self.note.clone_from(note);
+            }
+            Event::StepSucceeded { step, output, gave } => {
+                self.running(event, step)?;
+                self.record_mut(event, step)?.output = Some(output.clone());
+                self.current = None;
+                self.give(gave);
+                self.note = String::new();
+            }
+            Event::StepFailed { step, error, failures, retry_at } => {
+                let current = self.running(event, step)?;
+                current.failures = *failures;
+                current.error = Some(error.clone());
+                current.stage = Stage::Retrying { at: *retry_at };
+                self.note.clone_from(error);
+            }
+            Event::OperatorAsked { step, question } => {
+                self.running(event, step)?.stage = Stage::Asking { question: question.clone() };
+                self.note.clone_from(&question.text);
+            }
+            Event::OperatorAnswered { key, by, .. } => {
+                self.asking(event)?;
+                self.note = format!("{by} answered `{key}`");
+            }
+            Event::RetryRequested { deadline, .. } => {
+                let Some(current) = &mut self.current else { return Err(illegal(event, "no step is under way")) };
+                current.deadline = *deadline;
+                current.succeeded_somewhat();
+                current.stage = Stage::Running;
+            }
+            Event::ChildrenStarted { step, children } => {
+                self.running(event, step)?.succeeded_somewhat();
+                for child in children {
+                    let fresh = Child { id: child.id.clone(), outcome: None, headline: String::new() };
+                    if self.children.insert(child.key.clone(), fresh).is_some() {
+                        return Err(illegal(event, "a child was started before"));
+                    }
+                }
+            }
+            Event::ChildEnded { key, outcome, headline } => {
+                let Some(child) = self.children.get_mut(key) else { return Err(illegal(event, "there is no such child")) };
+                child.outcome = Some(*outcome);
+                child.headline.clone_from(headline);
+                if let Some(current) = &mut self.current
+                    && current.stage == (Stage::Parked { until: None })
+                {
+                    current.stage = Stage::Running;
+                }
+            }
+            Event::Paused { by, why } => {
+                self.paused = Some(Pause { by: by.clone(), why: why.clone(), since: at });
+            }
+            Event::Resumed { .. } => self.paused = None,
+            Event::SignalRefused { .. } => {}
+            Event::UnwindBegun { cause } => {
+                if self.course != Course::Forward {
+                    return Err(illegal(event, "the workflow goes back already"));
+                }
+                self.course = Course::Unwinding { cause: cause.clone() };
+                self.current = None;
+                self.awaits = None;
+                self.note = event.describe();
+            }
+            Event::UndoBegun { step, deadline } => {
+                self.none_current(event)?;
+                let newest = self.steps.last().is_some_and(|newest| newest.step == *step);
+                if !matches!(self.course, Course::Unwinding { .. }) || !newest {
+                    return Err(illegal(event, "steps are undone last first, and only on the way back"));
+                }
+                self.current = Some(Current::new(step, at, *deadline));
+            }
+            Event::StepUndone { step, note, gave } => {
+                self.running(event, step)?;
+                if !matches!(self.course, Course::Unwinding { .. }) {
+                    return Err(illegal(event, "the workflow does not go back"));
+                }
+                self.steps.pop();
+                self.current = None;
+                self.give(gave);
+                self.note.clone_from(note);
+            }
+            Event::Ended { outcome, why } => {
+                self.course = Course::Ended { outcome: *outcome, why: why.clone() };
+                self.current = None;
+                self.awaits = None;
+                self.held.retain(|resource| matches!(resource, Resource::Budget { .. }));
+                self.note.clone_from(why);
+            }
+        }
+        Ok(self)
+    }
+
+    pub fn record(&self, step: &str) -> Option<&StepRecord> {
+        self.steps.iter().find(|record| record.step == step)
+    }
+
+    pub fn question(&self) -> Option<&Question> {
+        match &self.current.as_ref()?.stage {
+            Stage::Asking { question } => Some(question),
+            Stage::Running | Stage::Parked { .. } | Stage::Retrying { .. } => None,
+        }
+    }
+
+    /// Where it stands, as listings need it.
+    pub fn status(&self) -> Status {
+        match &self.course {
+            Course::Ended { outcome: Outcome::Succeeded, .. } => Status::Succeeded,
+            Course::Ended { outcome: Outcome::Failed, .. } => Status::Failed,
+            Course::Ended { outcome: Outcome::Aborted, .. } => Status::Aborted,
+            Course::Forward | Course::Unwinding { .. } if self.question().is_some() => Status::NeedsOperator,
+            Course::Forward | Course::Unwinding { .. } if self.paused.is_some() => Status::Paused,
+            Course::Unwinding { .. } => Status::Unwinding,
+            Course::Forward => match &self.current {
+                None if self.awaits.is_some() => Status::Waiting,
+                Some(Current { stage: Stage::Parked { .. } | Stage::Retrying { .. }, .. }) => Status::Waiting,
+                None | Some(_) => Status::Runnable,
+            },
+        }
+    }
+
+    /// One line for people: what it does or waits for.
+    pub fn headline(&self) -> String {
+        let what = match (&self.course, &self.current, &self.awaits) {
+            (Course::Ended { why, .. }, _, _) => return why.clone(),
+            (_, None, Some((resource, holders))) => {
+                let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
+                format!("waits for the {resource}, held by {}", holders.join(", "))
+            }
+            (Course::Unwinding { .. }, Some(current), _) => joined(&format!("undo {}", current.step), &self.note),
+            (Course::Forward, Some(current), _) => joined(&current.step, &self.note),
+            (Course::Forward | Course::Unwinding { .. }, None, None) => self.note.clone(),
+        };
+        match &self.paused {
+            Some(pause) => joined(&format!("paused by {}", pause.by), &what),
+            None => what,
+        }
+    }
+
+    fn give(&mut self, gave: &[Resource]) {
+        for resource in gave {
+            self.held.remove(resource);
+        }
+    }
+
+    fn none_current(&self, event: &Event) -> Result<(), IllegalTransition> {
+        match &self.current {
+            None => Ok(()),
+            Some(current) => Err(illegal(event, &format!("`{}` is under way", current.step))),
+        }
+    }
+
+    /// The current step, if it is `step` and does not wait for an answer.
+    fn running(&mut self, event: &Event, step: &str) -> Result<&mut Current, IllegalTransition> {
+        match &mut self.current {
+            Some(Current { stage: Stage::Asking { .. }, .. }) => Err(illegal(event, "an answer is awaited")),
+            Some(current) if current.step == step => Ok(current),
+            Some(_) | None => Err(illegal(event, "this step is not under way")),
+        }
+    }
+
+    fn asking(&mut self, event: &Event) -> Result<(), IllegalTransition> {
+        match &mut self.current {
+            Some(current @ Current { stage: Stage::Asking { .. }, .. }) => {
+                current.stage = Stage::Running;
+                Ok(())
+            }
+            Some(_) | None => Err(illegal(event, "no question is open")),
+        }
+    }
+
+    fn record_mut(&mut self, event: &Event, step: &str) -> Result<&mut StepRecord, IllegalTransition> {
+        self.steps
+            .iter_mut()
+            .find(|record| record.step == step)
+            .ok_or_else(|| illegal(event, "the step was never begun"))
+    }
+}
+
+impl Current {
+    fn new(step: &str, begun: Timestamp, deadline: Timestamp) -> Current {
+        Current { step: step.to_owned(), begun, deadline, failures: 0, error: None, stage: Stage::Running }
+    }
+
+    fn succeeded_somewhat(&mut self) {
+        self.failures = 0;
+        self.error = None;
+    }
+}
+
+fn joined(what: &str, note: &str) -> String {
+    if note.is_empty() { what.to_owned() } else { format!("{what}: {note}") }
+}
+
+fn illegal(event: &Event, why: &str) -> IllegalTransition {
+    IllegalTransition { event: event.describe(), why: why.to_owned() }
+}

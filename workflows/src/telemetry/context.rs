@@ -1,0 +1,37 @@
+//! W3C trace context in and out of stored records.
+//!
+//! No span is held open across a park or a crash: each activation of a workflow is a trace of its own, linked
+//! to the one before it, whose context the record keeps.
+
+use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+/// The W3C `traceparent` of `span`; None where nothing is traced.
+pub fn traceparent(span: &Span) -> Option<String> {
+    let context = span.context();
+    let here = context.span().span_context().clone();
+    here.is_valid().then(|| {
+        format!("00-{}-{}-{:02x}", here.trace_id(), here.span_id(), here.trace_flags().to_u8())
+    })
+}
+
+/// Links `span` to the one that `traceparent` names. A malformed one is left out: a broken link must not stop an update.
+pub fn link(span: &Span, traceparent: Option<&str>) {
+    if let Some(there) = traceparent.and_then(parse) {
+        span.add_link(there);
+    }
+}
+
+fn parse(traceparent: &str) -> Option<SpanContext> {
+    let mut parts = traceparent.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let context = SpanContext::new(
+        TraceId::from_hex(trace).ok()?,
+        SpanId::from_hex(span).ok()?,
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        true,
+        TraceState::default(),
+    );
+    (version == "00" && context.is_valid()).then_some(context)
+}
