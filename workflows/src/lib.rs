@@ -9,3 +9,4 @@ pub mod ports;
 pub mod rehearsal;
 pub mod store;
 pub mod telemetry;
+pub mod updates;

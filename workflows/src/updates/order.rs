@@ -1,0 +1,120 @@
+//! What is ordered: the inputs of the workflows, made from the configuration at the moment of the order.
+//!
+//! An order carries everything that the work depends on, so that a configuration that changes later does not
+//! change work that has begun.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use turnaround_config::{Config, ImageName, NodeName};
+
+/// An image, as it was when it was ordered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedImage {
+    pub name: ImageName,
+    pub version: String,
+    pub sha256: String,
+    pub os_version_id: String,
+    pub kernel: String,
+}
+
+/// The rules under which it was ordered. Times are in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// At most so many nodes are out of service at once, for whatever rollout.
+    pub max_out: u32,
+    pub moves_at_once: u32,
+    pub evacuate_deadline_ms: u64,
+    pub install_deadline_ms: u64,
+    pub rejoin_deadline_ms: u64,
+    /// How often a moving instance is looked at.
+    pub move_poll_ms: u64,
+    /// How often a node that is being installed or verified is looked at.
+    pub node_poll_ms: u64,
+}
+
+/// Input of [`super::NODE_OS`]: one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeOrder {
+    pub node: NodeName,
+    pub image: OrderedImage,
+    pub rules: Rules,
+}
+
+/// Input of [`super::NODE_OS_ROLLOUT`]: several nodes, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutOrder {
+    pub nodes: Vec<NodeName>,
+    pub image: OrderedImage,
+    pub rules: Rules,
+}
+
+/// Input of [`super::SURVEY`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurveyOrder {
+    pub nodes: Vec<NodeName>,
+}
+
+/// Why an order can't be given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadOrder {
+    #[error("there is no image `{0}` in the configuration: add it under [images]")]
+    UnknownImage(ImageName),
+    #[error("there is no node `{0}` in the configuration: add it under [nodes]")]
+    UnknownNode(NodeName),
+    #[error("node `{0}` is named twice")]
+    NodeTwice(NodeName),
+    #[error("no node is named")]
+    NoNode,
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl RolloutOrder {
+    /// An order for `nodes` (in this order) to be renewed to `image`.
+    pub fn new(config: &Config, nodes: &[NodeName], image: &ImageName) -> Result<RolloutOrder, BadOrder> {
+        let found = config.images.get(image).ok_or_else(|| BadOrder::UnknownImage(image.clone()))?;
+        if nodes.is_empty() {
+            return Err(BadOrder::NoNode);
+        }
+        for (place, node) in nodes.iter().enumerate() {
+            if !config.nodes.contains_key(node) {
+                return Err(BadOrder::UnknownNode(node.clone()));
+            }
+            if nodes[..place].contains(node) {
+                return Err(BadOrder::NodeTwice(node.clone()));
+            }
+        }
+        let image = OrderedImage {
+            name: image.clone(),
+            version: found.version.clone(),
+            sha256: found.sha256.clone(),
+            os_version_id: found.os_version_id.clone(),
+            kernel: found.kernel.clone(),
+        };
+        let rules = Rules {
+            max_out: u32::from(config.node_os.max_out),
+            moves_at_once: u32::from(config.node_os.moves_at_once),
+            evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
+            install_deadline_ms: millis(config.node_os.install_deadline),
+            rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
+            move_poll_ms: millis(config.openstack.poll),
+            node_poll_ms: millis(config.node_os.poll),
+        };
+        Ok(RolloutOrder { nodes: nodes.to_vec(), image, rules })
+    }
+
+    /// The part of one node.
+    pub fn node(&self, node: &NodeName) -> NodeOrder {
+        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone() }
+    }
+}
+
+impl SurveyOrder {
+    /// A look at every node of the configuration.
+    pub fn new(config: &Config) -> SurveyOrder {
+        SurveyOrder { nodes: config.nodes.keys().cloned().collect() }
+    }
+}

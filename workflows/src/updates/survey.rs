@@ -1,0 +1,87 @@
+//! The survey: what every node runs, and what Nova says of it. Changes nothing.
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
+
+use super::{SURVEY, SurveyOrder};
+use crate::clock::Timestamp;
+use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
+use crate::ports::Ports;
+
+pub(super) const VERSION: u32 = 1;
+/// Nodes that are asked at the same time: a site of 1,000 nodes takes about a minute, and Nova hardly notices.
+const NODES_AT_ONCE: usize = 16;
+
+pub(super) fn definition() -> Definition {
+    Definition { kind: SURVEY, version: VERSION, steps: vec![step(SurveySite)] }
+}
+
+/// What was seen of one node. Where something could not be had, the reason stands in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSurvey {
+    pub node: NodeName,
+    /// `enabled`, `disabled: <reason>`, with `, down` where it does not report; or why it is not known.
+    pub service: String,
+    pub instances: Option<u32>,
+    pub os_version_id: Option<String>,
+    pub kernel: Option<String>,
+    /// SHA-256 of the image that it was installed from.
+    pub image_sha256: Option<String>,
+    /// What could not be read, and why.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurveyReport {
+    pub at: Timestamp,
+    pub nodes: Vec<NodeSurvey>,
+}
+
+/// Asks Nova about every node, and every node about itself.
+pub struct SurveySite;
+
+#[async_trait]
+impl Step for SurveySite {
+    const NAME: &'static str = "survey-site";
+    type Output = SurveyReport;
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<SurveyReport>, StepError> {
+        let order: SurveyOrder = cx.input()?;
+        let asked = order.nodes.into_iter().map(|node| look_at(cx.ports, node));
+        let nodes = futures::stream::iter(asked).buffered(NODES_AT_ONCE).collect().await;
+        Ok(Observed::AlreadyDone(SurveyReport { at: cx.now(), nodes }))
+    }
+
+    async fn act(&self, _cx: &StepCx<'_>) -> Result<Progress<SurveyReport>, StepError> {
+        Err(StepError::fatal("a survey only looks"))
+    }
+}
+
+async fn look_at(ports: &Ports, node: NodeName) -> NodeSurvey {
+    let (service, instances, facts) =
+        tokio::join!(ports.compute.service(&node), ports.instances.on(&node), ports.facts.facts(&node));
+    let mut problems = Vec::new();
+    let service = match service {
+        Ok(service) => {
+            let state = if service.enabled { "enabled".to_owned() } else { format!("disabled: {}", service.disabled_reason.unwrap_or_default()) };
+            if service.up { state } else { format!("{state}, down") }
+        }
+        Err(error) => {
+            problems.push(error.to_string());
+            "unknown".to_owned()
+        }
+    };
+    let instances = instances.map_err(|error| problems.push(error.to_string())).ok();
+    let facts = facts.map_err(|error| problems.push(error.to_string())).ok();
+    NodeSurvey {
+        node,
+        service,
+        instances: instances.map(|instances| u32::try_from(instances.len()).unwrap_or(u32::MAX)),
+        os_version_id: facts.as_ref().map(|facts| facts.os_version_id.clone()),
+        kernel: facts.as_ref().map(|facts| facts.kernel.clone()),
+        image_sha256: facts.and_then(|facts| facts.installed).map(|installed| installed.sha256),
+        problems,
+    }
+}
