@@ -1,0 +1,305 @@
+//! From what was written to what is meant.
+//!
+//! Because one look at the file should be enough to mend it, every check notes its problem and lets the next one run;
+//! only at the end is there a [`Config`] or a [`Report`].
+
+mod nodes;
+mod schedules;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::config::{
+    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Redis, Ssh, Store, Telemetry, Worker,
+};
+use crate::length::show_length;
+use crate::limits;
+use crate::problems::{Problems, Span, Wrong};
+use crate::raw::{
+    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSsh, RawStore, RawTelemetry, RawWorker,
+};
+use crate::read::{Field, Here, Hidden, Table};
+use crate::report::Report;
+use crate::secret::Secret;
+use crate::values;
+
+/// The configuration in the file at `path`, or everything that is wrong with it.
+///
+/// Only this file is read: whether the files it names exist is found out by the program that needs them, as that
+/// program's user.
+pub fn check(path: &Path) -> Result<Config, Report> {
+    let name = path.display().to_string();
+    let unreadable = |reason: String, help: String| {
+        let mut problems = Problems::new("");
+        problems.add_nowhere(reason, help);
+        problems.into_report(&name)
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limits::FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| {
+            let help = match error.kind() {
+                std::io::ErrorKind::NotFound => "give the path of the configuration file by `--config`",
+                std::io::ErrorKind::PermissionDenied => "let the user of this program read it",
+                _ => "give the path of a readable file",
+            };
+            unreadable(format!("could not read `{name}`: {error}"), help.to_owned())
+        })?;
+    if bytes.len() as u64 > limits::FILE_BYTES_MAX {
+        let help = format!("give a file of at most {} bytes", limits::FILE_BYTES_MAX);
+        return Err(unreadable(format!("`{name}` is too large for a configuration"), help));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        unreadable(format!("line {line} of `{name}` is not UTF-8"), "save the file as UTF-8".to_owned())
+    })?;
+    check_text(&name, &text)
+}
+
+/// The configuration in `text`; reports call it `name`.
+pub fn check_text(name: &str, text: &str) -> Result<Config, Report> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut problems = Problems::new(text);
+    let (document, broken) = DeTable::parse_recoverable(text);
+    let mut guesswork = false;
+    for error in &broken {
+        let duplicate = error.message().starts_with("duplicate key");
+        guesswork |= !duplicate;
+        let help = if duplicate { "leave one of the two out" } else { "this is where it stops being TOML" };
+        problems.add(&error.span().unwrap_or(0..0), error.message(), help);
+    }
+    // A line that is not understood may hold anything; what would be missing then is not missing.
+    if guesswork {
+        return Err(problems.into_report(name));
+    }
+    let raw = RawConfig::read(document.get_ref(), String::new(), None, &mut problems);
+    let config = raw.check(&mut problems);
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        Some(_) | None => Err(problems.into_report(name)),
+    }
+}
+
+impl RawConfig {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Config> {
+        let site = problems.need(&self.here, &self.site, "\"my-cloud\"", |text| values::site(text));
+        let state_dir = path_or(&self.state_dir, limits::STATE_DIR, problems, values::state_dir);
+        let patience = self.patience_at();
+        let store = self.store.table().and_then(|raw| raw.check(problems));
+        let daemon = self.daemon.table().and_then(|raw| raw.check(problems));
+        let worker = self.worker.table().and_then(|raw| raw.check(problems));
+        if let (Some(store), Some(worker), Some(at)) = (&store, &worker, patience)
+            && store.reply_timeout >= worker.lease
+        {
+            let reason = "a worker would wait for a reply longer than it may be silent";
+            let help = format!("write a `store.reply_timeout` below the `worker.lease` of {}", show_length(worker.lease));
+            problems.add(&at, reason, help);
+        }
+        let openstack = self.openstack.table().and_then(|raw| raw.check(problems));
+        let netboot = self.netboot.table().and_then(|raw| raw.check(problems));
+        let ssh = self.ssh.table().and_then(|raw| raw.check(problems));
+        let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
+        let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
+        let known_images = schedules::Known::names(&self.images);
+        let known_nodes = schedules::Known::names(&self.nodes);
+        let images = nodes::images(self.images, problems);
+        let nodes = nodes::nodes(self.nodes, problems);
+        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes, problems);
+        let telemetry = self.telemetry.table().and_then(|raw| raw.check(problems));
+        Some(Config {
+            site: site?,
+            state_dir: state_dir?,
+            store: store?,
+            daemon: daemon?,
+            worker: worker?,
+            openstack: openstack?,
+            netboot: netboot?,
+            ssh: ssh?,
+            ipmi: ipmi?,
+            node_os: node_os?,
+            images: images?,
+            nodes: nodes?,
+            schedules: schedules?,
+            telemetry: telemetry?,
+        })
+    }
+
+    /// Where `store.reply_timeout` or else `worker.lease` is written; their defaults go together.
+    fn patience_at(&self) -> Option<Span> {
+        let reply = self.store.written().and_then(|store| store.value.reply_timeout.written());
+        let lease = self.worker.written().and_then(|worker| worker.value.lease.written());
+        reply.or(lease).map(|written| written.span.clone())
+    }
+}
+
+impl RawStore {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Store> {
+        let url = problems.maybe(&self.url, |text| values::redis_url(text));
+        let password = secret(&self.password_file, &self.password_credential, problems);
+        let program = path_or(&self.embedded_program, limits::EMBEDDED_PROGRAM, problems, values::program);
+        if let (Some(_), Some(embedded)) = (self.url.written(), self.embedded_program.written()) {
+            let help = "leave out `url` for a private Redis, or `embedded_program` for the one at `url`";
+            problems.add(&embedded.key, "there are both `url` and `embedded_program`", help);
+        }
+        if self.url.is_nothing() {
+            for lonely in [&self.password_file, &self.password_credential].into_iter().filter_map(Field::written) {
+                let help = "leave it out: the private Redis needs none, or write `url` too";
+                problems.add(&lonely.key, "there is a password, but no `url` to use it with", help);
+            }
+        }
+        let reply_timeout = problems.length(&self.reply_timeout, &limits::REPLY_TIMEOUT);
+        let keep_finished = problems.length(&self.keep_finished, &limits::KEEP_FINISHED);
+        let accept_weaker_durability = problems.or(&self.accept_weaker_durability, || false, |flag| Ok(*flag));
+        let redis = match url? {
+            Some(url) => Redis::Url { url, password: password? },
+            None => Redis::Embedded { program: program? },
+        };
+        Some(Store {
+            redis,
+            accept_weaker_durability: accept_weaker_durability?,
+            reply_timeout: reply_timeout?,
+            keep_finished: keep_finished?,
+        })
+    }
+}
+
+impl RawDaemon {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Daemon> {
+        let socket = path_or(&self.socket, limits::SOCKET, problems, values::socket);
+        let operators = match self.operators.written() {
+            Some(list) => {
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::user(text))).collect();
+                all.into_iter().collect()
+            }
+            None => self.operators.is_nothing().then(Vec::new),
+        };
+        Some(Daemon { socket: socket?, operators: operators? })
+    }
+}
+
+impl RawWorker {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Worker> {
+        let slots = problems.count(&self.slots, &limits::SLOTS);
+        let lease = problems.length(&self.lease, &limits::LEASE);
+        Some(Worker { slots: slots?, lease: lease? })
+    }
+}
+
+impl RawOpenStack {
+    fn check(self, problems: &mut Problems<'_>) -> Option<OpenStack> {
+        let clouds_file = path_or(&self.clouds_file, limits::CLOUDS_FILE, problems, values::absolute_path);
+        let cloud = problems.need(&self.here, &self.cloud, "\"my-cloud\"", |text| values::word(text));
+        let request_timeout = problems.length(&self.request_timeout, &limits::OPENSTACK_REQUEST_TIMEOUT);
+        let poll = problems.length(&self.poll, &limits::OPENSTACK_POLL);
+        Some(OpenStack {
+            clouds_file: clouds_file?,
+            cloud: cloud?,
+            request_timeout: request_timeout?,
+            poll: poll?,
+        })
+    }
+}
+
+impl RawNetBoot {
+    fn check(self, problems: &mut Problems<'_>) -> Option<NetBoot> {
+        let directory =
+            problems.need(&self.here, &self.directory, "\"/srv/netboot\"", |text| values::absolute_path(text));
+        let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::web_url(text));
+        Some(NetBoot { directory: directory?, url: url? })
+    }
+}
+
+impl RawSsh {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Ssh> {
+        let program = path_or(&self.program, limits::SSH_PROGRAM, problems, values::program);
+        let user = problems.or(&self.user, || limits::SSH_USER.to_owned(), |text| values::user(text));
+        let identity_file = problems.maybe(&self.identity_file, |text| values::absolute_path(text));
+        let known_hosts = path_or(&self.known_hosts, limits::SSH_KNOWN_HOSTS, problems, values::absolute_path);
+        let connect_timeout = problems.length(&self.connect_timeout, &limits::SSH_CONNECT_TIMEOUT);
+        Some(Ssh {
+            program: program?,
+            user: user?,
+            identity_file: identity_file?,
+            known_hosts: known_hosts?,
+            connect_timeout: connect_timeout?,
+        })
+    }
+}
+
+impl RawIpmi {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Ipmi> {
+        let program = path_or(&self.program, limits::IPMITOOL, problems, values::program);
+        let request_timeout = problems.length(&self.request_timeout, &limits::IPMI_REQUEST_TIMEOUT);
+        Some(Ipmi { program: program?, request_timeout: request_timeout? })
+    }
+}
+
+impl RawNodeOs {
+    fn check(self, problems: &mut Problems<'_>) -> Option<NodeOs> {
+        let max_out = problems.count(&self.max_out, &limits::MAX_OUT);
+        let moves_at_once = problems.count(&self.moves_at_once, &limits::MOVES_AT_ONCE);
+        let evacuate_deadline = problems.length(&self.evacuate_deadline, &limits::EVACUATE_DEADLINE);
+        let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
+        let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
+        let poll = problems.length(&self.poll, &limits::NODE_POLL);
+        Some(NodeOs {
+            max_out: max_out?,
+            moves_at_once: moves_at_once?,
+            evacuate_deadline: evacuate_deadline?,
+            install_deadline: install_deadline?,
+            rejoin_deadline: rejoin_deadline?,
+            poll: poll?,
+        })
+    }
+}
+
+impl RawTelemetry {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Telemetry> {
+        let endpoint = problems.maybe(&self.endpoint, |text| values::web_url(text));
+        let words = [("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::Http)];
+        let protocol = problems.or(&self.protocol, || OtlpProtocol::Grpc, |text| values::one_of(text, &words));
+        let log = problems.or(&self.log, || limits::LOG.to_owned(), |text| values::log_filter(text));
+        Some(Telemetry { endpoint: endpoint?, protocol: protocol?, log: log? })
+    }
+}
+
+/// A path with a default.
+fn path_or(
+    field: &Field<String>,
+    default: &str,
+    problems: &mut Problems<'_>,
+    parse: fn(&str) -> Result<PathBuf, Wrong>,
+) -> Option<PathBuf> {
+    problems.or(field, || PathBuf::from(default), |text| parse(text))
+}
+
+/// Where a password is, if anywhere. Both ways at once is a problem.
+fn secret(
+    file: &Field<Hidden>,
+    credential: &Field<Hidden>,
+    problems: &mut Problems<'_>,
+) -> Option<Option<Secret>> {
+    if let (Some(_), Some(second)) = (file.written(), credential.written()) {
+        let reason = "there are both `password_file` and `password_credential`";
+        problems.add(&second.key, reason, "leave one of the two out");
+    }
+    let file = problems.maybe(file, |path| values::secret_path(&path.0).map(Secret::File));
+    let credential = problems.maybe(credential, |name| values::credential(&name.0).map(Secret::Credential));
+    Some(file?.or(credential?))
+}
+
+/// Like `secret`, where one is needed.
+fn needed_secret(
+    here: &Here,
+    file: &Field<Hidden>,
+    credential: &Field<Hidden>,
+    problems: &mut Problems<'_>,
+) -> Option<Secret> {
+    if file.is_nothing() && credential.is_nothing() && !here.plain_password {
+        problems.missing(here, "password_file", "\"/etc/turnaround/bmc.password\"");
+        return None;
+    }
+    secret(file, credential, problems)?
+}

@@ -1,0 +1,248 @@
+//! `[images]` and `[nodes]`, and that no two nodes are the same machine.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use crate::config::{Bmc, Node, NodeImage, Role};
+use crate::limits;
+use crate::names::{ImageName, InvalidName, NodeName};
+use crate::nearest::any_of;
+use crate::problems::{Problems, Wrong, show};
+use crate::raw::{RawBmc, RawImage, RawNode};
+use crate::read::{Field, Found, Kind, Named, Written};
+use crate::values;
+
+pub(super) fn images(
+    field: Field<Named<RawImage>>,
+    problems: &mut Problems<'_>,
+) -> Option<BTreeMap<ImageName, NodeImage>> {
+    named(field, problems, |_, raw, problems| raw.check(problems))
+}
+
+pub(super) fn nodes(field: Field<Named<RawNode>>, problems: &mut Problems<'_>) -> Option<BTreeMap<NodeName, Node>> {
+    if let Some(written) = field.written() {
+        note_doubles(&written.value.0, problems);
+    }
+    named(field, problems, |name, raw, problems| raw.check(name, problems))
+}
+
+/// Every entry of a table of named tables; `None` if one of them is not good.
+pub(super) fn named<N, R, T>(
+    field: Field<Named<R>>,
+    problems: &mut Problems<'_>,
+    mut check: impl FnMut(&str, R, &mut Problems<'_>) -> Option<T>,
+) -> Option<BTreeMap<N, T>>
+where
+    N: FromStr<Err = InvalidName> + Ord,
+    Named<R>: Kind,
+{
+    let entries = match field.found {
+        Found::Nothing => Vec::new(),
+        Found::Unreadable => return None,
+        Found::Written(written) => written.value.0,
+    };
+    let all: Vec<_> = entries
+        .into_iter()
+        .map(|(name, raw)| {
+            let parsed = problems.take(&name, |text| name_of::<N>(text));
+            let meant = check(&name.value, raw, problems);
+            Some((parsed?, meant?))
+        })
+        .collect();
+    all.into_iter().collect()
+}
+
+pub(super) fn name_of<N: FromStr<Err = InvalidName>>(text: &str) -> Result<N, Wrong> {
+    text.parse().map_err(|_| {
+        Wrong::new(
+            format!("`{}` cannot be a name here", show(text)),
+            format!(
+                "use letters, digits, `-`, `_` and `.`, begin with a letter or digit, at most {} characters",
+                crate::names::NAME_CHARS_MAX
+            ),
+        )
+    })
+}
+
+impl RawImage {
+    fn check(self, problems: &mut Problems<'_>) -> Option<NodeImage> {
+        let here = &self.here;
+        let version = problems.need(here, &self.version, "\"2026.11.1\"", |text| values::word(text));
+        let digest = "\"64 hex digits, as sha256sum prints them\"";
+        let sha256 = problems.need(here, &self.sha256, digest, |text| values::sha256(text));
+        let os_version_id = problems.need(here, &self.os_version_id, "\"24.04\"", |text| values::word(text));
+        let kernel = problems.need(here, &self.kernel, "\"6.8.0-45-generic\"", |text| values::word(text));
+        let boot_kernel = problems.need(here, &self.boot_kernel, "\"noble/vmlinuz\"", |text| values::boot_file(text));
+        let boot_initrd = problems.need(here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
+        let boot_arguments =
+            problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        Some(NodeImage {
+            version: version?,
+            sha256: sha256?,
+            os_version_id: os_version_id?,
+            kernel: kernel?,
+            boot_kernel: boot_kernel?,
+            boot_initrd: boot_initrd?,
+            boot_arguments: boot_arguments?,
+        })
+    }
+}
+
+impl RawNode {
+    fn check(self, name: &str, problems: &mut Problems<'_>) -> Option<Node> {
+        let words = [("compute", Role::Compute)];
+        let role = problems.or(&self.role, || Role::Compute, |text| values::one_of(text, &words));
+        let nova_host = problems.or(&self.nova_host, || name.to_owned(), |text| values::host(text));
+        let ssh_address = problems.or(&self.ssh_address, || name.to_owned(), |text| values::host(text));
+        let mac = problems.need(&self.here, &self.mac, "\"02:00:5e:10:00:0a\"", |text| values::mac(text));
+        let bmc = match self.bmc.found {
+            Found::Nothing => {
+                let example = "{ protocol = \"redfish\", url = \"https://...\", user = \"...\", password_file = \"/...\" }";
+                problems.missing(&self.here, "bmc", example);
+                None
+            }
+            Found::Unreadable => None,
+            Found::Written(written) => written.value.check(problems),
+        };
+        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, mac: mac?, bmc: bmc? })
+    }
+}
+
+/// The two ways to speak with a BMC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Redfish,
+    Ipmi,
+}
+
+impl RawBmc {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Bmc> {
+        let words = [("redfish", Protocol::Redfish), ("ipmi", Protocol::Ipmi)];
+        let protocol = problems.need(&self.here, &self.protocol, "\"redfish\"", |text| values::one_of(text, &words));
+        let password = super::needed_secret(&self.here, &self.password_file, &self.password_credential, problems);
+        let user = match protocol {
+            Some(Protocol::Ipmi) => problems.need(&self.here, &self.user, "\"admin\"", |text| ipmi_user(text)),
+            Some(Protocol::Redfish) | None => {
+                problems.need(&self.here, &self.user, "\"admin\"", |text| values::user(text))
+            }
+        };
+        match protocol? {
+            Protocol::Redfish => {
+                self.refuse("redfish", &["url", "system", "ca_file"], problems);
+                let url = problems.need(&self.here, &self.url, "\"https://192.0.2.11\"", |text| bmc_url(text));
+                let system = problems.or(&self.system, || limits::REDFISH_SYSTEM.to_owned(), |text| system(text));
+                let ca_file = problems.maybe(&self.ca_file, |text| values::absolute_path(text));
+                Some(Bmc::Redfish {
+                    url: url?,
+                    system: system?,
+                    user: user?,
+                    password: password?,
+                    ca_file: ca_file?,
+                })
+            }
+            Protocol::Ipmi => {
+                self.refuse("ipmi", &["address", "port", "cipher_suite"], problems);
+                let address = problems.need(&self.here, &self.address, "\"192.0.2.11\"", |text| values::host(text));
+                let port = problems.count(&self.port, &limits::IPMI_PORT);
+                let cipher_suite = problems.count(&self.cipher_suite, &limits::IPMI_CIPHER_SUITE);
+                Some(Bmc::Ipmi {
+                    address: address?,
+                    port: port?,
+                    user: user?,
+                    password: password?,
+                    cipher_suite: cipher_suite?,
+                })
+            }
+        }
+    }
+
+    /// Notes keys that belong to the other protocol.
+    fn refuse(&self, protocol: &str, own: &[&str], problems: &mut Problems<'_>) {
+        let texts = [&self.url, &self.system, &self.ca_file, &self.address].into_iter().map(key_of);
+        let numbers = [&self.port, &self.cipher_suite].into_iter().map(key_of);
+        for (key, written) in texts.chain(numbers) {
+            if let Some(at) = written.filter(|_| !own.contains(&key)) {
+                problems.add(&at, format!("`{key}` has no meaning for {protocol}"), format!("use {}", any_of(own)));
+            }
+        }
+    }
+}
+
+fn key_of<T>(field: &Field<T>) -> (&'static str, Option<crate::problems::Span>) {
+    (field.key, field.written().map(|written| written.key.clone()))
+}
+
+fn ipmi_user(text: &str) -> Result<String, Wrong> {
+    let user = values::user(text)?;
+    if user.len() <= limits::IPMI_USER_BYTES_MAX {
+        return Ok(user);
+    }
+    let help = format!("write at most {} bytes; IPMI can carry no more", limits::IPMI_USER_BYTES_MAX);
+    Err(Wrong::new("this user name is too long", help))
+}
+
+/// The service root's host. A path in it would be doubled by `system`.
+fn bmc_url(text: &str) -> Result<String, Wrong> {
+    let url = values::web_url(text)?;
+    let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
+    match host.split_once('/') {
+        None => Ok(url),
+        Some((_, path)) => Err(Wrong::new(
+            format!("there is a path in `{}`", show(text)),
+            format!("write the host here, and the path as `system = \"/{}\"`", show(path)),
+        )),
+    }
+}
+
+fn system(text: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '\\');
+    if text.starts_with("/redfish/") && text.chars().all(plain) && !text.contains("/../") {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    let help = format!("write the path of the system, such as \"{}\"", limits::REDFISH_SYSTEM);
+    Err(Wrong::new(format!("`{}` is not the path of a Redfish system", show(text)), help))
+}
+
+/// Two nodes with one machine's address would be taken down together, or one in place of the other.
+///
+/// Compared as written, so that a double is found even where the rest of the node is not good.
+fn note_doubles(nodes: &[(Written<String>, RawNode)], problems: &mut Problems<'_>) {
+    let mut seen: BTreeMap<(&str, String), &str> = BTreeMap::new();
+    for (name, node) in nodes {
+        for (what, value, at) in identities(name, node) {
+            if let Some(first) = seen.get(&(what, value.clone())) {
+                let reason = format!("`{}` and `{}` have the same {what}", show(first), show(&name.value));
+                problems.add(&at, reason, "give each node its own; one of the two is wrong");
+            } else {
+                seen.insert((what, value), &name.value);
+            }
+        }
+    }
+}
+
+/// What may stand for one machine only, normalised: what it is, its value, and where it is written.
+fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, String, crate::problems::Span)> {
+    let mut all = Vec::new();
+    let or_name = |field: &'a Field<String>| match field.written() {
+        Some(written) => (written.value.to_lowercase(), written.span.clone()),
+        None => (name.value.to_lowercase(), name.span.clone()),
+    };
+    let (host, at) = or_name(&node.nova_host);
+    all.push(("nova_host", host, at));
+    let (address, at) = or_name(&node.ssh_address);
+    all.push(("ssh_address", address, at));
+    if let Some(mac) = node.mac.written() {
+        all.push(("MAC address", mac.value.to_lowercase(), mac.span.clone()));
+    }
+    let Some(bmc) = node.bmc.written().map(|written| &written.value) else { return all };
+    if let Some(url) = bmc.url.written() {
+        let system = bmc.system.written().map_or(limits::REDFISH_SYSTEM, |written| &written.value);
+        let machine = format!("{} {}", url.value.trim_end_matches('/').to_lowercase(), system.trim_end_matches('/'));
+        all.push(("BMC and system", machine, url.span.clone()));
+    }
+    if let Some(address) = bmc.address.written() {
+        let port = bmc.port.written().map_or(limits::IPMI_PORT.default as i64, |written| written.value);
+        all.push(("BMC", format!("{} {port}", address.value.to_lowercase()), address.span.clone()));
+    }
+    all
+}

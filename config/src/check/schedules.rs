@@ -1,0 +1,158 @@
+//! `[schedules]`: what fires when, and that what it starts exists.
+
+use std::collections::BTreeMap;
+
+use chrono_tz::Tz;
+
+use crate::cron_expression::CronExpression;
+use crate::limits;
+use crate::names::{ImageName, NodeName, ScheduleName};
+use crate::nearest::{nearest, suggest};
+use crate::problems::{Problems, Wrong, show};
+use crate::raw::RawSchedule;
+use crate::read::{Field, Found, Kind, Named, Written};
+use crate::schedule::{CatchUp, Dialect, Schedule, Starts};
+use crate::values;
+
+/// The names of one kind that the file has, good or not, so that a reference to a faulty one is not a second problem.
+pub(super) struct Known {
+    names: Vec<String>,
+    /// The table could not be read, so nothing can be said about what it holds.
+    unreadable: bool,
+}
+
+impl Known {
+    pub(super) fn names<T>(field: &Field<Named<T>>) -> Known
+    where
+        Named<T>: Kind,
+    {
+        let names = field.written().map(|written| written.value.0.iter().map(|(name, _)| name.value.clone()).collect());
+        Known { names: names.unwrap_or_default(), unreadable: matches!(field.found, Found::Unreadable) }
+    }
+
+    fn check(&self, name: &str, kind: &str, table: &str) -> Result<(), Wrong> {
+        if self.unreadable || self.names.iter().any(|known| known == name) {
+            return Ok(());
+        }
+        let known: Vec<&str> = self.names.iter().map(String::as_str).collect();
+        let help = suggest(name, &known, &format!("add `[{table}.{}]`", show(name)));
+        Err(Wrong::new(format!("there is no {kind} `{}`", show(name)), show(&help)))
+    }
+}
+
+pub(super) fn schedules(
+    field: Field<Named<RawSchedule>>,
+    images: &Known,
+    nodes: &Known,
+    problems: &mut Problems<'_>,
+) -> Option<BTreeMap<ScheduleName, Schedule>> {
+    super::nodes::named(field, problems, |_, raw, problems| raw.check(images, nodes, problems))
+}
+
+/// The two words for [`Starts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kinds {
+    Survey,
+    NodeOs,
+}
+
+impl RawSchedule {
+    fn check(self, images: &Known, nodes: &Known, problems: &mut Problems<'_>) -> Option<Schedule> {
+        let dialects = [("posix", Dialect::Posix), ("quartz", Dialect::Quartz)];
+        let dialect = problems.or(&self.dialect, || Dialect::Posix, |text| values::one_of(text, &dialects));
+        // Without a dialect nothing can be said about the expression.
+        let cron = match dialect {
+            Some(dialect) => {
+                problems.need(&self.here, &self.cron, "\"30 2 * * 6\"", |text| cron(dialect, text))
+            }
+            None => None,
+        };
+        let timezone = problems.or(&self.timezone, || Tz::UTC, |text| timezone(text));
+        let words = [("skip", CatchUp::Skip), ("latest", CatchUp::Latest), ("all", CatchUp::All)];
+        let catch_up = problems.or(&self.catch_up, || CatchUp::Latest, |text| values::one_of(text, &words));
+        let max_lateness = problems.length(&self.max_lateness, &limits::MAX_LATENESS);
+        let starts = self.starts(images, nodes, problems);
+        Some(Schedule {
+            cron: cron?,
+            dialect: dialect?,
+            timezone: timezone?,
+            catch_up: catch_up?,
+            max_lateness: max_lateness?,
+            starts: starts?,
+        })
+    }
+
+    fn starts(&self, images: &Known, nodes: &Known, problems: &mut Problems<'_>) -> Option<Starts> {
+        let words = [("survey", Kinds::Survey), ("node-os", Kinds::NodeOs)];
+        let kind = problems.need(&self.here, &self.starts, "\"survey\"", |text| values::one_of(text, &words));
+        let image = match (&self.image.found, kind) {
+            (Found::Written(written), _) => problems.take(written, |text| {
+                images.check(text, "image", "images")?;
+                super::nodes::name_of::<ImageName>(text)
+            }),
+            (Found::Nothing, Some(Kinds::NodeOs)) => {
+                problems.missing(&self.here, "image", "\"one of [images]\"");
+                None
+            }
+            (Found::Nothing | Found::Unreadable, _) => None,
+        };
+        let chosen: Option<Vec<NodeName>> = match &self.nodes.found {
+            Found::Nothing => Some(Vec::new()),
+            Found::Unreadable => None,
+            Found::Written(list) => chosen_nodes(&list.value, nodes, problems),
+        };
+        match kind? {
+            Kinds::NodeOs => Some(Starts::NodeOs { nodes: chosen?, image: image? }),
+            Kinds::Survey => {
+                let keys = [
+                    ("nodes", self.nodes.written().map(|written| &written.key)),
+                    ("image", self.image.written().map(|written| &written.key)),
+                ];
+                for (key, at) in keys {
+                    if let Some(at) = at {
+                        let reason = format!("`{key}` has no meaning for a survey, which reads every node");
+                        problems.add(at, reason, "leave it out, or write `starts = \"node-os\"`");
+                    }
+                }
+                Some(Starts::Survey)
+            }
+        }
+    }
+}
+
+fn chosen_nodes(list: &[Written<String>], nodes: &Known, problems: &mut Problems<'_>) -> Option<Vec<NodeName>> {
+    let mut chosen = Vec::new();
+    let mut good = true;
+    for (n, written) in list.iter().enumerate() {
+        let name = problems.take(written, |text| {
+            nodes.check(text, "node", "nodes")?;
+            if list[..n].iter().any(|earlier| earlier.value == *text) {
+                return Err(Wrong::new(format!("`{}` is in this list twice", show(text)), "leave one of the two out"));
+            }
+            super::nodes::name_of::<NodeName>(text)
+        });
+        good &= name.is_some();
+        chosen.extend(name);
+    }
+    good.then_some(chosen)
+}
+
+fn cron(dialect: Dialect, text: &str) -> Result<String, Wrong> {
+    CronExpression::parse(dialect, text)?;
+    Ok(text.to_owned())
+}
+
+fn timezone(text: &str) -> Result<Tz, Wrong> {
+    if let Ok(zone) = text.parse() {
+        return Ok(zone);
+    }
+    let names = || chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+    // `Berlin` and `europe/berlin` mean something, and similarity alone would miss the first.
+    let city = text.rsplit('/').next().unwrap_or_default().replace(' ', "_");
+    let by_city = names().find(|name| name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(&city)));
+    let help = match by_city.or_else(|| nearest(text, names())) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => "write a zone such as `UTC` or `Europe/Berlin`".to_owned(),
+    };
+    Err(Wrong::new(format!("`{}` is not a time zone", show(text)), help))
+}

@@ -1,0 +1,166 @@
+//! What was written: every table of the file with every key it may have.
+//!
+//! Because one list has to serve reading, finding unknown keys, and proving that `example.toml` is
+//! complete, this is the only place that names the keys. A new key begins here; what it means and what its default
+//! is stands in `check/` and `limits.rs`.
+
+use crate::read::{Entries, Field, Here, Hidden, Named, Table, Texts, Timespan};
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($key:ident: $kind:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            #[allow(dead_code, reason = "read only where a key of the table is required")]
+            pub(crate) here: Here,
+            $(pub(crate) $key: Field<$kind>,)*
+        }
+
+        impl Table for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn from_entries(entries: &mut Entries<'_, '_>) -> $name {
+                $name { $($key: entries.field(stringify!($key)),)* here: entries.here() }
+            }
+
+            fn known_keys(path: &str, into: &mut Vec<String>) {
+                $(<$kind as crate::read::Kind>::known_keys(&crate::read::below(path, stringify!($key)), into);)*
+            }
+        }
+    )*};
+}
+
+tables! {
+    /// The whole file.
+    RawConfig {
+        site: String,
+        state_dir: String,
+        store: RawStore,
+        daemon: RawDaemon,
+        worker: RawWorker,
+        openstack: RawOpenStack,
+        netboot: RawNetBoot,
+        ssh: RawSsh,
+        ipmi: RawIpmi,
+        node_os: RawNodeOs,
+        images: Named<RawImage>,
+        nodes: Named<RawNode>,
+        schedules: Named<RawSchedule>,
+        telemetry: RawTelemetry,
+    }
+
+    /// `[store]`
+    RawStore {
+        url: String,
+        password_file: Hidden,
+        password_credential: Hidden,
+        embedded_program: String,
+        accept_weaker_durability: bool,
+        reply_timeout: Timespan,
+        keep_finished: Timespan,
+    }
+
+    /// `[daemon]`
+    RawDaemon {
+        socket: String,
+        operators: Texts,
+    }
+
+    /// `[worker]`
+    RawWorker {
+        slots: i64,
+        lease: Timespan,
+    }
+
+    /// `[openstack]`
+    RawOpenStack {
+        clouds_file: String,
+        cloud: String,
+        request_timeout: Timespan,
+        poll: Timespan,
+    }
+
+    /// `[netboot]`
+    RawNetBoot {
+        directory: String,
+        url: String,
+    }
+
+    /// `[ssh]`
+    RawSsh {
+        program: String,
+        user: String,
+        identity_file: String,
+        known_hosts: String,
+        connect_timeout: Timespan,
+    }
+
+    /// `[ipmi]`
+    RawIpmi {
+        program: String,
+        request_timeout: Timespan,
+    }
+
+    /// `[node_os]`
+    RawNodeOs {
+        max_out: i64,
+        moves_at_once: i64,
+        evacuate_deadline: Timespan,
+        install_deadline: Timespan,
+        rejoin_deadline: Timespan,
+        poll: Timespan,
+    }
+
+    /// `[images.NAME]`
+    RawImage {
+        version: String,
+        sha256: String,
+        os_version_id: String,
+        kernel: String,
+        boot_kernel: String,
+        boot_initrd: String,
+        boot_arguments: String,
+    }
+
+    /// `[nodes.NAME]`
+    RawNode {
+        role: String,
+        nova_host: String,
+        ssh_address: String,
+        mac: String,
+        bmc: RawBmc,
+    }
+
+    /// `[nodes.NAME.bmc]`: the keys of both protocols.
+    RawBmc {
+        protocol: String,
+        url: String,
+        system: String,
+        ca_file: String,
+        address: String,
+        port: i64,
+        cipher_suite: i64,
+        user: String,
+        password_file: Hidden,
+        password_credential: Hidden,
+    }
+
+    /// `[schedules.NAME]`
+    RawSchedule {
+        cron: String,
+        dialect: String,
+        timezone: String,
+        catch_up: String,
+        max_lateness: Timespan,
+        starts: String,
+        nodes: Texts,
+        image: String,
+    }
+
+    /// `[telemetry]`
+    RawTelemetry {
+        endpoint: String,
+        protocol: String,
+        log: String,
+    }
+}

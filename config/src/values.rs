@@ -1,0 +1,327 @@
+//! Single values: from the text as written to what is meant, or why not.
+//!
+//! Because these end up in argument lists, boot configurations, paths and URLs, each is an allow-list.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::limits;
+use crate::names::NAME_CHARS_MAX;
+use crate::nearest::{any_of, nearest};
+use crate::problems::{Wrong, show};
+
+/// Longest host name in DNS.
+const HOST_CHARS_MAX: usize = 253;
+
+/// Longest user name: `LOGIN_NAME_MAX` of Linux, less its NUL.
+const USER_CHARS_MAX: usize = 255;
+
+/// Longest free text. A kernel takes 2048 bytes of command line from its boot loader on x86, and ours is not all of it.
+const LINE_CHARS_MAX: usize = 1500;
+
+/// One of a few words.
+pub(crate) fn one_of<T: Copy>(given: &str, words: &[(&str, T)]) -> Result<T, Wrong> {
+    if let Some((_, meant)) = words.iter().find(|(word, _)| *word == given) {
+        return Ok(*meant);
+    }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let help = match nearest(given, known.iter().copied()) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("write {}", any_of(&known)),
+    };
+    Err(Wrong::new(format!("`{}` is not one of {}", show(given), any_of(&known)), help))
+}
+
+/// Text on one line, not empty.
+pub(crate) fn line(text: &str) -> Result<String, Wrong> {
+    if text.trim().is_empty() {
+        return Err(Wrong::new("this is empty", "write something between the quotes"));
+    }
+    line_or_nothing(text)
+}
+
+/// Text on one line.
+pub(crate) fn line_or_nothing(text: &str) -> Result<String, Wrong> {
+    if text.chars().any(char::is_control) {
+        return Err(Wrong::new("there is a line break or another control character in this", "write it on one line"));
+    }
+    if text.chars().count() > LINE_CHARS_MAX {
+        return Err(Wrong::new("this is too long", format!("write at most {LINE_CHARS_MAX} characters")));
+    }
+    Ok(text.to_owned())
+}
+
+/// The name of the site.
+pub(crate) fn site(text: &str) -> Result<String, Wrong> {
+    let name = line(text)?;
+    if name.chars().count() > limits::SITE_CHARS_MAX {
+        return Err(Wrong::new("this is too long", format!("write at most {} characters", limits::SITE_CHARS_MAX)));
+    }
+    Ok(name)
+}
+
+/// One word without blanks, such as a version.
+pub(crate) fn word(text: &str) -> Result<String, Wrong> {
+    let word = line(text)?;
+    if word.contains(char::is_whitespace) {
+        return Err(Wrong::new(format!("there is a blank in `{}`", show(text)), "write one word"));
+    }
+    Ok(word)
+}
+
+/// A path that means the same wherever a program is started.
+pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Wrong> {
+    if !text.starts_with('/') {
+        let help = if text.starts_with('~') {
+            "write the whole path from the root: `~` is only known to shells".to_owned()
+        } else {
+            format!("write the whole path, such as \"/etc/turnaround/{}\"", show(text.trim_start_matches("./")))
+        };
+        return Err(Wrong::new(format!("`{}` is not an absolute path", show(text)), help));
+    }
+    line(text).map(PathBuf::from)
+}
+
+/// Where a secret is: like `absolute_path`, but nothing of it is repeated, as it may be the secret itself.
+pub(crate) fn secret_path(text: &str) -> Result<PathBuf, Wrong> {
+    absolute_path(text).map_err(|_| {
+        Wrong::new(
+            "this is not the absolute path of a file",
+            "put the secret into a file and write its path here, such as \"/etc/turnaround/redis.password\"",
+        )
+    })
+}
+
+/// The name of a systemd credential; nothing of it is repeated either.
+pub(crate) fn credential(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !text.is_empty() && text.len() <= NAME_CHARS_MAX && text.chars().all(allowed) && !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        "this is not the name of a systemd credential",
+        "write the name that stands in `LoadCredential=NAME:...` of the unit",
+    ))
+}
+
+/// A unix socket.
+pub(crate) fn socket(text: &str) -> Result<PathBuf, Wrong> {
+    fits_socket(absolute_path(text)?, None)
+}
+
+/// The directory of the daemon's state, below which the private Redis has its socket.
+pub(crate) fn state_dir(text: &str) -> Result<PathBuf, Wrong> {
+    fits_socket(absolute_path(text)?, Some(limits::REDIS_SOCKET_BELOW_STATE_DIR))
+}
+
+fn fits_socket(path: PathBuf, below: Option<&str>) -> Result<PathBuf, Wrong> {
+    let longest = below.map_or_else(|| path.clone(), |below| path.join(below));
+    let over = longest.as_os_str().len().saturating_sub(limits::SOCKET_PATH_BYTES_MAX);
+    if over == 0 {
+        return Ok(path);
+    }
+    Err(Wrong::new(
+        format!("a unix socket at `{}` would have too long a path", show(&longest.to_string_lossy())),
+        format!("write a path that is at least {over} characters shorter"),
+    ))
+}
+
+/// A bare name to be found in `PATH`, or an absolute path.
+pub(crate) fn program(text: &str) -> Result<PathBuf, Wrong> {
+    let program = line(text)?;
+    if program.starts_with('-') || (program.contains('/') && !Path::new(&program).is_absolute()) {
+        let name = program.rsplit('/').next().unwrap_or_default();
+        return Err(Wrong::new(
+            format!("`{}` is neither the name of a program nor an absolute path", show(text)),
+            format!("write \"{0}\" or the whole path, such as \"/usr/bin/{0}\"", show(name.trim_start_matches('-'))),
+        ));
+    }
+    if program.contains(' ') && !program.starts_with('/') {
+        return Err(Wrong::new(
+            format!("`{}` is more than the name of a program", show(text)),
+            "write the program alone; its arguments are ours",
+        ));
+    }
+    Ok(PathBuf::from(program))
+}
+
+/// The host of a network address, and whether it is a sound one.
+pub(crate) fn host(text: &str) -> Result<String, Wrong> {
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= NAME_CHARS_MAX
+            && !part.starts_with('-')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    let name = text.len() <= HOST_CHARS_MAX && text.trim_end_matches('.').split('.').all(label);
+    // `10.0.0.300` would be a name by its letters, but nobody means one.
+    let digits = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if text.parse::<IpAddr>().is_ok() || (name && !digits) {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("`{}` is not a host name or an address", show(text)),
+        "write a host name or an address alone, such as \"gpu-01\" or \"192.0.2.11\"",
+    ))
+}
+
+/// `http://` or `https://`, without credentials; a slash at the end is dropped.
+pub(crate) fn web_url(text: &str) -> Result<String, Wrong> {
+    let example = "write a URL such as \"https://192.0.2.11\"";
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err(Wrong::new(format!("`{}` is not an http or https URL", show(text)), example));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if rest.contains('@') {
+        return Err(Wrong::new(
+            "there is a user name or a password in this URL",
+            "leave out what stands before the `@`; credentials have keys of their own",
+        ));
+    }
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) || rest.contains(['?', '#']) {
+        return Err(Wrong::new(format!("`{}` has more than a host and a path", show(text)), example));
+    }
+    host_and_port(authority).ok_or_else(|| {
+        Wrong::new(format!("`{}` has no sound host and port", show(text)), example)
+    })?;
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
+    let (name, port) = if let Some(rest) = authority.strip_prefix('[') {
+        let (address, after) = rest.split_once(']')?;
+        address.parse::<std::net::Ipv6Addr>().ok()?;
+        (address, after.strip_prefix(':').or(if after.is_empty() { None } else { return None }))
+    } else {
+        let (name, port) = authority.split_once(':').map_or((authority, None), |(name, port)| (name, Some(port)));
+        host(name).ok()?;
+        (name, port)
+    };
+    match port {
+        None => Some((name, None)),
+        Some(port) => port.parse().ok().filter(|port| *port != 0).map(|port| (name, Some(port))),
+    }
+}
+
+/// A Redis URL without a password.
+pub(crate) fn redis_url(text: &str) -> Result<String, Wrong> {
+    let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
+    let Some(scheme) = schemes.iter().find(|scheme| text.starts_with(**scheme)) else {
+        return Err(Wrong::new(
+            format!("`{}` is not a Redis URL", show(text)),
+            "write \"redis://HOST:6379\", \"rediss://HOST:6379\" (TLS) or \"unix:///run/redis/redis.sock\"",
+        ));
+    };
+    let rest = &text[scheme.len()..];
+    let login = rest.rsplit_once('@').map(|(login, _)| login);
+    let in_query = rest.split(['?', '&']).skip(1).any(|parameter| parameter.starts_with("pass"));
+    if in_query || login.is_some_and(|login| login.contains(':')) {
+        return Err(Wrong::new(
+            "there is a password in this URL",
+            "leave it out here, put it into a file and write `password_file = \"/...\"`",
+        ));
+    }
+    if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Wrong::new(format!("there is a blank in `{}`", show(text)), "write the URL without blanks"));
+    }
+    let sound = if scheme.contains("unix") {
+        rest.starts_with('/')
+    } else {
+        let server = rest.rsplit('@').next().unwrap_or_default();
+        host_and_port(server.split(['/', '?', '#']).next().unwrap_or_default()).is_some()
+    };
+    if sound {
+        return Ok(text.to_owned());
+    }
+    let example = if scheme.contains("unix") { "unix:///run/redis/redis.sock" } else { "redis://192.0.2.5:6379" };
+    Err(Wrong::new(format!("`{}` does not say which server", show(text)), format!("write it like \"{example}\"")))
+}
+
+/// A MAC address, in lower case.
+pub(crate) fn mac(text: &str) -> Result<String, Wrong> {
+    let reason = format!("`{}` is not a MAC address", show(text));
+    let digits: String = text.chars().filter(|c| !matches!(c, ':' | '-' | '.')).collect();
+    let octets = |digits: &str| -> Vec<String> {
+        digits.as_bytes().chunks(2).map(|pair| String::from_utf8_lossy(pair).to_lowercase()).collect()
+    };
+    if digits.len() != 12 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Err(Wrong::new(reason, "write six pairs of hex digits, such as \"02:00:5e:10:00:0a\""));
+    }
+    let octets = octets(&digits);
+    let canonical = octets.join(":");
+    if text.to_lowercase() != canonical {
+        return Err(Wrong::new(reason, format!("write it with colons: \"{canonical}\"")));
+    }
+    let group_bit = u8::from_str_radix(&octets[0], 16).is_ok_and(|first| first & 1 == 1);
+    if group_bit || canonical == "00:00:00:00:00:00" {
+        return Err(Wrong::new(
+            format!("`{canonical}` is not the address of one interface"),
+            "write the address of the interface that netboots",
+        ));
+    }
+    Ok(canonical)
+}
+
+/// 64 hex digits, in lower case.
+pub(crate) fn sha256(text: &str) -> Result<String, Wrong> {
+    let digest = text.to_lowercase();
+    if digest.len() == 64 && digest.chars().all(|c| c.is_ascii_hexdigit()) {
+        return Ok(digest);
+    }
+    let help = match digest.strip_prefix("sha256:") {
+        Some(_) => "leave out `sha256:` and write the 64 hex digits alone".to_owned(),
+        None => format!("write 64 hex digits, as `sha256sum` prints them; these are {} characters", text.chars().count()),
+    };
+    Err(Wrong::new(format!("`{}` is not a SHA-256 digest", show(text)), help))
+}
+
+/// A path below the netboot URL. It goes into a boot loader's configuration, so it is plain.
+pub(crate) fn boot_file(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '~');
+    let plain = !text.is_empty() && text.chars().all(allowed);
+    if plain && !text.starts_with('/') && text.split('/').all(|part| !matches!(part, "" | "." | "..")) {
+        return Ok(text.to_owned());
+    }
+    let help = if plain && text.starts_with('/') {
+        format!("write it without the slash at the beginning: \"{}\"", show(text.trim_start_matches('/')))
+    } else {
+        "write a path of letters, digits, `-`, `_`, `.`, `+`, `~` and `/`, such as \"noble/vmlinuz\"".to_owned()
+    };
+    Err(Wrong::new(format!("`{}` is not a path below the netboot URL", show(text)), help))
+}
+
+/// A login name. It stands in argument lists, so it does not begin with `-`.
+pub(crate) fn user(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '$' | '\\');
+    let good = !text.is_empty()
+        && !text.starts_with('-')
+        && text.chars().count() <= USER_CHARS_MAX
+        && text.chars().all(allowed);
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        // Not repeated: somebody may have written `user:password`.
+        "this is not a user name",
+        "write the name alone: letters, digits, `-`, `_`, `.`, `@`, and no `-` at the beginning",
+    ))
+}
+
+/// The filter of what is logged.
+pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let filter = line(text)?;
+    // Span filters (`[span{field=1}]`) have commas of their own; their grammar is left to the library.
+    let parts = if filter.contains('[') { Vec::new() } else { filter.split(',').collect() };
+    for part in parts {
+        let level = part.rsplit('=').next().unwrap_or_default().trim();
+        if !LEVELS.contains(&level.to_lowercase().as_str()) {
+            return Err(Wrong::new(
+                format!("`{}` is not a log level", show(level)),
+                format!("write {}, or `TARGET=LEVEL`, with commas between them", any_of(&LEVELS)),
+            ));
+        }
+    }
+    Ok(filter)
+}
