@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::raw::RawConfig;
-use crate::read::Table;
+use crate::raw::known_keys;
 
 /// Parts of key names whose values are hidden.
 const SENSITIVE: [&str; 10] =
@@ -256,11 +255,8 @@ fn is_bare(c: char) -> bool {
 /// Whether some table has this key. What stands under any other key may be anything.
 fn is_known(key: &str) -> bool {
     static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
-    let known = KNOWN.get_or_init(|| {
-        let mut paths = Vec::new();
-        <RawConfig as Table>::known_keys("", &mut paths);
-        paths.into_iter().map(|path| path.rsplit('.').next().unwrap_or_default().to_owned()).collect()
-    });
+    let last = |path: String| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let known = KNOWN.get_or_init(|| known_keys().into_iter().map(last).collect());
     known.contains(key)
 }
 

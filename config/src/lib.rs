@@ -3,9 +3,9 @@
 //! Because a mistake found at 3 a.m. in the middle of a rollout is the expensive kind, nothing starts until
 //! the whole file is good, and every mistake in it is shown together, each with what to write instead.
 //!
-//! The way of a file: [`mod@read`] walks what was written into [`mod@raw`] tables and notes unknown keys and wrong
-//! types; [`mod@check`] gives them meaning; [`Config`] is what is left when [`mod@problems`] stayed empty, and a
-//! [`Report`] otherwise. [`mod@hidden`] keeps secrets out of everything that is shown.
+//! The way of a file: `read` walks what was written into the tables of `raw` and notes unknown keys and wrong types;
+//! `check` gives them meaning, by `values` and within `limits`; a [`Config`] is what comes out when `problems` stayed
+//! empty, and a [`Report`] otherwise. `hidden` keeps secrets out of everything that is shown.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod check;
@@ -28,6 +28,7 @@ pub use check::{check, check_text};
 pub use config::*;
 pub use length::{NotALength, parse_length, show_length};
 pub use names::*;
+pub use raw::known_keys;
 pub use report::{Problem, Report};
 pub use schedule::*;
 pub use secret::*;

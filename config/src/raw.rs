@@ -30,6 +30,14 @@ macro_rules! tables {
     )*};
 }
 
+/// Every key that the file can have, by its dotted name; `NAME` stands for a name of the operator's choice:
+/// `site`, `store.url`, `nodes.NAME.bmc.user`.
+pub fn known_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    <RawConfig as Table>::known_keys("", &mut keys);
+    keys
+}
+
 tables! {
     /// The whole file.
     RawConfig {

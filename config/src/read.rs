@@ -294,8 +294,7 @@ fn note_unknown_keys(table: &DeTable<'_>, path: &str, known: &[&'static str], pr
 
 /// The one section that does know this key, where there is exactly one and it is another one.
 fn home_of(name: &str, path: &str) -> Option<String> {
-    let mut all = Vec::new();
-    <crate::raw::RawConfig as Table>::known_keys("", &mut all);
+    let all = crate::raw::known_keys();
     let mut homes = all.iter().filter_map(|known| {
         let (home, key) = known.rsplit_once('.')?;
         (key == name).then_some(home)
