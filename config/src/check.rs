@@ -65,20 +65,39 @@ pub fn check_text(name: &str, text: &str) -> Result<Config, Report> {
     let (document, broken) = DeTable::parse_recoverable(text);
     let mut guesswork = false;
     for error in &broken {
-        let duplicate = error.message().starts_with("duplicate key");
-        guesswork |= !duplicate;
-        let help = if duplicate { "leave one of the two out" } else { "this is where it stops being TOML" };
-        problems.add(&error.span().unwrap_or(0..0), error.message(), help);
+        guesswork |= !is_duplicate(error);
+        let reason = format!("this is not TOML: {}", error.message());
+        problems.add(&error.span().unwrap_or(0..0), reason, syntax_help(error));
     }
     // A line that is not understood may hold anything; what would be missing then is not missing.
     if guesswork {
-        return Err(problems.into_report(name));
+        return Err(problems.into_report(name).with_the_rest_unchecked());
     }
     let raw = RawConfig::read(document.get_ref(), String::new(), None, &mut problems);
     let config = raw.check(&mut problems);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         Some(_) | None => Err(problems.into_report(name)),
+    }
+}
+
+fn is_duplicate(error: &toml::de::Error) -> bool {
+    error.message().starts_with("duplicate key")
+}
+
+/// What is usually behind an error of the parser.
+fn syntax_help(error: &toml::de::Error) -> &'static str {
+    let message = error.message();
+    if is_duplicate(error) {
+        "leave one of the two out"
+    } else if message.starts_with("invalid boolean") {
+        "put text in quotes; only numbers, true and false go without"
+    } else if message.contains("string, expected `\"`") || message.contains("string, expected `'`") {
+        "end the text with a quotation mark"
+    } else if message.starts_with("unclosed") {
+        "close the bracket"
+    } else {
+        "write `key = value`, with text in quotes"
     }
 }
 

@@ -47,6 +47,11 @@ impl<'t> Problems<'t> {
         self.text
     }
 
+    /// The line of a place, from 1.
+    pub(crate) fn line(&self, at: &Span) -> usize {
+        self.text.as_bytes()[..at.start.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

@@ -21,6 +21,8 @@ const LEAD_CHARS: usize = 40;
 pub struct Report {
     name: String,
     problems: Vec<Problem>,
+    /// There may be more to find once these are mended.
+    rest_unchecked: bool,
 }
 
 /// One problem: where it is, why it is one, and what to write instead.
@@ -36,7 +38,12 @@ pub struct Problem {
 
 impl Report {
     pub(crate) fn new(name: String, problems: Vec<Problem>) -> Report {
-        Report { name: name.chars().map(harmless).collect(), problems }
+        Report { name: name.chars().map(harmless).collect(), problems, rest_unchecked: false }
+    }
+
+    pub(crate) fn with_the_rest_unchecked(mut self) -> Report {
+        self.rest_unchecked = true;
+        self
     }
 
     /// In the order of the file.
@@ -66,7 +73,8 @@ impl Report {
             text.push_str(&format!("{} more problems are not shown\n", self.problems.len() - SHOWN_MAX));
         }
         let noun = if self.problems.len() == 1 { "problem" } else { "problems" };
-        text + &format!("{} {noun} in {}; nothing was started", self.problems.len(), self.name)
+        let rest = if self.rest_unchecked { "; the rest is checked when these are mended" } else { "" };
+        text + &format!("{} {noun} in {}{rest}; nothing was started", self.problems.len(), self.name)
     }
 }
 

@@ -73,9 +73,9 @@ pub(crate) fn word(text: &str) -> Result<String, Wrong> {
 pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Wrong> {
     if !text.starts_with('/') {
         let help = if text.starts_with('~') {
-            "write the whole path from the root: `~` is only known to shells".to_owned()
+            "write the whole path from the root: `~` is only known to shells"
         } else {
-            format!("write the whole path, such as \"/etc/turnaround/{}\"", show(text.trim_start_matches("./")))
+            "write the whole path from the root, beginning with a slash"
         };
         return Err(Wrong::new(format!("`{}` is not an absolute path", show(text)), help));
     }

@@ -207,14 +207,14 @@ fn system(text: &str) -> Result<String, Wrong> {
 ///
 /// Compared as written, so that a double is found even where the rest of the node is not good.
 fn note_doubles(nodes: &[(Written<String>, RawNode)], problems: &mut Problems<'_>) {
-    let mut seen: BTreeMap<(&str, String), &str> = BTreeMap::new();
+    let mut seen: BTreeMap<(&str, String), (&str, usize)> = BTreeMap::new();
     for (name, node) in nodes {
         for (what, value, at) in identities(name, node) {
-            if let Some(first) = seen.get(&(what, value.clone())) {
+            if let Some((first, line)) = seen.get(&(what, value.clone())) {
                 let reason = format!("`{}` and `{}` have the same {what}", show(first), show(&name.value));
-                problems.add(&at, reason, "give each node its own; one of the two is wrong");
+                problems.add(&at, reason, format!("each node has its own: this one or the one in line {line} is wrong"));
             } else {
-                seen.insert((what, value), &name.value);
+                seen.insert((what, value), (&name.value, problems.line(&at)));
             }
         }
     }

@@ -85,38 +85,41 @@ impl RawSchedule {
     fn starts(&self, images: &Known, nodes: &Known, problems: &mut Problems<'_>) -> Option<Starts> {
         let words = [("survey", Kinds::Survey), ("node-os", Kinds::NodeOs)];
         let kind = problems.need(&self.here, &self.starts, "\"survey\"", |text| values::one_of(text, &words));
-        let image = match (&self.image.found, kind) {
-            (Found::Written(written), _) => problems.take(written, |text| {
+        if kind == Some(Kinds::Survey) {
+            return self.survey(problems);
+        }
+        let image = match &self.image.found {
+            Found::Written(written) => problems.take(written, |text| {
                 images.check(text, "image", "images")?;
                 super::nodes::name_of::<ImageName>(text)
             }),
-            (Found::Nothing, Some(Kinds::NodeOs)) => {
+            Found::Nothing if kind.is_some() => {
                 problems.missing(&self.here, "image", "\"one of [images]\"");
                 None
             }
-            (Found::Nothing | Found::Unreadable, _) => None,
+            Found::Nothing | Found::Unreadable => None,
         };
-        let chosen: Option<Vec<NodeName>> = match &self.nodes.found {
+        let chosen = match &self.nodes.found {
             Found::Nothing => Some(Vec::new()),
             Found::Unreadable => None,
             Found::Written(list) => chosen_nodes(&list.value, nodes, problems),
         };
-        match kind? {
-            Kinds::NodeOs => Some(Starts::NodeOs { nodes: chosen?, image: image? }),
-            Kinds::Survey => {
-                let keys = [
-                    ("nodes", self.nodes.written().map(|written| &written.key)),
-                    ("image", self.image.written().map(|written| &written.key)),
-                ];
-                for (key, at) in keys {
-                    if let Some(at) = at {
-                        let reason = format!("`{key}` has no meaning for a survey, which reads every node");
-                        problems.add(at, reason, "leave it out, or write `starts = \"node-os\"`");
-                    }
-                }
-                Some(Starts::Survey)
+        kind?;
+        Some(Starts::NodeOs { nodes: chosen?, image: image? })
+    }
+
+    fn survey(&self, problems: &mut Problems<'_>) -> Option<Starts> {
+        let keys = [
+            ("nodes", self.nodes.written().map(|written| &written.key)),
+            ("image", self.image.written().map(|written| &written.key)),
+        ];
+        for (key, at) in keys {
+            if let Some(at) = at {
+                let reason = format!("`{key}` has no meaning for a survey, which reads every node");
+                problems.add(at, reason, "leave it out, or write `starts = \"node-os\"`");
             }
         }
+        Some(Starts::Survey)
     }
 }
 

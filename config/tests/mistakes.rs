@@ -1,0 +1,371 @@
+//! Because an operator mends a file in one go only if all of its mistakes are shown in one go.
+#![allow(clippy::unwrap_used)]
+
+use turnaround_config::{Report, check, check_text};
+
+/// What is required and nothing else.
+const REQUIRED: &str = r#"site = "lab"
+openstack.cloud = "lab"
+netboot = { directory = "/srv/boot", url = "http://192.0.2.1/boot" }
+"#;
+
+/// Everything wrong with `tail` behind what is required.
+fn report(tail: &str) -> Report {
+    let text = format!("{REQUIRED}{tail}");
+    match check_text("test.toml", &text) {
+        Ok(_) => panic!("nothing was found wrong with\n{text}"),
+        Err(report) => report,
+    }
+}
+
+/// The only problem of `tail`: its reason and its help.
+fn only(tail: &str) -> (String, String) {
+    let report = report(tail);
+    assert_eq!(report.count(), 1, "{report}");
+    (report.problems()[0].reason().to_owned(), report.problems()[0].help().to_owned())
+}
+
+fn assert_only(tail: &str, reason: &str, help: &str) {
+    assert_eq!(only(tail), (reason.to_owned(), help.to_owned()), "{tail}");
+}
+
+fn assert_good(tail: &str) {
+    check_text("test.toml", &format!("{REQUIRED}{tail}")).unwrap();
+}
+
+const EIGHT: &str = r#"site = "lab"
+state_dir = "var/lib/turnaround"
+
+[openstack]
+cloud = "lab"
+request_timeout = "30 seconds"
+
+[netboot]
+directory = "/srv/boot"
+url = "http://192.0.2.1/boot"
+
+[worker]
+slot = 8
+
+[images.noble]
+version = "2026.11.1"
+sha256 = "4a5c6e0f8d2b1937a6e4c0d85f3b7291e6a8d4c0b2f19573e8c6a4d0b1f29375"
+os_version_id = 24.04
+kernel = "6.8.0-45-generic"
+boot_kernel = "noble/vmlinuz"
+boot_initrd = "noble/initrd"
+
+[nodes.gpu-01]
+mac = "02:00:5e:10:00:01"
+bmc = { protocol = "ipmi", address = "192.0.2.11", user = "ops", password = "hunter2" }
+
+[nodes.gpu-02]
+mac = "02:00:5e:10:00:02"
+bmc = { protocol = "ipmi", address = "192.0.2.11", user = "ops", password_file = "/etc/turnaround/bmc" }
+
+[schedules.saturdays]
+cron = "0 25 * * 6"
+starts = "node-os"
+image = "nobel"
+"#;
+
+#[test]
+fn eight_mistakes_in_one_file_are_shown_at_once_each_with_its_line_and_remedy() {
+    let report = check_text("/etc/turnaround/config.toml", EIGHT).unwrap_err();
+    insta::assert_snapshot!(report, @r#"
+    error: `var/lib/turnaround` is not an absolute path
+     --> /etc/turnaround/config.toml:2:13
+    2 | state_dir = "var/lib/turnaround"
+      |             ^^^^^^^^^^^^^^^^^^^^ write the whole path from the root, beginning with a slash
+
+    error: `30 seconds` is not a length of time
+     --> /etc/turnaround/config.toml:6:19
+    6 | request_timeout = "30 seconds"
+      |                   ^^^^^^^^^^^^ write a number and a unit, such as "30s" or "4h"
+
+    error: `slot` is not known in `[worker]`
+      --> /etc/turnaround/config.toml:13:1
+    13 | slot = ***
+       | ^^^^ did you mean `slots`?
+
+    error: `images.noble.os_version_id` must be text, not a number
+      --> /etc/turnaround/config.toml:18:17
+    18 | os_version_id = 24.04
+       |                 ^^^^^ put it in quotes: "24.04"
+
+    error: `nodes.gpu-01.bmc.password` would be a secret in this file
+      --> /etc/turnaround/config.toml:25:66
+    25 | bmc = { protocol = "ipmi", address = "192.0.2.11", user = "ops", password = *** }
+       |                                                                  ^^^^^^^^ put it into a file of its own and write `password_file = "/..."`
+
+    error: `gpu-01` and `gpu-02` have the same BMC
+      --> /etc/turnaround/config.toml:29:38
+    29 | bmc = { protocol = "ipmi", address = "192.0.2.11", user = "ops", password_file = *** }
+       |                                      ^^^^^^^^^^^^ each node has its own: this one or the one in line 25 is wrong
+
+    error: the hour field of a cron expression cannot be `25`
+      --> /etc/turnaround/config.toml:32:11
+    32 | cron = "0 25 * * 6"
+       |           ^^ write a number from 0 to 23, or `*`, `1-5`, `1,3`, `*/15`
+
+    error: there is no image `nobel`
+      --> /etc/turnaround/config.toml:34:9
+    34 | image = "nobel"
+       |         ^^^^^^^ did you mean `noble`?
+
+    8 problems in /etc/turnaround/config.toml; nothing was started
+    "#);
+}
+
+#[test]
+fn a_broken_file_is_reported_in_the_same_form() {
+    let report = check_text("config.toml", "site = \"lab\"\n[worker]\nslots = four\nlease = \"10s\n[store]\npassword = \"hunter2\n").unwrap_err();
+    insta::assert_snapshot!(report, @r#"
+    error: this is not TOML: invalid boolean, expected `false`
+     --> config.toml:3:9
+    3 | slots = four
+      |         ^^^^ put text in quotes; only numbers, true and false go without
+
+    error: this is not TOML: invalid basic string, expected `"`
+     --> config.toml:4:13
+    4 | lease = "10s
+      |             ^ end the text with a quotation mark
+
+    error: this is not TOML: invalid basic string, expected `"`
+     --> config.toml:6:20
+    6 | password = ***
+      |               ^ end the text with a quotation mark
+
+    3 problems in config.toml; the rest is checked when these are mended; nothing was started
+    "#);
+}
+
+#[test]
+fn an_empty_file_is_told_what_it_needs() {
+    insta::assert_snapshot!(check_text("config.toml", "").unwrap_err(), @r#"
+    error: `site` is missing
+      --> config.toml
+       = write `site = "my-cloud"` at the top of the file
+
+    error: `cloud` is missing in `[openstack]`
+      --> config.toml
+       = write `[openstack]` and under it `cloud = "my-cloud"`
+
+    error: `directory` is missing in `[netboot]`
+      --> config.toml
+       = write `[netboot]` and under it `directory = "/srv/netboot"`
+
+    error: `url` is missing in `[netboot]`
+      --> config.toml
+       = write `[netboot]` and under it `url = "http://192.0.2.1/boot"`
+
+    4 problems in config.toml; nothing was started
+    "#);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_reported_in_the_same_form() {
+    insta::assert_snapshot!(check("/nonexistent/config.toml".as_ref()).unwrap_err(), @r#"
+    error: could not read `/nonexistent/config.toml`: No such file or directory (os error 2)
+      --> /nonexistent/config.toml
+       = give the path of the configuration file by `--config`
+
+    1 problem in /nonexistent/config.toml; nothing was started
+    "#);
+}
+
+#[test]
+fn a_file_that_is_no_text_or_far_too_large_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    std::fs::write(&path, b"site = \"lab\"\n# \xff\n").unwrap();
+    assert!(check(&path).unwrap_err().to_string().contains("line 2 of "));
+    std::fs::write(&path, vec![b'#'; 4 * 1024 * 1024 + 1]).unwrap();
+    assert!(check(&path).unwrap_err().to_string().contains("too large"));
+    std::fs::write(&path, REQUIRED).unwrap();
+    check(&path).unwrap();
+}
+
+#[test]
+fn a_key_written_twice_does_not_hide_the_other_problems() {
+    let report = report("[worker]\nslots = 4\nslots = 5\nlease = \"soon\"\n");
+    assert_eq!(report.count(), 2, "{report}");
+}
+
+#[test]
+fn an_unknown_key_is_answered_with_the_known_one() {
+    assert_only("[worker]\nslot = 4", "`slot` is not known in `[worker]`", "did you mean `slots`?");
+    assert_only("[workers]\nslots = 4", "`workers` is not known at the top of the file", "did you mean `worker`?");
+    assert_only("[store]\nlease = \"10s\"", "`lease` is not known in `[store]`", "it belongs under `[worker]`");
+    assert_only("[worker]\ncolour = 1", "`colour` is not known in `[worker]`", "write `slots` or `lease`");
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_answered_with_the_right_form() {
+    for (tail, help) in [
+        ("worker.slots = \"4\"", "write 4, without quotes"),
+        ("worker.slots = 1.5", "write a whole number, without quotes"),
+        ("worker.lease = 10", "write a number and a unit in quotes, such as \"10s\" or \"10min\""),
+        ("store.accept_weaker_durability = \"yes\"", "write true or false, without quotes"),
+        ("state_dir = 1", "put it in quotes: \"1\""),
+        ("daemon.operators = \"ana\"", "write it as a list: [\"ana\"]"),
+        ("daemon.operators = [1]", "put it in quotes: \"1\""),
+        ("worker = 4", "write a table: a line `[worker]`, and its keys below it"),
+        ("nodes = []", "write one table for each: a line `[nodes.NAME]`, and its keys below it"),
+        ("nodes.a = 1", "write a table: a line `[nodes.a]`, and its keys below it"),
+    ] {
+        assert_eq!(only(tail).1, help, "{tail}");
+    }
+}
+
+#[test]
+fn numbers_and_lengths_keep_to_their_limits() {
+    for (tail, help) in [
+        ("worker.slots = 0", "write something from 1 to 1024"),
+        ("worker.slots = 99999999999999999999", "write something from 1 to 1024"),
+        ("worker.slots = -99999999999999999999", "write something from 1 to 1024"),
+        ("worker.lease = \"500ms\"", "write something from \"1s\" to \"5min\""),
+        ("worker.lease = \"6min\"", "write something from \"1s\" to \"5min\""),
+        ("node_os.max_out = 0", "write something from 1 to 1000"),
+        ("store.keep_finished = \"0s\"", "write something from \"1s\" to \"3650d\""),
+    ] {
+        assert_eq!(only(tail).1, help, "{tail}");
+    }
+    assert_good("worker.lease = \"1s\"\nstore.reply_timeout = \"500ms\"\nopenstack.poll = \"20ms\"");
+    assert_only(
+        "worker.lease = \"2s\"",
+        "a worker would wait for a reply longer than it may be silent",
+        "write a `store.reply_timeout` below the `worker.lease` of 2s",
+    );
+}
+
+#[test]
+fn paths_are_absolute_and_sockets_fit() {
+    for (tail, reason) in [
+        ("state_dir = \"lib\"", "`lib` is not an absolute path"),
+        ("daemon.socket = \"./api.sock\"", "`./api.sock` is not an absolute path"),
+        ("openstack.clouds_file = \"~/clouds.yaml\"", "`~/clouds.yaml` is not an absolute path"),
+        ("ssh.program = \"bin/ssh\"", "`bin/ssh` is neither the name of a program nor an absolute path"),
+        ("ssh.program = \"ssh -v\"", "`ssh -v` is more than the name of a program"),
+        ("ssh.identity_file = \"\"", "`` is not an absolute path"),
+    ] {
+        assert_eq!(only(tail).0, reason, "{tail}");
+    }
+    let long = format!("state_dir = \"/{}\"", "x".repeat(95));
+    assert!(only(&long).1.ends_with("at least 6 characters shorter"), "{:?}", only(&long));
+    assert_good(&format!("state_dir = \"/{}\"", "x".repeat(89)));
+}
+
+#[test]
+fn redis_urls_are_sound_and_without_password() {
+    for good in ["redis://192.0.2.5:6379/1", "rediss://redis.example", "unix:///run/redis.sock", "redis+unix:///run/r", "redis://ops@h"] {
+        assert_good(&format!("store.url = \"{good}\""));
+    }
+    for bad in ["192.0.2.5:6379", "http://192.0.2.5", "redis://", "unix://run/redis.sock", "redis://h:70000", "redis://a b"] {
+        only(&format!("store.url = \"{bad}\""));
+    }
+    let both = "[store]\nurl = \"redis://192.0.2.5\"\nembedded_program = \"valkey-server\"";
+    assert_eq!(only(both).0, "there are both `url` and `embedded_program`");
+    let lonely = "store.password_file = \"/etc/turnaround/redis\"";
+    assert_eq!(only(lonely).0, "there is a password, but no `url` to use it with");
+    let twice = "[store]\nurl = \"redis://192.0.2.5\"\npassword_file = \"/x\"\npassword_credential = \"redis\"";
+    assert_eq!(only(twice).0, "there are both `password_file` and `password_credential`");
+}
+
+fn node(name: &str, keys: &str, bmc: &str) -> String {
+    format!("[nodes.{name}]\n{keys}\nbmc = {{ user = \"ops\", password_file = \"/etc/bmc\", {bmc} }}\n")
+}
+
+#[test]
+fn two_nodes_are_never_the_same_machine() {
+    let one = node("a", "mac = \"02:00:5e:10:00:01\"", "protocol = \"redfish\", url = \"https://192.0.2.11\"");
+    let other_mac = "mac = \"02:00:5e:10:00:02\"";
+    let other_bmc = "protocol = \"redfish\", url = \"https://192.0.2.12\"";
+    assert_good(&(one.clone() + &node("b", other_mac, other_bmc)));
+    for (keys, bmc, what) in [
+        ("mac = \"02:00:5E:10:00:01\"", other_bmc, "MAC address"),
+        (other_mac, "protocol = \"redfish\", url = \"https://192.0.2.11/\"", "BMC and system"),
+        ("mac = \"02:00:5e:10:00:02\"\nnova_host = \"A\"", other_bmc, "nova_host"),
+        ("mac = \"02:00:5e:10:00:02\"\nssh_address = \"a\"", other_bmc, "ssh_address"),
+    ] {
+        let (reason, _) = only(&(one.clone() + &node("b", keys, bmc)));
+        assert_eq!(reason, format!("`a` and `b` have the same {what}"));
+    }
+    // Several systems behind one BMC are several machines.
+    let system = "protocol = \"redfish\", url = \"https://192.0.2.11\", system = \"/redfish/v1/Systems/2\"";
+    assert_good(&(one + &node("b", other_mac, system)));
+    let ipmi = |name, n, port| {
+        let mac = format!("mac = \"02:00:5e:10:00:0{n}\"");
+        node(name, &mac, &format!("protocol = \"ipmi\", address = \"127.0.0.1\", port = {port}"))
+    };
+    assert_good(&(ipmi("a", 1, 6230) + &ipmi("b", 2, 6231)));
+    assert_eq!(only(&(ipmi("a", 1, 623) + &ipmi("b", 2, 623))).0, "`a` and `b` have the same BMC");
+}
+
+#[test]
+fn a_node_is_written_as_its_protocol_needs() {
+    let mac = "mac = \"02:00:5e:10:00:01\"";
+    for (keys, bmc, reason) in [
+        ("", "protocol = \"ipmi\", address = \"h\"", "`mac` is missing in `[nodes.a]`"),
+        ("mac = \"02-00-5e-10-00-01\"", "protocol = \"ipmi\", address = \"h\"", "`02-00-5e-10-00-01` is not a MAC address"),
+        ("mac = \"ff:ff:ff:ff:ff:ff\"", "protocol = \"ipmi\", address = \"h\"", "`ff:ff:ff:ff:ff:ff` is not the address of one interface"),
+        (mac, "protocol = \"ipmi\"", "`address` is missing in `[nodes.a.bmc]`"),
+        (mac, "protocol = \"ipmi\", address = \"10.0.0.300\"", "`10.0.0.300` is not a host name or an address"),
+        (mac, "protocol = \"ipmi\", address = \"h\", url = \"https://h\"", "`url` has no meaning for ipmi"),
+        (mac, "protocol = \"ipmi\", address = \"h\", cipher_suite = 0", "`nodes.a.bmc.cipher_suite` is out of range"),
+        (mac, "protocol = \"redfish\", url = \"https://h/redfish/v1\"", "there is a path in `https://h/redfish/v1`"),
+        (mac, "protocol = \"redfish\", url = \"https://ops:canary@h\"", "there is a user name or a password in this URL"),
+        (mac, "protocol = \"snmp\", address = \"h\"", "`snmp` is not one of `redfish` or `ipmi`"),
+    ] {
+        assert_eq!(only(&node("a", keys, bmc)).0, reason);
+    }
+    let missing = "[nodes.a]\nmac = \"02:00:5e:10:00:01\"\nbmc = { protocol = \"ipmi\", address = \"h\", user = \"ops\" }";
+    assert_eq!(only(missing).0, "`password_file` is missing in `[nodes.a.bmc]`");
+    assert_eq!(only(&node("\"a b\"", &format!("{mac}\nnova_host = \"a\"\nssh_address = \"a\""), "protocol = \"ipmi\", address = \"h\"")).0, "`a b` cannot be a name here");
+}
+
+fn schedule(keys: &str) -> String {
+    format!("[schedules.s]\n{keys}\n")
+}
+
+#[test]
+fn a_schedule_says_which_part_of_it_is_wrong() {
+    let survey = "starts = \"survey\"\n";
+    for (keys, reason, help) in [
+        ("cron = \"0 0 31 2 *\"", "`0 0 31 2 *` never fires", "there is no such day: check the day of month and the month"),
+        ("cron = \"@daily\"", "this cron expression has 1 field, not five", "write \"0 0 * * *\""),
+        ("cron = \"0 0 2 * * *\"", "this cron expression has 6 fields, not five", "leave out the seconds, or write `dialect = \"quartz\"` too"),
+        ("cron = \"0 2 * * 8\"", "the day of week field of a cron expression cannot be `8`", "write a number from 0 to 7, or SUN to SAT; 0 and 7 are Sunday, or `*`, `1-5`, `1,3`, `*/15`"),
+        ("cron = \"0 2 * FOO *\"", "the month field of a cron expression cannot be `FOO`", "write a number from 1 to 12, or JAN to DEC, or `*`, `1-5`, `1,3`, `*/15`"),
+        ("cron = \"0 0 2 * * 0\"\ndialect = \"quartz\"", "the day of week field of a cron expression cannot be `0`", "write a number from 1 to 7, or SUN to SAT; 1 is Sunday, or `*`, `1-5`, `1,3`, `*/15`"),
+        ("cron = \"0 0 0 31 2 ?\"\ndialect = \"quartz\"", "`0 0 0 31 2 ?` never fires", "there is no such day: check the day of month and the month"),
+        ("cron = \"0 2 * * *\"\ntimezone = \"Berlin\"", "`Berlin` is not a time zone", "did you mean `Europe/Berlin`?"),
+        ("cron = \"0 2 * * *\"\ntimezone = \"europe/berlin\"", "`europe/berlin` is not a time zone", "did you mean `Europe/Berlin`?"),
+        ("cron = \"0 2 * * *\"\ncatch_up = \"last\"", "`last` is not one of `skip`, `latest` or `all`", "did you mean `latest`?"),
+        ("cron = \"0 2 * * *\"\nimage = \"noble\"", "`image` has no meaning for a survey, which reads every node", "leave it out, or write `starts = \"node-os\"`"),
+        ("cron = \"0 2 * * *\"\nnodes = []", "`nodes` has no meaning for a survey, which reads every node", "leave it out, or write `starts = \"node-os\"`"),
+    ] {
+        let report = report(&schedule(&format!("{survey}{keys}")));
+        let problem = &report.problems()[0];
+        assert_eq!((problem.reason(), problem.help()), (reason, help));
+    }
+    for good in ["cron = \"*/15 8-18 * * MON-FRI\"", "cron = \"0 0 29 2 *\"", "cron = \"0 0 2 ? * SUN 2027\"\ndialect = \"quartz\""] {
+        assert_good(&schedule(&format!("{survey}{good}")));
+    }
+}
+
+#[test]
+fn a_renewal_needs_an_image_that_exists() {
+    let renewal = "cron = \"0 2 * * *\"\nstarts = \"node-os\"\n";
+    assert_only(&schedule(renewal), "`image` is missing in `[schedules.s]`", "add `image = \"one of [images]\"`");
+    let unknown = schedule(&format!("{renewal}image = \"noble\""));
+    assert_only(&unknown, "there is no image `noble`", "add `[images.noble]`");
+}
+
+#[test]
+fn a_schedule_names_images_and_nodes_that_exist_even_where_they_are_not_good() {
+    let renewal = schedule("cron = \"0 2 * * *\"\nstarts = \"node-os\"\nimage = \"noble\"\nnodes = [\"a\", \"b\"]");
+    let report = report(&format!("{renewal}[nodes.a]\nmac = \"x\"\n[images.noble]\nversion = \"1\"\n"));
+    let about: Vec<_> = report.problems().iter().filter(|problem| problem.line() < 9).map(|p| p.reason()).collect();
+    assert_eq!(about, ["there is no node `b`"], "{report}");
+}
