@@ -7,6 +7,7 @@ pub mod clock;
 pub mod engine;
 pub mod ports;
 pub mod rehearsal;
+pub mod steps;
 pub mod store;
 pub mod telemetry;
 pub mod updates;

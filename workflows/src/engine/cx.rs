@@ -72,6 +72,11 @@ impl<'a> StepCx<'a> {
         self.state.record(self.step).map(|record| record.begun)
     }
 
+    /// Since when this step is being tried: its beginning, or the newest time an operator asked for another try.
+    pub fn tried_since(&self) -> Option<Timestamp> {
+        self.state.current.as_ref().map(|current| current.begun)
+    }
+
     pub fn created_by(&self) -> &str {
         &self.state.created_by
     }

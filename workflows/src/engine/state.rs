@@ -54,6 +54,7 @@ pub struct StepRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Current {
     pub step: String,
+    /// When it began, or when an operator last asked for another try.
     pub begun: Timestamp,
     /// After this it becomes a question. A restart does not change it.
     pub deadline: Timestamp,
@@ -186,6 +187,7 @@ impl State {
             }
             Event::RetryRequested { deadline, .. } => {
                 let Some(current) = &mut self.current else { return Err(illegal(event, "no step is under way")) };
+                current.begun = at;
                 current.deadline = *deadline;
                 current.succeeded_somewhat();
                 current.stage = Stage::Running;

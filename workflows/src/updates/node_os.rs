@@ -1,10 +1,30 @@
 //! The node OS update of one compute node.
+//!
+//! Midokura's runbook ("Node OS re-provisioning"): disable the compute service, migrate what lives there, netboot by the BMC, check
+//! release and kernel, enable the service. What it leaves out is in the steps' own words.
 
 use super::NODE_OS;
-use crate::engine::Definition;
+use crate::engine::{Definition, step};
+use crate::steps::{
+    AwaitInstall, Close, ConfirmEmpty, Evacuate, Reopen, Reprovision, StageImage, VerifyHypervisor, VerifyOs,
+};
 
 pub(super) const VERSION: u32 = 1;
 
 pub(super) fn definition() -> Definition {
-    Definition { kind: NODE_OS, version: VERSION, steps: vec![] }
+    Definition {
+        kind: NODE_OS,
+        version: VERSION,
+        steps: vec![
+            step(Close),
+            step(Evacuate),
+            step(ConfirmEmpty),
+            step(StageImage),
+            step(Reprovision),
+            step(AwaitInstall),
+            step(VerifyOs),
+            step(VerifyHypervisor),
+            step(Reopen),
+        ],
+    }
 }

@@ -19,7 +19,7 @@ pub(super) fn definition() -> Definition {
 
 /// How each node ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RolloutReport {
+pub(super) struct RolloutReport {
     pub renewed: Vec<NodeName>,
     /// With what its workflow said last.
     pub not_renewed: Vec<(NodeName, String)>,
@@ -27,7 +27,7 @@ pub struct RolloutReport {
 
 /// Starts the nodes' workflows in the order's order, a few at a time, and waits for all of them. A node that fails does
 /// not stop the others.
-pub struct RenewNodes;
+pub(super) struct RenewNodes;
 
 #[async_trait]
 impl Step for RenewNodes {

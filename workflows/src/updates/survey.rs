@@ -40,7 +40,7 @@ pub struct SurveyReport {
 }
 
 /// Asks Nova about every node, and every node about itself.
-pub struct SurveySite;
+pub(super) struct SurveySite;
 
 #[async_trait]
 impl Step for SurveySite {

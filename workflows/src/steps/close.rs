@@ -1,0 +1,176 @@
+//! Closes a node for new instances, and remembers how it was found.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{node_lock, node_out, order};
+use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
+use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
+use crate::store::{Resource, Take, WorkflowId};
+
+/// Begins every reason that we leave in Nova's `disabled_reason`.
+const OURS: &str = "turnaround";
+/// Nova keeps at most 255 characters of a reason.
+const REASON_CHARS_MAX: usize = 255;
+
+/// How the node was found. Written down before it is changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// May it be reopened at the end? Only if it was open when the first of our workflows came.
+    pub reopen: bool,
+    /// What its compute service looked like.
+    pub found: ComputeService,
+    /// What its hypervisor offered; None if Nova knew of none.
+    pub hypervisor: Option<Hypervisor>,
+}
+
+/// Takes the node's lock and a share of the budget, and disables its compute service with our reason. A node that somebody
+/// else disabled stays as it is, and is never enabled by us.
+pub struct Close;
+
+/// Who left a reason.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// This workflow.
+    Ours,
+    /// Another workflow of ours, which had found the node enabled (or not).
+    Another { found_enabled: bool },
+    /// Somebody else.
+    Foreign,
+}
+
+/// `turnaround:<workflow>:found-enabled: <text>`
+fn reason(id: &WorkflowId, found_enabled: bool, text: &str) -> String {
+    let found = if found_enabled { "found-enabled" } else { "found-disabled" };
+    format!("{OURS}:{id}:{found}: {text}").chars().take(REASON_CHARS_MAX).collect()
+}
+
+pub(super) fn whose(reason: Option<&str>, id: &WorkflowId) -> Reason {
+    let mut parts = reason.unwrap_or_default().splitn(4, ':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(OURS), Some(owner), Some(_)) if owner == id.as_str() => Reason::Ours,
+        (Some(OURS), Some(_), Some(found)) => Reason::Another { found_enabled: found == "found-enabled" },
+        (_, _, _) => Reason::Foreign,
+    }
+}
+
+#[async_trait]
+impl Step for Close {
+    const NAME: &'static str = "close";
+    type Output = Closed;
+
+    fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
+        let order = order(cx)?;
+        Ok(vec![
+            Take { resource: node_lock(&order), limit: 1 },
+            Take { resource: node_out(&order), limit: order.rules.max_out },
+        ])
+    }
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Closed>, StepError> {
+        let order = order(cx)?;
+        let service = cx.ports.compute.service(&order.node).await?;
+        let known: Option<Closed> = cx.checkpoint()?;
+        let ours = whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours;
+        match known {
+            Some(closed) if !service.enabled && (ours || !closed.reopen) => Ok(Observed::AlreadyDone(closed)),
+            _ if service.enabled => Ok(Observed::ToDo { would: format!("disable nova-compute on {}", order.node) }),
+            _ => Ok(Observed::ToDo {
+                would: format!(
+                    "leave {} disabled as it is ({}), and not enable it at the end",
+                    order.node,
+                    service.disabled_reason.as_deref().unwrap_or("no reason given"),
+                ),
+            }),
+        }
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Closed>, StepError> {
+        let order = order(cx)?;
+        let closed = match cx.checkpoint()? {
+            Some(closed) => closed,
+            None => {
+                let closed = look(cx).await?;
+                cx.save(&closed, if closed.reopen { "found open" } else { "found closed" }).await?;
+                closed
+            }
+        };
+        if closed.reopen {
+            let text = format!("node OS update to {} by {}, since {}", order.image.version, cx.created_by(), cx.now());
+            cx.guard().await?;
+            cx.ports.compute.close(&order.node, &reason(cx.id, true, &text)).await?;
+        }
+        Ok(Progress::Done(closed))
+    }
+
+    async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
+        let order = order(cx)?;
+        let known: Option<Closed> = cx.checkpoint()?;
+        let note = match known {
+            Some(closed) if closed.reopen => reopen_if_ours(cx, &order.node).await?,
+            Some(_) => "left disabled, as found".to_owned(),
+            None => "was never closed".to_owned(),
+        };
+        Ok(Undone::Done { note })
+    }
+
+    fn gives(&self, _cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
+        Ok(Vec::new())
+    }
+}
+
+/// How the node is now, to be written down.
+async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
+    let node = order(cx)?.node;
+    let found = cx.ports.compute.service(&node).await?;
+    let hypervisor = match cx.ports.compute.hypervisor(&node).await {
+        Ok(hypervisor) => Some(hypervisor),
+        Err(error) if error.kind == PortErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    let reopen = found.enabled
+        || match whose(found.disabled_reason.as_deref(), cx.id) {
+            Reason::Ours => true,
+            Reason::Another { found_enabled } => found_enabled,
+            Reason::Foreign => false,
+        };
+    Ok(Closed { reopen, found, hypervisor })
+}
+
+/// Enables the node's compute service unless somebody else has disabled it meanwhile. Says what it did.
+pub(super) async fn reopen_if_ours(cx: &StepCx<'_>, node: &turnaround_config::NodeName) -> Result<String, StepError> {
+    let service = cx.ports.compute.service(node).await?;
+    if service.enabled {
+        return Ok("open already".to_owned());
+    }
+    match whose(service.disabled_reason.as_deref(), cx.id) {
+        Reason::Ours | Reason::Another { found_enabled: true } => {
+            cx.guard().await?;
+            cx.ports.compute.reopen(node).await?;
+            Ok("reopened".to_owned())
+        }
+        Reason::Another { found_enabled: false } | Reason::Foreign => Ok(format!(
+            "left disabled: somebody else disabled it meanwhile ({})",
+            service.disabled_reason.as_deref().unwrap_or("no reason given")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_tells_whose_it_is_and_how_the_node_was_found() {
+        let me: WorkflowId = "roll-1.gpu-03".parse().unwrap();
+        let other: WorkflowId = "roll-2.gpu-03".parse().unwrap();
+        let ours = reason(&me, true, "node OS update: by alice");
+        assert_eq!(whose(Some(&ours), &me), Reason::Ours);
+        assert_eq!(whose(Some(&ours), &other), Reason::Another { found_enabled: true });
+        assert_eq!(whose(Some(&reason(&me, false, "x")), &other), Reason::Another { found_enabled: false });
+        assert_eq!(whose(Some("broken DIMM, ask bob"), &me), Reason::Foreign);
+        assert_eq!(whose(Some("turnaround"), &me), Reason::Foreign);
+        assert_eq!(whose(None, &me), Reason::Foreign);
+        assert!(reason(&me, true, &"x".repeat(400)).len() <= REASON_CHARS_MAX);
+    }
+}

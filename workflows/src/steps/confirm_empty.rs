@@ -1,0 +1,60 @@
+//! Confirms by more than one witness that nothing lives on a node any more.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
+
+use super::order;
+use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
+pub struct ConfirmEmpty;
+
+/// What speaks against the node being closed and empty, one line each.
+pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<String>, StepError> {
+    let mut objections = Vec::new();
+    if cx.ports.compute.service(node).await?.enabled {
+        objections.push(format!("{node} is open: instances may land on it"));
+    }
+    for instance in cx.ports.instances.on(node).await? {
+        objections.push(format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state));
+    }
+    for migration in cx.ports.instances.leaving(node).await? {
+        objections.push(format!("instance {} is still on its way out ({})", migration.instance, migration.status));
+    }
+    for instance in cx.ports.compute.hypervisor(node).await?.running {
+        objections.push(format!("the hypervisor still has instance {instance}"));
+    }
+    Ok(objections)
+}
+
+#[async_trait]
+impl Step for ConfirmEmpty {
+    const NAME: &'static str = "confirm-empty";
+    type Output = Empty;
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Empty>, StepError> {
+        let order = order(cx)?;
+        let objections = objections(cx, &order.node).await?;
+        if objections.is_empty() {
+            return Ok(Observed::AlreadyDone(Empty {}));
+        }
+        Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: {}", order.node, objections.join("; ")) })
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Empty>, StepError> {
+        let node = order(cx)?.node;
+        let mut question = Question::new(format!("{node} was emptied and is not empty: what now?"));
+        for objection in objections(cx, &node).await? {
+            question = question.seen(objection);
+        }
+        Err(StepError::ask(
+            question
+                .answer("retry", AnswerEffect::Retry, "looks again: move what is left first, and close the node if it is open")
+                .answer("unwind", AnswerEffect::Unwind, "gives the node back as it was found, without renewing it"),
+        ))
+    }
+}

@@ -1,0 +1,418 @@
+//! Moves every instance off a closed node: "drain", not Nova's `evacuate`.
+//!
+//! For each instance the intent is written down before Nova is asked, since Nova has no idempotency key: after a crash the move is
+//! looked for before another is asked for. The instance's host is the truth, migrations are hints. One stubborn
+//! instance never holds up the others; it is named, with Nova's own reason.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
+
+use super::order;
+use crate::clock::Timestamp;
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
+use crate::ports::{
+    Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind, RequestId,
+};
+
+/// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
+/// first time, and twice is no accident.
+const TRIES_MAX: u32 = 2;
+/// After an answer was lost, Nova shows a migration record within this time if it took the request.
+// Observed: about 1 s; ten times that for a loaded conductor.
+const RECORD_APPEARS: Duration = Duration::from_secs(10);
+/// A migration record may look a little older than the moment at which we asked for it: Nova writes seconds, by its own clock.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evacuated {
+    pub moved_live: u32,
+    pub moved_cold: u32,
+    /// Deleted by their owners meanwhile.
+    pub gone: u32,
+}
+
+/// What is known of each instance that was found on the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Moves(BTreeMap<InstanceId, Moving>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Moving {
+    name: String,
+    how: Move,
+    /// `vm_state` as found: what it must be again.
+    found: String,
+    tries: u32,
+    /// When we were about to ask Nova for the newest try.
+    asked: Timestamp,
+    stage: MoveStage,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "kebab-case")]
+enum MoveStage {
+    /// About to be asked for; whether Nova was asked is not known.
+    Intended,
+    /// Nova accepted it.
+    Accepted { request: RequestId },
+    Landed { host: String },
+    Gone,
+    Failed { reason: String },
+}
+
+impl Moving {
+    fn is_under_way(&self) -> bool {
+        matches!(self.stage, MoveStage::Intended | MoveStage::Accepted { .. })
+    }
+}
+
+/// Empties the node by live migration, and cold migration with confirmation for stopped instances.
+pub struct Evacuate;
+
+/// How an instance can be moved, or why it can't.
+fn classify(instance: &Instance) -> Result<Move, String> {
+    if let Some(task) = &instance.task_state {
+        return Err(format!("is busy ({task})"));
+    }
+    match instance.vm_state.as_str() {
+        "active" | "paused" => Ok(Move::Live),
+        "stopped" => Ok(Move::Cold),
+        "resized" => Err("waits for its owner to confirm or revert a resize".to_owned()),
+        "error" => Err(format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason"))),
+        other => Err(format!("can't be moved while it is {other}")),
+    }
+}
+
+/// Where the node stands.
+struct Scene {
+    on_node: Vec<Instance>,
+    leaving: Vec<Migration>,
+}
+
+impl Scene {
+    async fn look(cx: &StepCx<'_>, node: &NodeName) -> Result<Scene, StepError> {
+        Ok(Scene { on_node: cx.ports.instances.on(node).await?, leaving: cx.ports.instances.leaving(node).await? })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.on_node.is_empty() && self.leaving.is_empty()
+    }
+}
+
+#[async_trait]
+impl Step for Evacuate {
+    const NAME: &'static str = "evacuate";
+    type Output = Evacuated;
+
+    fn policy(&self, cx: &StepCx<'_>) -> Policy {
+        let deadline = order(cx).map_or(Policy::default().deadline, |order| Duration::from_millis(order.rules.evacuate_deadline_ms));
+        Policy { deadline, ..Policy::default() }
+    }
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Evacuated>, StepError> {
+        let node = order(cx)?.node;
+        let scene = Scene::look(cx, &node).await?;
+        let moves: Moves = cx.checkpoint()?.unwrap_or_default();
+        if scene.is_empty() && !moves.0.values().any(Moving::is_under_way) {
+            return Ok(Observed::AlreadyDone(moves.report()));
+        }
+        let (mut live, mut cold, mut blocked) = (0, 0, Vec::new());
+        for instance in &scene.on_node {
+            match classify(instance) {
+                Ok(Move::Live) => live += 1,
+                Ok(Move::Cold) => cold += 1,
+                Err(why) => blocked.push(format!("{} {why}", instance.name)),
+            }
+        }
+        let mut would = format!("move {} instances off {node}: {live} live, {cold} cold", scene.on_node.len());
+        if !blocked.is_empty() {
+            would = format!("{would}; blocked: {}", blocked.join("; "));
+        }
+        Ok(Observed::ToDo { would })
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
+        let order = order(cx)?;
+        let mut evacuation = Evacuation {
+            cx,
+            node: &order.node,
+            scene: Scene::look(cx, &order.node).await?,
+            moves: cx.checkpoint()?.unwrap_or_default(),
+            blocked: Vec::new(),
+            changed: false,
+        };
+        evacuation.follow_up().await?;
+        evacuation.start_more(order.rules.moves_at_once).await?;
+        evacuation.write_down().await?;
+        let under_way = evacuation.moves.0.values().filter(|moving| moving.is_under_way()).count();
+        let stuck = evacuation.stuck();
+        if under_way == 0 && !stuck.is_empty() {
+            return Err(StepError::ask(question(&order.node, &stuck)));
+        }
+        Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
+    }
+
+    /// Instances stay where they are by now; what is under way is seen to its end, so that nothing is left half moved.
+    async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
+        let order = order(cx)?;
+        let mut evacuation = Evacuation {
+            cx,
+            node: &order.node,
+            scene: Scene::look(cx, &order.node).await?,
+            moves: cx.checkpoint()?.unwrap_or_default(),
+            blocked: Vec::new(),
+            changed: false,
+        };
+        evacuation.follow_up().await?;
+        evacuation.write_down().await?;
+        if evacuation.moves.0.values().any(Moving::is_under_way) {
+            let after = Duration::from_millis(order.rules.move_poll_ms);
+            return Ok(Undone::LookAgain { after, note: "sees to their end the moves that are under way".to_owned() });
+        }
+        let report = evacuation.moves.report();
+        let note = format!("{} moved instances stay where they are", report.moved_live + report.moved_cold);
+        Ok(Undone::Done { note })
+    }
+}
+
+impl Moves {
+    fn report(&self) -> Evacuated {
+        let mut report = Evacuated { moved_live: 0, moved_cold: 0, gone: 0 };
+        for moving in self.0.values() {
+            match (&moving.stage, moving.how) {
+                (MoveStage::Landed { .. }, Move::Live) => report.moved_live += 1,
+                (MoveStage::Landed { .. }, Move::Cold) => report.moved_cold += 1,
+                (MoveStage::Gone, _) => report.gone += 1,
+                (MoveStage::Intended | MoveStage::Accepted { .. } | MoveStage::Failed { .. }, _) => {}
+            }
+        }
+        report
+    }
+}
+
+/// One look at one node's evacuation.
+struct Evacuation<'a, 'b> {
+    cx: &'a StepCx<'b>,
+    node: &'a NodeName,
+    scene: Scene,
+    moves: Moves,
+    /// Instances that can't be asked to move, and why.
+    blocked: Vec<String>,
+    /// Something is not written down yet.
+    changed: bool,
+}
+
+impl Evacuation<'_, '_> {
+    /// Looks what became of every move that is under way.
+    async fn follow_up(&mut self) -> Result<(), StepError> {
+        let under_way: Vec<InstanceId> =
+            self.moves.0.iter().filter(|(_, moving)| moving.is_under_way()).map(|(id, _)| id.clone()).collect();
+        for id in under_way {
+            let Some(moving) = self.moves.0.get(&id).cloned() else { continue };
+            if let Some(stage) = self.outcome(&id, &moving).await? {
+                self.set(&id, stage);
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of one move; None while it is under way.
+    async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<MoveStage>, StepError> {
+        let instances = &self.cx.ports.instances;
+        let Some(instance) = instances.get(id).await? else { return Ok(Some(MoveStage::Gone)) };
+        if instance.task_state.is_some() {
+            return Ok(None);
+        }
+        let host = instance.host.clone().unwrap_or_default();
+        let ours = self.our_migration(id, moving).await?;
+        if instance.vm_state == "resized" {
+            // A tenant's resize is never confirmed by us.
+            if ours.is_some_and(|ours| ours.state == MigrationState::AwaitsConfirmation) {
+                self.cx.guard().await?;
+                instances.confirm(id).await?;
+            }
+            return Ok(None);
+        }
+        if host == self.node.as_str() {
+            return self.still_here(id, moving, ours).await;
+        }
+        // It runs elsewhere some seconds before its migration is over; rebooting the source in between would harm it.
+        if self.scene.leaving.iter().any(|leaving| leaving.instance == *id) {
+            return Ok(None);
+        }
+        if instance.vm_state == "error" {
+            let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
+            return Ok(Some(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") }));
+        }
+        Ok(Some(MoveStage::Landed { host }))
+    }
+
+    /// It is on the node, and nothing happens to it: has its move failed, or was it never asked for?
+    async fn still_here(&self, id: &InstanceId, moving: &Moving, ours: Option<Migration>) -> Result<Option<MoveStage>, StepError> {
+        let age = self.cx.now().since(moving.asked);
+        let why = match (&moving.stage, ours.map(|ours| (ours.state, ours.status))) {
+            (_, Some((MigrationState::InProgress | MigrationState::AwaitsConfirmation, _))) => return Ok(None),
+            (MoveStage::Accepted { request }, ended) => {
+                let told = self.cx.ports.instances.why_failed(id, request).await?;
+                match (told, ended) {
+                    (Some(reason), _) => reason,
+                    (None, Some((_, status))) => format!("its migration ended as `{status}`, and Nova gives no reason"),
+                    // Nova has accepted it and has not begun yet.
+                    (None, None) if age < RECORD_APPEARS => return Ok(None),
+                    (None, None) => "Nova accepted the migration and never began it".to_owned(),
+                }
+            }
+            (_, Some((_, status))) => format!("its migration ended as `{status}`"),
+            (_, None) if age < RECORD_APPEARS => return Ok(None),
+            (_, None) => "Nova was never asked, or its answer was lost".to_owned(),
+        };
+        Ok(Some(MoveStage::Failed { reason: why }))
+    }
+
+    /// The newest migration of the instance away from the node that can be the one we asked for.
+    async fn our_migration(&self, id: &InstanceId, moving: &Moving) -> Result<Option<Migration>, StepError> {
+        let kind = match moving.how {
+            Move::Live => MigrationKind::Live,
+            Move::Cold => MigrationKind::Cold,
+        };
+        let migrations = self.cx.ports.instances.migrations(id).await?;
+        Ok(migrations.into_iter().find(|migration| {
+            migration.kind == kind
+                && migration.source.as_deref().is_none_or(|source| source == self.node.as_str())
+                && migration.created + CLOCKS_DIFFER >= moving.asked
+        }))
+    }
+
+    /// Asks Nova for as many more moves as there is room for.
+    async fn start_more(&mut self, at_once: u32) -> Result<(), StepError> {
+        let waiting: Vec<Instance> = self.scene.on_node.clone();
+        for instance in waiting {
+            let known = self.moves.0.get(&instance.id);
+            if known.is_some_and(Moving::is_under_way) {
+                continue;
+            }
+            let tries = known.map_or(0, |moving| self.tries(moving));
+            if tries >= TRIES_MAX {
+                continue;
+            }
+            match classify(&instance) {
+                Err(why) => self.blocked.push(format!("{} ({}) {why}", instance.name, instance.id)),
+                Ok(how) => {
+                    let under_way = self.moves.0.values().filter(|moving| moving.is_under_way()).count();
+                    if under_way >= at_once as usize {
+                        continue;
+                    }
+                    self.start(&instance, how, tries).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries that count: those since the operator last asked for another one.
+    fn tries(&self, moving: &Moving) -> u32 {
+        let forgiven = self.cx.tried_since().is_some_and(|since| moving.asked < since);
+        if forgiven { 0 } else { moving.tries }
+    }
+
+    async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
+        let found = match self.moves.0.get(&instance.id) {
+            Some(moving) => moving.found.clone(),
+            None => instance.vm_state.clone(),
+        };
+        let moving = Moving {
+            name: instance.name.clone(),
+            how,
+            found,
+            tries: tries + 1,
+            asked: self.cx.now(),
+            stage: MoveStage::Intended,
+        };
+        self.moves.0.insert(instance.id.clone(), moving);
+        self.changed = true;
+        self.write_down().await?;
+        self.cx.guard().await?;
+        match self.cx.ports.instances.start_move(&instance.id, how).await {
+            Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
+            Err(error) => match error.kind {
+                PortErrorKind::OutcomeUnknown => {}
+                PortErrorKind::NotFound => self.set(&instance.id, MoveStage::Gone),
+                PortErrorKind::Refused { ref reason } => {
+                    let reason = reason.clone();
+                    self.set(&instance.id, MoveStage::Failed { reason });
+                }
+                PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
+                    // Nothing was asked: the try does not count.
+                    self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
+                    if let Some(moving) = self.moves.0.get_mut(&instance.id) {
+                        moving.tries = tries;
+                    }
+                    self.write_down().await?;
+                    return Err(error.into());
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, id: &InstanceId, stage: MoveStage) {
+        if let Some(moving) = self.moves.0.get_mut(id) {
+            moving.stage = stage;
+            self.changed = true;
+        }
+    }
+
+    async fn write_down(&mut self) -> Result<(), StepError> {
+        if self.changed {
+            self.cx.save(&self.moves, self.note()).await?;
+            self.changed = false;
+        }
+        Ok(())
+    }
+
+    /// Instances that won't leave by themselves, each with its reason.
+    fn stuck(&self) -> Vec<String> {
+        let mut stuck = self.blocked.clone();
+        for (id, moving) in &self.moves.0 {
+            if let MoveStage::Failed { reason } = &moving.stage
+                && self.tries(moving) >= TRIES_MAX
+            {
+                stuck.push(format!("{} ({id}): {reason}", moving.name));
+            }
+        }
+        stuck
+    }
+
+    fn note(&self) -> String {
+        let count = |wanted: fn(&MoveStage) -> bool| self.moves.0.values().filter(|moving| wanted(&moving.stage)).count();
+        let moved = count(|stage| matches!(stage, MoveStage::Landed { .. } | MoveStage::Gone));
+        let under_way = count(|stage| matches!(stage, MoveStage::Intended | MoveStage::Accepted { .. }));
+        let left = self.scene.on_node.iter().filter(|instance| !self.moves.0.contains_key(&instance.id)).count();
+        let failed = count(|stage| matches!(stage, MoveStage::Failed { .. }));
+        let mut note = format!("{moved} moved, {under_way} under way, {left} to go");
+        if failed > 0 {
+            note = format!("{note}, {failed} failed");
+        }
+        if !self.blocked.is_empty() {
+            note = format!("{note}, {} blocked", self.blocked.len());
+        }
+        note
+    }
+}
+
+fn question(node: &NodeName, stuck: &[String]) -> Question {
+    let mut question = Question::new(match stuck {
+        [only] => format!("an instance can't be moved off {node}: what now? {only}"),
+        more => format!("{} instances can't be moved off {node}: what now?", more.len()),
+    });
+    for line in stuck {
+        question = question.seen(line.clone());
+    }
+    question
+        .answer("retry", AnswerEffect::Retry, "tries to move what is left once more, after you have mended what stood in the way")
+        .answer("unwind", AnswerEffect::Unwind, format!("gives {node} back as it was found; what has been moved stays where it is"))
+        .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
+}

@@ -1,0 +1,56 @@
+//! Resets the node into its installer. **From here the only way is forward.**
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::netboot::{Reset, Settled, carry_out, prepare, settle};
+use super::order;
+use crate::engine::{Observed, Progress, Step, StepCx, StepError};
+
+/// How often a reset of unknown outcome is looked at.
+const SETTLE_POLL: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reprovisioned {
+    /// None if the node did not answer before its reset.
+    pub boot_id_before: Option<String>,
+}
+
+/// Boot device, read back, reset at once; once only.
+pub struct Reprovision;
+
+#[async_trait]
+impl Step for Reprovision {
+    const NAME: &'static str = "reprovision";
+    const POINT_OF_NO_RETURN: bool = true;
+    type Output = Reprovisioned;
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Reprovisioned>, StepError> {
+        let order = order(cx)?;
+        let reset: Option<Reset> = cx.checkpoint()?;
+        match reset {
+            Some(reset) if settle(cx, &order.node, &reset).await? == Settled::Happened => {
+                Ok(Observed::AlreadyDone(Reprovisioned { boot_id_before: reset.boot_id_before }))
+            }
+            Some(_) | None => Ok(Observed::ToDo { would: format!("netboot {} by its BMC, which wipes its system disk", order.node) }),
+        }
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Reprovisioned>, StepError> {
+        let node = order(cx)?.node;
+        let earlier: Option<Reset> = cx.checkpoint()?;
+        if let Some(reset) = earlier
+            && settle(cx, &node, &reset).await? == Settled::TooEarly
+        {
+            return Ok(Progress::LookAgain { after: SETTLE_POLL, note: "looks whether the reset has happened".to_owned() });
+        }
+        let mut reset = prepare(cx, &node).await?;
+        cx.save(&reset, "about to reset it into the network").await?;
+        carry_out(cx, &node).await?;
+        reset.acknowledged = true;
+        cx.save(&reset, "reset").await?;
+        Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before }))
+    }
+}

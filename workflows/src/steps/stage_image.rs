@@ -1,0 +1,74 @@
+//! Stages what the node will install at its next netboot.
+
+use async_trait::async_trait;
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use super::order;
+use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
+use crate::ports::{BootTicket, Token};
+use crate::updates::NodeOrder;
+
+/// What is staged, and how the node was before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    pub ticket: BootTicket,
+    /// None if the node did not answer.
+    pub boot_id_before: Option<String>,
+}
+
+/// Writes the node's boot configuration with a token of this attempt. A boot ticket of somebody else's is replaced.
+pub struct StageImage;
+
+fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
+    let token = Token(format!("{}-{}-{:08x}", cx.id, cx.fence().0, rand::rng().random::<u32>()));
+    BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone() }
+}
+
+#[async_trait]
+impl Step for StageImage {
+    const NAME: &'static str = "stage-image";
+    type Output = Staged;
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Staged>, StepError> {
+        let order = order(cx)?;
+        let there = cx.ports.netboot.staged(&order.node).await?;
+        let known: Option<Staged> = cx.checkpoint()?;
+        match known {
+            Some(staged) if there.as_ref() == Some(&staged.ticket) => Ok(Observed::AlreadyDone(staged)),
+            Some(_) | None => {
+                Ok(Observed::ToDo { would: format!("stage image {} ({}) for {}", order.image.name, order.image.version, order.node) })
+            }
+        }
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Staged>, StepError> {
+        let order = order(cx)?;
+        let staged = match cx.checkpoint()? {
+            Some(staged) => staged,
+            None => {
+                let boot_id_before = cx.ports.facts.facts(&order.node).await.ok().map(|facts| facts.boot_id);
+                let staged = Staged { ticket: fresh_ticket(cx, &order), boot_id_before };
+                cx.save(&staged, format!("token {}", staged.ticket.token)).await?;
+                staged
+            }
+        };
+        cx.guard().await?;
+        cx.ports.netboot.stage(&order.node, &staged.ticket).await?;
+        Ok(Progress::Done(staged))
+    }
+
+    async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
+        let order = order(cx)?;
+        let known: Option<Staged> = cx.checkpoint()?;
+        let there = cx.ports.netboot.staged(&order.node).await?;
+        match (known, there) {
+            (Some(staged), Some(there)) if staged.ticket == there => {
+                cx.guard().await?;
+                cx.ports.netboot.withdraw(&order.node).await?;
+                Ok(Undone::Done { note: "boot ticket withdrawn".to_owned() })
+            }
+            _ => Ok(Undone::Done { note: "no boot ticket of ours is staged".to_owned() }),
+        }
+    }
+}
