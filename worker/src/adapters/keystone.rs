@@ -1,0 +1,242 @@
+//! A session with Keystone: a token that is always good, and where Nova is according to the catalogue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http::{HeaderValue, Method};
+use reqwest::Url;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use turnaround_config::SecretText;
+use turnaround_workflows::clock::{Clock, Timestamp};
+use turnaround_workflows::ports::{PortError, PortErrorKind};
+
+use super::clouds::{Cloud, Credential, Domain, Identity, Named};
+use super::http::{Answer, BoxError, Effect, Http, Request};
+use super::tls::Trust;
+
+/// A token is replaced this long before it expires.
+// Longer than any single request may take, so that none is under way with a token that ends; tokens live hours.
+const RENEW_BEFORE_EXPIRY: Duration = Duration::from_secs(120);
+
+/// One cloud, and the token that is used for it at present.
+pub(crate) struct Session {
+    http: Http,
+    cloud: Cloud,
+    clock: Arc<dyn Clock>,
+    token: Mutex<Option<Arc<Token>>>,
+}
+
+/// A scoped token with its catalogue.
+#[derive(Debug)]
+pub(crate) struct Token {
+    /// For `X-Auth-Token`. Marked as sensitive.
+    pub(crate) value: HeaderValue,
+    expires: Timestamp,
+    project: Option<String>,
+    catalog: Vec<Service>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenDocument {
+    token: TokenBody,
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenBody {
+    expires_at: DateTime<Utc>,
+    project: Option<Project>,
+    #[serde(default)]
+    catalog: Vec<Service>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Project {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Service {
+    r#type: String,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Endpoint {
+    interface: String,
+    region_id: Option<String>,
+    region: Option<String>,
+    url: String,
+}
+
+impl Session {
+    /// Nothing is asked of Keystone before the first [`Session::token`].
+    ///
+    /// # Errors
+    /// The certificates named by `cloud` can't be used.
+    pub(crate) fn new(cloud: Cloud, request_timeout: Duration, clock: Arc<dyn Clock>) -> Result<Session, BoxError> {
+        let trust = match (&cloud.cacert, cloud.verify) {
+            (_, false) => Trust::Anybody,
+            (Some(file), true) => Trust::only_file(file)?,
+            (None, true) => Trust::System,
+        };
+        Ok(Session { http: Http::new(request_timeout, &trust)?, cloud, clock, token: Mutex::new(None) })
+    }
+
+    /// The client with which this cloud is reached: its services are under the same certificates.
+    pub(crate) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// A token that is good for the next two minutes at least, as far as Keystone's word goes. However many ask at once,
+    /// Keystone is asked once.
+    ///
+    /// # Errors
+    /// `Denied` for wrong credentials, `Unavailable` where Keystone does not answer, `Garbled` where it isn't one.
+    pub(crate) async fn token(&self) -> Result<Arc<Token>, PortError> {
+        let mut kept = self.token.lock().await;
+        match kept.as_ref() {
+            Some(token) if token.expires > self.clock.now() + RENEW_BEFORE_EXPIRY => Ok(Arc::clone(token)),
+            _ => Ok(Arc::clone(kept.insert(Arc::new(self.authenticate().await?)))),
+        }
+    }
+
+    /// A token other than `refused`, which a service did not accept (revoked, or the clocks differ).
+    pub(crate) async fn renew(&self, refused: &Token) -> Result<Arc<Token>, PortError> {
+        let mut kept = self.token.lock().await;
+        match kept.as_ref() {
+            // Somebody else was refused too, and renewed it already.
+            Some(token) if token.value != refused.value => Ok(Arc::clone(token)),
+            _ => Ok(Arc::clone(kept.insert(Arc::new(self.authenticate().await?)))),
+        }
+    }
+
+    /// Where Nova is: the configured endpoint, or the catalogue's for our interface and region.
+    ///
+    /// # Errors
+    /// `Refused`, with what the catalogue offers instead.
+    pub(crate) fn compute_endpoint(&self, token: &Token) -> Result<Url, PortError> {
+        let refuse = |reason| PortError::new(format!("find Nova in the catalogue of cloud `{}`", self.cloud.name), PortErrorKind::Refused { reason });
+        if let Some(url) = &self.cloud.compute_endpoint {
+            return Ok(url.clone());
+        }
+        let offered: Vec<&Endpoint> = token.catalog.iter().filter(|service| service.r#type == "compute").flat_map(|service| &service.endpoints).collect();
+        let mut fitting: Vec<&Endpoint> = offered.iter().copied().filter(|endpoint| self.fits(endpoint)).collect();
+        fitting.dedup_by(|one, other| one.url == other.url);
+        let [endpoint] = fitting.as_slice() else {
+            let list = offered.iter().map(|endpoint| endpoint.describe()).collect::<Vec<_>>().join(", ");
+            let region = self.cloud.region.as_ref().map_or_else(String::new, |region| format!(" in region `{region}`"));
+            return Err(refuse(format!("it has {} compute endpoints with interface `{}`{region}, and should have one; it has: {list}", fitting.len(), self.cloud.interface)));
+        };
+        match Url::parse(&endpoint.url) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(versioned(url, token.project.as_deref())),
+            Ok(_) | Err(_) => Err(refuse("its compute endpoint is not an http or https URL".to_owned())),
+        }
+    }
+
+    fn fits(&self, endpoint: &Endpoint) -> bool {
+        let region = endpoint.region_id.as_ref().or(endpoint.region.as_ref());
+        endpoint.interface == self.cloud.interface && self.cloud.region.as_ref().is_none_or(|ours| region == Some(ours))
+    }
+
+    async fn authenticate(&self) -> Result<Token, PortError> {
+        let operation = || format!("authenticate with Keystone for cloud `{}`", self.cloud.name);
+        let mut url = self.cloud.auth_url.clone();
+        url.set_path(&format!("{}/auth/tokens", url.path()));
+        let request = Request::new(Method::POST, url).json(Some(&self.cloud.identity.request()));
+        // Asking for a token twice leaves a token that nobody uses: as harmless as a read.
+        let answer = self.http.read(&request).await.map_err(|failure| PortError::new(operation(), failure.kind(Effect::None)).with_source(failure))?;
+        if answer.status.as_u16() == 404 {
+            return Err(PortError::new(operation(), PortErrorKind::Garbled { reason: "there is no Keystone v3 at `auth_url`".to_owned() }));
+        }
+        if answer.status.as_u16() != 201 {
+            // Keystone's complaints may quote what it was given.
+            let said = answer.fault().map(|said| self.cloud.identity.redact(&said));
+            return Err(PortError::new(operation(), answer.refusal(Effect::None, said)));
+        }
+        let token = Token::from_answer(&answer).map_err(|reason| PortError::new(operation(), PortErrorKind::Garbled { reason }))?;
+        tracing::debug!(cloud = %self.cloud.name, expires = %token.expires, "authenticated with Keystone");
+        Ok(token)
+    }
+}
+
+impl Token {
+    fn from_answer(answer: &Answer) -> Result<Token, String> {
+        let document: TokenDocument = answer.json("a token with `expires_at` and a `catalog`")?;
+        let mut value = answer.headers.get("x-subject-token").cloned().ok_or("there is no X-Subject-Token")?;
+        value.set_sensitive(true);
+        let TokenBody { expires_at, project, catalog } = document.token;
+        Ok(Token { value, expires: expires_at.into(), project: project.map(|project| project.id), catalog })
+    }
+}
+
+impl Endpoint {
+    fn describe(&self) -> String {
+        let region = self.region_id.as_deref().or(self.region.as_deref()).unwrap_or("none");
+        format!("{} (region {region})", self.interface)
+    }
+}
+
+/// The address of Nova's API v2.1, without a slash at its end. Catalogues have it as `/v2.1`, as `/v2.1/PROJECT` (before
+/// 2015), or leave the version out.
+fn versioned(mut url: Url, project: Option<&str>) -> Url {
+    let mut path = url.path().trim_end_matches('/').to_owned();
+    if let Some(shorter) = project.and_then(|project| path.strip_suffix(project)).and_then(|rest| rest.strip_suffix('/')) {
+        path = shorter.to_owned();
+    }
+    if !path.rsplit('/').next().is_some_and(|last| last.starts_with("v2")) {
+        path.push_str("/v2.1");
+    }
+    url.set_path(&path);
+    url
+}
+
+impl Identity {
+    /// The body of `POST /v3/auth/tokens`.
+    fn request(&self) -> Value {
+        let (method, what, project) = match self {
+            Identity::Password { user, password, project } => {
+                let mut user = user.json();
+                user["password"] = password.expose().into();
+                ("password", json!({ "user": user }), Some(project))
+            }
+            Identity::ApplicationCredential { credential: Credential::Id(id), secret } => {
+                ("application_credential", json!({ "id": id, "secret": secret.expose() }), None)
+            }
+            Identity::ApplicationCredential { credential: Credential::Name { name, user }, secret } => {
+                ("application_credential", json!({ "name": name, "user": user.json(), "secret": secret.expose() }), None)
+            }
+            Identity::Token { token, project } => ("token", json!({ "id": token.expose() }), project.as_ref()),
+        };
+        let mut auth = json!({ "identity": { "methods": [method], method: what } });
+        if let Some(project) = project {
+            auth["scope"] = json!({ "project": project.json() });
+        }
+        json!({ "auth": auth })
+    }
+
+    fn secret(&self) -> &SecretText {
+        match self {
+            Identity::Password { password: secret, .. }
+            | Identity::ApplicationCredential { secret, .. }
+            | Identity::Token { token: secret, .. } => secret,
+        }
+    }
+
+    fn redact(&self, text: &str) -> String {
+        text.replace(self.secret().expose(), "(secret)")
+    }
+}
+
+impl Named {
+    fn json(&self) -> Value {
+        match self {
+            Named::Id(id) => json!({ "id": id }),
+            Named::Name { name, domain: Domain::Id(id) } => json!({ "name": name, "domain": { "id": id } }),
+            Named::Name { name, domain: Domain::Name(domain) } => json!({ "name": name, "domain": { "name": domain } }),
+        }
+    }
+}

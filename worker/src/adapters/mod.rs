@@ -1,0 +1,205 @@
+//! The real protocols behind the ports: Keystone and Nova, Redfish, `ipmitool`, the PXE server's folder, `ssh`.
+//!
+//! | port | adapter |
+//! |---|---|
+//! | `ComputeServices`, `Instances` | [`nova`], with a session from [`keystone`] and the credentials from [`clouds`] |
+//! | `Bmc` | [`bmc`]: [`redfish`] or [`ipmitool`], per node |
+//! | `NetBoot` | [`netboot`] |
+//! | `NodeFacts` | [`ssh`] |
+//!
+//! Below them: [`http`] and [`program`], which bound everything and say whether what failed may have been carried out;
+//! [`tls`], which says who is trusted.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use reqwest::Url;
+use turnaround_config::{self as config, Config, NodeName, Secret, SecretText};
+use turnaround_workflows::clock::SystemClock;
+use turnaround_workflows::ports::Ports;
+
+use self::bmc::{Controller, Controllers};
+use self::http::BoxError;
+use self::ipmitool::Ipmitool;
+use self::keystone::Session;
+use self::netboot::BootFolder;
+use self::nova::Nova;
+use self::redfish::Redfish;
+use self::ssh::SshFacts;
+use self::tls::Trust;
+
+mod bmc;
+mod clouds;
+mod http;
+mod ipmitool;
+mod keystone;
+mod netboot;
+mod nova;
+mod program;
+mod redfish;
+mod ssh;
+mod tls;
+
+pub use tls::install_tls;
+
+/// The folder below `state_dir` in which the nodes' SSH host keys are kept.
+const KNOWN_HOSTS: &str = "known_hosts";
+
+/// Everything that keeps the adapters from being set up.
+#[derive(Debug)]
+pub struct ConnectError {
+    pub problems: Vec<Problem>,
+}
+
+/// One of them: what is concerned, and why it can't be used.
+#[derive(Debug)]
+pub struct Problem {
+    pub what: String,
+    pub source: BoxError,
+}
+
+/// Sets up every port of the site. Secrets, certificates and `clouds.yaml` are read here and now; nobody is contacted yet.
+///
+/// # Errors
+/// All problems at once. None of them quotes a secret.
+pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
+    install_tls();
+    let mut problems = Problems(Vec::new());
+    let session = session(config, &mut problems);
+    let controllers = controllers(config, &mut problems);
+    let folder = boot_folder(config, &mut problems);
+    let facts = folder.as_ref().and_then(|folder| {
+        let addresses = per_node(config, |node| node.ssh_address.clone());
+        let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, Arc::clone(folder));
+        problems.take("ssh", facts)
+    });
+    match (session, folder, facts) {
+        (Some(session), Some(netboot), Some(facts)) if problems.0.is_empty() => {
+            let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
+            let compute = Arc::clone(&nova);
+            Ok(Ports { compute, instances: nova, bmc: Arc::new(Controllers::new(controllers)), netboot, facts: Arc::new(facts) })
+        }
+        _ => Err(ConnectError { problems: problems.0 }),
+    }
+}
+
+fn session(config: &Config, problems: &mut Problems) -> Option<Session> {
+    let config::OpenStack { clouds_file, cloud, request_timeout, poll: _ } = &config.openstack;
+    match clouds::read(clouds_file, cloud) {
+        Ok(cloud) => problems.take("openstack", Session::new(cloud, *request_timeout, Arc::new(SystemClock))),
+        Err(errors) => {
+            for error in errors {
+                problems.add("openstack", error);
+            }
+            None
+        }
+    }
+}
+
+fn boot_folder(config: &Config, problems: &mut Problems) -> Option<Arc<BootFolder>> {
+    let macs = per_node(config, |node| node.mac.clone());
+    let folder = BootFolder::new(config.netboot.directory.clone(), &config.netboot.url, macs, config.images.clone());
+    problems.take("netboot.url", folder).map(Arc::new)
+}
+
+fn controllers(config: &Config, problems: &mut Problems) -> BTreeMap<NodeName, Controller> {
+    let mut controllers = BTreeMap::new();
+    for (name, node) in &config.nodes {
+        let what = format!("nodes.{name}.bmc");
+        let controller = match &node.bmc {
+            config::Bmc::Redfish { url, system, user, password, ca_file } => {
+                let password = problems.take(&what, read_secret(password));
+                let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take(&what, trust_file(file)));
+                let base = problems.take(&what, base_url(url));
+                let (Some(password), Some(trust), Some(base)) = (password, trust, base) else { continue };
+                problems.take(&what, Redfish::new(base, system.clone(), user.clone(), password, &trust)).map(Controller::Redfish)
+            }
+            config::Bmc::Ipmi { address, port, user, password, cipher_suite } => {
+                let Some(password) = problems.take(&what, read_secret(password).and_then(ipmi_password)) else { continue };
+                Some(Controller::Ipmi(Ipmitool {
+                    program: config.ipmi.program.clone(),
+                    request_timeout: config.ipmi.request_timeout,
+                    address: address.clone(),
+                    port: *port,
+                    user: user.clone(),
+                    password,
+                    cipher_suite: *cipher_suite,
+                }))
+            }
+        };
+        if let Some(controller) = controller {
+            controllers.insert(name.clone(), controller);
+        }
+    }
+    controllers
+}
+
+fn per_node(config: &Config, of: impl Fn(&config::Node) -> String) -> BTreeMap<NodeName, String> {
+    config.nodes.iter().map(|(name, node)| (name.clone(), of(node))).collect()
+}
+
+fn trust_file(file: &Path) -> Result<Trust, BoxError> {
+    Ok(Trust::only_file(file)?)
+}
+
+fn base_url(text: &str) -> Result<Url, BoxError> {
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() => Ok(url),
+        Ok(_) | Err(_) => Err("`url` is not an http or https URL of a host, without user and password".into()),
+    }
+}
+
+fn ipmi_password(password: SecretText) -> Result<SecretText, BoxError> {
+    if password.expose().len() > ipmitool::PASSWORD_BYTES_MAX {
+        return Err(format!("the password has more than {} bytes, which IPMI 2.0 does not allow", ipmitool::PASSWORD_BYTES_MAX).into());
+    }
+    Ok(password)
+}
+
+fn read_secret(secret: &Secret) -> Result<SecretText, BoxError> {
+    let path = match secret {
+        Secret::File(path) => path.clone(),
+        Secret::Credential(name) => Path::new(&std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?).join(name),
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
+    Ok(SecretText::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, what: &str, source: impl Into<BoxError>) {
+        self.0.push(Problem { what: what.to_owned(), source: source.into() });
+    }
+
+    fn take<T, E: Into<BoxError>>(&mut self, what: &str, result: Result<T, E>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.add(what, error);
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.problems.len();
+        write!(f, "{count} {} with what the configuration points to", if count == 1 { "problem" } else { "problems" })?;
+        for Problem { what, source } in &self.problems {
+            write!(f, "\n  {what}: {source}")?;
+            let mut cause = source.source();
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Error for ConnectError {}

@@ -1,0 +1,225 @@
+//! What each node boots from the network: one GRUB configuration per node, `<mac>.cfg`, in the folder that the PXE server
+//! serves. The server's `grub.cfg` has to contain `configfile /<folder>/$net_default_mac.cfg`.
+//!
+//! The file's first line is a comment with the order as JSON, so that what is staged can be read back from the very
+//! file that the node will read. The last order stays in it after it is withdrawn: by its token, [`super::ssh`] tells a node
+//! that was installed by us, and so has a new host key, from a stranger.
+//!
+//! A file that we did not write is never replaced: somebody meant something by it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use reqwest::Url;
+use serde::{Deserialize, Serialize};
+use turnaround_config::{ImageName, NodeImage, NodeName};
+use turnaround_workflows::ports::{BootTicket, NetBoot, PortError, PortErrorKind};
+
+/// What begins the line that holds the order.
+const MARK: &str = "# turnaround: ";
+
+/// The largest file that is read. Ours have about 1 KiB.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// The PXE server runs as another user, and reads these files.
+const FILE_MODE: u32 = 0o644;
+
+/// A token longer than this would not fit into a kernel command line (2 KiB on x86) beside everything else.
+const TOKEN_CHARS_MAX: usize = 128;
+
+/// The folder of boot configurations.
+#[derive(Debug)]
+pub(crate) struct BootFolder {
+    folder: PathBuf,
+    /// `(http,172.20.0.1:8080)/pxe`: how GRUB names what is under the configured URL.
+    device: String,
+    macs: BTreeMap<NodeName, String>,
+    images: BTreeMap<ImageName, NodeImage>,
+}
+
+/// What the first line of a file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    node: NodeName,
+    /// Is it to be carried out at the next netboot? If not, it was withdrawn.
+    pub(crate) staged: bool,
+    /// None where nothing was ever ordered.
+    pub(crate) ticket: Option<BootTicket>,
+}
+
+/// Why a URL can't be given to GRUB.
+#[derive(Debug, thiserror::Error)]
+#[error("GRUB only fetches from `http://HOST[:PORT]/...` and `tftp://HOST/...`")]
+pub(crate) struct NotForGrub;
+
+impl BootFolder {
+    /// # Errors
+    /// `url` is not one that GRUB can fetch from.
+    pub(crate) fn new(folder: PathBuf, url: &str, macs: BTreeMap<NodeName, String>, images: BTreeMap<ImageName, NodeImage>) -> Result<BootFolder, NotForGrub> {
+        Ok(BootFolder { folder, device: grub_device(url)?, macs, images })
+    }
+
+    /// The order in the file of `node`; None where there is no file.
+    pub(crate) fn order(&self, node: &NodeName, operation: &str) -> Result<Option<Order>, PortError> {
+        let path = self.path(node, operation)?;
+        let unavailable = |source: io::Error| PortError::new(operation, PortErrorKind::Unavailable).with_source(source);
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(file) => file.take(FILE_BYTES_MAX).read_to_string(&mut text).map(drop).or_else(|error| match error.kind() {
+                // Not text: certainly not ours.
+                io::ErrorKind::InvalidData => Ok(()),
+                _ => Err(error),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(error),
+        }
+        .map_err(unavailable)?;
+        let line = text.lines().next().and_then(|line| line.strip_prefix(MARK));
+        let order = line.and_then(|json| serde_json::from_str::<Order>(json).ok());
+        match order {
+            // The text is compared wholly: a file that was edited by hand does not do what its first line says.
+            Some(order) if order.node == *node && self.text(&order).as_deref() == Ok(&text) => Ok(Some(order)),
+            Some(order) if order.node != *node => Err(foreign(operation, &path, &format!("it is the file of {}", order.node))),
+            Some(_) => Err(foreign(operation, &path, "it was edited, or the image's settings have changed since it was written")),
+            None => Err(foreign(operation, &path, "it was not written by Turnaround")),
+        }
+    }
+
+    fn path(&self, node: &NodeName, operation: &str) -> Result<PathBuf, PortError> {
+        let Some(mac) = self.macs.get(node) else {
+            let reason = format!("{node} is not a node of the configuration");
+            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+        };
+        Ok(self.folder.join(format!("{mac}.cfg")))
+    }
+
+    /// The file for an order, or why there can't be one.
+    fn text(&self, order: &Order) -> Result<String, String> {
+        let first = serde_json::to_string(order).map_err(|error| error.to_string())?;
+        let Order { node, staged, ticket } = order;
+        let (true, Some(ticket)) = (staged, ticket) else {
+            return Ok(format!("{MARK}{first}\n# Nothing is to be installed: back to the firmware, which goes on to the disk.\nexit\n"));
+        };
+        let image = self.images.get(&ticket.image).ok_or_else(|| format!("there is no image `{}` in the configuration", ticket.image))?;
+        if image.sha256 != ticket.sha256 {
+            return Err(format!("the configuration gives image `{}` another SHA-256 than what was ordered", ticket.image));
+        }
+        let token = &ticket.token.0;
+        if token.is_empty() || token.len() > TOKEN_CHARS_MAX || !token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/')) {
+            return Err("the token is not made of letters, digits and `-_.:/`".to_owned());
+        }
+        let words = [image.boot_arguments.as_str(), &format!("turnaround.token={token}"), &format!("turnaround.sha256={}", ticket.sha256)];
+        let arguments = words.iter().flat_map(|words| words.split_whitespace()).map(grub_quoted).collect::<Vec<_>>().join(" ");
+        let file = |path: &str| grub_quoted(&format!("{}/{}", self.device, path.trim_start_matches('/')));
+        let (kernel, initrd) = (file(&image.boot_kernel), file(&image.boot_initrd));
+        let title = grub_quoted(&format!("install {} ({}) on {node}", ticket.image, image.version));
+        Ok(format!(
+            "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n  linux {kernel} {arguments}\n  initrd {initrd}\n}}\n"
+        ))
+    }
+
+    fn write(&self, operation: &str, order: &Order) -> Result<(), PortError> {
+        let refused = |reason| PortError::new(operation, PortErrorKind::Refused { reason });
+        let text = self.text(order).map_err(refused)?;
+        let path = self.path(&order.node, operation)?;
+        // Nothing is half done: the rename is the effect, and it comes last.
+        replace(&path, &text).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
+        match self.order(&order.node, operation)? {
+            Some(read) if read == *order => Ok(()),
+            // Somebody else wrote in between.
+            Some(_) | None => Err(PortError::new(operation, PortErrorKind::OutcomeUnknown)),
+        }
+    }
+
+    /// The last order in the file; a file of ours that no longer fits is as good as one of ours that does, for replacing.
+    fn last_ticket(&self, node: &NodeName, operation: &str) -> Result<Option<BootTicket>, PortError> {
+        let path = self.path(node, operation)?;
+        match self.order(node, operation) {
+            Ok(order) => Ok(order.and_then(|order| order.ticket)),
+            Err(error) => match first_line(&path) {
+                Some(order) if order.node == *node => Ok(order.ticket),
+                Some(_) | None => Err(error),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl NetBoot for BootFolder {
+    async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        let operation = format!("order image {} for the next netboot of {node}", ticket.image);
+        self.last_ticket(node, &operation)?;
+        self.write(&operation, &Order { node: node.clone(), staged: true, ticket: Some(ticket.clone()) })
+    }
+
+    async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
+        let operation = format!("look at what {node} will boot from the network");
+        let order = self.order(node, &operation)?;
+        Ok(order.filter(|order| order.staged).and_then(|order| order.ticket))
+    }
+
+    async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        let operation = format!("withdraw what {node} was to boot from the network");
+        let ticket = self.last_ticket(node, &operation)?;
+        self.write(&operation, &Order { node: node.clone(), staged: false, ticket })
+    }
+}
+
+fn first_line(path: &Path) -> Option<Order> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+    serde_json::from_str(text.lines().next()?.strip_prefix(MARK)?).ok()
+}
+
+fn foreign(operation: &str, path: &Path, why: &str) -> PortError {
+    let reason = format!("{} can't be relied on: {why}; look at it, and move it away if it isn't needed", path.display());
+    PortError::new(operation, PortErrorKind::Refused { reason })
+}
+
+/// Puts `text` at `path` so that a reader, or a power cut, finds the old text or the new one, and nothing in between.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    // Not `.cfg` at its end: the PXE server never takes it for a node's. Several workers may share the folder.
+    let unique = format!(".{}.{}-{}.new", name.to_string_lossy(), std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+    let new = folder.join(unique);
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        // Best effort: a leftover harms nobody, and the error that matters is on its way.
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// How GRUB names the place of `url`: `(http,host:port)/path` (GRUB manual, "Network").
+fn grub_device(url: &str) -> Result<String, NotForGrub> {
+    let url = Url::parse(url).map_err(|_| NotForGrub)?;
+    let host = url.host_str().ok_or(NotForGrub)?;
+    let port = match (url.scheme(), url.port()) {
+        ("http" | "tftp", None) => String::new(),
+        ("http", Some(port)) => format!(":{port}"),
+        _ => return Err(NotForGrub),
+    };
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
+        return Err(NotForGrub);
+    }
+    Ok(format!("({},{host}{port}){}", url.scheme(), url.path().trim_end_matches('/')))
+}
+
+/// One word of a GRUB script. Within single quotes every character stands for itself, but for the quote.
+fn grub_quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '=' | ',' | '+' | '%' | '@');
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}

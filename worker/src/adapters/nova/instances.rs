@@ -1,0 +1,181 @@
+//! Instances and their moves: `servers`, `os-migrations`, `os-instance-actions`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use http::Method;
+use serde_json::json;
+use turnaround_config::NodeName;
+use turnaround_workflows::ports::{
+    Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortError, PortErrorKind, RequestId,
+};
+
+use super::{Call, Nova, PAGE, PAGES_MAX, wire};
+
+#[async_trait]
+impl Instances for Nova {
+    async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
+        let operation = format!("list the instances on {node}");
+        // For a host that it does not know, Nova's list is empty.
+        self.known_service(node, &operation).await?;
+        let host = self.host(node, &operation)?;
+        let (mut instances, mut marker) = (Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            // Without `all_tenants`, only those of the token's own project are listed.
+            let mut call = Call::get(&operation, &["servers", "detail"])
+                .query("all_tenants", "1")
+                .query("host", host)
+                .query("limit", PAGE.to_string());
+            if let Some(marker) = marker.take() {
+                call = call.query("marker", marker);
+            }
+            let page: wire::Servers = self.document(call, "a page of servers").await?;
+            let last = page.servers.last().map(|server| server.id.clone());
+            for server in page.servers {
+                instances.push(server.meaning().ok_or_else(|| cell_is_down(&operation))?);
+            }
+            match last {
+                Some(last) if wire::goes_on(&page.servers_links) => marker = Some(last),
+                _ => return Ok(instances),
+            }
+        }
+        Err(endless(operation))
+    }
+
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
+        let operation = format!("look at instance {id}");
+        match self.document::<wire::ServerDocument>(Call::get(&operation, &["servers", &id.0]), "a server").await {
+            Ok(document) => document.server.meaning().map(Some).ok_or_else(|| cell_is_down(&operation)),
+            Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+        let (operation, body) = match how {
+            Move::Live => ("live-migrate", json!({ "os-migrateLive": { "host": null, "block_migration": "auto" } })),
+            Move::Cold => ("cold-migrate", json!({ "migrate": null })),
+        };
+        let operation = format!("{operation} instance {id}");
+        let answer = self.send(Call::change(&operation, Method::POST, &["servers", &id.0, "action"], body)).await?;
+        match answer.header("x-openstack-request-id") {
+            Some(request) => Ok(MoveStarted { request: RequestId(request.to_owned()) }),
+            None => Err(PortError::new(operation, PortErrorKind::OutcomeUnknown).with_source("it was accepted without a request id")),
+        }
+    }
+
+    /// Looks first: a resize that a tenant asked for looks the same to Nova, and is the tenant's to confirm or revert.
+    async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
+        let operation = format!("confirm the migration of instance {id}");
+        if self.is_confirmed(id, &operation).await? {
+            return Ok(());
+        }
+        let path = ["servers", &id.0, "action"];
+        let call = Call::change(&operation, Method::POST, &path, json!({ "confirmResize": null }));
+        match self.send(call).await {
+            Ok(_) => Ok(()),
+            // "Instance has not been resized.", or a wrong state: perhaps because somebody confirmed it in between.
+            Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => match self.is_confirmed(id, &operation).await {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
+        self.migration_records(format!("list the migrations of instance {id}"), "instance_uuid", &id.0).await
+    }
+
+    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        let operation = format!("list the migrations that leave {node}");
+        self.known_service(node, &operation).await?;
+        let host = self.host(node, &operation)?;
+        let all = self.migration_records(operation, "source_compute", host).await?;
+        let mut leaving = Vec::new();
+        // Nova keeps the records of deleted instances, some of them unfinished for ever.
+        let mut exists: BTreeMap<String, bool> = BTreeMap::new();
+        for migration in all {
+            if matches!(migration.state, MigrationState::Succeeded | MigrationState::Failed) {
+                continue;
+            }
+            let id = &migration.instance;
+            let there = match exists.get(&id.0) {
+                Some(there) => *there,
+                None => self.get(id).await?.is_some(),
+            };
+            exists.insert(id.0.clone(), there);
+            if there {
+                leaving.push(migration);
+            }
+        }
+        Ok(leaving)
+    }
+
+    async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
+        let operation = format!("ask why request {} of instance {id} failed", request.0);
+        let path = ["servers", &id.0, "os-instance-actions", &request.0];
+        match self.document::<wire::ActionDocument>(Call::get(&operation, &path), "an instance action").await {
+            Ok(document) => Ok(document.action.cause()),
+            Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Nova {
+    /// Migrations whose `key` is `value`, newest first.
+    async fn migration_records(&self, operation: String, key: &str, value: &str) -> Result<Vec<Migration>, PortError> {
+        let (mut records, mut marker) = (Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            let mut call = Call::get(&operation, &["os-migrations"]).query(key, value).query("limit", PAGE.to_string());
+            if let Some(marker) = marker.take() {
+                call = call.query("marker", marker);
+            }
+            let mut page: wire::Migrations = self.document(call, "a page of migrations").await?;
+            let last = page.migrations.last().map(wire::MigrationRecord::marker);
+            records.append(&mut page.migrations);
+            match last {
+                Some(last) if wire::goes_on(&page.migrations_links) => marker = Some(last),
+                _ => return newest_first(operation, records),
+            }
+        }
+        Err(endless(operation))
+    }
+
+    /// Is the newest migration of `id` confirmed, or being confirmed? False where it waits to be.
+    ///
+    /// # Errors
+    /// `Refused` where there is nothing that we may confirm.
+    async fn is_confirmed(&self, id: &InstanceId, operation: &str) -> Result<bool, PortError> {
+        let refuse = |reason: String| Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+        let migrations = self.migrations(id).await?;
+        match migrations.iter().find(|migration| matches!(migration.kind, MigrationKind::Cold | MigrationKind::Resize)) {
+            None => refuse("it has never been migrated cold".to_owned()),
+            Some(Migration { kind: MigrationKind::Resize, status, .. }) => {
+                refuse(format!("its last move is a change of flavour ({status}), which is the tenant's to confirm or revert"))
+            }
+            Some(Migration { state: MigrationState::AwaitsConfirmation, .. }) => Ok(false),
+            Some(Migration { status, .. }) if matches!(status.as_str(), "confirming" | "confirmed") => Ok(true),
+            Some(Migration { status, .. }) => refuse(format!("its migration is {status}, and does not await confirmation")),
+        }
+    }
+}
+
+fn newest_first(operation: String, mut records: Vec<wire::MigrationRecord>) -> Result<Vec<Migration>, PortError> {
+    records.sort_by_key(|record| Reverse(record.number()));
+    let meanings = records.into_iter().map(wire::MigrationRecord::meaning);
+    meanings.collect::<Option<_>>().ok_or_else(|| {
+        let reason = "a migration is neither live, cold, a resize nor an evacuation".to_owned();
+        PortError::new(operation, PortErrorKind::Garbled { reason })
+    })
+}
+
+fn cell_is_down(operation: &str) -> PortError {
+    PortError::new(operation, PortErrorKind::Unavailable).with_source("the Nova cell of this instance does not answer")
+}
+
+fn endless(operation: String) -> PortError {
+    PortError::new(operation, PortErrorKind::Garbled { reason: format!("the list does not end after {PAGES_MAX} pages") })
+}

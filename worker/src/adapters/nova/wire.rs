@@ -1,0 +1,224 @@
+//! Nova's documents, as far as they are read, and what they mean in our words.
+//!
+//! A record of a cell that does not answer has `status: UNKNOWN` and hardly anything else (microversion 2.69). It is never
+//! read as if it were whole.
+
+use chrono::NaiveDateTime;
+use serde::Deserialize;
+use turnaround_workflows::ports::{ComputeService, Instance, InstanceId, Migration, MigrationKind, MigrationState};
+
+#[derive(Deserialize)]
+pub(super) struct Services {
+    pub(super) services: Vec<Service>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Service {
+    pub(super) id: Option<String>,
+    pub(super) host: String,
+    status: String,
+    state: Option<String>,
+    disabled_reason: Option<String>,
+    forced_down: Option<bool>,
+}
+
+impl Service {
+    /// None where the service's cell does not answer.
+    pub(super) fn meaning(self) -> Option<ComputeService> {
+        let enabled = match self.status.as_str() {
+            "enabled" => true,
+            "disabled" => false,
+            _ => return None,
+        };
+        let up = self.state.as_deref()? == "up" && self.forced_down != Some(true);
+        Some(ComputeService { enabled, disabled_reason: self.disabled_reason, up })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Hypervisors {
+    pub(super) hypervisors: Vec<Hypervisor>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Hypervisor {
+    pub(super) state: String,
+    pub(super) vcpus: Option<u32>,
+    pub(super) memory_mb: Option<u64>,
+    pub(super) service: HypervisorService,
+    /// Left out where there are none, before microversion 2.75.
+    #[serde(default)]
+    pub(super) servers: Vec<HypervisorServer>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct HypervisorService {
+    pub(super) host: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct HypervisorServer {
+    pub(super) uuid: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Servers {
+    pub(super) servers: Vec<Server>,
+    #[serde(default)]
+    pub(super) servers_links: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Link {
+    rel: String,
+}
+
+/// Is there another page? The address in the link isn't used: behind a proxy it may be one that we can't reach.
+pub(super) fn goes_on(links: &[Link]) -> bool {
+    links.iter().any(|link| link.rel == "next")
+}
+
+#[derive(Deserialize)]
+pub(super) struct ServerDocument {
+    pub(super) server: Server,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Server {
+    pub(super) id: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    tenant_id: String,
+    #[serde(default, rename = "OS-EXT-SRV-ATTR:host")]
+    host: Option<String>,
+    #[serde(default, rename = "OS-EXT-STS:vm_state")]
+    vm_state: Option<String>,
+    #[serde(default, rename = "OS-EXT-STS:task_state")]
+    task_state: Option<String>,
+    fault: Option<Fault>,
+    #[serde(default)]
+    locked: bool,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    message: String,
+}
+
+impl Server {
+    /// None where the instance's cell does not answer.
+    pub(super) fn meaning(self) -> Option<Instance> {
+        Some(Instance {
+            id: InstanceId(self.id),
+            name: self.name,
+            project: self.tenant_id,
+            host: self.host.filter(|host| !host.is_empty()),
+            vm_state: self.vm_state?,
+            task_state: self.task_state.filter(|state| !state.is_empty()),
+            fault: self.fault.map(|fault| crate::adapters::http::foreign_text(&fault.message)),
+            locked: self.locked,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Migrations {
+    pub(super) migrations: Vec<MigrationRecord>,
+    #[serde(default)]
+    pub(super) migrations_links: Vec<Link>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct MigrationRecord {
+    id: i64,
+    /// Since microversion 2.59.
+    uuid: Option<String>,
+    instance_uuid: String,
+    migration_type: String,
+    status: String,
+    source_compute: Option<String>,
+    dest_compute: Option<String>,
+    created_at: NaiveDateTime,
+}
+
+impl MigrationRecord {
+    pub(super) fn marker(&self) -> String {
+        self.uuid.clone().unwrap_or_else(|| self.id.to_string())
+    }
+
+    /// Records are numbered as they are made; their times only have seconds.
+    pub(super) fn number(&self) -> i64 {
+        self.id
+    }
+
+    /// None for a kind of migration that Nova didn't have when this was written.
+    pub(super) fn meaning(self) -> Option<Migration> {
+        let kind = match self.migration_type.as_str() {
+            "live-migration" => MigrationKind::Live,
+            "migration" => MigrationKind::Cold,
+            "resize" => MigrationKind::Resize,
+            "evacuation" => MigrationKind::Evacuation,
+            _ => return None,
+        };
+        Some(Migration {
+            uuid: self.marker(),
+            instance: InstanceId(self.instance_uuid),
+            kind,
+            state: state(kind, &self.status),
+            status: self.status,
+            source: self.source_compute,
+            destination: self.dest_compute,
+            created: self.created_at.and_utc().into(),
+        })
+    }
+}
+
+/// What Nova's word for a migration's state means (seen on 33.0.2, the rest read in its source).
+// A word that we don't know is a migration in progress: the caller goes on looking, up to its own deadline.
+fn state(kind: MigrationKind, status: &str) -> MigrationState {
+    match (kind, status) {
+        (MigrationKind::Cold | MigrationKind::Resize, "finished") => MigrationState::AwaitsConfirmation,
+        (_, "completed" | "confirmed" | "done" | "finished") => MigrationState::Succeeded,
+        (_, "error" | "failed" | "cancelled" | "reverted") => MigrationState::Failed,
+        _ => MigrationState::InProgress,
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ActionDocument {
+    #[serde(rename = "instanceAction")]
+    pub(super) action: Action,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Action {
+    pub(super) message: Option<String>,
+    #[serde(default)]
+    pub(super) events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Event {
+    start_time: Option<NaiveDateTime>,
+    finish_time: Option<NaiveDateTime>,
+    result: Option<String>,
+    /// Since microversion 2.84.
+    details: Option<String>,
+    traceback: Option<String>,
+}
+
+impl Action {
+    /// Why it failed. Events are nested and an inner failure makes the outer ones fail: the one that began last among
+    /// those that ended first is the cause ("Migration pre-check error: ..." within "No valid host was found").
+    pub(super) fn cause(self) -> Option<String> {
+        let failed = self.events.into_iter().filter(|event| event.result.as_deref() == Some("Error"));
+        let first = failed.min_by_key(|event| (event.finish_time, std::cmp::Reverse(event.start_time)));
+        let words = first.and_then(|event| event.details.or_else(|| event.traceback.as_deref().and_then(last_line)));
+        words.or(self.message.filter(|message| message != "Error")).map(|words| crate::adapters::http::foreign_text(&words))
+    }
+}
+
+fn last_line(text: &str) -> Option<String> {
+    text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
+}

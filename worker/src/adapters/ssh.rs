@@ -1,0 +1,241 @@
+//! What a node says of itself, asked through the system's `ssh` program: one connection, one fixed command, nothing written.
+//!
+//! # Whose key is it?
+//! An installation gives a node a new host key, so a key that changed is either what we ordered or somebody else's machine.
+//! Switching the check off would accept both. Here:
+//!
+//! 1. Keys are kept per node, in `<state_dir>/known_hosts/<node>`; besides them, the operator's own `ssh.known_hosts` counts,
+//!    which is only read (a site that signs its host keys has its authority there, and nothing of what follows happens).
+//! 2. The first key that a node shows is taken and kept (`accept-new`).
+//! 3. A changed key is accepted only where a netboot ticket was ordered for the node, and only if what answers shows the
+//!    mark of that very order: the ticket's token, which nobody had before the order, in `/etc/turnaround/installed`. The new
+//!    key then replaces the old one.
+//! 4. Anything else is `Refused`, with the file to remove if it is in order; while a ticket is staged it is `Unavailable`,
+//!    because the installer itself may be what answers.
+//!
+//! Nothing secret is sent to a node (public-key login, no agent, no forwarding), so an impostor could only lie. It could do so
+//! successfully if it also reads the node's boot configuration off the PXE network.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use turnaround_config::{NodeName, Ssh};
+use turnaround_workflows::ports::{Facts, Installed, NodeFacts, PortError, PortErrorKind};
+
+use super::http::foreign_text;
+use super::netboot::BootFolder;
+use super::program::{Finished, Program};
+
+/// Time for the login and the command, after the connection stands.
+// Both take under a second; a node that is still starting was seen to take 10 s over a login.
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A login shell may say something before our command does; what counts begins here.
+const BEGIN: &str = "turnaround-facts 1";
+const END: &str = "turnaround-facts end";
+
+/// What is run on the node. No word of it comes from anywhere else. `sh` because the login shell may be another.
+const COMMAND: &str = concat!(
+    "exec sh -c 'LC_ALL=C; export LC_ALL; echo \"turnaround-facts 1\"; ",
+    "echo \"boot_id $(cat /proc/sys/kernel/random/boot_id)\"; ",
+    "echo \"hostname $(uname -n)\"; ",
+    "echo \"kernel $(uname -r)\"; ",
+    "sed \"s/^/os-release /\" /etc/os-release; ",
+    "if [ -e /etc/turnaround/installed ]; then sed \"s/^/installed /\" /etc/turnaround/installed || echo \"installed unreadable\"; fi; ",
+    "echo \"turnaround-facts end\"'"
+);
+
+/// Asks nodes by `ssh`.
+pub(crate) struct SshFacts {
+    ssh: Ssh,
+    /// One file of known keys per node, ours alone.
+    keys: PathBuf,
+    addresses: BTreeMap<NodeName, String>,
+    orders: Arc<BootFolder>,
+}
+
+/// How one connection went.
+enum Asked {
+    Facts(Facts),
+    KeyChanged,
+}
+
+impl SshFacts {
+    /// `keys` is the folder of known keys; it is made when it is first needed.
+    ///
+    /// # Errors
+    /// A sentence: a path that can't be given to `ssh`.
+    pub(crate) fn new(ssh: Ssh, keys: PathBuf, addresses: BTreeMap<NodeName, String>, orders: Arc<BootFolder>) -> Result<SshFacts, String> {
+        for path in [&keys, &ssh.known_hosts] {
+            ssh_path(path)?;
+        }
+        Ok(SshFacts { ssh, keys, addresses, orders })
+    }
+
+    fn key_file(&self, node: &NodeName) -> PathBuf {
+        self.keys.join(node.as_str())
+    }
+
+    /// Connects once, with the node's key in `key_file`: a key that is there has to fit, a missing one is taken.
+    async fn ask(&self, node: &NodeName, operation: &str, key_file: &Path) -> Result<Asked, PortError> {
+        let Some(address) = self.addresses.get(node) else {
+            let reason = format!("{node} is not a node of the configuration");
+            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+        };
+        let arguments = arguments(&self.ssh, address, key_file).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
+        let program = Program::new(&self.ssh.program, self.ssh.connect_timeout + COMMAND_TIME_MAX).args(arguments);
+        let finished = program.run().await.map_err(|error| PortError::new(operation, PortErrorKind::Unavailable).with_source(error))?;
+        match finished.code {
+            Some(0) => match parse(&finished.stdout) {
+                Ok(facts) => Ok(Asked::Facts(facts)),
+                Err(reason) => Err(PortError::new(operation, PortErrorKind::Garbled { reason })),
+            },
+            Some(255) if key_changed(&finished) => Ok(Asked::KeyChanged),
+            // 255 is ssh's own: no connection, no login, or cut. Normal while a node boots.
+            Some(255) | None => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(finished.complaint())),
+            Some(code) => {
+                let reason = format!("the command on the node ended with exit code {code}: {}", finished.complaint());
+                Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
+            }
+        }
+    }
+
+    /// A key other than the known one answers: is it the node as we had it installed?
+    async fn ask_stranger(&self, node: &NodeName, operation: &str) -> Result<Facts, PortError> {
+        let known = self.key_file(node);
+        let order = self.orders.order(node, operation)?;
+        let Some(ticket) = order.as_ref().and_then(|order| order.ticket.as_ref()) else {
+            return Err(stranger(operation, &known, "and no installation was ordered"));
+        };
+        let new = self.keys.join(format!(".{node}.{}.new", std::process::id()));
+        remove(&new, operation)?;
+        let asked = self.ask(node, operation, &new).await;
+        let facts = match asked {
+            Ok(Asked::Facts(facts)) if facts.installed.as_ref().is_some_and(|installed| installed.token == ticket.token) => facts,
+            Ok(Asked::Facts(_)) if order.as_ref().is_some_and(|order| order.staged) => {
+                remove(&new, operation)?;
+                let source = "its host key changed, and it does not show the mark of the installation that was ordered: perhaps the installer is still at work";
+                return Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(source));
+            }
+            Ok(Asked::Facts(_) | Asked::KeyChanged) => {
+                remove(&new, operation)?;
+                return Err(stranger(operation, &known, "and it does not show the mark of the installation that was ordered"));
+            }
+            Err(error) => {
+                remove(&new, operation)?;
+                return Err(error);
+            }
+        };
+        fs::rename(&new, &known).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
+        tracing::warn!(%node, token = %ticket.token, "accepted a new host key: the node shows the mark of its installation");
+        Ok(facts)
+    }
+}
+
+#[async_trait]
+impl NodeFacts for SshFacts {
+    async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
+        let operation = format!("ask {node} by ssh for its facts");
+        fs::create_dir_all(&self.keys).map_err(|source| PortError::new(&operation, PortErrorKind::Unavailable).with_source(source))?;
+        match self.ask(node, &operation, &self.key_file(node)).await? {
+            Asked::Facts(facts) => Ok(facts),
+            Asked::KeyChanged => self.ask_stranger(node, &operation).await,
+        }
+    }
+}
+
+fn stranger(operation: &str, known: &Path, why: &str) -> PortError {
+    let reason = format!("its host key changed, {why}; if somebody reinstalled it, remove {}", known.display());
+    PortError::new(operation, PortErrorKind::Refused { reason })
+}
+
+fn remove(path: &Path, operation: &str) -> Result<(), PortError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn key_changed(finished: &Finished) -> bool {
+    ["REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key verification failed"].iter().any(|words| finished.stderr.contains(words))
+}
+
+/// The arguments of `ssh`. Nothing is left to the configuration of the user who happens to run us.
+fn arguments(ssh: &Ssh, address: &str, key_file: &Path) -> Result<Vec<OsString>, String> {
+    let mut arguments: Vec<OsString> = ["-F", "none", "-T", "-n"].map(OsString::from).to_vec();
+    let options = [
+        "BatchMode=yes".to_owned(),
+        format!("ConnectTimeout={}", ssh.connect_timeout.as_secs().max(1)),
+        "ConnectionAttempts=1".to_owned(),
+        // A node that is reset under us does not say goodbye.
+        "ServerAliveInterval=5".to_owned(),
+        "ServerAliveCountMax=2".to_owned(),
+        "StrictHostKeyChecking=accept-new".to_owned(),
+        format!("UserKnownHostsFile={}", ssh_path(key_file)?),
+        format!("GlobalKnownHostsFile={}", ssh_path(&ssh.known_hosts)?),
+        "HashKnownHosts=no".to_owned(),
+        "CheckHostIP=no".to_owned(),
+        // A node may not add keys to what is known of it.
+        "UpdateHostKeys=no".to_owned(),
+        "PasswordAuthentication=no".to_owned(),
+        "KbdInteractiveAuthentication=no".to_owned(),
+        "ForwardAgent=no".to_owned(),
+        "ClearAllForwardings=yes".to_owned(),
+        "ControlPath=none".to_owned(),
+    ];
+    for option in options {
+        arguments.extend([OsString::from("-o"), OsString::from(option)]);
+    }
+    if let Some(identity) = &ssh.identity_file {
+        arguments.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), identity.clone().into_os_string()]);
+    }
+    arguments.extend(["-l".into(), OsString::from(&ssh.user), "--".into(), OsString::from(address), OsString::from(COMMAND)]);
+    Ok(arguments)
+}
+
+/// A path as the value of an option: `ssh` splits it at blanks, and expands `%` and `${`.
+fn ssh_path(path: &Path) -> Result<String, String> {
+    let text = path.to_str().ok_or_else(|| format!("{} is not UTF-8, and `ssh` has to be given it", path.display()))?;
+    if text.contains(['"', '\n', '$', '\\']) {
+        return Err(format!("{text} holds a character that `ssh` would not take literally"));
+    }
+    Ok(format!("\"{}\"", text.replace('%', "%%")))
+}
+
+/// Every line of the report, or what is wrong with it.
+fn parse(stdout: &str) -> Result<Facts, String> {
+    let mut lines = stdout.lines().skip_while(|line| *line != BEGIN).skip(1);
+    let mut found: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let complete = lines.by_ref().take_while(|line| *line != END).try_for_each(|line| {
+        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+        match key {
+            "boot_id" | "hostname" | "kernel" | "os-release" | "installed" => found.entry(key).or_default().push(value),
+            _ => return Err(format!("the node's report has a line that was not asked for: `{}`", foreign_text(line))),
+        }
+        Ok(())
+    });
+    complete?;
+    if !stdout.lines().any(|line| line == END) {
+        return Err("the node's report is cut short".to_owned());
+    }
+    let one = |key: &str| match found.get(key).map(Vec::as_slice) {
+        Some([value]) if !value.is_empty() && !value.contains(char::is_whitespace) => Ok((*value).to_owned()),
+        _ => Err(format!("the node's report has no {key}")),
+    };
+    let release = found.get("os-release").map(Vec::as_slice).unwrap_or_default();
+    let version = release.iter().find_map(|line| line.strip_prefix("VERSION_ID=")).map(|value| value.trim().trim_matches(['"', '\'']));
+    let installed = found.get("installed").map(|lines| serde_json::from_str::<Installed>(&lines.join("\n"))).transpose();
+    Ok(Facts {
+        boot_id: one("boot_id")?,
+        hostname: one("hostname")?,
+        kernel: one("kernel")?,
+        os_version_id: version.ok_or("its /etc/os-release has no VERSION_ID")?.to_owned(),
+        installed: installed.map_err(|_| "/etc/turnaround/installed is not `{\"token\": .., \"sha256\": ..}`")?,
+    })
+}
