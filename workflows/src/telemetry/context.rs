@@ -16,6 +16,16 @@ pub fn traceparent(span: &Span) -> Option<String> {
     })
 }
 
+/// The W3C `traceparent` of where the caller is: what a new workflow's first activation is to be linked to.
+pub fn current_traceparent() -> Option<String> {
+    traceparent(&Span::current())
+}
+
+/// The variable of a child process's environment that lets it go on with our trace.
+pub fn child_env() -> Option<(String, String)> {
+    current_traceparent().map(|traceparent| ("TRACEPARENT".to_owned(), traceparent))
+}
+
 /// Links `span` to the one that `traceparent` names. A malformed one is left out: a broken link must not stop an update.
 pub fn link(span: &Span, traceparent: Option<&str>) {
     if let Some(there) = traceparent.and_then(parse) {
