@@ -1,1 +1,32 @@
-//! The simulated site.
+//! The simulated site: behind every port, in virtual time or on the wall clock.
+//!
+//! It is what `turnaround rehearse` runs the true engine on, the tests' fake cloud, and the lab's. It
+//! behaves as a real Nova and real BMCs were seen to: yes is said at once, what comes of it is
+//! decided later, and a failure may look like a success. What goes wrong is data on the [`SitePlan`],
+//! and the site's own log ([`WorldEvent`]) is the ground truth of what was done to it.
+
+mod guest;
+mod log;
+mod machine;
+mod moves;
+mod plan;
+mod ports;
+mod site;
+mod snapshot;
+mod tickets;
+mod trouble;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
+pub use log::{By, Happened, NodeAtStart, WorldEvent};
+pub use plan::{
+    ALWAYS, Api, Call, CallFaults, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
+    MoveGoesWrong, NodeFaults, NodePlan, Outage, SitePlan,
+};
+pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
+pub use tickets::{TicketDirectory, TicketSource};
+pub use trouble::Trouble;
+pub use world::{ServiceView, World};

@@ -1,0 +1,224 @@
+//! The simulated site's own account of what happened there, in its own single order.
+//!
+//! It is the ground truth for a checker that shares no code with the product, so every line has what
+//! is needed to judge it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::ports::{BootDevice, MigrationKind, Move};
+
+/// Events kept in memory; the file has all of them.
+// A day at a site of a thousand nodes has about 100,000; ten times that is 300 MB at most.
+const EVENTS_KEPT_MAX: usize = 1_000_000;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorldEvent {
+    /// Counted from 1, without gaps.
+    pub seq: u64,
+    pub at: Timestamp,
+    #[serde(flatten)]
+    pub what: Happened,
+}
+
+/// A node as it was at the beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAtStart {
+    pub node: String,
+    pub enabled: bool,
+    pub disabled_reason: Option<String>,
+    pub os_version_id: String,
+    pub instances: Vec<String>,
+}
+
+/// Who did it: those who are under test, or somebody else at the site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// It came over one of the site's interfaces.
+    Caller,
+    /// A tenant, another operator, the hardware.
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Happened {
+    SiteStarted {
+        seed: u64,
+        nodes: Vec<NodeAtStart>,
+    },
+
+    InstanceCreated {
+        instance: String,
+        name: String,
+        node: String,
+    },
+    InstanceDeleted {
+        instance: String,
+        node: Option<String>,
+    },
+    /// Harm: they were on a node that went down, or whose disk was overwritten.
+    InstancesLost {
+        node: String,
+        instances: Vec<String>,
+        why: String,
+    },
+
+    ServiceDisabled {
+        node: String,
+        reason: String,
+        was_enabled: bool,
+        by: By,
+    },
+    ServiceEnabled {
+        node: String,
+        was_enabled: bool,
+        by: By,
+    },
+    ServiceDown {
+        node: String,
+    },
+    ServiceUp {
+        node: String,
+    },
+
+    /// Somebody asked for a move. `refused` says why Nova did not accept it.
+    MigrationRequested {
+        instance: String,
+        node: Option<String>,
+        how: Move,
+        request: String,
+        under_way: bool,
+        refused: Option<String>,
+    },
+    InstanceMoved {
+        instance: String,
+        from: String,
+        to: String,
+    },
+    MigrationEnded {
+        instance: String,
+        request: String,
+        from: String,
+        to: Option<String>,
+        status: String,
+        reason: Option<String>,
+    },
+    ConfirmRequested {
+        instance: String,
+        of: Option<MigrationKind>,
+        refused: Option<String>,
+    },
+
+    TicketStaged {
+        node: String,
+        token: String,
+        image: String,
+        sha256: String,
+    },
+    TicketWithdrawn {
+        node: String,
+        token: Option<String>,
+    },
+
+    BootOverride {
+        node: String,
+        device: BootDevice,
+        taken: bool,
+    },
+    /// `token` is that of the ticket which is staged at this moment; `obeyed` is false where the BMC
+    /// said yes and did nothing.
+    ResetRequested {
+        node: String,
+        token: Option<String>,
+        instances: Vec<String>,
+        enabled: bool,
+        obeyed: bool,
+    },
+    PowerLost {
+        node: String,
+        asked: bool,
+    },
+    PowerBack {
+        node: String,
+    },
+    NodeCrashed {
+        node: String,
+    },
+    Netbooted {
+        node: String,
+        token: Option<String>,
+    },
+    DiskBooted {
+        node: String,
+    },
+    ImageWritten {
+        node: String,
+        token: String,
+        image: String,
+        sha256: String,
+        instances: Vec<String>,
+        enabled: bool,
+    },
+    CameUp {
+        node: String,
+        boot_id: String,
+        os_version_id: String,
+        kernel: String,
+        token: Option<String>,
+    },
+    /// The effect took place; whoever asked was not told.
+    AnswerLost {
+        call: String,
+    },
+}
+
+/// Events in memory, and in a file where one was given.
+#[derive(Debug, Default)]
+pub(super) struct Log {
+    kept: Vec<WorldEvent>,
+    seq: u64,
+    file: Option<File>,
+}
+
+impl Log {
+    pub(super) fn record(&mut self, at: Timestamp, what: Happened) {
+        self.seq += 1;
+        let event = WorldEvent { seq: self.seq, at, what };
+        if let Some(file) = &mut self.file
+            && let Err(error) = write_line(file, &event)
+        {
+            tracing::error!(%error, "the simulated site could not write its log; it goes on without");
+            self.file = None;
+        }
+        if self.kept.len() < EVENTS_KEPT_MAX {
+            self.kept.push(event);
+        }
+    }
+
+    /// What happened so far, and everything from now on, goes to a new file as well.
+    pub(super) fn also_to(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = File::options().create(true).write(true).truncate(true).open(path)?;
+        for event in &self.kept {
+            write_line(&mut file, event)?;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    pub(super) fn kept(&self) -> &[WorldEvent] {
+        &self.kept
+    }
+}
+
+/// One write for each event, so that a reader never sees half a line.
+fn write_line(file: &mut File, event: &WorldEvent) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}

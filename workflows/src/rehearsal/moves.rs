@@ -1,0 +1,328 @@
+//! Moves of instances, as a real Nova makes them: accepted at once, decided later.
+
+use super::guest::{ActionRecord, MigrationRecord, MigrationStatus, TaskState, VmState};
+use super::log::Happened;
+use super::plan::{ALWAYS, Call, MoveGoesWrong};
+use super::site::{Due, NO_VALID_HOST, Site};
+use super::trouble::Trouble;
+use crate::ports::{InstanceId, MigrationKind, Move};
+
+/// Nova's words for a confirmation of what is not (or no longer) resized.
+pub(super) const NOT_RESIZED: &str = "Instance has not been resized.";
+
+/// A cold migration goes through this many stages of the same length.
+const COLD_STAGES: u32 = 4;
+
+impl Site {
+    pub(super) fn request_move(&mut self, id: &InstanceId, how: Move) -> Result<String, Trouble> {
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        let request = self.request_id();
+        let under_way =
+            self.migrations.iter().any(|migration| migration.instance == *id && !migration.status.is_over());
+        let refused = self.why_refused(guest, how);
+        self.record(Happened::MigrationRequested {
+            instance: id.0.clone(),
+            node: self.guests[guest].host.clone(),
+            how,
+            request: request.clone(),
+            under_way,
+            refused: refused.as_ref().map(|(_, reason)| reason.clone()),
+        });
+        if let Some((status, reason)) = refused {
+            return Err(Trouble::Refused { status, reason });
+        }
+        let (kind, task, action) = match how {
+            Move::Live => (MigrationKind::Live, TaskState::Migrating, "live-migration"),
+            Move::Cold => (MigrationKind::Cold, TaskState::ResizePrep, "migrate"),
+        };
+        self.guests[guest].task_state = Some(task);
+        self.remember_action(id, action, &request);
+        let migration = self.new_migration(guest, kind, MigrationStatus::Accepted, &request);
+        self.after(self.plan.latencies.schedule, Due::Decide(migration));
+        self.answer(Call::StartMove, request)
+    }
+
+    /// HTTP status and words of Nova's refusal.
+    fn why_refused(&mut self, index: usize, how: Move) -> Option<(u16, String)> {
+        let guest = &self.guests[index];
+        let (name, movable) = match how {
+            Move::Live => ("os-migrateLive", matches!(guest.vm_state, VmState::Active | VmState::Paused)),
+            Move::Cold => ("migrate", matches!(guest.vm_state, VmState::Active | VmState::Stopped)),
+        };
+        let state = match guest.task_state {
+            Some(task) => Some(format!("task_state {}", task.as_str())),
+            None if !movable => Some(format!("vm_state {}", guest.vm_state.as_str())),
+            None => None,
+        };
+        if let Some(state) = state {
+            return Some((409, format!("Cannot '{name}' instance {} while it is in {state}", guest.id)));
+        }
+        self.goes_wrong(index, how, MoveGoesWrong::Refused).map(|reason| (400, reason))
+    }
+
+    /// Does this move go wrong in this way? Uses up one of the planned times.
+    fn goes_wrong(&mut self, guest: usize, how: Move, way: MoveGoesWrong) -> Option<String> {
+        let fault = &mut self.guests[guest].goes_wrong;
+        if fault.how != way || fault.times == 0 || fault.only.is_some_and(|only| only != how) {
+            return None;
+        }
+        if fault.times != ALWAYS {
+            fault.times -= 1;
+        }
+        Some(fault.reason.clone())
+    }
+
+    fn new_migration(&mut self, guest: usize, kind: MigrationKind, status: MigrationStatus, request: &str) -> usize {
+        let uuid = self.uuid();
+        let guest = &self.guests[guest];
+        self.migrations.push(MigrationRecord {
+            number: self.migrations.len() as u64 + 1,
+            uuid,
+            instance: guest.id.clone(),
+            kind,
+            status,
+            source: guest.host.clone().unwrap_or_default(),
+            destination: None,
+            request: request.to_owned(),
+            created: self.now,
+            updated: self.now,
+        });
+        self.migrations.len() - 1
+    }
+
+    fn remember_action(&mut self, id: &InstanceId, action: &'static str, request: &str) {
+        self.actions.push(ActionRecord {
+            request: request.to_owned(),
+            instance: id.clone(),
+            action,
+            started: self.now,
+            failure: None,
+        });
+    }
+
+    /// At the beginning: a tenant's own change of flavour that nobody has confirmed yet.
+    pub(super) fn resized_by_tenant(&mut self, guest: usize) {
+        let request = self.request_id();
+        let migration = self.new_migration(guest, MigrationKind::Resize, MigrationStatus::Finished, &request);
+        self.migrations[migration].destination = self.guests[guest].host.clone();
+    }
+
+    fn set_status(&mut self, migration: usize, status: MigrationStatus) {
+        self.migrations[migration].status = status;
+        self.migrations[migration].updated = self.now;
+    }
+
+    fn guest_of_migration(&self, migration: usize) -> Option<usize> {
+        self.guest(&self.migrations[migration].instance)
+    }
+
+    /// The guest of a migration that is not over; None where there is nothing left to do.
+    fn under_way(&self, migration: usize) -> Option<usize> {
+        if self.migrations[migration].status.is_over() { None } else { self.guest_of_migration(migration) }
+    }
+
+    /// Nova's conductor has come round to it: checks, and the choice of a host.
+    pub(super) fn decide(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        let how = match self.migrations[migration].kind {
+            MigrationKind::Live => Move::Live,
+            MigrationKind::Cold | MigrationKind::Resize | MigrationKind::Evacuation => Move::Cold,
+        };
+        let source = self.migrations[migration].source.clone();
+        let up = self.node_of_host(&source).is_some_and(|node| self.nodes[node].is_up(self.now, &self.plan.latencies));
+        if !up {
+            let reason = format!("Compute service of {source} is unavailable at this time.");
+            return self.fail(migration, MigrationStatus::Error, &reason);
+        }
+        if let Some(reason) = self.goes_wrong(guest, how, MoveGoesWrong::PreCheck) {
+            return self.fail(migration, MigrationStatus::Error, &reason);
+        }
+        let (vcpus, memory_mb) = (self.guests[guest].vcpus, self.guests[guest].memory_mb);
+        let Some(destination) = self.schedule(vcpus, memory_mb, Some(&source)) else {
+            return self.fail(migration, MigrationStatus::Error, NO_VALID_HOST);
+        };
+        self.migrations[migration].destination = Some(destination);
+        match how {
+            Move::Live => {
+                self.set_status(migration, MigrationStatus::Queued);
+                self.start_queued(&source);
+            }
+            Move::Cold => {
+                self.set_status(migration, MigrationStatus::PreMigrating);
+                self.guests[guest].before_resize = self.guests[guest].vm_state;
+                if self.goes_wrong(guest, how, MoveGoesWrong::Hangs).is_none() {
+                    self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
+                }
+            }
+        }
+    }
+
+    /// A host sends only so many live migrations at a time; the others stay `queued`.
+    fn start_queued(&mut self, source: &str) {
+        loop {
+            let from_here =
+                |migration: &&MigrationRecord| migration.source == source && migration.kind == MigrationKind::Live;
+            let running =
+                self.migrations.iter().filter(from_here).filter(|m| m.status == MigrationStatus::Running).count();
+            let queued = self.migrations.iter().position(|m| from_here(&m) && m.status == MigrationStatus::Queued);
+            let Some(next) = queued.filter(|_| running < self.plan.latencies.live_at_once.max(1)) else { return };
+            let Some(guest) = self.guest_of_migration(next) else { return };
+            self.set_status(next, MigrationStatus::Running);
+            let takes = self.plan.latencies.live_migration;
+            if self.goes_wrong(guest, Move::Live, MoveGoesWrong::Hangs).is_some() {
+                continue;
+            }
+            let midway = &self.guests[guest].goes_wrong;
+            let fails = midway.how == MoveGoesWrong::Midway
+                && midway.times > 0
+                && midway.only.is_none_or(|only| only == Move::Live);
+            if fails {
+                self.after(takes / 2, Due::LiveFails(next));
+            } else {
+                self.after(takes, Due::LiveArrives(next));
+            }
+        }
+    }
+
+    pub(super) fn live_fails_midway(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        let reason = self.goes_wrong(guest, Move::Live, MoveGoesWrong::Midway).unwrap_or_default();
+        self.fail(migration, MigrationStatus::Failed, &reason);
+    }
+
+    /// The instance runs on its new host; its migration is not over yet.
+    pub(super) fn live_arrives(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        self.moves_to_destination(guest, migration);
+        self.guests[guest].task_state = None;
+        self.after(self.plan.latencies.live_settle, Due::LiveSettles(migration));
+    }
+
+    pub(super) fn live_settles(&mut self, migration: usize) {
+        if self.under_way(migration).is_some() {
+            self.end(migration, MigrationStatus::Completed, None);
+        }
+    }
+
+    pub(super) fn cold_next(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        let next = match self.guests[guest].task_state {
+            Some(TaskState::ResizePrep) => {
+                if let Some(reason) = self.goes_wrong(guest, Move::Cold, MoveGoesWrong::Midway) {
+                    self.guests[guest].vm_state = VmState::Error;
+                    self.guests[guest].fault = Some(reason.clone());
+                    return self.fail(migration, MigrationStatus::Error, &reason);
+                }
+                self.set_status(migration, MigrationStatus::Migrating);
+                TaskState::ResizeMigrating
+            }
+            Some(TaskState::ResizeMigrating) => {
+                self.set_status(migration, MigrationStatus::PostMigrating);
+                self.moves_to_destination(guest, migration);
+                TaskState::ResizeMigrated
+            }
+            Some(TaskState::ResizeMigrated) => TaskState::ResizeFinish,
+            Some(TaskState::ResizeFinish | TaskState::Migrating | TaskState::Scheduling | TaskState::Spawning)
+            | None => {
+                self.guests[guest].vm_state = VmState::Resized;
+                self.guests[guest].task_state = None;
+                return self.set_status(migration, MigrationStatus::Finished);
+            }
+        };
+        self.guests[guest].task_state = Some(next);
+        self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
+    }
+
+    fn moves_to_destination(&mut self, guest: usize, migration: usize) {
+        let Some(to) = self.migrations[migration].destination.clone() else { return };
+        let from = self.guests[guest].host.replace(to.clone()).unwrap_or_default();
+        self.record(Happened::InstanceMoved { instance: self.guests[guest].id.0.clone(), from, to });
+    }
+
+    /// Confirms whatever the instance is `resized` by.
+    pub(super) fn request_confirm(&mut self, id: &InstanceId) -> Result<(), Trouble> {
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        let migration =
+            self.migrations.iter().rposition(|m| m.instance == *id && m.status == MigrationStatus::Finished);
+        let confirmable = migration.filter(|_| self.guests[guest].vm_state == VmState::Resized);
+        self.record(Happened::ConfirmRequested {
+            instance: id.0.clone(),
+            of: confirmable.map(|migration| self.migrations[migration].kind),
+            refused: if confirmable.is_none() { Some(NOT_RESIZED.to_owned()) } else { None },
+        });
+        let Some(migration) = confirmable else { return Err(Trouble::refused(400, NOT_RESIZED)) };
+        let request = self.request_id();
+        self.remember_action(id, "confirmResize", &request);
+        self.set_status(migration, MigrationStatus::Confirming);
+        self.after(self.plan.latencies.confirm, Due::Confirmed(migration));
+        self.answer(Call::Confirm, ())
+    }
+
+    /// Is the newest cold migration of this instance confirmed, or about to be?
+    pub(super) fn is_confirmed(&self, id: &InstanceId) -> bool {
+        let newest = self.migrations.iter().rev().find(|m| m.instance == *id && m.kind != MigrationKind::Live);
+        newest.is_some_and(|m| matches!(m.status, MigrationStatus::Confirming | MigrationStatus::Confirmed))
+    }
+
+    pub(super) fn confirmed(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        if self.guests[guest].vm_state == VmState::Resized {
+            self.guests[guest].vm_state = self.guests[guest].before_resize;
+        }
+        self.end(migration, MigrationStatus::Confirmed, None);
+    }
+
+    /// The instance stays where it is; only the action of the request says why.
+    fn fail(&mut self, migration: usize, status: MigrationStatus, reason: &str) {
+        if let Some(guest) = self.guest_of_migration(migration) {
+            self.guests[guest].task_state = None;
+        }
+        let request = self.migrations[migration].request.clone();
+        if let Some(action) = self.actions.iter_mut().find(|action| action.request == request) {
+            action.failure = Some(reason.to_owned());
+        }
+        self.end(migration, status, Some(reason.to_owned()));
+    }
+
+    fn end(&mut self, migration: usize, status: MigrationStatus, reason: Option<String>) {
+        self.set_status(migration, status);
+        let record = self.migrations[migration].clone();
+        self.record(Happened::MigrationEnded {
+            instance: record.instance.0,
+            request: record.request,
+            from: record.source.clone(),
+            to: record.destination,
+            status: status.as_str().to_owned(),
+            reason,
+        });
+        self.start_queued(&record.source);
+    }
+
+    pub(super) fn end_moves_of(&mut self, id: &InstanceId, reason: &str) {
+        for migration in 0..self.migrations.len() {
+            if self.migrations[migration].instance == *id && !self.migrations[migration].status.is_over() {
+                self.fail(migration, MigrationStatus::Error, reason);
+            }
+        }
+    }
+
+    /// `host` has gone down: what was on its way from or to it fails. What awaits its confirmation elsewhere stays.
+    pub(super) fn moves_lose_host(&mut self, host: &str) {
+        for migration in 0..self.migrations.len() {
+            let record = &self.migrations[migration];
+            let concerned = record.source == host || record.destination.as_deref() == Some(host);
+            if !concerned || record.status.is_over() || record.status == MigrationStatus::Finished {
+                continue;
+            }
+            let reason = format!("Compute host {host} went away during the migration.");
+            if let Some(guest) = self.guest_of_migration(migration)
+                && record.kind == MigrationKind::Cold
+                && record.status != MigrationStatus::Confirming
+            {
+                self.guests[guest].vm_state = VmState::Error;
+                self.guests[guest].fault = Some(reason.clone());
+            }
+            self.fail(migration, MigrationStatus::Failed, &reason);
+        }
+    }
+}

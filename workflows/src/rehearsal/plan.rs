@@ -1,0 +1,424 @@
+//! What a simulated site is made of, and what goes wrong there: all of it data.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::guest::VmState;
+use crate::ports::Move;
+
+/// As a count of times: always.
+pub const ALWAYS: u32 = u32::MAX;
+
+/// A site as it is when the simulation begins, and what is going to happen to it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SitePlan {
+    pub nodes: Vec<NodePlan>,
+    pub instances: Vec<InstancePlan>,
+    /// What the PXE server can install.
+    pub images: Vec<ImagePlan>,
+    pub latencies: Latencies,
+    /// What others do meanwhile: tenants, other operators, broken hardware.
+    pub happenings: Vec<Happening>,
+    pub faults: CallFaults,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodePlan {
+    pub name: String,
+    /// The name under which Nova knows it, where that is another one.
+    pub nova_host: Option<String>,
+    /// The interface that netboots. Derived from the node's place in the plan where it is empty.
+    pub mac: String,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    /// From the choice of the disk as boot device until SSH answers.
+    pub boot_time: Duration,
+    /// From netboot until the image is on the disk.
+    pub install_time: Duration,
+    pub os_version_id: String,
+    pub kernel: String,
+    /// Its compute service is disabled when the simulation begins, with this reason.
+    pub disabled: Option<String>,
+    pub faults: NodeFaults,
+}
+
+impl Default for NodePlan {
+    fn default() -> Self {
+        NodePlan {
+            name: String::new(),
+            nova_host: None,
+            mac: String::new(),
+            vcpus: 64,
+            memory_mb: 512 * 1024,
+            boot_time: Duration::from_secs(60),
+            install_time: Duration::from_secs(240),
+            os_version_id: "22.04".to_owned(),
+            kernel: "5.15.0-119-generic".to_owned(),
+            disabled: None,
+            faults: NodeFaults::default(),
+        }
+    }
+}
+
+impl NodePlan {
+    pub fn new(name: &str) -> NodePlan {
+        NodePlan { name: name.to_owned(), ..NodePlan::default() }
+    }
+
+    pub fn disabled(mut self, reason: &str) -> NodePlan {
+        self.disabled = Some(reason.to_owned());
+        self
+    }
+
+    pub fn size(mut self, vcpus: u32, memory_mb: u64) -> NodePlan {
+        (self.vcpus, self.memory_mb) = (vcpus, memory_mb);
+        self
+    }
+
+    pub fn faults(mut self, faults: NodeFaults) -> NodePlan {
+        self.faults = faults;
+        self
+    }
+}
+
+/// What is wrong with a node or its BMC. Numbers say how many times it happens before it goes right.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeFaults {
+    /// The BMC takes the boot override, reads it back rightly, and has forgotten it when the node boots.
+    pub loses_boot_override: u32,
+    /// The BMC says yes to the boot override and does not take it.
+    pub ignores_boot_override: u32,
+    /// The BMC says yes to a reset and does nothing.
+    pub ignores_reset: u32,
+    /// The BMC carries a reset out twice, some seconds apart.
+    pub repeats_reset: u32,
+    /// The netboot times out and the firmware goes on to the disk: the old system comes up.
+    pub netboot_fails: u32,
+    /// The installer starts and never ends.
+    pub installer_hangs: u32,
+    /// The image is written and the node is never heard of again.
+    pub never_comes_back: u32,
+    /// After an installation another kernel runs than the image has.
+    pub wrong_kernel: Option<String>,
+    /// After an installation it says that this is its name.
+    pub wrong_hostname: Option<String>,
+    /// What was written is not what the ticket said: the installer reports this digest.
+    pub wrong_sha256: Option<String>,
+    /// The node comes up after a boot, its compute service does not.
+    pub hypervisor_stays_away: u32,
+    /// Memory that the hypervisor does not offer any more after an installation.
+    pub loses_memory_mb: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InstancePlan {
+    pub name: String,
+    pub project: String,
+    /// The node it is on. None: wherever the scheduler puts it.
+    pub node: Option<String>,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+    pub vm_state: VmState,
+    pub locked: bool,
+    pub fault: MoveFault,
+}
+
+impl Default for InstancePlan {
+    fn default() -> Self {
+        InstancePlan {
+            name: String::new(),
+            project: "tenant-a".to_owned(),
+            node: None,
+            vcpus: 4,
+            memory_mb: 8 * 1024,
+            vm_state: VmState::Active,
+            locked: false,
+            fault: MoveFault::default(),
+        }
+    }
+}
+
+impl InstancePlan {
+    pub fn new(name: &str) -> InstancePlan {
+        InstancePlan { name: name.to_owned(), ..InstancePlan::default() }
+    }
+
+    pub fn on(mut self, node: &str) -> InstancePlan {
+        self.node = Some(node.to_owned());
+        self
+    }
+
+    pub fn state(mut self, vm_state: VmState) -> InstancePlan {
+        self.vm_state = vm_state;
+        self
+    }
+
+    pub fn size(mut self, vcpus: u32, memory_mb: u64) -> InstancePlan {
+        (self.vcpus, self.memory_mb) = (vcpus, memory_mb);
+        self
+    }
+
+    pub fn fault(mut self, fault: MoveFault) -> InstancePlan {
+        self.fault = fault;
+        self
+    }
+}
+
+/// How moving an instance goes wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MoveFault {
+    /// Only moves of this kind are concerned; None: every move.
+    pub only: Option<Move>,
+    /// How many moves go wrong before one goes right.
+    pub times: u32,
+    pub how: MoveGoesWrong,
+    /// In Nova's words.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveGoesWrong {
+    /// Nova says no to the request itself.
+    Refused,
+    /// Nova accepts, and finds out before anything has moved.
+    #[default]
+    PreCheck,
+    /// In the middle of it. A cold migration leaves the instance in `error`.
+    Midway,
+    /// It runs for ever.
+    Hangs,
+}
+
+impl MoveFault {
+    pub fn new(how: MoveGoesWrong, times: u32, reason: &str) -> MoveFault {
+        MoveFault { only: None, times, how, reason: reason.to_owned() }
+    }
+
+    pub fn only(mut self, kind: Move) -> MoveFault {
+        self.only = Some(kind);
+        self
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePlan {
+    pub name: String,
+    pub sha256: String,
+    pub os_version_id: String,
+    pub kernel: String,
+}
+
+impl ImagePlan {
+    /// An image whose digest is made up from its name.
+    pub fn new(name: &str, os_version_id: &str, kernel: &str) -> ImagePlan {
+        use sha2::Digest;
+        let sha256 = sha2::Sha256::digest(name.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        ImagePlan { name: name.to_owned(), sha256, os_version_id: os_version_id.to_owned(), kernel: kernel.to_owned() }
+    }
+}
+
+/// How long things take. Defaults are what was measured on a real Nova and usual servers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latencies {
+    /// From the acceptance of a move, or of a new instance, to the scheduler's choice.
+    pub schedule: Duration,
+    /// From the request for a new instance until it is active.
+    pub build: Duration,
+    pub live_migration: Duration,
+    /// An instance is ACTIVE on its new host for this long while its migration still says `running`.
+    pub live_settle: Duration,
+    pub cold_migration: Duration,
+    pub confirm: Duration,
+    /// Live migrations that one host sends at a time. Nova's default is 1.
+    pub live_at_once: usize,
+    /// From the BMC's yes to a reset until something happens.
+    pub reset: Duration,
+    /// How long the power is away.
+    pub power_cycle: Duration,
+    /// Between the two resets of a BMC that repeats them.
+    pub reset_repeated: Duration,
+    /// The firmware's self-test, before it chooses a boot device.
+    pub firmware: Duration,
+    /// From SSH answers until the compute service has reported.
+    pub rejoin: Duration,
+    pub service_down_time: Duration,
+    /// Every length is up to this much longer, by the seed.
+    pub jitter_percent: u32,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies {
+            schedule: Duration::from_secs(1),
+            build: Duration::from_secs(8),
+            live_migration: Duration::from_secs(12),
+            live_settle: Duration::from_secs(5),
+            cold_migration: Duration::from_secs(16),
+            confirm: Duration::from_secs(5),
+            live_at_once: 1,
+            reset: Duration::from_millis(1500),
+            power_cycle: Duration::from_secs(5),
+            reset_repeated: Duration::from_secs(10),
+            firmware: Duration::from_secs(45),
+            rejoin: Duration::from_secs(20),
+            service_down_time: Duration::from_secs(60),
+            jitter_percent: 10,
+        }
+    }
+}
+
+/// Something that others do, `after` the simulation began.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Happening {
+    pub after: Duration,
+    pub what: Happens,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happens {
+    /// A tenant wants one more. Its host is chosen at once, and shows some moments later.
+    InstanceCreated(InstancePlan),
+    /// A tenant deletes it.
+    InstanceDeleted {
+        name: String,
+    },
+    ServiceDisabled {
+        node: String,
+        reason: String,
+    },
+    ServiceEnabled {
+        node: String,
+    },
+    /// The node's system stops for good; its power stays on.
+    NodeCrashes {
+        node: String,
+    },
+}
+
+/// What goes wrong between the site and those who ask it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallFaults {
+    /// The effect takes place, its answer is lost.
+    pub lost_answers: Vec<LostAnswer>,
+    /// This many of a hundred answers to calls that change something are lost, by the seed.
+    pub lost_answer_percent: u32,
+    /// Times in which an API does not answer.
+    pub outages: Vec<Outage>,
+    /// This many of a hundred calls of any kind find nobody, by the seed.
+    pub unavailable_percent: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostAnswer {
+    pub call: Call,
+    /// Which of these calls, over the whole site, counted from 1.
+    pub nth: u32,
+}
+
+/// A call that changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
+    Close,
+    Reopen,
+    StartMove,
+    Confirm,
+    NetbootNext,
+    Reset,
+    Stage,
+    Withdraw,
+}
+
+/// Who can be asked something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    Nova,
+    Bmc,
+    NetBoot,
+    Ssh,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    pub api: Api,
+    /// Only for this node; None: for all.
+    pub node: Option<String>,
+    /// When it begins, counted from the beginning of the simulation.
+    pub from: Duration,
+    pub lasts: Duration,
+}
+
+impl SitePlan {
+    /// Nodes `gpu-01`, `gpu-02`, ... with active instances `gpu-01-a`, `gpu-01-b`, ... on each, and one image,
+    /// `node-26.1.1`, that none of them runs yet.
+    pub fn uniform(nodes: usize, instances_each: usize) -> SitePlan {
+        let names: Vec<String> = (1..=nodes).map(|n| format!("gpu-{n:02}")).collect();
+        let letter = |n: usize| char::from(b'a' + u8::try_from(n % 26).unwrap_or(0));
+        let instance = |node: &String, n: usize| {
+            let round = if n < 26 { String::new() } else { (n / 26).to_string() };
+            InstancePlan::new(&format!("{node}-{}{round}", letter(n))).on(node)
+        };
+        SitePlan {
+            instances: names.iter().flat_map(|node| (0..instances_each).map(move |n| instance(node, n))).collect(),
+            nodes: names.iter().map(|name| NodePlan::new(name)).collect(),
+            images: vec![ImagePlan::new("node-26.1.1", "24.04", "6.8.0-60-generic")],
+            ..SitePlan::default()
+        }
+    }
+
+    pub fn node(&mut self, name: &str) -> Option<&mut NodePlan> {
+        self.nodes.iter_mut().find(|node| node.name == name)
+    }
+
+    pub fn instance(&mut self, name: &str) -> Option<&mut InstancePlan> {
+        self.instances.iter_mut().find(|instance| instance.name == name)
+    }
+
+    pub fn happens(mut self, after: Duration, what: Happens) -> SitePlan {
+        self.happenings.push(Happening { after, what });
+        self
+    }
+
+    pub fn loses_answer(mut self, call: Call, nth: u32) -> SitePlan {
+        self.faults.lost_answers.push(LostAnswer { call, nth });
+        self
+    }
+
+    /// The same site, where everything takes `times` less long: for a lab on the wall clock.
+    pub fn sped_up(mut self, times: u32) -> SitePlan {
+        let times = times.max(1);
+        let latencies = &mut self.latencies;
+        let lengths = [
+            &mut latencies.schedule,
+            &mut latencies.build,
+            &mut latencies.live_migration,
+            &mut latencies.live_settle,
+            &mut latencies.cold_migration,
+            &mut latencies.confirm,
+            &mut latencies.reset,
+            &mut latencies.power_cycle,
+            &mut latencies.reset_repeated,
+            &mut latencies.firmware,
+            &mut latencies.rejoin,
+            &mut latencies.service_down_time,
+        ];
+        let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.boot_time, &mut node.install_time]);
+        let happenings = self.happenings.iter_mut().map(|happening| &mut happening.after);
+        let outages = self.faults.outages.iter_mut().flat_map(|outage| [&mut outage.from, &mut outage.lasts]);
+        for length in lengths.into_iter().chain(nodes).chain(happenings).chain(outages) {
+            *length /= times;
+        }
+        self
+    }
+}

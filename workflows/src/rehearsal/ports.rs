@@ -1,0 +1,179 @@
+//! The simulated site behind every port.
+
+use async_trait::async_trait;
+use turnaround_config::NodeName;
+
+use super::log::Happened;
+use super::moves::NOT_RESIZED;
+use super::plan::{Api, Call};
+use super::trouble::Trouble;
+use super::world::{ServiceView, World};
+use crate::ports::{
+    Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance,
+    InstanceId, Instances, Migration, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power,
+    RequestId,
+};
+
+impl World {
+    fn service_of(&self, node: &NodeName) -> Result<ServiceView, Trouble> {
+        self.services()?.into_iter().find(|service| service.node == node.as_str()).ok_or(Trouble::NotFound)
+    }
+
+    fn instances_of(&self, node: &NodeName) -> Result<Vec<Instance>, Trouble> {
+        let host = self.service_of(node)?.host;
+        let here = self.guests()?.into_iter().filter(|guest| guest.host.as_ref() == Some(&host));
+        Ok(here.map(|guest| guest.as_instance()).collect())
+    }
+
+    fn migrations_where(
+        &self,
+        wanted: impl Fn(&super::guest::MigrationRecord) -> bool,
+    ) -> Result<Vec<Migration>, Trouble> {
+        let all = self.migrations_of_all()?;
+        Ok(all.iter().rev().filter(|migration| wanted(migration)).map(|migration| migration.as_migration()).collect())
+    }
+}
+
+#[async_trait]
+impl ComputeServices for World {
+    async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError> {
+        let service =
+            self.service_of(node).map_err(|e| e.while_trying_to(format_args!("read the compute service of {node}")))?;
+        Ok(ComputeService { enabled: service.enabled, disabled_reason: service.disabled_reason, up: service.up })
+    }
+
+    async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
+        let closed = self.service_of(node).and_then(|service| self.disable_service(&service.host, reason));
+        closed.map_err(|e| e.while_trying_to(format_args!("disable the compute service of {node}")))
+    }
+
+    async fn reopen(&self, node: &NodeName) -> Result<(), PortError> {
+        let opened = self.service_of(node).and_then(|service| self.enable_service(&service.host));
+        opened.map_err(|e| e.while_trying_to(format_args!("enable the compute service of {node}")))
+    }
+
+    async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
+        let read = || {
+            let service = self.service_of(node)?;
+            let running = self.instances_of(node)?.into_iter().map(|instance| instance.id.0).collect();
+            Ok(Hypervisor { up: service.up, vcpus: service.vcpus, memory_mb: service.memory_mb, running })
+        };
+        read().map_err(|e: Trouble| e.while_trying_to(format_args!("read the hypervisor of {node}")))
+    }
+}
+
+#[async_trait]
+impl Instances for World {
+    async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
+        self.instances_of(node).map_err(|e| e.while_trying_to(format_args!("list the instances on {node}")))
+    }
+
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
+        let guests = self.guests().map_err(|e| e.while_trying_to(format_args!("read instance {id}")))?;
+        Ok(guests.iter().find(|guest| guest.id == *id).map(|guest| guest.as_instance()))
+    }
+
+    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+        let operation = match how {
+            Move::Live => format!("live-migrate instance {id}"),
+            Move::Cold => format!("cold-migrate instance {id}"),
+        };
+        let request = self.request_move(id, how).map_err(|e| e.while_trying_to(operation))?;
+        Ok(MoveStarted { request: RequestId(request) })
+    }
+
+    async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
+        match self.request_confirm(id) {
+            Ok(()) => Ok(()),
+            Err(Trouble::Refused { reason, .. }) if reason == NOT_RESIZED && self.site().is_confirmed(id) => Ok(()),
+            Err(e) => Err(e.while_trying_to(format_args!("confirm the migration of instance {id}"))),
+        }
+    }
+
+    async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
+        let found = self.migrations_where(|migration| migration.instance == *id);
+        found.map_err(|e| e.while_trying_to(format_args!("list the migrations of instance {id}")))
+    }
+
+    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        let found = self.service_of(node).and_then(|service| {
+            self.migrations_where(|migration| migration.source == service.host && !migration.status.is_over())
+        });
+        found.map_err(|e| e.while_trying_to(format_args!("list the migrations away from {node}")))
+    }
+
+    async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
+        let actions =
+            self.actions_of(id).map_err(|e| e.while_trying_to(format_args!("read what became of {}", request.0)))?;
+        Ok(actions.into_iter().find(|action| action.request == request.0).and_then(|action| action.failure))
+    }
+}
+
+#[async_trait]
+impl Bmc for World {
+    async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
+        self.power_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("read the power state of {node}")))
+    }
+
+    async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
+        self.next_boot_of(node.as_str())
+            .map_err(|e| e.while_trying_to(format_args!("read the boot override of {node}")))
+    }
+
+    async fn netboot_next(&self, node: &NodeName) -> Result<(), PortError> {
+        let operation = format!("make {node} boot from the network");
+        let set = self.set_next_boot(node.as_str(), BootDevice::Pxe);
+        let read = set.and_then(|()| self.next_boot_of(node.as_str())).map_err(|e| e.while_trying_to(&operation))?;
+        if read.device == BootDevice::Pxe && read.efi {
+            return Ok(());
+        }
+        let reason = "the BMC accepted the boot override and did not take it".to_owned();
+        Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
+    }
+
+    async fn reset(&self, node: &NodeName) -> Result<(), PortError> {
+        self.request_reset(node.as_str()).map_err(|e| e.while_trying_to(format_args!("reset {node}")))
+    }
+}
+
+#[async_trait]
+impl NetBoot for World {
+    async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        let staged = || {
+            let mut site = self.asked(Api::NetBoot, Some(node.as_str()))?;
+            site.node_named(node.as_str()).ok_or(Trouble::NotFound)?;
+            site.tickets.0.insert(node.as_str().to_owned(), ticket.clone());
+            site.record(Happened::TicketStaged {
+                node: node.as_str().to_owned(),
+                token: ticket.token.0.clone(),
+                image: ticket.image.as_str().to_owned(),
+                sha256: ticket.sha256.clone(),
+            });
+            site.answer(Call::Stage, ())
+        };
+        staged().map_err(|e: Trouble| e.while_trying_to(format_args!("stage the boot ticket of {node}")))
+    }
+
+    async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
+        let site = self.asked(Api::NetBoot, Some(node.as_str()));
+        let site = site.map_err(|e| e.while_trying_to(format_args!("read the boot ticket of {node}")))?;
+        Ok(site.tickets.0.get(node.as_str()).cloned())
+    }
+
+    async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        let withdrawn = || {
+            let mut site = self.asked(Api::NetBoot, Some(node.as_str()))?;
+            let token = site.tickets.0.remove(node.as_str()).map(|ticket| ticket.token.0);
+            site.record(Happened::TicketWithdrawn { node: node.as_str().to_owned(), token });
+            site.answer(Call::Withdraw, ())
+        };
+        withdrawn().map_err(|e: Trouble| e.while_trying_to(format_args!("withdraw the boot ticket of {node}")))
+    }
+}
+
+#[async_trait]
+impl NodeFacts for World {
+    async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
+        self.facts_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it runs")))
+    }
+}

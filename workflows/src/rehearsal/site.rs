@@ -1,0 +1,416 @@
+//! The state of the simulated site, and the queue of what is due there.
+//!
+//! Nothing here runs by itself: whoever looks first moves the site on to the time of the clock, event
+//! by event in order of time, so that the same seed and the same calls give the same history.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::guest::{ActionRecord, Guest, MigrationRecord, TaskState, VmState};
+use super::log::{By, Happened, Log, NodeAtStart};
+use super::machine::Machine;
+use super::plan::{Api, Call, Happens, InstancePlan, SitePlan};
+use super::tickets::{TicketSource, TicketsInMemory};
+use super::trouble::Trouble;
+use crate::clock::Timestamp;
+use crate::ports::{BootTicket, InstanceId};
+
+/// Nova's words where no host is fit for an instance.
+pub(super) const NO_VALID_HOST: &str = "No valid host was found. There are not enough hosts available.";
+
+/// Something that happens by itself at some moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Due {
+    /// An entry of the plan's happenings.
+    Happening(usize),
+    /// A new instance shows on its host; and is active.
+    BuildPlaced(usize),
+    BuildDone(usize),
+    /// By the migration's place in the list.
+    Decide(usize),
+    LiveFails(usize),
+    LiveArrives(usize),
+    LiveSettles(usize),
+    ColdNext(usize),
+    Confirmed(usize),
+    /// By the node's place in the list. Those with an epoch are void after a later reset.
+    ResetHits {
+        node: usize,
+        asked: bool,
+    },
+    PowerBack {
+        node: usize,
+        epoch: u64,
+    },
+    ChooseBootDevice {
+        node: usize,
+        epoch: u64,
+    },
+    Installed {
+        node: usize,
+        epoch: u64,
+    },
+    SystemUp {
+        node: usize,
+        epoch: u64,
+    },
+    Rejoins {
+        node: usize,
+        epoch: u64,
+    },
+    ReportsMissing {
+        node: usize,
+        epoch: u64,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) plan: SitePlan,
+    pub(super) started: Timestamp,
+    pub(super) now: Timestamp,
+    queue: BTreeMap<(Timestamp, u64), Due>,
+    queued: u64,
+    random: StdRng,
+    pub(super) log: Log,
+    pub(super) nodes: Vec<Machine>,
+    pub(super) guests: Vec<Guest>,
+    pub(super) migrations: Vec<MigrationRecord>,
+    pub(super) actions: Vec<ActionRecord>,
+    pub(super) tickets: TicketsInMemory,
+    pub(super) tickets_elsewhere: Option<Arc<dyn TicketSource>>,
+    calls: BTreeMap<Call, u32>,
+    /// Instances that are being built, with the host that was chosen for them.
+    building: VecDeque<(usize, Option<String>)>,
+}
+
+impl Site {
+    pub(super) fn new(plan: SitePlan, seed: u64, now: Timestamp) -> Site {
+        let mut site = Site {
+            started: now,
+            now,
+            queue: BTreeMap::new(),
+            queued: 0,
+            random: StdRng::seed_from_u64(seed),
+            log: Log::default(),
+            nodes: Vec::new(),
+            guests: Vec::new(),
+            migrations: Vec::new(),
+            actions: Vec::new(),
+            tickets: TicketsInMemory::default(),
+            tickets_elsewhere: None,
+            calls: BTreeMap::new(),
+            building: VecDeque::new(),
+            plan,
+        };
+        let nodes = site.plan.nodes.clone();
+        for (index, node) in nodes.into_iter().enumerate() {
+            let boot_id = site.uuid();
+            let service_id = site.uuid();
+            site.nodes.push(Machine::new(index, node, boot_id, service_id, now));
+        }
+        for instance in site.plan.instances.clone() {
+            site.place_at_start(instance);
+        }
+        for index in 0..site.plan.happenings.len() {
+            site.at(now + site.plan.happenings[index].after, Due::Happening(index));
+        }
+        let nodes =
+            site.nodes.iter().map(|node| node.at_start(site.instances_on(&node.host))).collect::<Vec<NodeAtStart>>();
+        site.record(Happened::SiteStarted { seed, nodes });
+        site
+    }
+
+    /// Lets everything happen that is due by `now`.
+    pub(super) fn advance_to(&mut self, now: Timestamp) {
+        while let Some((&(at, order), _)) = self.queue.first_key_value() {
+            if at > now {
+                break;
+            }
+            let Some(due) = self.queue.remove(&(at, order)) else { break };
+            self.now = self.now.max(at);
+            self.happen(due);
+        }
+        self.now = self.now.max(now);
+    }
+
+    pub(super) fn next_event(&self) -> Option<Timestamp> {
+        self.queue.first_key_value().map(|(&(at, _), _)| at)
+    }
+
+    pub(super) fn at(&mut self, at: Timestamp, due: Due) {
+        self.queued += 1;
+        self.queue.insert((at, self.queued), due);
+    }
+
+    /// `after` from now, and a bit longer as the seed has it.
+    pub(super) fn after(&mut self, after: Duration, due: Due) {
+        let jitter = self.plan.latencies.jitter_percent;
+        let percent = if jitter == 0 { 0 } else { self.random.random_range(0..=jitter) };
+        self.at(self.now + after + after * percent / 100, due);
+    }
+
+    pub(super) fn record(&mut self, what: Happened) {
+        self.log.record(self.now, what);
+    }
+
+    pub(super) fn uuid(&mut self) -> String {
+        let r: u128 = self.random.random();
+        let tail = r & 0xffff_ffff_ffff;
+        format!(
+            "{:08x}-{:04x}-4{:03x}-a{:03x}-{tail:012x}",
+            r as u32,
+            (r >> 32) as u16,
+            (r >> 48) & 0xfff,
+            (r >> 60) & 0xfff
+        )
+    }
+
+    pub(super) fn request_id(&mut self) -> String {
+        format!("req-{}", self.uuid())
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() { None } else { Some(of[self.random.random_range(0..of.len())]) }
+    }
+
+    /// Does `api` answer at all just now (for `node`)?
+    pub(super) fn reach(&mut self, api: Api, node: Option<usize>) -> Result<(), Trouble> {
+        let name = node.map(|node| self.nodes[node].name.as_str());
+        let passed = self.now.since(self.started);
+        let out = self.plan.faults.outages.iter().any(|outage| {
+            outage.api == api
+                && (outage.node.is_none() || outage.node.as_deref() == name)
+                && passed >= outage.from
+                && passed - outage.from < outage.lasts
+        });
+        if out || self.by_chance(self.plan.faults.unavailable_percent) { Err(Trouble::Unavailable) } else { Ok(()) }
+    }
+
+    /// The effect has taken place; is whoever asked told so?
+    pub(super) fn answer<T>(&mut self, call: Call, answer: T) -> Result<T, Trouble> {
+        let count = self.calls.entry(call).or_default();
+        *count += 1;
+        let nth = *count;
+        let listed = self.plan.faults.lost_answers.iter().any(|lost| lost.call == call && lost.nth == nth);
+        if listed || self.by_chance(self.plan.faults.lost_answer_percent) {
+            self.record(Happened::AnswerLost { call: format!("{call:?}") });
+            return Err(Trouble::AnswerLost);
+        }
+        Ok(answer)
+    }
+
+    fn by_chance(&mut self, percent: u32) -> bool {
+        percent > 0 && self.random.random_range(0..100) < percent
+    }
+
+    pub(super) fn node_named(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    pub(super) fn node_of_host(&self, host: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.host == host)
+    }
+
+    pub(super) fn guest(&self, id: &InstanceId) -> Option<usize> {
+        self.guests.iter().position(|guest| guest.id == *id && !guest.deleted)
+    }
+
+    /// Names of the instances that Nova places on `host`.
+    pub(super) fn instances_on(&self, host: &str) -> Vec<String> {
+        self.guests.iter().filter(|guest| guest.host.as_deref() == Some(host)).map(|guest| guest.id.0.clone()).collect()
+    }
+
+    pub(super) fn staged(&self, node: usize) -> Option<BootTicket> {
+        let node = &self.nodes[node];
+        match &self.tickets_elsewhere {
+            Some(elsewhere) => elsewhere.staged(&node.name, &node.mac),
+            None => self.tickets.0.get(&node.name).cloned(),
+        }
+    }
+
+    /// What instances and moves under way take of `host`.
+    fn used(&self, host: &str) -> (u32, u64) {
+        let (mut vcpus, mut memory_mb) = (0, 0);
+        for (index, guest) in self.guests.iter().enumerate() {
+            let here = guest.host.as_deref() == Some(host)
+                || self.building.iter().any(|(built, at)| *built == index && at.as_deref() == Some(host));
+            let held = self.migrations.iter().any(|migration| {
+                migration.instance == guest.id
+                    && !migration.status.is_over()
+                    && (migration.source == host || migration.destination.as_deref() == Some(host))
+            });
+            if here || held {
+                vcpus += guest.vcpus;
+                memory_mb += guest.memory_mb;
+            }
+        }
+        (vcpus, memory_mb)
+    }
+
+    /// Where Nova's scheduler puts an instance of this size: enabled, up, enough room, most free memory first.
+    pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, not_on: Option<&str>) -> Option<String> {
+        let mut best: Vec<usize> = Vec::new();
+        let mut most_free = 0;
+        for (index, node) in self.nodes.iter().enumerate() {
+            if !node.enabled || !node.is_up(self.now, &self.plan.latencies) || not_on == Some(node.host.as_str()) {
+                continue;
+            }
+            let (used_vcpus, used_memory) = self.used(&node.host);
+            if used_vcpus + vcpus > node.vcpus || used_memory + memory_mb > node.memory_mb {
+                continue;
+            }
+            let free = node.memory_mb - used_memory;
+            if best.is_empty() || free > most_free {
+                (best, most_free) = (vec![index], free);
+            } else if free == most_free {
+                best.push(index);
+            }
+        }
+        self.pick(&best).map(|index| self.nodes[index].host.clone())
+    }
+
+    fn guest_of(&mut self, plan: &InstancePlan, host: Option<String>, vm_state: VmState) -> usize {
+        let id = InstanceId(self.uuid());
+        self.guests.push(Guest {
+            id,
+            name: plan.name.clone(),
+            project: plan.project.clone(),
+            host,
+            vcpus: plan.vcpus,
+            memory_mb: plan.memory_mb,
+            vm_state,
+            task_state: None,
+            before_resize: VmState::Active,
+            fault: None,
+            locked: plan.locked,
+            created: self.now,
+            deleted: false,
+            goes_wrong: plan.fault.clone(),
+        });
+        self.guests.len() - 1
+    }
+
+    fn place_at_start(&mut self, plan: InstancePlan) {
+        let host = match &plan.node {
+            Some(node) => Some(self.node_named(node).map_or(node.clone(), |index| self.nodes[index].host.clone())),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None),
+        };
+        let index = self.guest_of(&plan, host, plan.vm_state);
+        match plan.vm_state {
+            VmState::Error => self.guests[index].fault = Some("Build of instance aborted".to_owned()),
+            VmState::Resized => self.resized_by_tenant(index),
+            VmState::Building
+            | VmState::Active
+            | VmState::Paused
+            | VmState::Suspended
+            | VmState::Stopped
+            | VmState::Rescued
+            | VmState::Shelved => {}
+        }
+    }
+
+    fn happen(&mut self, due: Due) {
+        match due {
+            Due::Happening(index) => self.happening(index),
+            Due::BuildPlaced(guest) => self.build_placed(guest),
+            Due::BuildDone(guest) => self.build_done(guest),
+            Due::Decide(migration) => self.decide(migration),
+            Due::LiveFails(migration) => self.live_fails_midway(migration),
+            Due::LiveArrives(migration) => self.live_arrives(migration),
+            Due::LiveSettles(migration) => self.live_settles(migration),
+            Due::ColdNext(migration) => self.cold_next(migration),
+            Due::Confirmed(migration) => self.confirmed(migration),
+            Due::ResetHits { node, asked } => self.reset_hits(node, asked),
+            Due::PowerBack { node, epoch } => self.if_epoch(node, epoch, Site::power_back),
+            Due::ChooseBootDevice { node, epoch } => self.if_epoch(node, epoch, Site::choose_boot_device),
+            Due::Installed { node, epoch } => self.if_epoch(node, epoch, Site::installed),
+            Due::SystemUp { node, epoch } => self.if_epoch(node, epoch, Site::system_up),
+            Due::Rejoins { node, epoch } => self.if_epoch(node, epoch, Site::rejoins),
+            Due::ReportsMissing { node, epoch } => self.reports_missing(node, epoch),
+        }
+    }
+
+    fn if_epoch(&mut self, node: usize, epoch: u64, what: fn(&mut Site, usize)) {
+        if self.nodes[node].epoch == epoch {
+            what(self, node);
+        }
+    }
+
+    fn happening(&mut self, index: usize) {
+        match self.plan.happenings[index].what.clone() {
+            Happens::InstanceCreated(plan) => self.build(&plan),
+            Happens::InstanceDeleted { name } => {
+                if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
+                    self.delete(guest);
+                }
+            }
+            Happens::ServiceDisabled { node, reason } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.disable(node, &reason, By::Other);
+                }
+            }
+            Happens::ServiceEnabled { node } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.enable(node, By::Other);
+                }
+            }
+            Happens::NodeCrashes { node } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.crash(node);
+                }
+            }
+        }
+    }
+
+    /// The host is chosen now; the instance shows on it later, even if the host was closed meanwhile.
+    fn build(&mut self, plan: &InstancePlan) {
+        let chosen = match plan.node.as_deref().map(|node| self.node_named(node)) {
+            Some(wanted) => wanted
+                .filter(|&node| self.nodes[node].enabled && self.nodes[node].is_up(self.now, &self.plan.latencies))
+                .map(|node| self.nodes[node].host.clone()),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None),
+        };
+        let guest = self.guest_of(plan, None, VmState::Building);
+        self.guests[guest].task_state = Some(TaskState::Scheduling);
+        self.building.push_back((guest, chosen));
+        self.after(self.plan.latencies.schedule, Due::BuildPlaced(guest));
+    }
+
+    fn build_placed(&mut self, guest: usize) {
+        let Some(position) = self.building.iter().position(|(index, _)| *index == guest) else { return };
+        let host = self.building.remove(position).and_then(|(_, host)| host);
+        let fits = host.as_deref().and_then(|host| self.node_of_host(host)).is_some_and(|node| self.nodes[node].runs());
+        if !fits {
+            let guest = &mut self.guests[guest];
+            (guest.vm_state, guest.task_state) = (VmState::Error, None);
+            guest.fault = Some(NO_VALID_HOST.to_owned());
+            return;
+        }
+        self.guests[guest].host = host.clone();
+        self.guests[guest].task_state = Some(TaskState::Spawning);
+        let (instance, name) = (self.guests[guest].id.0.clone(), self.guests[guest].name.clone());
+        self.record(Happened::InstanceCreated { instance, name, node: host.unwrap_or_default() });
+        self.after(self.plan.latencies.build, Due::BuildDone(guest));
+    }
+
+    fn build_done(&mut self, guest: usize) {
+        let guest = &mut self.guests[guest];
+        if guest.vm_state == VmState::Building {
+            (guest.vm_state, guest.task_state) = (VmState::Active, None);
+        }
+    }
+
+    /// Deleted ones keep their place in the list, so that everybody's index stays right.
+    fn delete(&mut self, guest: usize) {
+        let id = self.guests[guest].id.clone();
+        let node = self.guests[guest].host.take();
+        self.end_moves_of(&id, "The instance was deleted.");
+        self.record(Happened::InstanceDeleted { instance: id.0.clone(), node });
+        self.guests[guest].deleted = true;
+    }
+}

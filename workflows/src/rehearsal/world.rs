@@ -1,0 +1,208 @@
+//! The simulated site, as one thing that many may ask at the same time.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::guest::{ActionRecord, Guest, MigrationRecord};
+use super::log::{By, WorldEvent};
+use super::plan::{Api, Call, SitePlan};
+use super::site::Site;
+use super::snapshot::SiteSnapshot;
+use super::tickets::TicketSource;
+use super::trouble::Trouble;
+use crate::clock::{Clock, Timestamp};
+use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power};
+
+/// A site that exists only in memory, behind every port.
+///
+/// It does nothing by itself: each call first lets everything happen that is due by the clock. With a
+/// [`HandClock`](crate::clock::HandClock) days pass in milliseconds; with the system's clock the same
+/// site serves real adapters.
+///
+/// ```
+/// use std::sync::Arc;
+/// use turnaround_workflows::clock::{HandClock, Timestamp};
+/// use turnaround_workflows::rehearsal::{SitePlan, World};
+///
+/// let clock = Arc::new(HandClock::at(Timestamp::from_millis(0)));
+/// let world = World::new(clock, SitePlan::uniform(3, 2), 7);
+/// let ports = world.ports();
+/// assert_eq!(world.snapshot().nodes.len(), 3);
+/// # drop(ports);
+/// ```
+pub struct World {
+    clock: Arc<dyn Clock>,
+    site: Mutex<Site>,
+}
+
+/// A compute service, as `os-services` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    pub id: String,
+    /// Our name of the node.
+    pub node: String,
+    /// Nova's name of the host.
+    pub host: String,
+    pub mac: String,
+    pub enabled: bool,
+    pub disabled_reason: Option<String>,
+    pub up: bool,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+}
+
+impl World {
+    pub fn new(clock: Arc<dyn Clock>, plan: SitePlan, seed: u64) -> Arc<World> {
+        let site = Mutex::new(Site::new(plan, seed, clock.now()));
+        Arc::new(World { clock, site })
+    }
+
+    /// The site as the engine's steps see it.
+    pub fn ports(self: &Arc<World>) -> Ports {
+        Ports {
+            compute: self.clone(),
+            instances: self.clone(),
+            bmc: self.clone(),
+            netboot: self.clone(),
+            facts: self.clone(),
+        }
+    }
+
+    /// Nodes that netboot ask `tickets` from now on, and not what came through [`Ports::netboot`].
+    pub fn take_tickets_from(&self, tickets: Arc<dyn TicketSource>) {
+        self.site().tickets_elsewhere = Some(tickets);
+    }
+
+    /// Writes what happened so far, and everything from now on, to a new file: one JSON object a line.
+    pub fn log_to(&self, path: &Path) -> io::Result<()> {
+        self.site().log.also_to(path)
+    }
+
+    /// Everything that happened up to now.
+    pub fn events(&self) -> Vec<WorldEvent> {
+        self.site().log.kept().to_vec()
+    }
+
+    /// When something will happen next by itself, if nobody does anything. None: never.
+    pub fn next_event(&self) -> Option<Timestamp> {
+        self.site().next_event()
+    }
+
+    pub fn snapshot(&self) -> SiteSnapshot {
+        SiteSnapshot::of(&self.site())
+    }
+
+    pub(super) fn site(&self) -> MutexGuard<'_, Site> {
+        // A panic elsewhere in a test must not hide what the site saw.
+        let mut site = self.site.lock().unwrap_or_else(PoisonError::into_inner);
+        site.advance_to(self.clock.now());
+        site
+    }
+
+    /// The site, if `api` answers for `node` (by our name of it).
+    pub(super) fn asked(&self, api: Api, node: Option<&str>) -> Result<MutexGuard<'_, Site>, Trouble> {
+        let mut site = self.site();
+        let node = node.and_then(|node| site.node_named(node));
+        site.reach(api, node)?;
+        Ok(site)
+    }
+}
+
+/// The site in its vendors' terms: for those who serve it over the vendors' protocols.
+impl World {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn services(&self) -> Result<Vec<ServiceView>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        let latencies = &site.plan.latencies;
+        let view = |machine: &super::machine::Machine| ServiceView {
+            id: machine.service_id.clone(),
+            node: machine.name.clone(),
+            host: machine.host.clone(),
+            mac: machine.mac.clone(),
+            enabled: machine.enabled,
+            disabled_reason: machine.disabled_reason.clone(),
+            up: machine.is_up(site.now, latencies),
+            vcpus: machine.vcpus,
+            memory_mb: machine.memory_mb,
+        };
+        Ok(site.nodes.iter().map(view).collect())
+    }
+
+    pub fn guests(&self) -> Result<Vec<Guest>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        Ok(site.guests.iter().filter(|guest| !guest.deleted).cloned().collect())
+    }
+
+    /// In order of their making.
+    pub fn migrations_of_all(&self) -> Result<Vec<MigrationRecord>, Trouble> {
+        Ok(self.asked(Api::Nova, None)?.migrations.clone())
+    }
+
+    pub fn actions_of(&self, id: &InstanceId) -> Result<Vec<ActionRecord>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        Ok(site.actions.iter().filter(|action| action.instance == *id).cloned().collect())
+    }
+
+    pub fn disable_service(&self, host: &str, reason: &str) -> Result<(), Trouble> {
+        let mut site = self.asked(Api::Nova, None)?;
+        let node = site.node_of_host(host).ok_or(Trouble::NotFound)?;
+        site.disable(node, reason, By::Caller);
+        site.answer(Call::Close, ())
+    }
+
+    pub fn enable_service(&self, host: &str) -> Result<(), Trouble> {
+        let mut site = self.asked(Api::Nova, None)?;
+        let node = site.node_of_host(host).ok_or(Trouble::NotFound)?;
+        site.enable(node, By::Caller);
+        site.answer(Call::Reopen, ())
+    }
+
+    /// The request's id, once Nova has accepted it.
+    pub fn request_move(&self, id: &InstanceId, how: Move) -> Result<String, Trouble> {
+        self.asked(Api::Nova, None)?.request_move(id, how)
+    }
+
+    pub fn request_confirm(&self, id: &InstanceId) -> Result<(), Trouble> {
+        self.asked(Api::Nova, None)?.request_confirm(id)
+    }
+
+    pub fn power_of(&self, node: &str) -> Result<Power, Trouble> {
+        let site = self.asked(Api::Bmc, Some(node))?;
+        Ok(site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?].power())
+    }
+
+    pub fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble> {
+        let site = self.asked(Api::Bmc, Some(node))?;
+        Ok(site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?].next_boot())
+    }
+
+    /// The BMC's yes; whether it was taken, [`World::next_boot_of`] says.
+    pub fn set_next_boot(&self, node: &str, device: BootDevice) -> Result<(), Trouble> {
+        let mut site = self.site();
+        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        site.set_next_boot(node, device)
+    }
+
+    pub fn request_reset(&self, node: &str) -> Result<(), Trouble> {
+        let mut site = self.site();
+        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        site.request_reset(node)
+    }
+
+    pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {
+        let site = self.asked(Api::Ssh, Some(node))?;
+        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        site.nodes[node].facts().ok_or(Trouble::Unavailable)
+    }
+
+    /// What a netboot of `node` would find just now.
+    pub fn ticket_of(&self, node: &str) -> Option<BootTicket> {
+        let site = self.site();
+        let node = site.node_named(node)?;
+        site.staged(node)
+    }
+}
