@@ -124,7 +124,8 @@ fn a_bmc_that_repeats_a_reset_boots_the_old_disk() {
 #[test]
 fn every_fault_of_a_node_can_be_told_from_its_facts() {
     let base = NodeFaults::default;
-    let cases: [(&str, NodeFaults, fn(&Bench)); 9] = [
+    type Case = (&'static str, NodeFaults, fn(&Bench));
+    let cases: [Case; 9] = [
         ("the override is lost", NodeFaults { loses_boot_override: 1, ..base() }, |bench| {
             assert_eq!(bench.facts("gpu-01").unwrap().kernel, OLD_KERNEL);
         }),
