@@ -1,0 +1,98 @@
+//! A lease on one workflow: the exclusive, expiring right to append to its journal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use turnaround_workflows::clock::{Clock as _, Timestamp};
+use turnaround_workflows::engine::{Committer, LeaseLost};
+use turnaround_workflows::store::{Claimed, Commit, Committed, Fence, Next, WorkflowId};
+
+use crate::clock::StoreClock;
+
+/// What a lease asks of the pump. A lease has at most one question open, so the queue of them is as long as there are
+/// slots, and one more each for the end.
+pub(crate) enum Ask {
+    Commit { commit: Box<Commit>, reply: oneshot::Sender<Committed> },
+    /// Does the lease stand, just now?
+    Guard { id: WorkflowId, fence: Fence, reply: oneshot::Sender<bool> },
+    /// The lease is not needed any more: hand it back, or forget it.
+    Drop { id: WorkflowId, fence: Fence, hand_back: bool },
+}
+
+/// A workflow that this worker may bring on. Dropped before its end it is handed back while the worker shuts down, and
+/// otherwise left to expire: what failed in a way that we did not foresee should not be tried again at once.
+pub struct Leased {
+    pub claimed: Claimed,
+    pub lease: Lease,
+}
+
+pub struct Lease {
+    id: WorkflowId,
+    fence: Fence,
+    asks: mpsc::UnboundedSender<Ask>,
+    clock: Arc<StoreClock>,
+    /// Cancelled when the lease is lost, or to be handed back.
+    lost: CancellationToken,
+    stopping: CancellationToken,
+    /// A commit has given the lease up.
+    over: AtomicBool,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        claimed: &Claimed,
+        asks: mpsc::UnboundedSender<Ask>,
+        clock: Arc<StoreClock>,
+        lost: CancellationToken,
+        stopping: CancellationToken,
+    ) -> Lease {
+        let (id, fence) = (claimed.document.id.clone(), claimed.fence);
+        Lease { id, fence, asks, clock, lost, stopping, over: AtomicBool::new(false) }
+    }
+}
+
+#[async_trait]
+impl Committer for Lease {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed, LeaseLost> {
+        let gives_up = commit.next != Next::Keep;
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Commit { commit: Box::new(commit), reply }).map_err(|_| LeaseLost)?;
+        let committed = answer.await.map_err(|_| LeaseLost)?;
+        match &committed {
+            Committed::Done { .. } if gives_up => self.over.store(true, Ordering::SeqCst),
+            Committed::Fenced | Committed::Conflict { .. } => self.over.store(true, Ordering::SeqCst),
+            Committed::Done { .. } | Committed::Busy { .. } => {}
+        }
+        Ok(committed)
+    }
+
+    async fn guard(&self) -> Result<(), LeaseLost> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Guard { id: self.id.clone(), fence: self.fence, reply }).map_err(|_| LeaseLost)?;
+        match answer.await {
+            Ok(true) if !self.lost.is_cancelled() => Ok(()),
+            Ok(_) | Err(_) => Err(LeaseLost),
+        }
+    }
+
+    async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.over.load(Ordering::SeqCst) {
+            let hand_back = self.stopping.is_cancelled();
+            // Only a pump that is gone can't be told, and then the lease expires.
+            let _ = self.asks.send(Ask::Drop { id: self.id.clone(), fence: self.fence, hand_back });
+        }
+    }
+}

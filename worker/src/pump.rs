@@ -1,0 +1,435 @@
+//! The pump: the one place in a worker that talks to the store.
+//!
+//! It has a thread of its own, so that a step that blocks its thread loses nobody's lease. One call is outstanding at a time;
+//! what completes meanwhile goes with the next one (group commit). It never polls on an interval: it sleeps until the bell
+//! rings, somebody asks, a lease is to be renewed, or the next workflow is due. An outage is waited out: the same batch is
+//! sent again until it is answered, which is safe by the store's contract.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use turnaround_workflows::store::{
+    Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Store, StoreError, WorkflowId,
+};
+
+use crate::clock::StoreClock;
+use crate::lease::{Ask, Lease, Leased};
+
+/// Leases are renewed when this fraction of their length has passed: two renewals may fail before one is lost.
+const RENEW_AT: u32 = 3;
+/// Pauses between tries while the store does not answer: short at first, since a restart takes 0.1 s, never long, since every
+/// second of it is a second in which nothing goes on.
+const OUTAGE_PAUSE_FIRST: Duration = Duration::from_millis(20);
+const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// After being told to stop, what is under way may come to its next commit within this time; then it is handed back.
+/// A supervisor expects a worker to be gone within half a second.
+const STOP_GRACE: Duration = Duration::from_millis(200);
+/// The last call, which hands leases back, is tried for so long. Leases that could not be handed back expire.
+const STOP_TRIES_FOR: Duration = Duration::from_secs(2);
+/// How long one wait for the bell lasts. The store keeps its own limit; this one only bounds a hung call.
+const BELL_WAIT: Duration = Duration::from_secs(30);
+
+/// Makes the store on the pump's own runtime, where its connections must live.
+pub type MakeStore = Box<dyn FnOnce() -> BoxFuture<'static, Result<Arc<dyn Store>, StoreError>> + Send>;
+
+/// How a worker claims.
+#[derive(Debug, Clone)]
+pub struct PumpOptions {
+    /// Workflows in hand at the same time.
+    pub slots: u16,
+    pub lease: Duration,
+    /// Who claims, for people to read.
+    pub worker: String,
+}
+
+/// A running pump.
+pub struct Pump {
+    /// Claimed workflows, to be handed to the queue.
+    pub leased: mpsc::Receiver<Leased>,
+    /// True once the store has answered for the first time.
+    pub ready: watch::Receiver<bool>,
+    pub clock: Arc<StoreClock>,
+    stopping: CancellationToken,
+    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+}
+
+/// Ends the pump.
+pub struct PumpHandle {
+    stopping: CancellationToken,
+    thread: std::thread::JoinHandle<Result<(), StoreError>>,
+}
+
+impl PumpHandle {
+    /// Nothing more is claimed; what is under way is handed back after [`STOP_GRACE`].
+    pub fn stop(&self) {
+        self.stopping.cancel();
+    }
+
+    /// Cancelled once the pump stops, by order or because the store is unusable.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Waits until every lease has been settled or handed back.
+    pub fn join(self) -> Result<(), StoreError> {
+        self.thread.join().unwrap_or_else(|_| {
+            error!("the pump's thread panicked; its leases will expire");
+            Ok(())
+        })
+    }
+}
+
+impl Pump {
+    /// Starts the pump's thread. Fails only if the system gives no thread.
+    pub fn start(make: MakeStore, options: PumpOptions) -> std::io::Result<Pump> {
+        let (to_queue, leased) = mpsc::channel(usize::from(options.slots).max(1));
+        let (ready_tx, ready) = watch::channel(false);
+        let clock = Arc::new(StoreClock::new(turnaround_workflows::clock::Timestamp::default()));
+        let stopping = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (pump_clock, pump_stopping) = (clock.clone(), stopping.clone());
+        let thread = std::thread::Builder::new().name("pump".to_owned()).spawn(move || {
+            let ended = runtime.block_on(async {
+                let store = tokio::select! {
+                    store = make() => store?,
+                    () = pump_stopping.cancelled() => return Ok(()),
+                };
+                let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options };
+                Loop::new(shared, to_queue, ready_tx).run().await
+            });
+            pump_stopping.cancel();
+            ended
+        })?;
+        Ok(Pump { leased, ready, clock, stopping, thread })
+    }
+
+    /// The queue's half, and the half that ends it.
+    pub fn split(self) -> (mpsc::Receiver<Leased>, PumpHandle) {
+        (self.leased, PumpHandle { stopping: self.stopping, thread: self.thread })
+    }
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    clock: Arc<StoreClock>,
+    stopping: CancellationToken,
+    options: PumpOptions,
+}
+
+/// A lease that this worker has.
+struct Held {
+    fence: Fence,
+    lost: CancellationToken,
+}
+
+/// Everything that the next call carries.
+#[derive(Default)]
+struct Batch {
+    commits: Vec<(Commit, oneshot::Sender<Committed>)>,
+    guards: Vec<(WorkflowId, Fence, oneshot::Sender<bool>)>,
+    hand_back: Vec<(WorkflowId, Fence)>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.guards.is_empty() && self.hand_back.is_empty()
+    }
+}
+
+struct Loop {
+    shared: Shared,
+    to_queue: mpsc::Sender<Leased>,
+    ready: watch::Sender<bool>,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    asking: mpsc::UnboundedSender<Ask>,
+    held: HashMap<WorkflowId, Held>,
+    batch: Batch,
+    /// When to claim next, if the bell does not ring before.
+    claim_at: Option<Instant>,
+    renew_at: Instant,
+    bell: Arc<Notify>,
+    /// Whether there is a free slot: without one nobody listens to the bell.
+    free: watch::Sender<bool>,
+}
+
+impl Loop {
+    fn new(shared: Shared, to_queue: mpsc::Sender<Leased>, ready: watch::Sender<bool>) -> Loop {
+        let (asking, asks) = mpsc::unbounded_channel();
+        let renew_at = Instant::now() + shared.options.lease / RENEW_AT;
+        Loop {
+            shared,
+            to_queue,
+            ready,
+            asks,
+            asking,
+            held: HashMap::new(),
+            batch: Batch::default(),
+            claim_at: Some(Instant::now()),
+            renew_at,
+            bell: Arc::new(Notify::new()),
+            free: watch::channel(true).0,
+        }
+    }
+
+    async fn run(mut self) -> Result<(), StoreError> {
+        let listener = tokio::spawn(listen(self.shared.store.clone(), self.bell.clone(), self.free.subscribe()));
+        let ended = self.pump().await;
+        listener.abort();
+        ended
+    }
+
+    async fn pump(&mut self) -> Result<(), StoreError> {
+        let stopping = self.shared.stopping.clone();
+        while !stopping.is_cancelled() {
+            self.wait().await;
+            self.gather();
+            if stopping.is_cancelled() {
+                break;
+            }
+            self.call().await?;
+        }
+        self.stop().await
+    }
+
+    fn free_slots(&self) -> u32 {
+        u32::from(self.shared.options.slots).saturating_sub(u32::try_from(self.held.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Returns when there is something to do.
+    async fn wait(&mut self) {
+        let free = self.free_slots() > 0;
+        self.free.send_replace(free);
+        let claim_at = self.claim_at.filter(|_| free);
+        let renew_at = (!self.held.is_empty()).then_some(self.renew_at);
+        let stopping = self.shared.stopping.clone();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => {}
+            ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
+            () = self.bell.notified(), if free => {}
+            () = at(claim_at) => {}
+            () = at(renew_at) => {}
+        }
+    }
+
+    /// Takes in what else is waiting, up to a full call.
+    fn gather(&mut self) {
+        while self.batch.commits.len() < COMMITS_MAX {
+            let Ok(ask) = self.asks.try_recv() else { return };
+            self.take(ask);
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Commit { commit, reply } => self.batch.commits.push((*commit, reply)),
+            Ask::Guard { id, fence, reply } => self.batch.guards.push((id, fence, reply)),
+            Ask::Drop { id, fence, hand_back } => {
+                if self.held.get(&id).is_some_and(|held| held.fence == fence) {
+                    self.held.remove(&id);
+                }
+                if hand_back {
+                    self.batch.hand_back.push((id, fence));
+                }
+            }
+        }
+    }
+
+    /// One call: commits, renewals, hand-backs, and a claim for what is free.
+    async fn call(&mut self) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut self.batch);
+        let renewing = Instant::now() >= self.renew_at;
+        let mut renew: Vec<(WorkflowId, Fence)> =
+            batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect();
+        if renewing {
+            renew.extend(self.held.iter().map(|(id, held)| (id.clone(), held.fence)));
+            self.renew_at = Instant::now() + self.shared.options.lease / RENEW_AT;
+        }
+        let free = self.free_slots();
+        let advance = Advance {
+            lease: self.shared.options.lease,
+            commits: batch.commits.iter().map(|(commit, _)| commit.clone()).collect(),
+            renew,
+            hand_back: batch.hand_back.clone(),
+            claim: (free > 0).then(|| Claim { max: free, lease: self.shared.options.lease, worker: self.shared.options.worker.clone() }),
+        };
+        let advanced = self.until_answered(&advance).await?;
+        self.settle(batch, &advance, advanced);
+        Ok(())
+    }
+
+    /// Sends the same batch until it is answered. Gives up only when told to stop, or when the store can't be used at all.
+    async fn until_answered(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+        let mut pause = OUTAGE_PAUSE_FIRST;
+        let mut stop_by = None;
+        let began = Instant::now();
+        loop {
+            let error = match self.shared.store.advance(advance.clone()).await {
+                Ok(advanced) => {
+                    if pause > OUTAGE_PAUSE_FIRST {
+                        info!(seconds = began.elapsed().as_secs_f64(), "the store answers again");
+                    }
+                    return Ok(advanced);
+                }
+                Err(error) => error,
+            };
+            if !error.is_outage() {
+                error!(%error, "the store can't be used");
+                return Err(error);
+            }
+            if pause == OUTAGE_PAUSE_FIRST {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(%error, source, "the store does not answer; waiting for it");
+            }
+            if self.shared.stopping.is_cancelled() && Instant::now() > *stop_by.get_or_insert(Instant::now() + STOP_TRIES_FOR) {
+                return Err(error);
+            }
+            tokio::time::sleep(pause.mul_f64(rand_factor())).await;
+            pause = (pause * 2).min(OUTAGE_PAUSE_MAX);
+        }
+    }
+
+    fn settle(&mut self, batch: Batch, advance: &Advance, advanced: Advanced) {
+        self.shared.clock.heard(advanced.now);
+        self.ready.send_replace(true);
+        for ((commit, reply), committed) in batch.commits.into_iter().zip(advanced.commits) {
+            let over = match &committed {
+                Committed::Done { .. } => commit.next != Next::Keep,
+                Committed::Fenced | Committed::Conflict { .. } => true,
+                Committed::Busy { .. } => false,
+            };
+            if over {
+                self.held.remove(&commit.id);
+            }
+            // Whoever asked may be gone: what was committed stands all the same.
+            let _ = reply.send(committed);
+        }
+        let guards = batch.guards.len();
+        for ((_, _, reply), renewed) in batch.guards.into_iter().zip(&advanced.renewed) {
+            let _ = reply.send(renewed.is_some());
+        }
+        for ((id, fence), renewed) in advance.renew.iter().zip(&advanced.renewed).skip(guards) {
+            if renewed.is_none() && self.held.get(id).is_some_and(|held| held.fence == *fence) {
+                self.lose(id);
+            }
+        }
+        for claimed in advanced.claimed {
+            self.hand_out(claimed);
+        }
+        self.claim_at = advanced.next.map(|next| self.shared.clock.instant(next));
+    }
+
+    fn lose(&mut self, id: &WorkflowId) {
+        if let Some(held) = self.held.remove(id) {
+            warn!(workflow = %id, "the lease was lost; its step is dropped");
+            held.lost.cancel();
+        }
+    }
+
+    fn hand_out(&mut self, claimed: turnaround_workflows::store::Claimed) {
+        let id = claimed.document.id.clone();
+        // An older lease of ours on the same workflow has expired under us.
+        self.lose(&id);
+        let lost = CancellationToken::new();
+        let lease =
+            Lease::new(&claimed, self.asking.clone(), self.shared.clock.clone(), lost.clone(), self.shared.stopping.clone());
+        self.held.insert(id.clone(), Held { fence: claimed.fence, lost });
+        if let Err(refused) = self.to_queue.try_send(Leased { claimed, lease }) {
+            // Its lease is dropped here and thereby given up.
+            warn!(workflow = %id, why = %refused, "the queue did not take a claimed workflow");
+        }
+    }
+
+    /// Lets what is under way come to a commit, then hands the rest back.
+    async fn stop(&mut self) -> Result<(), StoreError> {
+        let end = Instant::now() + STOP_GRACE;
+        while !self.held.is_empty() && Instant::now() < end {
+            tokio::select! {
+                ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
+                () = tokio::time::sleep_until(end) => {}
+            }
+            self.gather();
+            if !self.batch.is_empty() {
+                self.call_without_claim().await?;
+            }
+        }
+        for held in self.held.values() {
+            held.lost.cancel();
+        }
+        let end = Instant::now() + STOP_GRACE;
+        while !self.held.is_empty() && Instant::now() < end {
+            tokio::select! {
+                ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
+                () = tokio::time::sleep_until(end) => {}
+            }
+        }
+        self.gather();
+        // A step that did not let go in time has its lease handed back all the same: its next effect asks first.
+        let rest: Vec<(WorkflowId, Fence)> = self.held.drain().map(|(id, held)| (id, held.fence)).collect();
+        self.batch.hand_back.extend(rest);
+        if !self.batch.is_empty() {
+            self.call_without_claim().await?;
+        }
+        Ok(())
+    }
+
+    async fn call_without_claim(&mut self) -> Result<(), StoreError> {
+        let batch = std::mem::take(&mut self.batch);
+        let advance = Advance {
+            lease: self.shared.options.lease,
+            commits: batch.commits.iter().map(|(commit, _)| commit.clone()).collect(),
+            renew: batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect(),
+            hand_back: batch.hand_back.clone(),
+            claim: None,
+        };
+        let advanced = self.until_answered(&advance).await?;
+        self.settle(batch, &advance, advanced);
+        Ok(())
+    }
+}
+
+/// Listens to the bell while there is a free slot; passes on a ring that came when there was none left.
+async fn listen(store: Arc<dyn Store>, bell: Arc<Notify>, mut free: watch::Receiver<bool>) {
+    let mut pause = OUTAGE_PAUSE_FIRST;
+    loop {
+        if free.wait_for(|free| *free).await.is_err() {
+            return;
+        }
+        match store.wait_for_bell(BELL_WAIT).await {
+            Ok(()) if *free.borrow() => {
+                pause = OUTAGE_PAUSE_FIRST;
+                bell.notify_one();
+                // The pump claims before it listens again, so that one ring is not answered twice.
+                tokio::task::yield_now().await;
+            }
+            Ok(()) => {
+                let _ = store.ring().await;
+                tokio::task::yield_now().await;
+            }
+            Err(_) => {
+                // The pump tells about outages; after one there may be work.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(OUTAGE_PAUSE_MAX);
+                bell.notify_one();
+            }
+        }
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Between a half and the whole, so that workers do not come back all at once.
+fn rand_factor() -> f64 {
+    rand::random_range(0.5..=1.0)
+}

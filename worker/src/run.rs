@@ -1,0 +1,78 @@
+//! A worker's life: the pump claims, apalis hands out, the engine brings on.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use apalis::layers::WorkerBuilderExt as _;
+use apalis_core::monitor::{Monitor, MonitorError};
+use apalis_core::task::data::Data;
+use apalis_core::worker::builder::WorkerBuilder;
+use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+use turnaround_workflows::engine::Engine;
+use turnaround_workflows::store::StoreError;
+
+use crate::lease::Leased;
+use crate::pump::Pump;
+use crate::queue::Queue;
+
+/// Why a worker ended otherwise than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("the store can't be used")]
+    Store(#[source] StoreError),
+    #[error("the worker's loop ended")]
+    Monitor(#[source] MonitorError),
+}
+
+/// Works until `stop` is cancelled or the store proves unusable. On return every lease is settled or handed back.
+pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken) -> Result<(), WorkerError> {
+    let (leased, handle) = pump.split();
+    let engine = Arc::new(engine);
+    // The factory is called once: a worker whose backend can't fail is never started again.
+    let leased = std::sync::Mutex::new(Some(leased));
+    let monitor = Monitor::new().register(move |_restarts| {
+        let leased = leased.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let leased = leased.unwrap_or_else(|| tokio::sync::mpsc::channel(1).1);
+        // No time-out: an activation ends at its next commit after its lease is lost, and waiting holds no slot.
+        WorkerBuilder::new("workflows")
+            .backend(Queue::new(leased))
+            .concurrency(usize::from(slots))
+            .parallelize(tokio::spawn)
+            .catch_panic()
+            .data(engine.clone())
+            .build(bring_on)
+    });
+    let stopping = handle.stopping();
+    let signal = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = stopping.cancelled() => {}
+        }
+        handle.stop();
+        Ok::<_, std::io::Error>(handle)
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let signal = async move {
+        let handle = signal.await?;
+        let _ = tell.send(handle);
+        Ok(())
+    };
+    let ended = monitor.run_with_signal(signal).await;
+    if let Ok(handle) = told.await {
+        let joined = tokio::task::spawn_blocking(move || handle.join()).await;
+        if let Ok(Err(error)) = joined {
+            return Err(WorkerError::Store(error));
+        }
+    }
+    ended.map_err(WorkerError::Monitor)
+}
+
+async fn bring_on(leased: Leased, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {
+    let Leased { claimed, lease } = leased;
+    let id = claimed.document.id.clone();
+    let end = engine.activate(claimed, &lease).await;
+    debug!(workflow = %id, ?end, "activation ended");
+    Ok(())
+}
