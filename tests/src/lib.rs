@@ -1,1 +1,4 @@
+//! The simulated site's servers, the lab, crash points and proofs.
+#![allow(clippy::unwrap_used)]
 
+pub mod sim;

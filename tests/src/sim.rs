@@ -1,0 +1,357 @@
+//! The true engine on the memory store and the simulated site, in virtual time, with a worker that can be killed at any
+//! point: before and after every commit, every guard, and every call to the outside world.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use turnaround_config::NodeName;
+use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
+use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Signal, SignalKind, State, start};
+use turnaround_workflows::ports::{
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+};
+use turnaround_workflows::rehearsal::{SitePlan, World};
+use turnaround_workflows::store::memory::MemoryStore;
+use turnaround_workflows::store::{
+    Advance, Claim, Claimed, Commit, Committed, Document, Query, Scope, Status, Store, WorkflowId,
+};
+use turnaround_workflows::updates::{self, OrderedImage, RolloutOrder, Rules};
+
+/// Length of a lease in simulated time.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// Turns of the simulation until it counts as stuck: a rollout of a few nodes takes some hundred.
+const TURNS_MAX: u32 = 200_000;
+/// When the simulated day begins.
+pub const MORNING: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// When, during one activation, the worker dies.
+#[derive(Debug, Clone)]
+pub struct Death(Arc<DeathState>);
+
+#[derive(Debug)]
+struct DeathState {
+    passed: AtomicU32,
+    /// The worker dies at this point, counted from 1; 0: never.
+    at: u32,
+    names: std::sync::Mutex<Vec<String>>,
+    died: AtomicBool,
+}
+
+impl Death {
+    pub fn never() -> Death {
+        Death::at(0)
+    }
+
+    pub fn at(point: u32) -> Death {
+        Death(Arc::new(DeathState { passed: AtomicU32::new(0), at: point, names: Default::default(), died: AtomicBool::new(false) }))
+    }
+
+    /// How many points have been passed so far.
+    pub fn passed(&self) -> u32 {
+        self.0.passed.load(Ordering::SeqCst)
+    }
+
+    pub fn has_come(&self) -> bool {
+        self.0.died.load(Ordering::SeqCst)
+    }
+
+    /// Names of all points passed, in order.
+    pub fn names(&self) -> Vec<String> {
+        self.0.names.lock().unwrap().clone()
+    }
+
+    fn passes(&self, name: &str) -> bool {
+        let point = self.0.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.names.lock().unwrap().push(name.to_owned());
+        if point == self.0.at {
+            self.0.died.store(true, Ordering::SeqCst);
+        }
+        self.0.died.load(Ordering::SeqCst)
+    }
+
+    /// Passes a point; never returns if the worker dies there.
+    async fn point(&self, token: &CancellationToken, name: &str) {
+        if self.passes(name) {
+            token.cancel();
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// A worker's process: everything that it does passes through here, and stops when it dies.
+#[derive(Clone)]
+struct Mortal {
+    death: Death,
+    /// Cancelled when it is dead.
+    token: CancellationToken,
+}
+
+impl Mortal {
+    async fn call<T>(&self, name: &str, call: impl Future<Output = T>) -> T {
+        self.death.point(&self.token, &format!("before {name}")).await;
+        let done = call.await;
+        self.death.point(&self.token, &format!("after {name}")).await;
+        done
+    }
+}
+
+struct DirectLease {
+    store: Arc<dyn Store>,
+    clock: Arc<HandClock>,
+    claimed: (WorkflowId, turnaround_workflows::store::Fence),
+    mortal: Mortal,
+}
+
+#[async_trait]
+impl Committer for DirectLease {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Committed, LeaseLost> {
+        let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
+        let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
+        let advanced = self.mortal.call("commit", call).await;
+        Ok(advanced.commits.into_iter().next().expect("one commit, one answer"))
+    }
+
+    async fn guard(&self) -> Result<(), LeaseLost> {
+        let advance = Advance { lease: LEASE, renew: vec![self.claimed.clone()], ..Advance::default() };
+        let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
+        let advanced = self.mortal.call("guard", call).await;
+        if advanced.renewed[0].is_some() { Ok(()) } else { Err(LeaseLost) }
+    }
+
+    async fn lost(&self) {
+        self.mortal.token.cancelled().await;
+    }
+}
+
+/// Every port of a site, for a worker that may die before and after each call.
+struct MortalPorts {
+    inner: Ports,
+    mortal: Mortal,
+}
+
+
+#[async_trait]
+impl ComputeServices for MortalPorts {
+    async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError> {
+        self.inner.compute.service(node).await
+    }
+    async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
+        self.inner.compute.hypervisor(node).await
+    }
+    async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
+        self.mortal.call("close", self.inner.compute.close(node, reason)).await
+    }
+    async fn reopen(&self, node: &NodeName) -> Result<(), PortError> {
+        self.mortal.call("reopen", self.inner.compute.reopen(node)).await
+    }
+}
+
+#[async_trait]
+impl Instances for MortalPorts {
+    async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
+        self.inner.instances.on(node).await
+    }
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
+        self.inner.instances.get(id).await
+    }
+    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+        self.mortal.call("start_move", self.inner.instances.start_move(id, how)).await
+    }
+    async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.mortal.call("confirm", self.inner.instances.confirm(id)).await
+    }
+    async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
+        self.inner.instances.migrations(id).await
+    }
+    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        self.inner.instances.leaving(node).await
+    }
+    async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
+        self.inner.instances.why_failed(id, request).await
+    }
+}
+
+#[async_trait]
+impl Bmc for MortalPorts {
+    async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
+        self.inner.bmc.power(node).await
+    }
+    async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
+        self.inner.bmc.boot_override(node).await
+    }
+    async fn netboot_next(&self, node: &NodeName) -> Result<(), PortError> {
+        self.mortal.call("netboot_next", self.inner.bmc.netboot_next(node)).await
+    }
+    async fn reset(&self, node: &NodeName) -> Result<(), PortError> {
+        self.mortal.call("reset", self.inner.bmc.reset(node)).await
+    }
+}
+
+#[async_trait]
+impl NetBoot for MortalPorts {
+    async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        self.mortal.call("stage", self.inner.netboot.stage(node, ticket)).await
+    }
+    async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
+        self.inner.netboot.staged(node).await
+    }
+    async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        self.mortal.call("withdraw", self.inner.netboot.withdraw(node)).await
+    }
+}
+
+#[async_trait]
+impl NodeFacts for MortalPorts {
+    async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
+        self.inner.facts.facts(node).await
+    }
+}
+
+fn mortal_ports(inner: &Ports, mortal: &Mortal) -> Ports {
+    let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone() });
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all }
+}
+
+/// A site, a store, and workers that come one after the other.
+pub struct Sim {
+    pub clock: Arc<HandClock>,
+    pub store: Arc<dyn Store>,
+    pub world: Arc<World>,
+    /// Deaths of the coming workers; the next one is first. Without one a worker lives for ever.
+    pub deaths: VecDeque<Death>,
+    signals: u32,
+}
+
+impl Sim {
+    pub fn new(plan: SitePlan, seed: u64) -> Sim {
+        let clock = Arc::new(HandClock::at(MORNING));
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let world = World::new(clock.clone(), plan, seed);
+        Sim { clock, store, world, deaths: VecDeque::new(), signals: 0 }
+    }
+
+    /// Orders a rollout; its id.
+    pub async fn order(&self, order: &RolloutOrder) -> WorkflowId {
+        let new = updates::rollout(order, "tester").expect("an order can be written");
+        let id = new.id.clone();
+        self.store.create(start(new, self.clock.now()).expect("an order can be written")).await.expect("the memory store always answers");
+        id
+    }
+
+    pub async fn signal(&mut self, id: &WorkflowId, kind: SignalKind) {
+        self.signals += 1;
+        let signal = Signal { id: format!("signal-{}", self.signals), at: self.clock.now(), by: "tester".to_owned(), kind };
+        self.store.signal(id, signal.stored().unwrap()).await.unwrap();
+    }
+
+    pub async fn document(&self, id: &WorkflowId) -> Document {
+        self.store.load(id).await.unwrap().expect("the workflow is there")
+    }
+
+    pub async fn state(&self, id: &WorkflowId) -> State {
+        State::of(&self.document(id).await).expect("the state can be read")
+    }
+
+    /// The workflow of one node of a rollout.
+    pub async fn child(&self, rollout: &WorkflowId, node: &str) -> WorkflowId {
+        rollout.child(node).unwrap()
+    }
+
+    pub async fn open(&self) -> Vec<Document> {
+        self.store.list(&Query { scope: Scope::Open, limit: 500, ..Query::default() }).await.unwrap()
+    }
+
+    /// Runs until `done`, or until nothing happens any more by itself.
+    pub async fn run_until(&mut self, mut done: impl AsyncFnMut(&Sim) -> bool) {
+        for _ in 0..TURNS_MAX {
+            if done(self).await || !self.turn().await {
+                return;
+            }
+        }
+        panic!("the simulation does not come to rest: {:#?}", self.open().await);
+    }
+
+    /// Runs until every workflow has ended or waits for an operator.
+    pub async fn run(&mut self) {
+        self.run_until(async |_| false).await;
+    }
+
+    /// Brings on what is due, or else moves the clock to what comes next. False if nothing will ever happen.
+    async fn turn(&mut self) -> bool {
+        let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned() };
+        let advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
+        if let Some(claimed) = advanced.claimed.into_iter().next() {
+            self.activate(claimed).await;
+            return true;
+        }
+        let open = self.open().await;
+        let asleep = open.iter().all(|document| matches!(document.status, Status::NeedsOperator | Status::Paused) && document.due.is_none());
+        let waits_for_children = open.iter().all(|document| document.due.is_none() && document.lease.is_none());
+        if asleep || waits_for_children {
+            return false;
+        }
+        let next = [advanced.next, self.world.next_event()].into_iter().flatten().min();
+        match next {
+            Some(next) => {
+                self.clock.advance_to(next.max(self.clock.now() + Duration::from_millis(1)));
+                true
+            }
+            None => false,
+        }
+    }
+
+    async fn activate(&mut self, claimed: Claimed) -> Activation {
+        let death = self.deaths.front().cloned().unwrap_or_else(Death::never);
+        let mortal = Mortal { death: death.clone(), token: CancellationToken::new() };
+        let engine = Engine {
+            registry: updates::registry(),
+            ports: mortal_ports(&self.world.ports(), &mortal),
+            keep_finished: Duration::from_secs(86_400),
+        };
+        let lease = DirectLease {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            claimed: (claimed.document.id.clone(), claimed.fence),
+            mortal,
+        };
+        let end = engine.activate(claimed, &lease).await;
+        if death.has_come() {
+            self.deaths.pop_front();
+        }
+        end
+    }
+}
+
+/// The order that the simulated rollouts use: every node to the plan's newest image, at most `max_out` at once, polls of a
+/// few seconds.
+pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
+    let image = plan.images.last().expect("the plan has an image");
+    RolloutOrder {
+        nodes: plan.nodes.iter().map(|node| node.name.parse().expect("a node name")).collect(),
+        image: OrderedImage {
+            name: image.name.parse().expect("an image name"),
+            version: image.os_version_id.clone(),
+            sha256: image.sha256.clone(),
+            os_version_id: image.os_version_id.clone(),
+            kernel: image.kernel.clone(),
+        },
+        rules: Rules {
+            max_out,
+            moves_at_once: 2,
+            evacuate_deadline_ms: 4 * 3_600_000,
+            install_deadline_ms: 3_600_000,
+            rejoin_deadline_ms: 3_600_000,
+            move_poll_ms: 5_000,
+            node_poll_ms: 10_000,
+        },
+    }
+}

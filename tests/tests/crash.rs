@@ -1,0 +1,117 @@
+//! Killed anywhere, a renewal ends as if nothing had happened, and nothing is done twice.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_workflows::engine::SignalKind;
+use turnaround_workflows::rehearsal::{Happened, InstancePlan, SitePlan, VmState, WorldEvent};
+use turnaround_workflows::store::Status;
+
+/// Two nodes to be renewed, a third one for the instances; every way to move is needed.
+fn plan() -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.instances = vec![
+        InstancePlan::new("train").on("gpu-01"),
+        InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),
+        InstancePlan::new("frozen").on("gpu-01").state(VmState::Paused),
+    ];
+    plan
+}
+
+/// What must not depend on whether somebody was killed.
+#[derive(Debug, PartialEq)]
+struct Summary {
+    status: Status,
+    nodes: Vec<(String, bool, String, usize)>,
+    instances: Vec<(String, String)>,
+    /// Moves accepted, by instance; resets and images, by node.
+    effects: BTreeMap<String, u32>,
+}
+
+fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
+    let mut count = BTreeMap::new();
+    for event in events {
+        let what = match &event.what {
+            Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
+            Happened::ResetRequested { node, .. } => format!("reset {node}"),
+            Happened::ImageWritten { node, .. } => format!("image {node}"),
+            Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
+            _ => continue,
+        };
+        *count.entry(what).or_insert(0) += 1;
+    }
+    count
+}
+
+async fn summary(sim: &Sim, rollout: &turnaround_workflows::store::WorkflowId) -> Summary {
+    let site = sim.world.snapshot();
+    Summary {
+        status: sim.document(rollout).await.status,
+        nodes: site.nodes.iter().map(|node| (node.name.clone(), node.enabled, node.kernel.clone(), node.instances)).collect(),
+        instances: site.instances.iter().map(|guest| (guest.name.clone(), guest.vm_state.clone())).collect(),
+        effects: effects(&sim.world.events()),
+    }
+}
+
+async fn renewed(death: Death) -> Summary {
+    let plan = plan();
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    sim.deaths.push_back(death);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    summary(&sim, &rollout).await
+}
+
+#[tokio::test]
+async fn a_renewal_does_everything_once() {
+    let death = Death::never();
+    let summary = renewed(death.clone()).await;
+    assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
+    assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
+    let once: Vec<u32> = summary.effects.values().copied().collect();
+    assert_eq!(once, [1; 5], "three moves, a reset, an image: {:?}", summary.effects);
+    assert!(death.passed() > 40, "{:?}", death.names());
+}
+
+#[tokio::test]
+async fn killed_at_any_point_a_renewal_ends_the_same_and_nothing_is_done_twice() {
+    let whole = Death::never();
+    let expected = renewed(whole.clone()).await;
+    let names = whole.names();
+    for (point, name) in (1..).zip(&names) {
+        let death = Death::at(point);
+        let summary = renewed(death.clone()).await;
+        assert!(death.has_come(), "point {point} ({name}) was never reached");
+        assert_eq!(summary, expected, "killed at point {point}: {name}");
+    }
+}
+
+#[tokio::test]
+async fn aborted_and_killed_at_any_point_a_node_is_given_back_as_found() {
+    let whole = aborted(Death::never()).await;
+    assert_eq!(whole.0.status, Status::Aborted);
+    assert_eq!(whole.0.nodes[0].2, "5.15.0-119-generic");
+    for point in 1..=whole.1 {
+        let (summary, _) = aborted(Death::at(point)).await;
+        assert!(summary.nodes[0].1, "killed at point {point}: the node is left disabled: {summary:#?}");
+        assert_eq!(summary.status, Status::Aborted, "killed at point {point}");
+        assert!(!summary.effects.contains_key("reset gpu-01"), "killed at point {point}");
+    }
+}
+
+/// A renewal that is aborted as soon as its first instance moves; and how many points were passed.
+async fn aborted(death: Death) -> (Summary, u32) {
+    let plan = plan();
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    sim.deaths.push_back(death.clone());
+    let rollout = sim.order(&order).await;
+    sim.run_until(async |sim| sim.world.events().iter().any(|event| matches!(event.what, Happened::MigrationRequested { .. }))).await;
+    sim.signal(&rollout, SignalKind::Abort { why: "a tenant called".to_owned() }).await;
+    sim.run().await;
+    (summary(&sim, &rollout).await, death.passed())
+}
