@@ -23,7 +23,7 @@ use crate::store::{
     Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Resource, Status, StoredEntry, StoredSignal, Take,
     WorkflowId,
 };
-use crate::telemetry;
+use crate::telemetry::{self, StepCall, StepOutcome, metrics};
 
 /// A workflow that waits for a lock or budget looks again after this long, should its wake-up be lost. Freed
 /// resources wake it at once, so this only bounds the damage.
@@ -66,6 +66,16 @@ pub enum Activation {
     Ended,
     /// Somebody else has it.
     Lost,
+}
+
+impl Activation {
+    fn as_str(self) -> &'static str {
+        match self {
+            Activation::Parked => "parked",
+            Activation::Ended => "ended",
+            Activation::Lost => "lost",
+        }
+    }
 }
 
 /// The state as it is kept, with what is not part of the journal's fold.
@@ -112,11 +122,12 @@ impl Engine {
         let document = &claimed.document;
         let span = info_span!(
             parent: None, "activation",
-            otel.name = format!("{} {}", document.kind, document.target),
-            workflow = %document.id, kind = %document.kind, target_ = %document.target, fence = claimed.fence.0,
+            otel.name = format!("{} {}", document.kind, document.target), trace = tracing::field::Empty,
+            workflow = %document.id, kind = %document.kind, target = %document.target, fence = claimed.fence.0,
         );
         telemetry::link(&span, document.traceparent.as_deref());
-        let traceparent = telemetry::traceparent(&span);
+        // Where nothing is traced, whoever traces next is linked to whoever traced last.
+        let traceparent = telemetry::show_trace(&span).or_else(|| document.traceparent.clone());
         let work = async {
             tokio::select! {
                 biased;
@@ -124,13 +135,12 @@ impl Engine {
                 done = self.bring_on(&claimed, committer, traceparent) => done,
             }
         };
-        match work.instrument(span).await {
-            Ok(end) => end,
-            Err(LeaseLost) => {
-                info!(workflow = %claimed.document.id, "lease lost or handed back");
-                Activation::Lost
-            }
-        }
+        let end = work.instrument(span.clone()).await.unwrap_or_else(|LeaseLost| {
+            span.in_scope(|| info!(workflow = %document.id, "lease lost or handed back"));
+            Activation::Lost
+        });
+        metrics::activated(self.registry.get(&document.kind).map_or("unknown", |known| known.kind), end.as_str());
+        end
     }
 
     async fn bring_on(&self, claimed: &Claimed, committer: &dyn Committer, traceparent: Option<String>) -> Result<Activation, LeaseLost> {
@@ -140,13 +150,13 @@ impl Engine {
         let (definition, snapshot) = match (known, snapshot) {
             (_, Err(source)) => {
                 error!(workflow = %document.id, %source, "the stored state can't be read; the workflow is left alone");
-                return set_aside(claimed, committer, "its stored state can't be read", Next::Signal).await;
+                return set_aside(claimed, committer, "its stored state can't be read", Next::Signal, traceparent).await;
             }
             (Some(definition), Ok(snapshot)) if definition.version == snapshot.state.version => (definition, snapshot),
             (_, Ok(snapshot)) => {
                 let why = format!("no worker here knows version {} of `{}`", snapshot.state.version, document.kind);
                 warn!(workflow = %document.id, why, "left for another worker");
-                return set_aside(claimed, committer, &why, Next::At(committer.now() + UNKNOWN_LOOK_AGAIN)).await;
+                return set_aside(claimed, committer, &why, Next::At(committer.now() + UNKNOWN_LOOK_AGAIN), traceparent).await;
             }
         };
         let run = Run::new(claimed, snapshot, committer, traceparent);
@@ -155,7 +165,13 @@ impl Engine {
 }
 
 /// Parks a workflow without touching its journal.
-async fn set_aside(claimed: &Claimed, committer: &dyn Committer, why: &str, next: Next) -> Result<Activation, LeaseLost> {
+async fn set_aside(
+    claimed: &Claimed,
+    committer: &dyn Committer,
+    why: &str,
+    next: Next,
+    traceparent: Option<String>,
+) -> Result<Activation, LeaseLost> {
     let document = &claimed.document;
     let commit = Commit {
         id: document.id.clone(),
@@ -170,7 +186,7 @@ async fn set_aside(claimed: &Claimed, committer: &dyn Committer, why: &str, next
         give: Vec::new(),
         create: Vec::new(),
         signals: Vec::new(),
-        traceparent: None,
+        traceparent,
         next,
     };
     match committer.commit(commit).await? {
@@ -421,6 +437,7 @@ impl<'a> Driver<'a> {
         }
         run.commit(Vec::new(), Next::End { keep: self.engine.keep_finished }).await?;
         info!(workflow = %self.id, outcome = outcome.as_str(), "workflow ended");
+        metrics::workflow_ended(self.definition.kind, outcome.as_str());
         Ok(Activation::Ended)
     }
 
@@ -472,9 +489,15 @@ impl<'a> Driver<'a> {
     async fn go_on(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
         let cx = self.cx(name).await?;
-        let span = info_span!("step", otel.name = name, step = name);
+        let span = info_span!("step", otel.name = name, step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(look_and_act(step, &cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        call.end(match &tried {
+            Ok(Progress::Done(_)) => StepOutcome::Done,
+            Ok(Progress::LookAgain { .. } | Progress::StartChildren { .. } | Progress::AwaitChildren { .. }) => StepOutcome::Waits,
+            Err(error) => outcome(error),
+        });
         let mut run = self.run.lock().await;
         match tried {
             Ok(Progress::Done(output)) => {
@@ -542,9 +565,15 @@ impl<'a> Driver<'a> {
     async fn go_on_undoing(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
         let cx = self.cx(name).await?;
-        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name);
+        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        call.end(match &tried {
+            Ok(Undone::Done { .. }) => StepOutcome::Done,
+            Ok(Undone::LookAgain { .. }) => StepOutcome::Waits,
+            Err(error) => outcome(error),
+        });
         let mut run = self.run.lock().await;
         match tried {
             Ok(Undone::Done { note }) => {
@@ -596,8 +625,8 @@ impl<'a> Driver<'a> {
 
     /// The step after whose beginning there is only forward, if it has begun.
     fn no_return(&self, state: &State) -> Option<&'static str> {
-        let past = |step: &&Box<dyn AnyStep>| step.is_point_of_no_return() && state.record(step.name()).is_some();
-        self.definition.steps.iter().find(past).map(|step| step.name())
+        let mut past = self.definition.steps.iter().filter(|step| step.is_point_of_no_return() && state.record(step.name()).is_some());
+        past.next().map(|step| step.name())
     }
 
     fn go_back(&self, run: &mut Run<'_>, cause: UnwindCause) -> Result<(), LeaseLost> {
@@ -690,6 +719,16 @@ async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Va
             Err(StepError::retry(format!("not done by its deadline: {would}")))
         }
         Observed::ToDo { .. } => step.act(cx).await,
+    }
+}
+
+/// What a failure means to those who count.
+fn outcome(error: &StepError) -> StepOutcome {
+    match error.remedy {
+        Remedy::RetryLater => StepOutcome::Retry,
+        Remedy::Ask(_) => StepOutcome::Asks,
+        Remedy::Fatal => StepOutcome::Fatal,
+        Remedy::LeaseLost => StepOutcome::LeaseLost,
     }
 }
 

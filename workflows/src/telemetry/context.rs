@@ -16,6 +16,17 @@ pub fn traceparent(span: &Span) -> Option<String> {
     })
 }
 
+/// As [`traceparent`], and writes the trace's id into the span's field `trace`, so that every log line says to which trace
+/// it belongs. For spans that begin a trace.
+pub fn show_trace(span: &Span) -> Option<String> {
+    let context = span.context();
+    let here = context.span().span_context().clone();
+    if here.is_valid() {
+        span.record("trace", tracing::field::display(here.trace_id()));
+    }
+    traceparent(span)
+}
+
 /// The W3C `traceparent` of where the caller is: what a new workflow's first activation is to be linked to.
 pub fn current_traceparent() -> Option<String> {
     traceparent(&Span::current())

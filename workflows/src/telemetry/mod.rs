@@ -5,6 +5,9 @@ mod export;
 mod init;
 pub mod metrics;
 mod stderr;
+mod step_call;
 
-pub use context::{child_env, current_traceparent, link, traceparent};
+pub use context::{child_env, current_traceparent, link, show_trace, traceparent};
 pub use init::{SHUTDOWN_MAX, Telemetry, TelemetryError, init, prepare};
+pub use metrics::StepOutcome;
+pub(crate) use step_call::StepCall;
