@@ -1,6 +1,6 @@
 //! What is meant: the checked configuration, which the rest of the program works with.
 //!
-//! A [`Config`] can only be had from [`crate::check`], after the whole file was found good.
+//! A [`Config`] can only be had from [`crate::check()`], after the whole file was found good.
 //! Nothing in here is optional because somebody forgot it: defaults have been filled in.
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use crate::hidden_in_urls::{merged, url_secrets, urls};
 use crate::raw::known_keys;
 
 /// Parts of key names whose values are hidden.
@@ -32,20 +33,6 @@ pub(crate) fn harmless(c: char) -> char {
     }
 }
 
-/// `redis://user:***@host`: whatever a URL in `text` says before an `@`, and passwords in its query.
-pub(crate) fn mask_urls(text: &str) -> String {
-    let mut ranges = Vec::new();
-    urls(text, 0, &mut ranges);
-    let mut masked = String::new();
-    let mut from = 0;
-    for range in merged(ranges) {
-        masked.push_str(&text[from..range.start]);
-        masked.push_str("***");
-        from = range.end;
-    }
-    masked + &text[from..]
-}
-
 /// The byte ranges of a whole file that may hold a secret, in order, without overlaps.
 pub(crate) fn in_file(text: &str) -> Vec<Range<usize>> {
     let mut walk = Walk { text, at: 0, hidden: Vec::new() };
@@ -59,6 +46,26 @@ pub(crate) fn in_file(text: &str) -> Vec<Range<usize>> {
     merged(hidden)
 }
 
+/// How a value is treated, by its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Plain,
+    /// Shown without credentials.
+    Url,
+    /// Shown unless somebody has written `user:password`.
+    User,
+    Unknown,
+    Sensitive,
+}
+
+/// Where something ends, and whether it was closed there.
+struct End {
+    at: usize,
+    closed: bool,
+}
+
+/// Reads settings as TOML has them, from one key to the next. Where the text is no TOML, the rest of the line is hidden:
+/// a secret may have come there by a slip.
 struct Walk<'t> {
     text: &'t str,
     at: usize,
@@ -67,83 +74,106 @@ struct Walk<'t> {
 
 impl Walk<'_> {
     fn run(&mut self) {
-        // Set while the parts of a dotted key are read: one secret part makes the value secret.
-        let mut secret_path = false;
         while let Some(c) = self.peek() {
-            let start = self.at;
             match c {
-                '#' => {
-                    self.at = self.line_end();
-                    if is_sensitive(&self.text[start..self.at]) {
-                        self.hidden.push(start + 1..self.at);
-                    }
-                    continue;
-                }
-                '"' | '\'' => self.at = self.string_end(),
-                c if is_bare(c) => self.at = self.bare_end(),
-                c => {
-                    self.at += c.len_utf8();
-                    // A value or a second `=` with no key that we know before it.
-                    if c == '=' {
-                        self.hide_value();
-                    }
-                    continue;
-                }
-            }
-            let word = self.text[start..self.at].trim_matches(['"', '\'']);
-            let secret = is_sensitive(word);
-            self.skip_spaces();
-            match self.peek() {
-                Some('.') => {
-                    secret_path |= secret;
-                    self.at += 1;
-                }
-                Some('=' | ':') => {
-                    self.at += 1;
-                    if secret || secret_path || !is_known(word) {
-                        self.hide_value();
-                    } else {
-                        self.skip_value();
-                    }
-                    secret_path = false;
-                }
-                // `password "..."` and the like: no TOML, but quite possibly a secret.
-                Some(next) if secret && next != ']' => {
-                    let end = self.line_end();
-                    self.hidden.push(self.at..end);
-                    self.at = end;
-                }
-                Some(_) | None => secret_path = false,
+                '#' => self.comment(),
+                '[' => self.header(),
+                c if c.is_whitespace() || matches!(c, ',' | '{' | '}') => self.at += c.len_utf8(),
+                _ => self.setting(),
             }
         }
     }
 
-    /// Hides the value that begins here, and whatever stands behind it where nothing should.
-    fn hide_value(&mut self) {
-        self.skip_spaces();
-        let start = self.at;
-        match self.peek() {
-            Some('{') | None => return, // The keys inside are judged one by one.
-            Some('"' | '\'') => self.at = self.string_end(),
-            Some('[') => self.at = self.list_end(),
-            Some(_) => self.at = self.line_end(),
+    /// Shown, unless it is a setting that is commented out, or a stray `#` within one.
+    fn comment(&mut self) {
+        let end = self.line_end();
+        let text = &self.text[self.at..end];
+        if is_sensitive(text) || text.contains(['=', ':', '"']) {
+            self.hidden.push(self.at + 1..end);
         }
-        let end = self.at;
-        self.skip_spaces();
-        if !matches!(self.peek(), None | Some(',' | '}' | ']' | '\n' | '\r' | '#')) {
-            self.at = self.line_end();
-            self.hidden.push(start..self.at);
+        self.at = end;
+    }
+
+    /// `[table]`, alone on its line.
+    fn header(&mut self) {
+        let end = self.line_end();
+        let line = &self.text[self.at..end];
+        let inside = line.split('#').next().unwrap_or_default().trim_end();
+        if inside.ends_with(']') && !inside.contains('=') && inside.matches(['"', '\'']).count().is_multiple_of(2) {
+            self.at += inside.len();
         } else {
-            self.hidden.push(start..end);
+            self.hide_from(self.at + 1, end);
         }
     }
 
-    /// A string under a known key is no key itself.
-    fn skip_value(&mut self) {
-        self.skip_spaces();
-        if matches!(self.peek(), Some('"' | '\'')) {
-            self.at = self.string_end();
+    /// `a.b = value`
+    fn setting(&mut self) {
+        let start = self.at;
+        let mut sensitive = false;
+        let last = loop {
+            let word_start = self.at;
+            let Some(word) = self.word() else { return self.hide_from(start, self.line_end()) };
+            let word = self.text[word_start..word].trim_matches(['"', '\'']);
+            sensitive |= is_sensitive(word);
+            self.skip_spaces();
+            if self.peek() != Some('.') {
+                break word;
+            }
+            self.at += 1;
+            self.skip_spaces();
+        };
+        if !matches!(self.peek(), Some('=' | ':')) {
+            // A known word is shown, as it tells what was meant.
+            let from = if is_known(last) { self.at } else { start };
+            return self.hide_from(from, self.line_end());
         }
+        let key = match last {
+            _ if sensitive => Key::Sensitive,
+            "url" | "endpoint" => Key::Url,
+            "user" => Key::User,
+            known if is_known(known) => Key::Plain,
+            _ => Key::Unknown,
+        };
+        self.at += 1;
+        self.skip_spaces();
+        self.value(key);
+    }
+
+    fn value(&mut self, key: Key) {
+        let start = self.at;
+        let hide = matches!(key, Key::Sensitive | Key::Unknown);
+        let end = match self.peek() {
+            // The keys inside are judged one by one.
+            Some('{') if key != Key::Sensitive => return self.at += 1,
+            None | Some('\n' | '\r') if hide => return self.hide_from(start, self.next_setting()),
+            Some('"' | '\'') => self.string_end(),
+            Some('[') => self.list_end(),
+            Some(_) | None => self.bare_end(),
+        };
+        let value = &self.text[start..end.at];
+        let suspect = hide
+            || is_sensitive(value)
+            || (key == Key::User && value.contains(':'))
+            || (!end.closed && value.contains(['=', ':', '@']));
+        if key == Key::Url {
+            url_secrets(value, start, &mut self.hidden);
+        }
+        self.at = end.at;
+        self.skip_spaces();
+        let ends_well = matches!(self.peek(), None | Some(',' | '}' | '\n' | '\r' | '#'));
+        match (end.closed, suspect) {
+            (true, true) if ends_well => self.hidden.push(start..end.at),
+            (true, false) if ends_well => {}
+            (true, _) => self.hide_from(start, self.line_end()),
+            (false, true) => self.hide_from(start, self.next_setting()),
+            // What was to be in this value may go on below.
+            (false, false) => self.hide_from(self.line_end(), self.next_setting()),
+        }
+    }
+
+    fn hide_from(&mut self, from: usize, to: usize) {
+        self.hidden.push(from..to);
+        self.at = to;
     }
 
     fn peek(&self) -> Option<char> {
@@ -151,50 +181,97 @@ impl Walk<'_> {
     }
 
     fn skip_spaces(&mut self) {
-        self.at += self.text[self.at..].len() - self.text[self.at..].trim_start_matches([' ', '\t']).len();
+        let rest = &self.text[self.at..];
+        self.at += rest.len() - rest.trim_start_matches([' ', '\t']).len();
     }
 
     fn line_end(&self) -> usize {
         self.text[self.at..].find('\n').map_or(self.text.len(), |n| self.at + n)
     }
 
-    fn bare_end(&self) -> usize {
-        self.text[self.at..].find(|c| !is_bare(c)).map_or(self.text.len(), |n| self.at + n)
+    /// The end of this line and of all that follow and do not begin anything that could be TOML.
+    fn next_setting(&self) -> usize {
+        let mut at = self.line_end();
+        while let Some(below) = self.text.get(at + 1..).filter(|below| !below.is_empty()) {
+            let line = below.lines().next().unwrap_or_default();
+            let key = line.split_once('=').map(|(key, _)| key.trim());
+            let is_key = |key: &str| {
+                !key.is_empty() && key.chars().all(|c| is_bare(c) || matches!(c, '.' | '"' | '\'' | ' '))
+            };
+            if line.trim().is_empty() || line.starts_with(['[', '#']) || key.is_some_and(is_key) {
+                return at;
+            }
+            at += 1 + line.len();
+        }
+        self.text.len()
     }
 
-    /// Behind the string that begins here; the end of the line (or of the file) where it is not closed.
-    fn string_end(&self) -> usize {
-        let rest = &self.text[self.at..];
-        for (quote, escapes) in [("\"\"\"", true), ("'''", false)] {
-            if rest.starts_with(quote) {
-                return closing(rest, quote, escapes).map_or(self.text.len(), |n| self.at + n);
+    /// Steps over a bare or quoted word and returns its end; `None` if there is none.
+    fn word(&mut self) -> Option<usize> {
+        let end = match self.peek()? {
+            '"' | '\'' => self.string_end(),
+            c if is_bare(c) => {
+                let rest = &self.text[self.at..];
+                End { at: self.at + rest.find(|c| !is_bare(c)).unwrap_or(rest.len()), closed: true }
             }
-        }
-        let (quote, escapes) = if rest.starts_with('"') { ("\"", true) } else { ("'", false) };
+            _ => return None,
+        };
+        self.at = end.at;
+        end.closed.then_some(end.at)
+    }
+
+    /// A number, true, false, or a text whose quotes were forgotten.
+    fn bare_end(&self) -> End {
         let line = &self.text[self.at..self.line_end()];
-        closing(line, quote, escapes).map_or(self.line_end(), |n| self.at + n)
+        let stop = line.find([',', '}', '#']).unwrap_or(line.len());
+        let bare = line[..stop].trim_end();
+        let misplaced = bare.is_empty() && line[stop..].starts_with([',', '}']);
+        if bare.contains(['"', '\'']) || misplaced {
+            return End { at: self.line_end(), closed: false };
+        }
+        End { at: self.at + bare.len(), closed: true }
+    }
+
+    /// Behind the string that begins here.
+    fn string_end(&self) -> End {
+        let rest = &self.text[self.at..];
+        let (within, quote, escapes) = match rest {
+            _ if rest.starts_with("\"\"\"") => (rest, "\"\"\"", true),
+            _ if rest.starts_with("'''") => (rest, "'''", false),
+            _ if rest.starts_with('"') => (&self.text[self.at..self.line_end()], "\"", true),
+            _ => (&self.text[self.at..self.line_end()], "'", false),
+        };
+        match closing(within, quote, escapes) {
+            Some(n) => End { at: self.at + n, closed: true },
+            None => End { at: self.at + within.len(), closed: false },
+        }
     }
 
     /// Behind the list that begins here, its lists and strings skipped.
-    fn list_end(&self) -> usize {
+    fn list_end(&self) -> End {
         let mut inner = Walk { text: self.text, at: self.at, hidden: Vec::new() };
         let mut depth = 0;
         while let Some(c) = inner.peek() {
             match c {
                 '"' | '\'' => {
-                    inner.at = inner.string_end();
+                    let end = inner.string_end();
+                    if !end.closed {
+                        break;
+                    }
+                    inner.at = end.at;
                     continue;
                 }
                 '[' => depth += 1,
                 ']' => depth -= 1,
+                '=' => break,
                 _ => {}
             }
             inner.at += c.len_utf8();
             if depth == 0 {
-                return inner.at;
+                return End { at: inner.at, closed: true };
             }
         }
-        self.text.len()
+        End { at: self.line_end(), closed: false }
     }
 }
 
@@ -214,40 +291,6 @@ fn closing(text: &str, quote: &str, escapes: bool) -> Option<usize> {
     None
 }
 
-fn urls(line: &str, offset: usize, hidden: &mut Vec<Range<usize>>) {
-    let mut from = 0;
-    while let Some(found) = line[from..].find("://") {
-        let start = from + found + 3;
-        let end = line[start..].find(['"', '\'', '\n']).map_or(line.len(), |n| start + n);
-        // Up to the last `@` before the next blank: a password may itself contain `@` and `/`.
-        if let Some(at) = line[start..end].rfind('@') {
-            hidden.push(offset + start..offset + start + at);
-        }
-        for parameter in line[start..end].match_indices(['?', '&', ';']).map(|(n, _)| start + n + 1) {
-            let stop = line[parameter..end].find(['&', ';', '#']).map_or(end, |n| parameter + n);
-            if let Some((name, value)) = line[parameter..stop].split_once('=')
-                && is_sensitive(name)
-            {
-                hidden.push(offset + stop - value.len()..offset + stop);
-            }
-        }
-        from = end.max(start);
-    }
-}
-
-fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_by_key(|range| range.start);
-    let mut merged: Vec<Range<usize>> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            Some(_) | None => merged.push(range),
-        }
-    }
-    merged
-}
-
 fn is_bare(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '-'
 }
@@ -265,7 +308,7 @@ mod tests {
     use super::*;
 
     /// The text with everything hidden shown as `***`.
-    fn masked(text: &str) -> String {
+    fn shown(text: &str) -> String {
         let mut out = text.to_owned();
         for range in in_file(text).into_iter().rev() {
             out.replace_range(range, "***");
@@ -304,7 +347,7 @@ mod tests {
             "url = \"unix:///run/redis.sock?db=1&pass=canary\"",
             "slots = 3 # was with password canary",
         ] {
-            let shown = masked(text);
+            let shown = shown(text);
             assert!(!shown.contains("canary") && !shown.contains("nary"), "{text}\n-> {shown}");
         }
     }
@@ -318,10 +361,9 @@ mod tests {
             "nodes = [\"gpu-01\", \"gpu-02\"]\nimage = \"noble\"",
             "cron = \"30 2 * * *\"\ntimezone = 'Europe/Berlin'",
         ] {
-            assert_eq!(masked(text), text);
+            assert_eq!(shown(text), text);
         }
-        assert_eq!(masked("password = \"x\"\nslots = 3"), "password = ***\nslots = 3");
-        assert_eq!(mask_urls("redis://u:p@h/1 and rest"), "redis://***@h/1 and rest");
+        assert_eq!(shown("password = \"x\"\nslots = 3"), "password = ***\nslots = 3");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod check;
 mod config;
 mod cron_expression;
 mod hidden;
+mod hidden_in_urls;
 mod length;
 mod limits;
 mod names;

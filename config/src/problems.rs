@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::hidden;
+use crate::hidden_in_urls;
 use crate::length::{parse_length, show_length};
 use crate::limits::Limits;
 use crate::read::{Field, Found, Here, Timespan, Written};
@@ -16,6 +17,9 @@ pub(crate) type Span = Range<usize>;
 
 /// Longest piece of the operator's own text that is repeated in a message.
 const SHOWN_CHARS_MAX: usize = 80;
+
+/// Problems that are noted. Nobody mends more in one go, and a wrong file may have one in every line.
+pub(crate) const NOTED_MAX: usize = 1000;
 
 /// Why a value was refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +61,18 @@ impl<'t> Problems<'t> {
     }
 
     pub(crate) fn add(&mut self, at: &Span, reason: impl Into<String>, help: impl Into<String>) {
-        self.found.push((Some(at.clone()), reason.into(), help.into()));
+        self.note(Some(at.clone()), reason.into(), help.into());
     }
 
     /// For what is not in the file at all.
     pub(crate) fn add_nowhere(&mut self, reason: impl Into<String>, help: impl Into<String>) {
-        self.found.push((None, reason.into(), help.into()));
+        self.note(None, reason.into(), help.into());
+    }
+
+    fn note(&mut self, at: Option<Span>, reason: String, help: String) {
+        if self.found.len() < NOTED_MAX {
+            self.found.push((at, reason, help));
+        }
     }
 
     /// The operator's own words, made fit to be shown: no secrets, no control characters, not too long.
@@ -189,9 +199,17 @@ impl<'t> Problems<'t> {
 
 /// See [`Problems::show`].
 pub(crate) fn show(text: &str) -> String {
-    let safe = hidden::mask_urls(text);
-    let mut shown: String = safe.chars().map(hidden::harmless).take(SHOWN_CHARS_MAX).collect();
-    if safe.chars().count() > SHOWN_CHARS_MAX {
+    shortened(&hidden_in_urls::mask_urls(text))
+}
+
+/// The same for what should be a URL.
+pub(crate) fn show_url(text: &str) -> String {
+    shortened(&hidden_in_urls::mask_url(text))
+}
+
+fn shortened(text: &str) -> String {
+    let mut shown: String = text.chars().map(hidden::harmless).take(SHOWN_CHARS_MAX).collect();
+    if text.chars().count() > SHOWN_CHARS_MAX {
         shown.push('…');
     }
     shown

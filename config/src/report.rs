@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::ops::Range;
 
 use crate::hidden::harmless;
+use crate::problems::NOTED_MAX;
 
 /// Problems shown in full. Somebody who passed a wrong file should see the top of the report on the screen.
 const SHOWN_MAX: usize = 50;
@@ -15,6 +16,9 @@ const LINE_CHARS_MAX: usize = 110;
 
 /// How much of a longer line is shown before the problem.
 const LEAD_CHARS: usize = 40;
+
+/// Of a very long line, no more than this is looked at on either side of the problem.
+const AROUND_BYTES: usize = 1000;
 
 /// Every problem of one configuration file. Nothing in it is a secret, so it may be logged and pasted.
 #[derive(Clone)]
@@ -72,7 +76,11 @@ impl Report {
         if self.problems.len() > SHOWN_MAX {
             text.push_str(&format!("{} more problems are not shown\n", self.problems.len() - SHOWN_MAX));
         }
-        let noun = if self.problems.len() == 1 { "problem" } else { "problems" };
+        let noun = match self.problems.len() {
+            1 => "problem",
+            NOTED_MAX.. => "problems or more",
+            _ => "problems",
+        };
         let rest = if self.rest_unchecked { "; the rest is checked when these are mended" } else { "" };
         text + &format!("{} {noun} in {}{rest}; nothing was started", self.problems.len(), self.name)
     }
@@ -95,14 +103,18 @@ impl fmt::Debug for Report {
 impl std::error::Error for Report {}
 
 impl Problem {
+    /// `hidden` is in order and without overlaps.
     pub(crate) fn at(text: &str, hidden: &[Range<usize>], at: Range<usize>, reason: String, help: String) -> Problem {
         let start = floor(text, at.start);
         let line_start = text[..start].rfind('\n').map_or(0, |n| n + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |n| start + n);
+        let column = text[line_start..start].chars().count() + 1;
+        let line_start = floor(text, line_start.max(start.saturating_sub(AROUND_BYTES)));
+        let line_end = floor(text, line_end.min(start + AROUND_BYTES));
         let shown = Shown::of(text, hidden, line_start..line_end, start..floor(text, at.end).clamp(start, line_end));
         Problem {
-            line: text[..start].matches('\n').count() + 1,
-            column: text[line_start..start].chars().count() + 1,
+            line: text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1,
+            column,
             reason,
             help,
             shown: Some((shown.line, shown.part)),
@@ -192,7 +204,8 @@ impl Shown {
         let mut at = line.start;
         let (mut from, mut to) = (None, None);
         while at < line.end {
-            let mask = hidden.iter().find(|range| range.contains(&at)).map(|range| range.end.min(line.end));
+            let covering = hidden.get(hidden.partition_point(|range| range.end <= at));
+            let mask = covering.filter(|range| range.contains(&at)).map(|range| range.end.min(line.end));
             let next = mask.unwrap_or_else(|| at + text[at..].chars().next().map_or(1, char::len_utf8));
             if from.is_none() && next > part.start {
                 from = Some(shown.line.len());
@@ -233,4 +246,67 @@ impl Shown {
 /// The nearest place at or before `at` where a character begins.
 fn floor(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|n| text.is_char_boundary(*n)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The report of a problem with `what` in `text`.
+    fn about(text: &str, hidden: &str, what: &str) -> Report {
+        let range = |part: &str| text.find(part).map(|at| at..at + part.len()).unwrap();
+        let hidden: Vec<_> = Some(hidden).filter(|hidden| !hidden.is_empty()).map(range).into_iter().collect();
+        let problem = Problem::at(text, &hidden, range(what), "reason".to_owned(), "help".to_owned());
+        Report::new("c.toml".to_owned(), vec![problem])
+    }
+
+    /// Only the two lines with the text and the carets.
+    fn lines(report: &Report) -> String {
+        report.to_string().lines().skip(2).take(2).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_carets_stand_below_what_is_meant() {
+        let report = about("a = 1\r\n\tkö = \"ß\" # x\r\nb = 2\n", "", "\"ß\"");
+        assert_eq!((report.problems()[0].line(), report.problems()[0].column()), (2, 7));
+        assert_eq!(lines(&report), "2 |  kö = \"ß\" # x\n  |       ^^^ help");
+    }
+
+    #[test]
+    fn a_hidden_part_moves_the_carets_but_not_the_column() {
+        let report = about("a = \"secret\", b = 3", "\"secret\"", "b");
+        assert_eq!(report.problems()[0].column(), 15);
+        assert_eq!(lines(&report), "1 | a = ***, b = 3\n  |          ^ help");
+        // A problem within what is hidden points at the mask.
+        assert_eq!(lines(&about("a = \"secret\"", "\"secret\"", "cre")), "1 | a = ***\n  |     ^^^ help");
+    }
+
+    #[test]
+    fn nothing_in_a_file_moves_the_cursor() {
+        let shown = about("a = \"\u{1b}[2J\u{7}\u{202e}\"", "", "a").for_stderr();
+        assert!(shown.contains("a = \"\u{fffd}[2J\u{fffd}\u{fffd}\""), "{shown}");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_problem() {
+        let text = format!("a = \"{}\", b = 3, c = \"{}\"", "x".repeat(300), "y".repeat(300));
+        let shown = lines(&about(&text, "", "b"));
+        let (line, carets) = shown.split_once('\n').unwrap();
+        assert!(line.starts_with("1 | …xxx") && line.ends_with("yyy…"), "{line}");
+        assert_eq!(line.chars().position(|c| c == 'b'), carets.chars().position(|c| c == '^'));
+    }
+
+    #[test]
+    fn colour_is_only_for_terminals() {
+        let report = about("a = 1", "", "a");
+        assert!(!report.to_string().contains('\u{1b}'));
+        assert!(report.render(&COLOUR).contains("\u{1b}[1;31merror\u{1b}[0m: reason"));
+    }
+
+    #[test]
+    fn a_flood_of_problems_is_bounded() {
+        let problems = vec![Problem::nowhere("reason".to_owned(), "help".to_owned()); 1000];
+        let shown = Report::new("c.toml".to_owned(), problems).to_string();
+        assert!(shown.ends_with("950 more problems are not shown\n1000 problems or more in c.toml; nothing was started"));
+    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::limits;
 use crate::names::NAME_CHARS_MAX;
 use crate::nearest::{any_of, nearest};
-use crate::problems::{Wrong, show};
+use crate::problems::{Wrong, show, show_url};
 
 /// Longest host name in DNS.
 const HOST_CHARS_MAX: usize = 253;
@@ -170,7 +170,7 @@ pub(crate) fn web_url(text: &str) -> Result<String, Wrong> {
     let example = "write a URL such as \"https://192.0.2.11\"";
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some(rest) = rest else {
-        return Err(Wrong::new(format!("`{}` is not an http or https URL", show(text)), example));
+        return Err(Wrong::new(format!("`{}` is not an http or https URL", show_url(text)), example));
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if rest.contains('@') {
@@ -180,10 +180,10 @@ pub(crate) fn web_url(text: &str) -> Result<String, Wrong> {
         ));
     }
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) || rest.contains(['?', '#']) {
-        return Err(Wrong::new(format!("`{}` has more than a host and a path", show(text)), example));
+        return Err(Wrong::new(format!("`{}` has more than a host and a path", show_url(text)), example));
     }
     host_and_port(authority).ok_or_else(|| {
-        Wrong::new(format!("`{}` has no sound host and port", show(text)), example)
+        Wrong::new(format!("`{}` has no sound host and port", show_url(text)), example)
     })?;
     Ok(text.trim_end_matches('/').to_owned())
 }
@@ -209,7 +209,7 @@ pub(crate) fn redis_url(text: &str) -> Result<String, Wrong> {
     let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
     let Some(scheme) = schemes.iter().find(|scheme| text.starts_with(**scheme)) else {
         return Err(Wrong::new(
-            format!("`{}` is not a Redis URL", show(text)),
+            format!("`{}` is not a Redis URL", show_url(text)),
             "write \"redis://HOST:6379\", \"rediss://HOST:6379\" (TLS) or \"unix:///run/redis/redis.sock\"",
         ));
     };
@@ -223,7 +223,7 @@ pub(crate) fn redis_url(text: &str) -> Result<String, Wrong> {
         ));
     }
     if rest.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Wrong::new(format!("there is a blank in `{}`", show(text)), "write the URL without blanks"));
+        return Err(Wrong::new(format!("there is a blank in `{}`", show_url(text)), "write the URL without blanks"));
     }
     let sound = if scheme.contains("unix") {
         rest.starts_with('/')
@@ -235,7 +235,7 @@ pub(crate) fn redis_url(text: &str) -> Result<String, Wrong> {
         return Ok(text.to_owned());
     }
     let example = if scheme.contains("unix") { "unix:///run/redis/redis.sock" } else { "redis://192.0.2.5:6379" };
-    Err(Wrong::new(format!("`{}` does not say which server", show(text)), format!("write it like \"{example}\"")))
+    Err(Wrong::new(format!("`{}` does not say which server", show_url(text)), format!("write it like \"{example}\"")))
 }
 
 /// A MAC address, in lower case.

@@ -7,7 +7,7 @@ use crate::config::{Bmc, Node, NodeImage, Role};
 use crate::limits;
 use crate::names::{ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
-use crate::problems::{Problems, Wrong, show};
+use crate::problems::{Problems, Wrong, show, show_url};
 use crate::raw::{RawBmc, RawImage, RawNode};
 use crate::read::{Field, Found, Kind, Named, Written};
 use crate::values;
@@ -188,7 +188,7 @@ fn bmc_url(text: &str) -> Result<String, Wrong> {
     match host.split_once('/') {
         None => Ok(url),
         Some((_, path)) => Err(Wrong::new(
-            format!("there is a path in `{}`", show(text)),
+            format!("there is a path in `{}`", show_url(text)),
             format!("write the host here, and the path as `system = \"/{}\"`", show(path)),
         )),
     }
