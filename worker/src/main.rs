@@ -86,7 +86,7 @@ async fn work(config: Config) -> ExitCode {
             ExitCode::FAILURE
         }
     };
-    telemetry.shutdown();
+    telemetry.shutdown().await;
     code
 }
 

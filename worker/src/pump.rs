@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use turnaround_workflows::store::{
     Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Store, StoreError, WorkflowId,
 };
+use turnaround_workflows::telemetry::metrics;
 
 use crate::clock::StoreClock;
 use crate::lease::{Ask, Lease, Leased};
@@ -272,6 +273,9 @@ impl Loop {
         loop {
             let error = match self.shared.store.advance(advance.clone()).await {
                 Ok(advanced) => {
+                    if !advance.commits.is_empty() {
+                        metrics::committed(began.elapsed());
+                    }
                     if pause > OUTAGE_PAUSE_FIRST {
                         info!(seconds = began.elapsed().as_secs_f64(), "the store answers again");
                     }
@@ -284,6 +288,7 @@ impl Loop {
                 return Err(error);
             }
             if pause == OUTAGE_PAUSE_FIRST {
+                metrics::store_outage();
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 warn!(%error, source, "the store does not answer; waiting for it");
             }
@@ -304,8 +309,8 @@ impl Loop {
                 Committed::Fenced | Committed::Conflict { .. } => true,
                 Committed::Busy { .. } => false,
             };
-            if over {
-                self.held.remove(&commit.id);
+            if over && self.held.remove(&commit.id).is_some() && committed == Committed::Fenced {
+                metrics::lease_lost();
             }
             // Whoever asked may be gone: what was committed stands all the same.
             let _ = reply.send(committed);
@@ -319,6 +324,9 @@ impl Loop {
                 self.lose(id);
             }
         }
+        if advance.claim.is_some() {
+            metrics::claimed(advanced.claimed.len() as u64);
+        }
         for claimed in advanced.claimed {
             self.hand_out(claimed);
         }
@@ -327,6 +335,7 @@ impl Loop {
 
     fn lose(&mut self, id: &WorkflowId) {
         if let Some(held) = self.held.remove(id) {
+            metrics::lease_lost();
             warn!(workflow = %id, "the lease was lost; its step is dropped");
             held.lost.cancel();
         }
