@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::netboot::{Reset, Settled, carry_out, facts, prepare, settle};
+use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
 use super::{Reprovision, StageImage, needed, order};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
@@ -31,7 +31,7 @@ struct Again {
 
 enum Seen {
     Ours(InstalledBoot),
-    /// It answers, and has booted since, but not what we installed.
+    /// It answers, but with something else than what was to be installed.
     Other(Facts),
     /// It has not come back yet.
     NotYet,
@@ -40,10 +40,13 @@ enum Seen {
 async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let order = order(cx)?;
     let staged = needed(cx.output::<StageImage>()?, StageImage::NAME)?;
-    let before = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?.boot_id_before.or(staged.boot_id_before);
+    let reset = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?;
+    let before = reset.boot_id_before.or(staged.boot_id_before);
     let Some(facts) = facts(cx, &order.node).await? else { return Ok(Seen::NotYet) };
     if before.as_ref() == Some(&facts.boot_id) {
-        return Ok(Seen::NotYet);
+        // It still runs as before. A BMC may say yes to a reset and do nothing.
+        let never = cx.now().since(reset.reset_at) > RESET_NEVER_HAPPENED;
+        return Ok(if never { Seen::Other(facts) } else { Seen::NotYet });
     }
     let ours = facts
         .installed
@@ -132,7 +135,7 @@ fn came_back_wrong(node: &turnaround_config::NodeName, facts: &Facts) -> Questio
         Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
         None => "it carries no installation mark".to_owned(),
     };
-    Question::new(format!("{node} has booted, but not what was to be installed: what now?"))
+    Question::new(format!("{node} runs something else than what was to be installed: what now?"))
         .seen(format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
         .seen(installed)
         .answer("retry", AnswerEffect::Retry, "netboots it once more, if it is still closed and empty")

@@ -19,7 +19,10 @@ use crate::ports::{BootDevice, Facts, PortErrorKind, Power};
 const RESET_TAKES_EFFECT: Duration = Duration::from_secs(10);
 /// A node that still runs as before this long after a reset, with its boot device gone, was never reset: some BMCs drop
 /// the boot device after 60 s.
-const RESET_NEVER_HAPPENED: Duration = Duration::from_secs(120);
+pub(super) const RESET_NEVER_HAPPENED: Duration = Duration::from_secs(120);
+/// From a reset until the firmware has chosen a boot device, at most.
+// The slowest self-test we measured is 9 min; half of it on top, because resetting a machine in its self-test starts it anew.
+const SELF_TEST_MAX: Duration = Duration::from_secs(14 * 60);
 
 /// A reset that was meant to happen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,24 +59,25 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     if reset.acknowledged {
         return Ok(Settled::Happened);
     }
-    match facts(cx, node).await? {
-        Some(facts) if Some(&facts.boot_id) == reset.boot_id_before.as_ref() => {}
-        Some(_) if reset.boot_id_before.is_some() => return Ok(Settled::Happened),
-        Some(_) | None if cx.ports.bmc.power(node).await? != Power::On => return Ok(Settled::Happened),
-        // It does not answer, as before or since: the boot device tells. A boot consumes it.
-        Some(_) | None => {}
-    }
-    let age = cx.now().since(reset.intended);
+    let now = facts(cx, node).await?;
+    let as_before = match (&now, &reset.boot_id_before) {
+        // It answered before and has gone down, or has booted since.
+        (None, Some(_)) => return Ok(Settled::Happened),
+        (Some(now), Some(before)) if now.boot_id != *before => return Ok(Settled::Happened),
+        (Some(_), Some(_) | None) => true,
+        (None, None) if cx.ports.bmc.power(node).await? != Power::On => return Ok(Settled::Happened),
+        (None, None) => false,
+    };
     let armed = cx.ports.bmc.boot_override(node).await?.device == BootDevice::Pxe;
-    Ok(match (armed, reset.boot_id_before.is_some()) {
-        _ if age < RESET_TAKES_EFFECT => Settled::TooEarly,
-        (true, _) => Settled::NeverHappened,
-        // A node that never answered and has consumed its boot device has booted.
-        (false, false) => Settled::Happened,
-        (false, true) if facts(cx, node).await?.is_none() => Settled::Happened,
-        (false, true) if age < RESET_NEVER_HAPPENED => Settled::TooEarly,
-        (false, true) => Settled::NeverHappened,
-    })
+    let certain_after = match (as_before, armed, &reset.boot_id_before) {
+        // It never answered, and a boot has consumed its boot device.
+        (_, false, None) => return Ok(Settled::Happened),
+        (true, true, _) => RESET_TAKES_EFFECT,
+        (true, false, Some(_)) | (false, false, Some(_)) => RESET_NEVER_HAPPENED,
+        (false, true, _) => SELF_TEST_MAX,
+    };
+    let age = cx.now().since(reset.intended);
+    Ok(if age < certain_after { Settled::TooEarly } else { Settled::NeverHappened })
 }
 
 /// Makes ready for a reset into the network: looks a last time, and sets the boot device. What it returns must be written

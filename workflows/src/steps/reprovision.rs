@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::netboot::{Reset, Settled, carry_out, prepare, settle};
 use super::order;
+use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
 
 /// How often a reset of unknown outcome is looked at.
@@ -16,6 +17,7 @@ const SETTLE_POLL: Duration = Duration::from_secs(2);
 pub struct Reprovisioned {
     /// None if the node did not answer before its reset.
     pub boot_id_before: Option<String>,
+    pub reset_at: Timestamp,
 }
 
 /// Boot device, read back, reset at once; once only.
@@ -32,7 +34,7 @@ impl Step for Reprovision {
         let reset: Option<Reset> = cx.checkpoint()?;
         match reset {
             Some(reset) if settle(cx, &order.node, &reset).await? == Settled::Happened => {
-                Ok(Observed::AlreadyDone(Reprovisioned { boot_id_before: reset.boot_id_before }))
+                Ok(Observed::AlreadyDone(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))
             }
             Some(_) | None => Ok(Observed::ToDo { would: format!("netboot {} by its BMC, which wipes its system disk", order.node) }),
         }
@@ -51,6 +53,6 @@ impl Step for Reprovision {
         carry_out(cx, &node).await?;
         reset.acknowledged = true;
         cx.save(&reset, "reset").await?;
-        Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before }))
+        Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))
     }
 }
