@@ -12,9 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
+mod limits;
+mod mark;
 pub mod memory;
+#[cfg(any(test, feature = "conformance"))]
+pub mod private_redis;
 pub mod redis;
+#[cfg(test)]
+mod tests;
 
 pub use error::StoreError;
 

@@ -1,0 +1,103 @@
+//! Being told, instead of asking again and again.
+
+use super::*;
+
+pub async fn a_bell_wakes_whoever_waits(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let asleep = desk.begin("asleep").await;
+    desk.must(&asleep, commit(&asleep, Next::Signal)).await;
+    desk.claim(10).await;
+    let due = desk.now().await + LONG;
+    let wakers: [(&str, Waker<'_>); 4] = [
+        ("a creation", &|store| Box::pin(async move { store.create(new("made")).await.map(drop) })),
+        ("a timer before all others", &|store| {
+            Box::pin(async move { store.create(NewWorkflow { due: Some(due), ..new("later") }).await.map(drop) })
+        }),
+        ("a signal", &|store| Box::pin(async move { store.signal(&id("asleep"), signal("go")).await.map(drop) })),
+        ("a ring", &|store| Box::pin(async move { store.ring().await })),
+    ];
+    for (what, waker) in wakers {
+        let (store, waiter) = (desk.store.clone(), desk.store.clone());
+        let waited = async { waiter.wait_for_bell(LONG).await };
+        let (waited, told) = tokio::join!(tokio::time::timeout(LONG, waited), waker(store));
+        told.unwrap();
+        waited.unwrap_or_else(|_| panic!("{what} did not ring")).unwrap();
+        desk.claim(10).await;
+    }
+}
+
+type Waker<'a> = &'a dyn Fn(Arc<dyn Store>) -> Told;
+type Told = std::pin::Pin<Box<dyn Future<Output = Result<(), crate::store::StoreError>> + Send>>;
+
+pub async fn a_ring_waits_for_whoever_comes_later(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    // Somebody waited, and left.
+    desk.store.wait_for_bell(Duration::ZERO).await.unwrap();
+    desk.store.ring().await.unwrap();
+    desk.store.wait_for_bell(LONG).await.unwrap();
+    for _ in 0..3 {
+        desk.store.ring().await.unwrap();
+    }
+    let wait = || desk.store.wait_for_bell(LONG);
+    let (one, two, three) = tokio::join!(wait(), wait(), wait());
+    one.and(two).and(three).unwrap();
+}
+
+pub async fn rings_about_nothing_are_forgotten(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    for number in 0..5 {
+        desk.create(&format!("w{number}")).await;
+    }
+    // Whatever was due is taken, so there is nothing to wake anybody for.
+    desk.claim(10).await;
+    assert!(!desk.rang().await);
+    for number in 5..10 {
+        desk.create(&format!("w{number}")).await;
+    }
+    desk.claim(3).await;
+    assert!(desk.rang().await);
+}
+
+pub async fn events_are_told_in_order_and_from_a_cursor(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let start = desk.store.events_end().await.unwrap();
+    let none = desk.store.events(Some(&start), Duration::ZERO).await.unwrap();
+    assert_eq!(none, vec![]);
+    let claimed = desk.begin("w").await;
+    let mut two = commit(&claimed, Next::Keep);
+    two.entries.push(entry(&two.entries[0].digest.0, "{}"));
+    let claimed = desk.must(&claimed, two.clone()).await;
+    desk.commit(two.clone()).await;
+    desk.must(&claimed, commit(&claimed, Next::End { keep: LONG })).await;
+
+    let events = desk.store.events(Some(&start), LONG).await.unwrap();
+    let told: Vec<_> = events.iter().map(|event| (event.seq, event.status, event.headline.as_str())).collect();
+    let expected = [
+        (1, Status::Runnable, "w begins"),
+        (2, Status::Runnable, "w goes on"),
+        (3, Status::Runnable, "w goes on"),
+        (4, Status::Succeeded, "w goes on"),
+    ];
+    assert_eq!(told, expected);
+    assert!(events.iter().all(|event| event.workflow == id("w") && event.kind == "probe" && event.target == "site"));
+    assert_eq!([&events[1].entry, &events[2].entry], [&two.entries[0], &two.entries[1]]);
+    assert_eq!(desk.store.events_end().await.unwrap(), events[3].cursor);
+    let rest = desk.store.events(Some(&events[1].cursor), LONG).await.unwrap();
+    assert_eq!(rest, events[2..]);
+    let from_nonsense = desk.store.events(Some("nonsense"), LONG).await.unwrap();
+    assert_eq!(from_nonsense, events);
+}
+
+pub async fn waiting_for_events_ends_when_one_happens(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    desk.create("before").await;
+    let start = desk.store.events_end().await.unwrap();
+    let wait = || desk.store.events(Some(&start), LONG);
+    let (one, two, ()) = tokio::join!(wait(), wait(), desk.create("w"));
+    for seen in [one.unwrap(), two.unwrap()] {
+        assert_eq!(seen.iter().map(|event| event.workflow.as_str()).collect::<Vec<_>>(), ["w"]);
+    }
+    // From now on: not what was before.
+    let none = desk.store.events(None, Duration::from_millis(1)).await.unwrap();
+    assert_eq!(none, vec![]);
+}

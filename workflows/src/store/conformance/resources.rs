@@ -1,0 +1,169 @@
+//! Locks and budgets: taken and given in the commit that says so.
+
+use super::*;
+use crate::store::Holding;
+
+fn take(claimed: &Claimed, take: Vec<Take>, next: Next) -> Commit {
+    Commit { take, ..commit(claimed, next) }
+}
+
+fn give(claimed: &Claimed, taken: &Take, next: Next) -> Commit {
+    Commit { give: vec![taken.resource.clone()], ..commit(claimed, next) }
+}
+
+fn busy(with: &Take, holders: &[&str]) -> Committed {
+    Committed::Busy { resource: with.resource.clone(), holders: holders.iter().map(|name| id(name)).collect() }
+}
+
+async fn held(desk: &Desk) -> Vec<(String, String)> {
+    let holdings = desk.store.holdings().await.unwrap();
+    holdings.into_iter().map(|Holding { resource, holder }| (resource.to_string(), holder.to_string())).collect()
+}
+
+pub async fn a_busy_lock_refuses_all_and_wakes_its_waiter(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let node = lock("node-1");
+    let owner = desk.begin("owner").await;
+    let owner = desk.must(&owner, take(&owner, vec![node.clone()], Next::Keep)).await;
+    let waiter = desk.begin("waiter").await;
+    let wish = take(&waiter, vec![lock("free"), node.clone()], Next::Keep);
+    assert_eq!(desk.commit(wish.clone()).await, busy(&node, &["owner"]));
+    assert_eq!(held(&desk).await, [("lock node-1".to_owned(), "owner".to_owned())]);
+    let document = desk.store.load(&id("waiter")).await.unwrap().unwrap();
+    assert_eq!(document.seq, 1);
+    assert_eq!(document.lease.map(|lease| lease.fence), Some(waiter.fence));
+    // What it has already is no obstacle.
+    let owner = desk.must(&owner, take(&owner, vec![node.clone()], Next::Keep)).await;
+
+    desk.must(&waiter, bare_commit(&waiter, Next::Signal)).await;
+    assert!(desk.claim(10).await.is_empty());
+    desk.must(&owner, give(&owner, &node, Next::Signal)).await;
+    let waiter = desk.claim_named("waiter").await;
+    desk.must(&waiter, take(&waiter, vec![lock("free"), node], Next::Keep)).await;
+    assert_eq!(held(&desk).await.len(), 2);
+}
+
+pub async fn a_lock_freed_before_the_waiter_parks_makes_it_due(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let node = lock("node-1");
+    let owner = desk.begin("owner").await;
+    let owner = desk.must(&owner, take(&owner, vec![node.clone()], Next::Keep)).await;
+    let waiter = desk.begin("waiter").await;
+    assert_eq!(desk.commit(take(&waiter, vec![node.clone()], Next::Keep)).await, busy(&node, &["owner"]));
+    desk.must(&owner, give(&owner, &node, Next::Signal)).await;
+    desk.must(&waiter, bare_commit(&waiter, Next::At(desk.now().await + LONG))).await;
+    let waiter = desk.claim_named("waiter").await;
+    // Once only.
+    desk.must(&waiter, bare_commit(&waiter, Next::Signal)).await;
+    assert!(desk.claim(10).await.is_empty());
+}
+
+pub async fn the_longest_waiter_is_woken_first(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let node = lock("node-1");
+    let owner = desk.begin("owner").await;
+    let owner = desk.must(&owner, take(&owner, vec![node.clone()], Next::Keep)).await;
+    for name in ["third", "first", "second"] {
+        let waiter = desk.begin(name).await;
+        assert_eq!(desk.commit(take(&waiter, vec![node.clone()], Next::Keep)).await, busy(&node, &["owner"]));
+        bed.pass(Duration::from_millis(2)).await;
+        // Asking again does not cost the place.
+        assert_eq!(desk.commit(take(&waiter, vec![node.clone()], Next::Keep)).await, busy(&node, &["owner"]));
+        desk.must(&waiter, bare_commit(&waiter, Next::Signal)).await;
+    }
+    desk.must(&owner, give(&owner, &node, Next::Signal)).await;
+    for name in ["third", "first", "second"] {
+        let holder = desk.claim_named(name).await;
+        let holder = desk.must(&holder, take(&holder, vec![node.clone()], Next::Keep)).await;
+        desk.must(&holder, give(&holder, &node, Next::Signal)).await;
+    }
+    assert!(desk.claim(10).await.is_empty());
+}
+
+pub async fn a_waiter_that_ended_wakes_the_next_one(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let node = lock("node-1");
+    let owner = desk.begin("owner").await;
+    let owner = desk.must(&owner, take(&owner, vec![node.clone()], Next::Keep)).await;
+    for (name, next) in [("gone", Next::End { keep: LONG }), ("there", Next::Signal)] {
+        let waiter = desk.begin(name).await;
+        assert_eq!(desk.commit(take(&waiter, vec![node.clone()], Next::Keep)).await, busy(&node, &["owner"]));
+        desk.must(&waiter, commit(&waiter, next)).await;
+        bed.pass(Duration::from_millis(2)).await;
+    }
+    desk.must(&owner, commit(&owner, Next::End { keep: LONG })).await;
+    assert_eq!(desk.due_names().await, ["there"]);
+}
+
+pub async fn ending_frees_locks_and_keeps_budget_shares(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let owner = desk.begin("owner").await;
+    let wanted = vec![lock("node-1"), lock("ansible"), share("out", "node-1", 2)];
+    let owner = desk.must(&owner, take(&owner, wanted, Next::Keep)).await;
+    let other = desk.begin("other").await;
+    desk.must(&other, take(&other, vec![lock("else")], Next::Keep)).await;
+    // Giving what one does not have frees nothing.
+    let owner = desk.must(&owner, give(&owner, &lock("else"), Next::Keep)).await;
+    desk.must(&owner, commit(&owner, Next::End { keep: LONG })).await;
+    let left = [("lock else", "other"), ("budget out for node-1", "owner")];
+    assert_eq!(held(&desk).await, left.map(|(what, who)| (what.to_owned(), who.to_owned())));
+    assert!(desk.store.release_budget("out", "node-1").await.unwrap());
+    assert!(!desk.store.release_budget("out", "node-1").await.unwrap());
+    assert_eq!(held(&desk).await.len(), 1);
+}
+
+pub async fn a_budget_has_so_many_members_and_no_more(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let mut holders = Vec::new();
+    for name in ["a", "b"] {
+        let claimed = desk.begin(name).await;
+        holders.push(desk.must(&claimed, take(&claimed, vec![share("out", name, 2)], Next::Keep)).await);
+    }
+    let third = desk.begin("c").await;
+    let wish = share("out", "c", 2);
+    assert_eq!(desk.commit(take(&third, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["a", "b"]));
+    // All of a wish or nothing: two more do not fit where one does.
+    let two = vec![share("out", "c", 3), share("out", "d", 3)];
+    assert_eq!(desk.commit(take(&third, two.clone(), Next::Keep)).await, busy(&two[1], &["a", "b"]));
+    // The same member twice is one member.
+    let same = vec![share("out", "c", 3), share("out", "c", 3)];
+    let third = desk.must(&third, take(&third, same, Next::Keep)).await;
+    let fourth = desk.begin("d").await;
+    let wish = share("out", "d", 2);
+    assert_eq!(desk.commit(take(&fourth, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["a", "b", "c"]));
+    desk.must(&fourth, bare_commit(&fourth, Next::Signal)).await;
+    desk.must(&third, give(&third, &share("out", "c", 2), Next::Keep)).await;
+    let fourth = desk.claim_named("d").await;
+    assert_eq!(desk.commit(take(&fourth, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["a", "b"]));
+    desk.must(&holders[0], give(&holders[0], &share("out", "a", 2), Next::Keep)).await;
+    desk.must(&fourth, take(&fourth, vec![wish], Next::Keep)).await;
+}
+
+pub async fn a_member_of_a_budget_is_taken_over(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let first = desk.begin("first").await;
+    let first = desk.must(&first, take(&first, vec![share("out", "node-1", 1)], Next::Keep)).await;
+    desk.must(&first, commit(&first, Next::End { keep: LONG })).await;
+    let second = desk.begin("second").await;
+    let second = desk.must(&second, take(&second, vec![share("out", "node-1", 1)], Next::Keep)).await;
+    assert_eq!(held(&desk).await, [("budget out for node-1".to_owned(), "second".to_owned())]);
+    desk.must(&second, give(&second, &share("out", "node-1", 1), Next::Keep)).await;
+    assert!(held(&desk).await.is_empty());
+}
+
+pub async fn a_budget_share_of_an_open_workflow_is_not_released(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let owner = desk.begin("owner").await;
+    let owner = desk.must(&owner, take(&owner, vec![share("out", "node-1", 1)], Next::Keep)).await;
+    let waiter = desk.begin("waiter").await;
+    let wish = share("out", "node-2", 1);
+    assert_eq!(desk.commit(take(&waiter, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["owner"]));
+    desk.must(&waiter, bare_commit(&waiter, Next::Signal)).await;
+    assert!(!desk.store.release_budget("out", "node-1").await.unwrap());
+    assert!(!desk.store.release_budget("out", "node-9").await.unwrap());
+    assert!(!desk.store.release_budget("other", "node-1").await.unwrap());
+    desk.must(&owner, commit(&owner, Next::End { keep: LONG })).await;
+    assert!(desk.claim(10).await.is_empty());
+    assert!(desk.store.release_budget("out", "node-1").await.unwrap());
+    assert_eq!(desk.due_names().await, ["waiter"]);
+}

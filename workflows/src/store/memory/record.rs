@@ -1,0 +1,120 @@
+//! One workflow as the memory store keeps it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::clock::Timestamp;
+use crate::store::{
+    Digest, Document, Fence, LeaseInfo, NewWorkflow, Status, StoredEntry, StoredSignal, WorkflowId, limits,
+};
+
+/// Who may append. A lease that has expired is still a lease until somebody else is granted one.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) worker: String,
+    pub(super) fence: Fence,
+    pub(super) until: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) enum Turn {
+    Leased(Lease),
+    Due(Timestamp),
+    /// Only a signal or a freed resource wakes it.
+    Asleep,
+    /// Swept at that time.
+    Ended { expires: Timestamp },
+}
+
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) kind: String,
+    pub(super) target: String,
+    pub(super) parent: Option<WorkflowId>,
+    pub(super) status: Status,
+    pub(super) headline: String,
+    pub(super) journal: Vec<StoredEntry>,
+    pub(super) state: String,
+    pub(super) traceparent: Option<String>,
+    pub(super) created: Timestamp,
+    pub(super) updated: Timestamp,
+    pub(super) turn: Turn,
+    /// Which commit was the last one, see [`crate::store::mark`].
+    pub(super) mark: Option<String>,
+    /// A resource that it waited for was freed since it was claimed.
+    pub(super) woken: bool,
+    pub(super) inbox: VecDeque<StoredSignal>,
+    pub(super) locks: BTreeSet<String>,
+}
+
+impl Record {
+    pub(super) fn new(new: NewWorkflow, now: Timestamp) -> Record {
+        let due = new.due.map_or(now, limits::keepable);
+        Record {
+            kind: new.kind,
+            target: new.target,
+            parent: new.parent,
+            status: if due > now { Status::Waiting } else { Status::Runnable },
+            headline: new.headline,
+            journal: vec![new.entry],
+            state: new.state,
+            traceparent: new.traceparent,
+            created: now,
+            updated: now,
+            turn: Turn::Asleep,
+            mark: None,
+            woken: false,
+            inbox: VecDeque::new(),
+            locks: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.journal.len() as u64
+    }
+
+    pub(super) fn fence(&self) -> Option<Fence> {
+        match &self.turn {
+            Turn::Leased(lease) => Some(lease.fence),
+            Turn::Due(_) | Turn::Asleep | Turn::Ended { .. } => None,
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.turn, Turn::Ended { .. })
+    }
+
+    pub(super) fn is_gone(&self, now: Timestamp) -> bool {
+        matches!(self.turn, Turn::Ended { expires } if expires + limits::UNSWEPT_GRACE <= now)
+    }
+
+    pub(super) fn unread(&self) -> Vec<StoredSignal> {
+        self.inbox.iter().take(limits::SIGNALS_HANDED_MAX).cloned().collect()
+    }
+
+    pub(super) fn document(&self, id: &WorkflowId) -> Document {
+        Document {
+            id: id.clone(),
+            kind: self.kind.clone(),
+            target: self.target.clone(),
+            parent: self.parent.clone(),
+            status: self.status,
+            headline: self.headline.clone(),
+            seq: self.seq(),
+            head: self.journal.last().map_or_else(|| Digest(String::new()), |entry| entry.digest.clone()),
+            state: self.state.clone(),
+            traceparent: self.traceparent.clone(),
+            created: self.created,
+            updated: self.updated,
+            due: match self.turn {
+                Turn::Due(at) => Some(at),
+                Turn::Leased(_) | Turn::Asleep | Turn::Ended { .. } => None,
+            },
+            lease: match &self.turn {
+                Turn::Leased(lease) => {
+                    Some(LeaseInfo { worker: lease.worker.clone(), fence: lease.fence, until: lease.until })
+                }
+                Turn::Due(_) | Turn::Asleep | Turn::Ended { .. } => None,
+            },
+        }
+    }
+}

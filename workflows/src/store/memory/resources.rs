@@ -1,0 +1,137 @@
+//! Who holds which lock and which share of a budget, and who waits for one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::Timestamp;
+use crate::store::{Holding, Resource, Take, WorkflowId, limits};
+
+/// What is waited for: a lock, or any share of a budget.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pool {
+    Lock(String),
+    Budget(String),
+}
+
+impl Pool {
+    fn of(resource: &Resource) -> Pool {
+        match resource {
+            Resource::Lock { name } => Pool::Lock(name.clone()),
+            Resource::Budget { name, .. } => Pool::Budget(name.clone()),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Resources {
+    locks: BTreeMap<String, WorkflowId>,
+    budgets: BTreeMap<String, BTreeMap<String, WorkflowId>>,
+    waiting: BTreeMap<Pool, BTreeSet<(Timestamp, WorkflowId)>>,
+}
+
+impl Resources {
+    /// The first of `wanted` that `id` can't have, and who has it. Changes nothing.
+    pub(super) fn busy(&self, id: &WorkflowId, wanted: &[Take]) -> Option<(Resource, Vec<WorkflowId>)> {
+        let mut joining: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for take in wanted {
+            match &take.resource {
+                Resource::Lock { name } => {
+                    if let Some(holder) = self.locks.get(name).filter(|holder| *holder != id) {
+                        return Some((take.resource.clone(), vec![holder.clone()]));
+                    }
+                }
+                Resource::Budget { name, member } => {
+                    let members = self.budgets.get(name);
+                    if members.is_some_and(|members| members.contains_key(member)) {
+                        continue;
+                    }
+                    let joining = joining.entry(name).or_default();
+                    joining.insert(member);
+                    if members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
+                        let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).cloned().collect();
+                        let shown = holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect();
+                        return Some((take.resource.clone(), shown));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Remembers that `id` waits; who waits already keeps its place.
+    pub(super) fn wait(&mut self, id: &WorkflowId, resource: &Resource, now: Timestamp) {
+        let waiting = self.waiting.entry(Pool::of(resource)).or_default();
+        if !waiting.iter().any(|(_, waiter)| waiter == id) {
+            waiting.insert((now, id.clone()));
+        }
+    }
+
+    /// Gives `resource` to `id`, which then waits for it no longer.
+    pub(super) fn take(&mut self, id: &WorkflowId, resource: &Resource) {
+        match resource {
+            Resource::Lock { name } => {
+                self.locks.insert(name.clone(), id.clone());
+            }
+            Resource::Budget { name, member } => {
+                self.budgets.entry(name.clone()).or_default().insert(member.clone(), id.clone());
+            }
+        }
+        let pool = Pool::of(resource);
+        if let Some(waiting) = self.waiting.get_mut(&pool) {
+            waiting.retain(|(_, waiter)| waiter != id);
+            if waiting.is_empty() {
+                self.waiting.remove(&pool);
+            }
+        }
+    }
+
+    /// Frees `resource` if `id` has it; where it could now be waited for.
+    pub(super) fn give(&mut self, id: &WorkflowId, resource: &Resource) -> Option<Pool> {
+        match resource {
+            Resource::Lock { name } => {
+                (self.locks.get(name)? == id).then(|| self.locks.remove(name))?;
+            }
+            Resource::Budget { name, member } => {
+                (self.share(name, member)? == id).then(|| self.free_share(name, member))?;
+            }
+        }
+        Some(Pool::of(resource))
+    }
+
+    pub(super) fn share(&self, name: &str, member: &str) -> Option<&WorkflowId> {
+        self.budgets.get(name)?.get(member)
+    }
+
+    pub(super) fn free_share(&mut self, name: &str, member: &str) -> Pool {
+        if let Some(members) = self.budgets.get_mut(name) {
+            members.remove(member);
+            if members.is_empty() {
+                self.budgets.remove(name);
+            }
+        }
+        Pool::Budget(name.to_owned())
+    }
+
+    /// Whoever has waited longest, who then waits no longer.
+    pub(super) fn next_waiter(&mut self, pool: &Pool) -> Option<WorkflowId> {
+        let waiting = self.waiting.get_mut(pool)?;
+        let (_, waiter) = waiting.pop_first()?;
+        if waiting.is_empty() {
+            self.waiting.remove(pool);
+        }
+        Some(waiter)
+    }
+
+    pub(super) fn holdings(&self) -> Vec<Holding> {
+        let locks = self.locks.iter().map(|(name, holder)| Holding {
+            resource: Resource::Lock { name: name.clone() },
+            holder: holder.clone(),
+        });
+        let shares = self.budgets.iter().flat_map(|(name, members)| {
+            members.iter().map(|(member, holder)| Holding {
+                resource: Resource::Budget { name: name.clone(), member: member.clone() },
+                holder: holder.clone(),
+            })
+        });
+        locks.chain(shares).collect()
+    }
+}

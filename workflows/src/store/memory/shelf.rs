@@ -1,0 +1,442 @@
+//! All that the memory store keeps, and what each operation does to it. Nothing here waits.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::record::{Lease, Record, Turn};
+use super::resources::{Pool, Resources};
+use crate::clock::Timestamp;
+use crate::store::{
+    Advance, Advanced, CLAIM_MAX, Claim, Claimed, Commit, Committed, Created, Document, Fence, Holding,
+    INBOX_SIGNALS_MAX, NewWorkflow, Next, PAGE_MAX, Query, Resource, Scope, Signalled, Status, StoreEvent, StoredEntry,
+    StoredSignal, WorkflowId, limits, mark,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    records: BTreeMap<WorkflowId, Record>,
+    due: BTreeSet<(Timestamp, WorkflowId)>,
+    leases: BTreeSet<(Timestamp, WorkflowId)>,
+    resources: Resources,
+    /// The newest fencing token.
+    fence: u64,
+    ticks: BTreeMap<String, Timestamp>,
+    events: VecDeque<StoreEvent>,
+    /// Number of the newest event.
+    events_end: u64,
+    rings: usize,
+    /// Rings of the operation that runs.
+    new_rings: usize,
+}
+
+impl Shelf {
+    // --- workflows ---
+
+    pub(super) fn create(&mut self, new: NewWorkflow, now: Timestamp) -> Created {
+        if self.live(&new.id, now).is_some() {
+            return Created::Existing;
+        }
+        let id = new.id.clone();
+        let due = new.due.map_or(now, limits::keepable).max(now);
+        let record = Record::new(new, now);
+        self.records.insert(id.clone(), record);
+        self.publish_newest(&id, 1);
+        self.make_due(&id, due, now);
+        Created::New
+    }
+
+    pub(super) fn advance(&mut self, advance: Advance, now: Timestamp) -> Advanced {
+        let lease_until = now + advance.lease;
+        let commits = advance.commits.into_iter().map(|commit| self.commit(commit, lease_until, now)).collect();
+        let renewed =
+            advance.renew.into_iter().map(|(id, fence)| self.renew(&id, fence, lease_until, now)).collect();
+        for (id, fence) in advance.hand_back {
+            if self.live(&id, now).is_some_and(|record| record.fence() == Some(fence)) {
+                self.make_due(&id, now, now);
+            }
+        }
+        let claims = advance.claim.is_some();
+        let claimed = advance.claim.map(|claim| self.claim(&claim, now)).unwrap_or_default();
+        let next = self.next_look();
+        if claims && next.is_none_or(|next| next > now) {
+            // Nothing is left that a ring could be about.
+            (self.rings, self.new_rings) = (0, 0);
+        }
+        Advanced { now, commits, renewed, claimed, next }
+    }
+
+    fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {
+        let mark = mark::of(&commit);
+        let id = commit.id.clone();
+        let Some(record) = self.live(&id, now) else { return Committed::Fenced };
+        let holds = record.fence() == Some(commit.fence);
+        if record.mark.as_ref() == Some(&mark) {
+            return match commit.next {
+                Next::Keep if holds => self.keep(&id, lease_until, now),
+                Next::Keep => Committed::Fenced,
+                Next::At(_) | Next::Signal | Next::End { .. } => {
+                    Committed::Done { lease_until: None, signals: Vec::new() }
+                }
+            };
+        }
+        if !holds {
+            return Committed::Fenced;
+        }
+        if record.seq() != commit.expected {
+            return Committed::Conflict { seq: record.seq() };
+        }
+        if let Some((resource, holders)) = self.resources.busy(&id, &commit.take) {
+            self.resources.wait(&id, &resource, now);
+            return Committed::Busy { resource, holders };
+        }
+        self.write_down(&id, &commit, mark, now);
+        self.move_resources(&id, &commit, now);
+        for child in commit.create {
+            self.create(child, now);
+        }
+        // The workflow itself, if it ends with this commit, gets no more signals.
+        if let Next::End { keep } = commit.next {
+            self.end(&id, keep, now);
+        }
+        for (to, signal) in commit.signals {
+            self.signal_within(&to, signal, now);
+        }
+        match commit.next {
+            Next::Keep => return self.keep(&id, lease_until, now),
+            Next::At(at) => self.park(&id, Some(at), now),
+            Next::Signal => self.park(&id, None, now),
+            Next::End { .. } => {}
+        }
+        Committed::Done { lease_until: None, signals: Vec::new() }
+    }
+
+    fn write_down(&mut self, id: &WorkflowId, commit: &Commit, mark: String, now: Timestamp) {
+        let Some(record) = self.records.get_mut(id) else { return };
+        record.inbox.drain(..record.inbox.len().min(commit.consumed as usize));
+        record.journal.extend(commit.entries.iter().cloned());
+        if let Some(state) = &commit.state {
+            record.state.clone_from(state);
+        }
+        record.status = commit.status;
+        record.headline.clone_from(&commit.headline);
+        if commit.traceparent.is_some() {
+            record.traceparent.clone_from(&commit.traceparent);
+        }
+        record.updated = now;
+        record.mark = Some(mark);
+        self.publish_newest(id, commit.entries.len());
+    }
+
+    fn move_resources(&mut self, id: &WorkflowId, commit: &Commit, now: Timestamp) {
+        for take in &commit.take {
+            self.resources.take(id, &take.resource);
+            if let (Resource::Lock { name }, Some(record)) = (&take.resource, self.records.get_mut(id)) {
+                record.locks.insert(name.clone());
+            }
+        }
+        for given in &commit.give {
+            self.give(id, given, now);
+        }
+    }
+
+    fn give(&mut self, id: &WorkflowId, resource: &Resource, now: Timestamp) {
+        if let (Resource::Lock { name }, Some(record)) = (resource, self.records.get_mut(id)) {
+            record.locks.remove(name);
+        }
+        if let Some(pool) = self.resources.give(id, resource) {
+            self.wake_one(&pool, now);
+        }
+    }
+
+    /// Wakes the longest waiter, passing over those that have ended since.
+    fn wake_one(&mut self, pool: &Pool, now: Timestamp) {
+        for _ in 0..limits::WAITERS_LOOKED_MAX {
+            let Some(waiter) = self.resources.next_waiter(pool) else { return };
+            match self.live_mut(&waiter, now) {
+                Some(Record { turn: Turn::Leased(_), woken, .. }) => {
+                    *woken = true;
+                    return;
+                }
+                Some(Record { turn: Turn::Due(_) | Turn::Asleep, .. }) => return self.make_due_now(&waiter, now),
+                Some(Record { turn: Turn::Ended { .. }, .. }) | None => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, id: &WorkflowId, until: Timestamp, now: Timestamp) -> Committed {
+        self.set_lease_end(id, until);
+        let signals = self.live(id, now).map(Record::unread).unwrap_or_default();
+        Committed::Done { lease_until: Some(until), signals }
+    }
+
+    /// Ends the lease. What has arrived meanwhile makes the workflow due now.
+    fn park(&mut self, id: &WorkflowId, at: Option<Timestamp>, now: Timestamp) {
+        let Some(record) = self.records.get_mut(id) else { return };
+        let at = if record.woken || !record.inbox.is_empty() { Some(now) } else { at };
+        record.woken = false;
+        match at {
+            Some(at) => self.make_due(id, limits::keepable(at).max(now), now),
+            None => self.set_turn(id, Turn::Asleep),
+        }
+    }
+
+    fn end(&mut self, id: &WorkflowId, keep: Duration, now: Timestamp) {
+        self.set_turn(id, Turn::Ended { expires: now + keep.min(limits::KEEP_MAX) });
+        let Some(record) = self.records.get_mut(id) else { return };
+        record.inbox.clear();
+        for name in std::mem::take(&mut record.locks) {
+            self.give(id, &Resource::Lock { name }, now);
+        }
+    }
+
+    fn renew(&mut self, id: &WorkflowId, fence: Fence, until: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        (self.live(id, now)?.fence() == Some(fence)).then(|| self.set_lease_end(id, until))?;
+        Some(until)
+    }
+
+    fn claim(&mut self, claim: &Claim, now: Timestamp) -> Vec<Claimed> {
+        let max = claim.max.min(CLAIM_MAX) as usize;
+        let come = |(at, _): &&(Timestamp, WorkflowId)| *at <= now;
+        let mut ids: Vec<_> = self.leases.iter().take_while(come).take(max).cloned().collect();
+        ids.extend(self.due.iter().take_while(come).take(max - ids.len()).cloned());
+        ids.into_iter().filter_map(|(_, id)| self.grant(id, claim, now)).collect()
+    }
+
+    fn grant(&mut self, id: WorkflowId, claim: &Claim, now: Timestamp) -> Option<Claimed> {
+        self.fence += 1;
+        let (fence, until) = (Fence(self.fence), now + claim.lease);
+        self.set_turn(&id, Turn::Leased(Lease { worker: claim.worker.clone(), fence, until }));
+        let record = self.records.get_mut(&id)?;
+        record.woken = false;
+        Some(Claimed { document: record.document(&id), fence, lease_until: until, signals: record.unread() })
+    }
+
+    pub(super) fn signal(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) -> Signalled {
+        match self.live(id, now) {
+            None => Signalled::Missing,
+            Some(record) if record.is_ended() => Signalled::Ended,
+            // A repeat, because the answer was lost.
+            Some(record) if record.inbox.contains(&signal) => Signalled::Kept,
+            Some(record) if record.inbox.len() >= INBOX_SIGNALS_MAX as usize => Signalled::Full,
+            Some(_) => {
+                self.signal_within(id, signal, now);
+                Signalled::Kept
+            }
+        }
+    }
+
+    fn signal_within(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) {
+        let Some(record) = self.live_mut(id, now) else { return };
+        if record.is_ended() || record.inbox.len() >= INBOX_SIGNALS_MAX as usize {
+            return;
+        }
+        record.inbox.push_back(signal);
+        if record.fence().is_none() {
+            self.make_due_now(id, now);
+        }
+    }
+
+    pub(super) fn release_budget(&mut self, name: &str, member: &str, now: Timestamp) -> bool {
+        let Some(holder) = self.resources.share(name, member) else { return false };
+        if self.live(holder, now).is_some_and(|record| !record.is_ended()) {
+            return false;
+        }
+        let pool = self.resources.free_share(name, member);
+        self.wake_one(&pool, now);
+        true
+    }
+
+    pub(super) fn last_tick(&self, schedule: &str) -> Option<Timestamp> {
+        self.ticks.get(schedule).copied()
+    }
+
+    pub(super) fn judge_ticks(
+        &mut self,
+        schedule: &str,
+        last: Option<Timestamp>,
+        judged: Timestamp,
+        create: Vec<NewWorkflow>,
+        now: Timestamp,
+    ) -> bool {
+        if self.last_tick(schedule) != last {
+            return false;
+        }
+        self.ticks.insert(schedule.to_owned(), judged);
+        for new in create {
+            self.create(new, now);
+        }
+        true
+    }
+
+    pub(super) fn sweep(&mut self, now: Timestamp) -> u32 {
+        let mut expired: Vec<_> = self
+            .records
+            .iter()
+            .filter_map(|(id, record)| match record.turn {
+                Turn::Ended { expires } if expires <= now => Some((expires, id.clone())),
+                Turn::Ended { .. } | Turn::Leased(_) | Turn::Due(_) | Turn::Asleep => None,
+            })
+            .collect();
+        expired.sort();
+        expired.truncate(limits::SWEEP_MAX);
+        for (_, id) in &expired {
+            self.records.remove(id);
+        }
+        u32::try_from(expired.len()).unwrap_or(u32::MAX)
+    }
+
+    // --- reading ---
+
+    pub(super) fn document(&self, id: &WorkflowId, now: Timestamp) -> Option<Document> {
+        Some(self.live(id, now)?.document(id))
+    }
+
+    pub(super) fn journal(&self, id: &WorkflowId, from: u64, limit: u32, now: Timestamp) -> Vec<StoredEntry> {
+        let skip = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
+        let entries = self.live(id, now).map(|record| record.journal.as_slice()).unwrap_or_default();
+        entries.iter().skip(skip).take(limit as usize).cloned().collect()
+    }
+
+    pub(super) fn list(&self, query: &Query, now: Timestamp) -> Vec<Document> {
+        let wanted = |record: &Record| {
+            let in_scope = match query.scope {
+                Scope::Open => !record.is_ended(),
+                Scope::Ended => record.is_ended(),
+                Scope::All => true,
+            };
+            in_scope
+                && !record.is_gone(now)
+                && query.parent.as_ref().is_none_or(|parent| record.parent.as_ref() == Some(parent))
+                && query.kind.as_ref().is_none_or(|kind| record.kind == *kind)
+                && query.target.as_ref().is_none_or(|target| record.target == *target)
+        };
+        let mut found: Vec<_> = self.records.iter().filter(|(_, record)| wanted(record)).collect();
+        found.sort_by_key(|(id, record)| std::cmp::Reverse((record.created, *id)));
+        let page = found.into_iter().skip(query.offset as usize).take(query.limit.min(PAGE_MAX) as usize);
+        page.map(|(id, record)| record.document(id)).collect()
+    }
+
+    pub(super) fn counts(&self, now: Timestamp) -> Vec<(Status, u64)> {
+        let open = || self.records.values().filter(|record| !record.is_ended() && !record.is_gone(now));
+        let count = |status| (status, open().filter(|record| record.status == status).count() as u64);
+        Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(super) fn events_end(&self) -> u64 {
+        self.events_end
+    }
+
+    pub(super) fn events_after(&self, after: u64) -> Option<Vec<StoreEvent>> {
+        let oldest = self.events_end - self.events.len() as u64;
+        let skip = usize::try_from(after.saturating_sub(oldest)).unwrap_or(usize::MAX);
+        let page: Vec<_> = self.events.iter().skip(skip).take(limits::EVENTS_PAGE_MAX).cloned().collect();
+        (!page.is_empty()).then_some(page)
+    }
+
+    pub(super) fn holdings(&self) -> Vec<Holding> {
+        self.resources.holdings()
+    }
+
+    // --- the bell ---
+
+    pub(super) fn ring(&mut self) {
+        self.new_rings += 1;
+    }
+
+    pub(super) fn take_ring(&mut self) -> Option<()> {
+        self.rings = self.rings.checked_sub(1)?;
+        Some(())
+    }
+
+    /// Adds what the operation rang. True if somebody may be woken.
+    pub(super) fn settle_bell(&mut self) -> bool {
+        let rang = std::mem::take(&mut self.new_rings);
+        self.rings = (self.rings + rang).min(limits::BELL_RINGS_MAX);
+        rang > 0
+    }
+
+    // --- within ---
+
+    fn live(&self, id: &WorkflowId, now: Timestamp) -> Option<&Record> {
+        self.records.get(id).filter(|record| !record.is_gone(now))
+    }
+
+    fn live_mut(&mut self, id: &WorkflowId, now: Timestamp) -> Option<&mut Record> {
+        self.records.get_mut(id).filter(|record| !record.is_gone(now))
+    }
+
+    /// The one place where a workflow changes between leased, due, asleep and ended.
+    fn set_turn(&mut self, id: &WorkflowId, turn: Turn) {
+        let Some(record) = self.records.get_mut(id) else { return };
+        match &record.turn {
+            Turn::Leased(lease) => {
+                self.leases.remove(&(lease.until, id.clone()));
+            }
+            Turn::Due(at) => {
+                self.due.remove(&(*at, id.clone()));
+            }
+            Turn::Asleep | Turn::Ended { .. } => {}
+        }
+        match &turn {
+            Turn::Leased(lease) => {
+                self.leases.insert((lease.until, id.clone()));
+            }
+            Turn::Due(at) => {
+                self.due.insert((*at, id.clone()));
+            }
+            Turn::Asleep | Turn::Ended { .. } => {}
+        }
+        record.turn = turn;
+    }
+
+    fn set_lease_end(&mut self, id: &WorkflowId, until: Timestamp) {
+        let Some(Record { turn: Turn::Leased(lease), .. }) = self.records.get(id) else { return };
+        let lease = Lease { worker: lease.worker.clone(), fence: lease.fence, until };
+        self.set_turn(id, Turn::Leased(lease));
+    }
+
+    /// Due at `at`; rings if that is now, or earlier than all else that is due.
+    fn make_due(&mut self, id: &WorkflowId, at: Timestamp, now: Timestamp) {
+        self.set_turn(id, Turn::Due(at));
+        if at <= now || self.due.first().is_some_and(|(_, first)| first == id) {
+            self.new_rings += 1;
+        }
+    }
+
+    /// Due now, unless it is due already.
+    fn make_due_now(&mut self, id: &WorkflowId, now: Timestamp) {
+        if !self.due.contains(&(now, id.clone())) && !self.is_due(id, now) {
+            self.make_due(id, now, now);
+        }
+    }
+
+    fn is_due(&self, id: &WorkflowId, now: Timestamp) -> bool {
+        matches!(self.records.get(id), Some(Record { turn: Turn::Due(at), .. }) if *at <= now)
+    }
+
+    fn next_look(&self) -> Option<Timestamp> {
+        let heads = [self.due.first(), self.leases.first()];
+        heads.into_iter().flatten().map(|(at, _)| *at).min()
+    }
+
+    fn publish_newest(&mut self, id: &WorkflowId, entries: usize) {
+        let Some(record) = self.records.get(id) else { return };
+        let first = record.journal.len() - entries;
+        for (place, entry) in record.journal.iter().enumerate().skip(first) {
+            self.events_end += 1;
+            self.events.push_back(StoreEvent {
+                cursor: self.events_end.to_string(),
+                workflow: id.clone(),
+                kind: record.kind.clone(),
+                target: record.target.clone(),
+                status: record.status,
+                headline: record.headline.clone(),
+                seq: place as u64 + 1,
+                entry: entry.clone(),
+            });
+        }
+        while self.events.len() > limits::EVENTS_KEPT {
+            self.events.pop_front();
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The names of all keys.
+
+use std::time::Duration;
+
+use super::{StoreError, WorkflowId};
+
+/// The list of a swept parent's children is kept for so long, in case some of them are still there.
+pub(super) const CHILDREN_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// | key | type | holds |
+/// |---|---|---|
+/// | `wf:<id>` | hash | the document, the newest fence granted on it, the mark of its last commit |
+/// | `wf:<id>:journal` | list | `<digest> <body>` of each entry |
+/// | `wf:<id>:inbox` | list | unread signals |
+/// | `wf:<id>:locks` | set | names of the locks that it holds |
+/// | `children:<id>` | zset | its children, by creation |
+/// | `budget:<name>` | hash | member -> workflow |
+/// | `wait:lock:<name>`, `wait:budget:<name>` | zset | who waits, since when |
+/// | the fields below | | |
+///
+/// Locks, budgets and ledgers are few: one hash for all locks (and one for all ledgers) lists them without a scan.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    pub(super) prefix: String,
+    /// Counter: the newest fencing token.
+    fence: String,
+    /// Zset: workflow -> when it may next be looked at.
+    pub(super) due: String,
+    /// Zset: workflow -> when its holder is presumed dead.
+    pub(super) lease: String,
+    /// List: one element for each ring.
+    pub(super) bell: String,
+    /// Stream of journal entries.
+    pub(super) events: String,
+    /// Hash: status -> open workflows.
+    pub(super) counts: String,
+    /// Zset: open workflows by creation.
+    pub(super) open: String,
+    /// Zset: ended workflows by creation.
+    pub(super) ended: String,
+    /// Zset: ended workflows by the time at which they are swept.
+    expiry: String,
+    /// Hash: lock -> workflow.
+    pub(super) locks: String,
+    /// Set: names of budgets that have members.
+    pub(super) budgets: String,
+    /// Hash: schedule -> the last tick judged.
+    pub(super) ticks: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a prefix: it needs one pair of braces with something in between")]
+struct InvalidPrefix(String);
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Result<Keys, StoreError> {
+        let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        if tag.is_none_or(|(tag, rest)| tag.is_empty() || rest.contains(['{', '}'])) {
+            return Err(StoreError::Unusable {
+                operation: "name the keys in Redis",
+                remedy: "write a prefix such as `{ta}`".to_owned(),
+                source: Box::new(InvalidPrefix(prefix.to_owned())),
+            });
+        }
+        let key = |name: &str| format!("{prefix}:{name}");
+        Ok(Keys {
+            prefix: prefix.to_owned(),
+            fence: key("fence"),
+            due: key("due"),
+            lease: key("lease"),
+            bell: key("bell"),
+            events: key("events"),
+            counts: key("counts"),
+            open: key("idx:open"),
+            ended: key("idx:ended"),
+            expiry: key("expiry"),
+            locks: key("locks"),
+            budgets: key("budgets"),
+            ticks: key("ticks"),
+        })
+    }
+
+    /// The keys that every script is given, in the order in which `common.lua` names them.
+    pub(super) fn shared(&self) -> [&str; 12] {
+        [
+            &self.fence,
+            &self.due,
+            &self.lease,
+            &self.bell,
+            &self.events,
+            &self.counts,
+            &self.open,
+            &self.ended,
+            &self.expiry,
+            &self.locks,
+            &self.budgets,
+            &self.ticks,
+        ]
+    }
+
+    pub(super) fn journal(&self, id: &WorkflowId) -> String {
+        format!("{}:wf:{id}:journal", self.prefix)
+    }
+
+    pub(super) fn children(&self, id: &WorkflowId) -> String {
+        format!("{}:children:{id}", self.prefix)
+    }
+
+    pub(super) fn budget(&self, name: &str) -> String {
+        format!("{}:budget:{name}", self.prefix)
+    }
+}

@@ -1,0 +1,291 @@
+//! The store in Redis: the one place that knows a key.
+//!
+//! Each operation that writes is one Lua script, so that it happens wholly or not at all, and takes its time from
+//! Redis. The rules are in `scripts/`; this side only packs the question and reads the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::redis::{Cmd, Value, cmd};
+use async_trait::async_trait;
+
+use super::{
+    Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Resource,
+    Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
+};
+use crate::clock::Timestamp;
+
+mod bell;
+mod connection;
+mod durability;
+mod encode;
+mod events;
+mod keys;
+mod listing;
+mod options;
+mod outage;
+mod reply;
+mod script;
+
+pub use options::{RedisAddress, RedisOptions};
+
+use bell::Bell;
+use connection::{Connection, Server};
+use events::Events;
+use keys::Keys;
+use reply::{Malformed, Reply};
+use script::Scripts;
+
+/// Keeps workflows in Redis. Its connections heal by themselves; while they can't, every call answers
+/// [`StoreError::Unavailable`], and it is the caller who asks again.
+///
+/// The connections live on the tokio runtime that they are first used on: a thread that must not wait for others
+/// has a store of its own.
+pub struct RedisStore {
+    keys: Keys,
+    scripts: Scripts,
+    connection: Arc<Connection>,
+    bell: Bell,
+    events: Events,
+}
+
+impl RedisStore {
+    /// Connects, and makes sure that acknowledged writes are kept.
+    ///
+    /// # Errors
+    /// [`StoreError::NotDurable`] if they may be lost and `options` does not accept that, [`StoreError::Unusable`] if
+    /// the configuration can't be right, [`StoreError::Unavailable`] if nobody answers (yet).
+    pub async fn connect(options: RedisOptions) -> Result<RedisStore, StoreError> {
+        let keys = Keys::new(&options.prefix)?;
+        let server = Arc::new(Server::new(&options)?);
+        let connection = Arc::new(Connection::new(server.clone(), options.reply_timeout));
+        let store = RedisStore {
+            scripts: Scripts::new(),
+            bell: Bell::new(Connection::new(server.clone(), bell::WAIT + options.reply_timeout), &keys),
+            events: Events::new(Connection::new(server, events::WAIT + options.reply_timeout), &keys),
+            connection,
+            keys,
+        };
+        let durability = store.durability().await?;
+        if !durability.weaknesses.is_empty() && !options.accept_weaker_durability {
+            return Err(StoreError::NotDurable {
+                address: options.address.to_string(),
+                weaknesses: durability.weaknesses,
+            });
+        }
+        Ok(store)
+    }
+
+    async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, StoreError> {
+        self.connection.query(operation, command).await
+    }
+
+    /// Runs a script that answers with one word.
+    async fn word(
+        &self,
+        operation: &'static str,
+        script: &script::Script,
+        arguments: Cmd,
+        meaning: &[&'static str],
+    ) -> Result<&'static str, StoreError> {
+        let answer = script.run(&self.connection, operation, arguments).await?;
+        let word = reply::text(answer).map_err(|source| damaged_answer(operation, source))?;
+        let known = meaning.iter().find(|known| **known == word).copied();
+        known.ok_or_else(|| damaged_answer(operation, Malformed::new("a known word", word)))
+    }
+
+    /// One call of at most [`super::COMMITS_MAX`] commits.
+    async fn advance_once(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+        const OPERATION: &str = "advance workflows";
+        let script = &self.scripts.advance;
+        let answer =
+            script.run(&self.connection, OPERATION, encode::advance(script.call(&self.keys), advance)).await?;
+        reply::advanced(answer, advance).map_err(|source| damaged_answer(OPERATION, source))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn now(&self) -> Result<Timestamp, StoreError> {
+        const OPERATION: &str = "tell the time";
+        let answer = self.query(OPERATION, &cmd("TIME")).await?;
+        let read = || {
+            let mut reply = Reply::of(answer)?;
+            let (seconds, micros) = (reply.number::<i64>()?, reply.number::<i64>()?);
+            Ok(Timestamp::from_millis(seconds * 1_000 + micros / 1_000))
+        };
+        read().map_err(|source| damaged_answer(OPERATION, source))
+    }
+
+    async fn create(&self, new: NewWorkflow) -> Result<Created, StoreError> {
+        let script = &self.scripts.create;
+        let arguments = encode::new_workflow(script.call(&self.keys), &new);
+        let made = self.word("create a workflow", script, arguments, &["new", "existing"]).await?;
+        Ok(if made == "new" { Created::New } else { Created::Existing })
+    }
+
+    async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError> {
+        limits::check_advance(&advance)?;
+        let mut parts = encode::parts(advance).into_iter();
+        let Some(first) = parts.next() else {
+            return self.advance_once(&Advance::default()).await;
+        };
+        let mut whole = self.advance_once(&first).await?;
+        for part in parts {
+            let part = self.advance_once(&part).await?;
+            whole.commits.extend(part.commits);
+            whole.renewed.extend(part.renewed);
+            whole = Advanced { commits: whole.commits, renewed: whole.renewed, ..part };
+        }
+        Ok(whole)
+    }
+
+    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError> {
+        self.bell.wait(timeout).await
+    }
+
+    async fn ring(&self) -> Result<(), StoreError> {
+        const OPERATION: &str = "ring the bell";
+        let rings = self.query(OPERATION, cmd("LPUSH").arg(&self.keys.bell).arg("1")).await?;
+        if reply::number::<usize>(&rings).is_ok_and(|rings| rings > limits::BELL_RINGS_MAX) {
+            let last = limits::BELL_RINGS_MAX - 1;
+            self.query(OPERATION, cmd("LTRIM").arg(&self.keys.bell).arg(0).arg(last)).await?;
+        }
+        Ok(())
+    }
+
+    async fn signal(&self, id: &WorkflowId, signal: StoredSignal) -> Result<Signalled, StoreError> {
+        let script = &self.scripts.signal;
+        let mut arguments = script.call(&self.keys);
+        arguments.arg(id.as_str()).arg(&signal.body);
+        let words = ["kept", "missing", "ended", "full"];
+        Ok(match self.word("signal a workflow", script, arguments, &words).await? {
+            "missing" => Signalled::Missing,
+            "ended" => Signalled::Ended,
+            "full" => Signalled::Full,
+            _ => Signalled::Kept,
+        })
+    }
+
+    async fn load(&self, id: &WorkflowId) -> Result<Option<Document>, StoreError> {
+        let read = self.read("read a workflow", std::slice::from_ref(id)).await?;
+        Ok(read.into_iter().next())
+    }
+
+    async fn journal(&self, id: &WorkflowId, from: u64, limit: u32) -> Result<Vec<StoredEntry>, StoreError> {
+        const OPERATION: &str = "read a journal";
+        let limit = u64::from(limit.min(PAGE_MAX));
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // Redis counts in i64.
+        let first = from.saturating_sub(1).min(i64::MAX as u64 / 2);
+        let mut command = cmd("LRANGE");
+        command.arg(self.keys.journal(id)).arg(first).arg(first + limit - 1);
+        let entries = reply::texts(self.query(OPERATION, &command).await?);
+        let entries = entries.and_then(|entries| entries.into_iter().map(reply::entry).collect());
+        entries.map_err(|source| StoreError::Damaged {
+            operation: OPERATION,
+            what: format!("the journal of {id}"),
+            source: source.into(),
+        })
+    }
+
+    async fn list(&self, query: &Query) -> Result<Vec<Document>, StoreError> {
+        self.page(query).await
+    }
+
+    async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        const OPERATION: &str = "count the workflows";
+        let answer = self.query(OPERATION, cmd("HGETALL").arg(&self.keys.counts)).await?;
+        let pairs = reply::pairs(answer).map_err(|source| damaged_answer(OPERATION, source))?;
+        let count = |status: Status| {
+            let found = pairs.iter().find(|(name, _)| name == status.as_str());
+            (status, found.and_then(|(_, count)| count.parse().ok()).unwrap_or(0))
+        };
+        Ok(Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect())
+    }
+
+    async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError> {
+        let after = match cursor {
+            Some(cursor) => cursor.to_owned(),
+            None => self.events_end().await?,
+        };
+        self.events.after(&self.connection, &after, timeout).await
+    }
+
+    async fn events_end(&self) -> Result<String, StoreError> {
+        self.events.end(&self.connection).await
+    }
+
+    async fn holdings(&self) -> Result<Vec<Holding>, StoreError> {
+        const OPERATION: &str = "list who holds what";
+        let damaged = |source| damaged_answer(OPERATION, source);
+        let holder = |id: String| id.parse::<WorkflowId>().map_err(|_| damaged(Malformed::new("a workflow id", id)));
+        let mut holdings = Vec::new();
+        let locks = self.query(OPERATION, cmd("HGETALL").arg(&self.keys.locks)).await?;
+        for (name, id) in reply::pairs(locks).map_err(damaged)? {
+            holdings.push(Holding { resource: Resource::Lock { name }, holder: holder(id)? });
+        }
+        let budgets = self.query(OPERATION, cmd("SMEMBERS").arg(&self.keys.budgets)).await?;
+        for name in reply::texts(budgets).map_err(damaged)? {
+            let members = self.query(OPERATION, cmd("HGETALL").arg(self.keys.budget(&name))).await?;
+            for (member, id) in reply::pairs(members).map_err(damaged)? {
+                let resource = Resource::Budget { name: name.clone(), member };
+                holdings.push(Holding { resource, holder: holder(id)? });
+            }
+        }
+        holdings.sort_by(|one, other| one.resource.cmp(&other.resource));
+        Ok(holdings)
+    }
+
+    async fn release_budget(&self, name: &str, member: &str) -> Result<bool, StoreError> {
+        let script = &self.scripts.release_budget;
+        let mut arguments = script.call(&self.keys);
+        arguments.arg(name).arg(member);
+        let words = ["released", "open", "nobody"];
+        Ok(self.word("release a budget share", script, arguments, &words).await? == "released")
+    }
+
+    async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError> {
+        const OPERATION: &str = "read the ledger of a schedule";
+        let answer = self.query(OPERATION, cmd("HGET").arg(&self.keys.ticks).arg(schedule)).await?;
+        reply::optional_time(answer).map_err(|source| damaged_answer(OPERATION, source))
+    }
+
+    async fn judge_ticks(
+        &self,
+        schedule: &str,
+        last: Option<Timestamp>,
+        judged: Timestamp,
+        create: Vec<NewWorkflow>,
+    ) -> Result<bool, StoreError> {
+        limits::check_created(&create)?;
+        let script = &self.scripts.judge_ticks;
+        let arguments = encode::ticks(script.call(&self.keys), schedule, last, judged, &create);
+        Ok(self.word("judge ticks", script, arguments, &["judged", "judged-before"]).await? == "judged")
+    }
+
+    async fn sweep(&self) -> Result<u32, StoreError> {
+        const OPERATION: &str = "sweep";
+        let script = &self.scripts.sweep;
+        let mut arguments = script.call(&self.keys);
+        arguments.arg(limits::SWEEP_MAX).arg(keys::CHILDREN_KEPT.as_secs() * 1_000);
+        let swept = script.run(&self.connection, OPERATION, arguments).await?;
+        reply::number(&swept).map_err(|source| damaged_answer(OPERATION, source))
+    }
+
+    async fn durability(&self) -> Result<Durability, StoreError> {
+        durability::look(&self.connection).await
+    }
+}
+
+fn damaged_answer(operation: &'static str, source: Malformed) -> StoreError {
+    StoreError::Damaged { operation, what: "an answer of Redis".to_owned(), source: source.into() }
+}
+
+/// SHA-256 and JSON as one list element: digests have no spaces.
+fn split_entry(kept: &str) -> Option<StoredEntry> {
+    let (digest, body) = kept.split_once(' ')?;
+    Some(StoredEntry { digest: Digest(digest.to_owned()), body: body.to_owned() })
+}

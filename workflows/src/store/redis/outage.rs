@@ -1,0 +1,54 @@
+//! What an error of Redis means: will it pass, or must a person do something?
+
+use ::redis::{ErrorKind, RedisError};
+
+use super::StoreError;
+
+/// Answers that mean "not just now": it loads its file, is out of memory or disk, was demoted, or runs a script.
+const PASSING: [&str; 10] = [
+    "LOADING", "MISCONF", "OOM", "READONLY", "NOREPLICAS", "BUSY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED",
+];
+
+/// Answers that mean "you may not".
+const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
+
+pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
+    match remedy(&error) {
+        None => StoreError::Unavailable { operation, source: Box::new(error) },
+        Some(remedy) => StoreError::Unusable { operation, remedy, source: Box::new(error) },
+    }
+}
+
+/// What a person should do; None if it passes.
+fn remedy(error: &RedisError) -> Option<String> {
+    let code = error.code().unwrap_or_default();
+    if PASSING.contains(&code) {
+        return None;
+    }
+    if REFUSED.contains(&code) || error.kind() == ErrorKind::AuthenticationFailed {
+        return Some("check the password, and that the user may run EVALSHA and SCRIPT on these keys".to_owned());
+    }
+    let text = error.to_string();
+    if text.contains("unknown command") || text.contains("unknown subcommand") {
+        return Some("use Redis 6.2 or newer, or Valkey, with no command renamed or disabled".to_owned());
+    }
+    match error.kind() {
+        ErrorKind::Io
+        | ErrorKind::MasterNameNotFoundBySentinel
+        | ErrorKind::NoValidReplicasFoundBySentinel
+        | ErrorKind::ClusterConnectionNotFound => None,
+        ErrorKind::InvalidClientConfig | ErrorKind::EmptySentinelList => {
+            Some("check the address of Redis in the configuration".to_owned())
+        }
+        ErrorKind::Parse => Some("check that it is a Redis which listens there".to_owned()),
+        // A script that is killed or a transaction that is dropped would be in `code`.
+        _ => Some("look at the cause; if the keys were changed by hand, restore them from a backup".to_owned()),
+    }
+}
+
+/// Must the connection be replaced? It is broken, its peer is silent, or its peer is not the primary any more.
+pub(super) fn breaks_connection(error: &RedisError) -> bool {
+    error.is_unrecoverable_error()
+        || matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
+        || matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
+}

@@ -1,0 +1,101 @@
+//! The scripts, and how one is run.
+
+use ::redis::{Cmd, Value, cmd};
+
+use super::connection::Connection;
+use super::keys::Keys;
+use super::{StoreError, limits};
+use crate::store::INBOX_SIGNALS_MAX;
+
+/// One script, known to Redis by its digest. Redis forgets scripts when it restarts; then they are loaded again.
+pub(super) struct Script {
+    code: String,
+    digest: String,
+}
+
+impl Script {
+    fn new(code: &str) -> Script {
+        let code = code.to_owned();
+        let digest = ::redis::Script::new(&code).get_hash().to_owned();
+        Script { code, digest }
+    }
+
+    /// The beginning of a call, up to the arguments that are the script's own.
+    pub(super) fn call(&self, keys: &Keys) -> Cmd {
+        let shared = keys.shared();
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.digest).arg(shared.len());
+        for key in shared {
+            call.arg(key);
+        }
+        call.arg(&keys.prefix)
+            .arg(limits::EVENTS_KEPT)
+            .arg(limits::BELL_RINGS_MAX)
+            .arg(limits::WAITERS_LOOKED_MAX)
+            .arg(INBOX_SIGNALS_MAX)
+            .arg(limits::SIGNALS_HANDED_MAX);
+        call
+    }
+
+    /// The beginning of a call of a script that only reads documents.
+    fn reading_call(&self, keys: &Keys) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.digest).arg(2).arg(&keys.due).arg(&keys.lease).arg(&keys.prefix);
+        call
+    }
+
+    /// Runs what [`Script::call`] began.
+    pub(super) async fn run(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+        call: Cmd,
+    ) -> Result<Value, StoreError> {
+        connection.run_script(operation, &call, &self.code).await
+    }
+}
+
+pub(super) struct Scripts {
+    pub(super) create: Script,
+    pub(super) advance: Script,
+    pub(super) signal: Script,
+    pub(super) judge_ticks: Script,
+    pub(super) release_budget: Script,
+    pub(super) sweep: Script,
+    read: Script,
+}
+
+macro_rules! with_common {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("scripts/common.lua"), "\n", include_str!($file)))
+    };
+}
+
+impl Scripts {
+    pub(super) fn new() -> Scripts {
+        Scripts {
+            create: with_common!("scripts/create.lua"),
+            advance: with_common!("scripts/advance.lua"),
+            signal: with_common!("scripts/signal.lua"),
+            judge_ticks: with_common!("scripts/judge_ticks.lua"),
+            release_budget: with_common!("scripts/release_budget.lua"),
+            sweep: with_common!("scripts/sweep.lua"),
+            read: Script::new(include_str!("scripts/read.lua")),
+        }
+    }
+
+    /// Reads the documents of `ids`: one element for each, nil for those that are not there.
+    pub(super) async fn read(
+        &self,
+        connection: &Connection,
+        keys: &Keys,
+        operation: &'static str,
+        ids: &[impl AsRef<str>],
+    ) -> Result<Value, StoreError> {
+        let mut call = self.read.reading_call(keys);
+        for id in ids {
+            call.arg(id.as_ref());
+        }
+        self.read.run(connection, operation, call).await
+    }
+}

@@ -1,0 +1,4 @@
+//! Both stores, held to the same promises.
+
+mod memory;
+mod redis;
