@@ -16,6 +16,7 @@ use super::{
 use crate::clock::Timestamp;
 
 mod bell;
+mod configured;
 mod connection;
 mod durability;
 mod encode;
