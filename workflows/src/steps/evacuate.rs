@@ -24,8 +24,6 @@ const TRIES_MAX: u32 = 2;
 /// After an answer was lost, Nova shows a migration record within this time if it took the request.
 // Observed: about 1 s; ten times that for a loaded conductor.
 const RECORD_APPEARS: Duration = Duration::from_secs(10);
-/// A migration record may look a little older than the moment at which we asked for it: Nova writes seconds, by its own clock.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evacuated {
@@ -48,6 +46,8 @@ struct Moving {
     tries: u32,
     /// When we were about to ask Nova for the newest try.
     asked: Timestamp,
+    /// Migration records that it had before. Which one is ours is told by these, not by clocks: Nova has its own.
+    before: Vec<String>,
     stage: MoveStage,
 }
 
@@ -282,7 +282,7 @@ impl Evacuation<'_, '_> {
         Ok(migrations.into_iter().find(|migration| {
             migration.kind == kind
                 && migration.source.as_deref().is_none_or(|source| source == self.node.as_str())
-                && migration.created + CLOCKS_DIFFER >= moving.asked
+                && !moving.before.contains(&migration.uuid)
         }))
     }
 
@@ -323,12 +323,14 @@ impl Evacuation<'_, '_> {
             Some(moving) => moving.found.clone(),
             None => instance.vm_state.clone(),
         };
+        let before = self.cx.ports.instances.migrations(&instance.id).await?;
         let moving = Moving {
             name: instance.name.clone(),
             how,
             found,
             tries: tries + 1,
             asked: self.cx.now(),
+            before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
         self.moves.0.insert(instance.id.clone(), moving);
