@@ -160,12 +160,7 @@ fn ipmi_password(password: SecretText) -> Result<SecretText, BoxError> {
 }
 
 fn read_secret(secret: &Secret) -> Result<SecretText, BoxError> {
-    let path = match secret {
-        Secret::File(path) => path.clone(),
-        Secret::Credential(name) => Path::new(&std::env::var_os("CREDENTIALS_DIRECTORY").ok_or("$CREDENTIALS_DIRECTORY is not set")?).join(name),
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("could not read {}: {error}", path.display()))?;
-    Ok(SecretText::new(text.trim_end_matches(['\n', '\r']).to_owned()))
+    secret.read().map_err(|error| format!("{error}; {}", error.remedy()).into())
 }
 
 struct Problems(Vec<Problem>);

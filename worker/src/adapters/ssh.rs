@@ -1,25 +1,24 @@
 //! What a node says of itself, asked through the system's `ssh` program: one connection, one fixed command, nothing written.
 //!
 //! # Whose key is it?
-//! An installation gives a node a new host key, so a key that changed is either what we ordered or somebody else's machine.
-//! Switching the check off would accept both. Here:
+//! An installation gives a node a new host key, so a key that is not known is either what we ordered or somebody else's
+//! machine. Switching the check off would accept both. Here:
 //!
-//! 1. Keys are kept per node, in `<state_dir>/known_hosts/<node>`; besides them, the operator's own `ssh.known_hosts` counts,
-//!    which is only read (a site that signs its host keys has its authority there, and nothing of what follows happens).
-//! 2. The first key that a node shows is taken and kept (`accept-new`).
-//! 3. A changed key is accepted only where a netboot ticket was ordered for the node, and only if what answers shows the
-//!    mark of that very order: the ticket's token, which nobody had before the order, in `/etc/turnaround/installed`. The new
-//!    key then replaces the old one.
-//! 4. Anything else is `Refused`, with the file to remove if it is in order; while a ticket is staged it is `Unavailable`,
+//! 1. A key is known if it is in `ssh.known_hosts`, the operator's own list, which is only read (a site that signs its host
+//!    keys has its authority there, and nothing of what follows ever happens), or in `<state_dir>/known_hosts/<node>`, ours.
+//! 2. A key that isn't known is accepted only where a netboot ticket was ordered for the node, and only if what answers
+//!    shows the mark of that very order: the ticket's token, which nobody had before the order, in
+//!    `/etc/turnaround/installed`. It then becomes the node's key in our list, in place of an older one.
+//! 3. Anything else is `Refused`, with what to do if it is in order; while a ticket is staged it is `Unavailable`,
 //!    because the installer itself may be what answers.
 //!
-//! Nothing secret is sent to a node (public-key login, no agent, no forwarding), so an impostor could only lie. It could do so
+//! Nothing secret is sent to a node (public-key login, no agent forwarding), so an impostor could only lie. It could do so
 //! successfully if it also reads the node's boot configuration off the PXE network.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +27,9 @@ use async_trait::async_trait;
 use turnaround_config::{NodeName, Ssh};
 use turnaround_workflows::ports::{Facts, Installed, NodeFacts, PortError, PortErrorKind};
 
-use super::http::foreign_text;
+use super::http::{BoxError, foreign_text};
 use super::netboot::BootFolder;
-use super::program::{Finished, Program};
+use super::program::Program;
 
 /// Time for the login and the command, after the connection stands.
 // Both take under a second; a node that is still starting was seen to take 10 s over a login.
@@ -63,7 +62,16 @@ pub(crate) struct SshFacts {
 /// How one connection went.
 enum Asked {
     Facts(Facts),
-    KeyChanged,
+    KeyNotKnown,
+}
+
+/// Which host keys are accepted.
+#[derive(Clone, Copy)]
+enum Keys<'a> {
+    /// Those of the operator's list, and those in this file.
+    Known(&'a Path),
+    /// Any, to be written into this file.
+    Any(&'a Path),
 }
 
 impl SshFacts {
@@ -82,23 +90,26 @@ impl SshFacts {
         self.keys.join(node.as_str())
     }
 
-    /// Connects once, with the node's key in `key_file`: a key that is there has to fit, a missing one is taken.
-    async fn ask(&self, node: &NodeName, operation: &str, key_file: &Path) -> Result<Asked, PortError> {
+    /// Connects once.
+    async fn ask(&self, node: &NodeName, operation: &str, keys: Keys<'_>) -> Result<Asked, PortError> {
         let Some(address) = self.addresses.get(node) else {
             let reason = format!("{node} is not a node of the configuration");
             return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
         };
-        let arguments = arguments(&self.ssh, address, key_file).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
-        let program = Program::new(&self.ssh.program, self.ssh.connect_timeout + COMMAND_TIME_MAX).args(arguments);
-        let finished = program.run().await.map_err(|error| PortError::new(operation, PortErrorKind::Unavailable).with_source(error))?;
+        let arguments = arguments(&self.ssh, address, keys).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
+        let mut program = Program::new(&self.ssh.program, self.ssh.connect_timeout + COMMAND_TIME_MAX).args(arguments);
+        if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
+            program = program.env("SSH_AUTH_SOCK", agent);
+        }
+        let finished = program.run().await.map_err(|error| unavailable(operation, error))?;
         match finished.code {
             Some(0) => match parse(&finished.stdout) {
                 Ok(facts) => Ok(Asked::Facts(facts)),
                 Err(reason) => Err(PortError::new(operation, PortErrorKind::Garbled { reason })),
             },
-            Some(255) if key_changed(&finished) => Ok(Asked::KeyChanged),
+            Some(255) if finished.stderr.contains("Host key verification failed") => Ok(Asked::KeyNotKnown),
             // 255 is ssh's own: no connection, no login, or cut. Normal while a node boots.
-            Some(255) | None => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(finished.complaint())),
+            Some(255) | None => Err(unavailable(operation, finished.complaint())),
             Some(code) => {
                 let reason = format!("the command on the node ended with exit code {code}: {}", finished.complaint());
                 Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
@@ -106,35 +117,43 @@ impl SshFacts {
         }
     }
 
-    /// A key other than the known one answers: is it the node as we had it installed?
+    /// What answers has a key that isn't known: is it the node as we had it installed?
     async fn ask_stranger(&self, node: &NodeName, operation: &str) -> Result<Facts, PortError> {
-        let known = self.key_file(node);
         let order = self.orders.order(node, operation)?;
-        let Some(ticket) = order.as_ref().and_then(|order| order.ticket.as_ref()) else {
-            return Err(stranger(operation, &known, "and no installation was ordered"));
+        let staged = order.as_ref().is_some_and(|order| order.staged);
+        let Some(ticket) = order.and_then(|order| order.ticket) else {
+            return Err(self.stranger(node, operation, "no installation was ordered"));
         };
         let new = self.keys.join(format!(".{node}.{}.new", std::process::id()));
         remove(&new, operation)?;
-        let asked = self.ask(node, operation, &new).await;
-        let facts = match asked {
-            Ok(Asked::Facts(facts)) if facts.installed.as_ref().is_some_and(|installed| installed.token == ticket.token) => facts,
-            Ok(Asked::Facts(_)) if order.as_ref().is_some_and(|order| order.staged) => {
-                remove(&new, operation)?;
-                let source = "its host key changed, and it does not show the mark of the installation that was ordered: perhaps the installer is still at work";
-                return Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(source));
+        let asked = self.ask(node, operation, Keys::Any(&new)).await;
+        let shows_mark = |facts: &Facts| facts.installed.as_ref().is_some_and(|installed| installed.token == ticket.token);
+        match asked {
+            Ok(Asked::Facts(facts)) if shows_mark(&facts) => {
+                fs::rename(&new, self.key_file(node)).map_err(|error| unavailable(operation, error))?;
+                tracing::warn!(%node, token = %ticket.token, "accepted a new host key: the node shows the mark of its installation");
+                Ok(facts)
             }
-            Ok(Asked::Facts(_) | Asked::KeyChanged) => {
+            Ok(Asked::Facts(_) | Asked::KeyNotKnown) => {
                 remove(&new, operation)?;
-                return Err(stranger(operation, &known, "and it does not show the mark of the installation that was ordered"));
+                let why = "it does not show the mark of the installation that was ordered";
+                if staged { Err(unavailable(operation, format!("its host key is not known, and {why}: perhaps it is still the installer"))) } else { Err(self.stranger(node, operation, why)) }
             }
             Err(error) => {
                 remove(&new, operation)?;
-                return Err(error);
+                Err(error)
             }
-        };
-        fs::rename(&new, &known).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
-        tracing::warn!(%node, token = %ticket.token, "accepted a new host key: the node shows the mark of its installation");
-        Ok(facts)
+        }
+    }
+
+    fn stranger(&self, node: &NodeName, operation: &str, why: &str) -> PortError {
+        let (ours, theirs) = (self.key_file(node), &self.ssh.known_hosts);
+        let reason = format!(
+            "its host key is not known, and {why}; once you have checked the key, add it to {} (`ssh-keyscan`), and remove {} if there is one",
+            theirs.display(),
+            ours.display()
+        );
+        PortError::new(operation, PortErrorKind::Refused { reason })
     }
 }
 
@@ -142,32 +161,31 @@ impl SshFacts {
 impl NodeFacts for SshFacts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         let operation = format!("ask {node} by ssh for its facts");
-        fs::create_dir_all(&self.keys).map_err(|source| PortError::new(&operation, PortErrorKind::Unavailable).with_source(source))?;
-        match self.ask(node, &operation, &self.key_file(node)).await? {
+        fs::create_dir_all(&self.keys).map_err(|error| unavailable(&operation, error))?;
+        match self.ask(node, &operation, Keys::Known(&self.key_file(node))).await? {
             Asked::Facts(facts) => Ok(facts),
-            Asked::KeyChanged => self.ask_stranger(node, &operation).await,
+            Asked::KeyNotKnown => self.ask_stranger(node, &operation).await,
         }
     }
 }
 
-fn stranger(operation: &str, known: &Path, why: &str) -> PortError {
-    let reason = format!("its host key changed, {why}; if somebody reinstalled it, remove {}", known.display());
-    PortError::new(operation, PortErrorKind::Refused { reason })
+fn unavailable(operation: &str, source: impl Into<BoxError>) -> PortError {
+    PortError::new(operation, PortErrorKind::Unavailable).with_source(source)
 }
 
 fn remove(path: &Path, operation: &str) -> Result<(), PortError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(unavailable(operation, error)),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-fn key_changed(finished: &Finished) -> bool {
-    ["REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key verification failed"].iter().any(|words| finished.stderr.contains(words))
-}
-
 /// The arguments of `ssh`. Nothing is left to the configuration of the user who happens to run us.
-fn arguments(ssh: &Ssh, address: &str, key_file: &Path) -> Result<Vec<OsString>, String> {
+fn arguments(ssh: &Ssh, address: &str, keys: Keys<'_>) -> Result<Vec<OsString>, String> {
+    let (checking, ours, theirs) = match keys {
+        Keys::Known(ours) => ("yes", ours, ssh_path(&ssh.known_hosts)?),
+        Keys::Any(new) => ("accept-new", new, "none".to_owned()),
+    };
     let mut arguments: Vec<OsString> = ["-F", "none", "-T", "-n"].map(OsString::from).to_vec();
     let options = [
         "BatchMode=yes".to_owned(),
@@ -176,9 +194,9 @@ fn arguments(ssh: &Ssh, address: &str, key_file: &Path) -> Result<Vec<OsString>,
         // A node that is reset under us does not say goodbye.
         "ServerAliveInterval=5".to_owned(),
         "ServerAliveCountMax=2".to_owned(),
-        "StrictHostKeyChecking=accept-new".to_owned(),
-        format!("UserKnownHostsFile={}", ssh_path(key_file)?),
-        format!("GlobalKnownHostsFile={}", ssh_path(&ssh.known_hosts)?),
+        format!("StrictHostKeyChecking={checking}"),
+        format!("UserKnownHostsFile={}", ssh_path(ours)?),
+        format!("GlobalKnownHostsFile={theirs}"),
         "HashKnownHosts=no".to_owned(),
         "CheckHostIP=no".to_owned(),
         // A node may not add keys to what is known of it.

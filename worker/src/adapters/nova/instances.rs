@@ -33,7 +33,7 @@ impl Instances for Nova {
             let page: wire::Servers = self.document(call, "a page of servers").await?;
             let last = page.servers.last().map(|server| server.id.clone());
             for server in page.servers {
-                instances.push(server.meaning().ok_or_else(|| cell_is_down(&operation))?);
+                instances.push(server.meaning(|host| self.our_name(host)).ok_or_else(|| cell_is_down(&operation))?);
             }
             match last {
                 Some(last) if wire::goes_on(&page.servers_links) => marker = Some(last),
@@ -46,7 +46,7 @@ impl Instances for Nova {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         let operation = format!("look at instance {id}");
         match self.document::<wire::ServerDocument>(Call::get(&operation, &["servers", &id.0]), "a server").await {
-            Ok(document) => document.server.meaning().map(Some).ok_or_else(|| cell_is_down(&operation)),
+            Ok(document) => document.server.meaning(|host| self.our_name(host)).map(Some).ok_or_else(|| cell_is_down(&operation)),
             Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -138,10 +138,19 @@ impl Nova {
             records.append(&mut page.migrations);
             match last {
                 Some(last) if wire::goes_on(&page.migrations_links) => marker = Some(last),
-                _ => return newest_first(operation, records),
+                _ => return self.newest_first(operation, records),
             }
         }
         Err(endless(operation))
+    }
+
+    fn newest_first(&self, operation: String, mut records: Vec<wire::MigrationRecord>) -> Result<Vec<Migration>, PortError> {
+        records.sort_by_key(|record| Reverse(record.number()));
+        let meanings = records.into_iter().map(|record| record.meaning(|host| self.our_name(host)));
+        meanings.collect::<Option<_>>().ok_or_else(|| {
+            let reason = "a migration is neither live, cold, a resize nor an evacuation".to_owned();
+            PortError::new(operation, PortErrorKind::Garbled { reason })
+        })
     }
 
     /// Is the newest migration of `id` confirmed, or being confirmed? False where it waits to be.
@@ -161,15 +170,6 @@ impl Nova {
             Some(Migration { status, .. }) => refuse(format!("its migration is {status}, and does not await confirmation")),
         }
     }
-}
-
-fn newest_first(operation: String, mut records: Vec<wire::MigrationRecord>) -> Result<Vec<Migration>, PortError> {
-    records.sort_by_key(|record| Reverse(record.number()));
-    let meanings = records.into_iter().map(wire::MigrationRecord::meaning);
-    meanings.collect::<Option<_>>().ok_or_else(|| {
-        let reason = "a migration is neither live, cold, a resize nor an evacuation".to_owned();
-        PortError::new(operation, PortErrorKind::Garbled { reason })
-    })
 }
 
 fn cell_is_down(operation: &str) -> PortError {

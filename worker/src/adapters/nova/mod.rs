@@ -116,6 +116,12 @@ impl Nova {
         })
     }
 
+    /// The name that we know a host by: the node's own, where the host is one of ours. Callers compare it with node names.
+    fn our_name(&self, host: String) -> String {
+        let node = self.hosts.iter().find(|(_, known)| **known == host).map(|(node, _)| node.as_str().to_owned());
+        node.unwrap_or(host)
+    }
+
     /// Sends one call and returns its answer if it is a success.
     ///
     /// A 401 comes before anything is carried out, so the call is sent once more with a new token. 404 is `NotFound` only

@@ -108,12 +108,12 @@ struct Fault {
 
 impl Server {
     /// None where the instance's cell does not answer.
-    pub(super) fn meaning(self) -> Option<Instance> {
+    pub(super) fn meaning(self, our_name: impl Fn(String) -> String) -> Option<Instance> {
         Some(Instance {
             id: InstanceId(self.id),
             name: self.name,
             project: self.tenant_id,
-            host: self.host.filter(|host| !host.is_empty()),
+            host: self.host.filter(|host| !host.is_empty()).map(our_name),
             vm_state: self.vm_state?,
             task_state: self.task_state.filter(|state| !state.is_empty()),
             fault: self.fault.map(|fault| crate::adapters::http::foreign_text(&fault.message)),
@@ -153,7 +153,7 @@ impl MigrationRecord {
     }
 
     /// None for a kind of migration that Nova didn't have when this was written.
-    pub(super) fn meaning(self) -> Option<Migration> {
+    pub(super) fn meaning(self, our_name: impl Fn(String) -> String) -> Option<Migration> {
         let kind = match self.migration_type.as_str() {
             "live-migration" => MigrationKind::Live,
             "migration" => MigrationKind::Cold,
@@ -167,8 +167,8 @@ impl MigrationRecord {
             kind,
             state: state(kind, &self.status),
             status: self.status,
-            source: self.source_compute,
-            destination: self.dest_compute,
+            source: self.source_compute.map(&our_name),
+            destination: self.dest_compute.map(&our_name),
             created: self.created_at.and_utc().into(),
         })
     }
@@ -221,4 +221,63 @@ impl Action {
 
 fn last_line(text: &str) -> Option<String> {
     text.lines().rfind(|line| !line.trim().is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Real answers of Nova 33.0.2, with a fault injected into its compute driver.
+    fn check(events: &str, expected: Option<&str>) {
+        let document = format!(r#"{{"instanceAction": {{"action": "live-migration", "message": "Error", "events": [{events}]}}}}"#);
+        let document: ActionDocument = serde_json::from_str(&document).unwrap();
+        assert_eq!(document.action.cause().as_deref(), expected);
+    }
+
+    #[test]
+    fn the_innermost_failure_is_the_cause() {
+        check(
+            r#"{"event": "compute_check_can_live_migrate_destination", "start_time": "2026-11-22T12:51:27.000000", "finish_time": null, "result": null, "details": null},
+               {"event": "compute_check_can_live_migrate_destination", "start_time": "2026-11-22T12:51:23.000000", "finish_time": null, "result": null, "details": null},
+               {"event": "compute_check_can_live_migrate_destination", "start_time": "2026-11-22T12:51:19.000000", "finish_time": "2026-11-22T12:51:29.000000", "result": "Error", "details": "Migration pre-check error: injected fault: check"},
+               {"event": "conductor_live_migrate_instance", "start_time": "2026-11-22T12:51:18.000000", "finish_time": "2026-11-22T12:51:31.000000", "result": "Error", "details": "No valid host was found. There are not enough hosts available."}"#,
+            Some("Migration pre-check error: injected fault: check"),
+        );
+    }
+
+    #[test]
+    fn a_failure_after_successes_is_the_cause() {
+        check(
+            r#"{"event": "compute_resize_instance", "start_time": "2026-11-22T12:52:15.000000", "finish_time": "2026-11-22T12:52:20.000000", "result": "Error", "details": "injected fault: cold"},
+               {"event": "compute_prep_resize", "start_time": "2026-11-22T12:52:10.000000", "finish_time": "2026-11-22T12:52:15.000000", "result": "Success", "details": null}"#,
+            Some("injected fault: cold"),
+        );
+    }
+
+    #[test]
+    fn a_nova_without_details_is_quoted_by_the_end_of_its_traceback() {
+        check(
+            r#"{"event": "compute_live_migration", "start_time": "2026-11-22T12:52:15.000000", "finish_time": "2026-11-22T12:52:20.000000", "result": "Error", "traceback": "  File \"x.py\"\n    raise\nMigrationError: disk is full\n"}"#,
+            Some("MigrationError: disk is full"),
+        );
+    }
+
+    #[test]
+    fn a_rollback_in_the_middle_gives_no_reason() {
+        check(r#"{"event": "compute_live_migration", "start_time": "2026-11-22T12:51:57.000000", "finish_time": "2026-11-22T12:51:58.000000", "result": "Success", "details": null}"#, None);
+    }
+
+    #[test]
+    fn every_word_of_nova_for_a_migration_has_a_meaning() {
+        use MigrationKind::{Cold, Evacuation, Live, Resize};
+        use MigrationState::{AwaitsConfirmation, Failed, InProgress, Succeeded};
+        for word in ["accepted", "queued", "preparing", "running", "pre-migrating", "migrating", "post-migrating", "confirming", "reverting", "not known yet"] {
+            assert_eq!(state(Live, word), InProgress, "{word}");
+        }
+        for word in ["error", "failed", "cancelled", "reverted"] {
+            assert_eq!(state(Cold, word), Failed, "{word}");
+        }
+        assert_eq!((state(Cold, "finished"), state(Resize, "finished")), (AwaitsConfirmation, AwaitsConfirmation));
+        assert_eq!((state(Live, "completed"), state(Cold, "confirmed"), state(Evacuation, "done")), (Succeeded, Succeeded, Succeeded));
+    }
 }

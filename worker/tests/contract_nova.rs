@@ -1,0 +1,313 @@
+//! The ports `ComputeServices` and `Instances` against a real Nova, through the real adapter.
+//!
+//! Runs where `TURNAROUND_BED_CLOUDS` (a clouds.yaml) and `TURNAROUND_BED_CLOUD` (an administrator's cloud in it, with a
+//! member's beside it, called the same with `-demo`) lead to a test OpenStack with two or more compute hosts; skipped
+//! elsewhere. Where `TURNAROUND_BED_PAGED_NOVA` is the address of a further Nova API of that cloud, with
+//! `[api] max_limit = 2`, lists are read in pages too. It creates servers called `turnaround-contract-*`, closes hosts, and tidies up before and after itself.
+
+mod support;
+
+#[path = "support/bed.rs"]
+mod bed;
+#[path = "support/wire.rs"]
+mod wire;
+
+use bed::Bed;
+use reqwest::Method;
+use serde_json::json;
+use support::{eventually, node, told};
+use turnaround_workflows::ports::{
+    InstanceId, Migration, MigrationKind, MigrationState, Move, PortError, PortErrorKind, Ports, RequestId,
+};
+use wire::Wire;
+
+macro_rules! bed {
+    ($name:literal) => {
+        match Bed::find($name).await {
+            Some(bed) => bed,
+            None => return,
+        }
+    };
+}
+
+fn node_of(host: &str) -> turnaround_config::NodeName {
+    node(&format!("node-{host}"))
+}
+
+fn reason(error: &PortError) -> &str {
+    match &error.kind {
+        PortErrorKind::Refused { reason } | PortErrorKind::Denied { reason } | PortErrorKind::Garbled { reason } => reason,
+        PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound => panic!("no reason: {}", told(error)),
+    }
+}
+
+/// The newest migration of `id`, once it is in one of `states`.
+async fn migration(ports: &Ports, id: &InstanceId, states: &[MigrationState]) -> Migration {
+    eventually(&format!("a migration {states:?} of {id}"), || async {
+        let migrations = ports.instances.migrations(id).await.unwrap();
+        migrations.into_iter().next().filter(|migration| states.contains(&migration.state))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_host_is_closed_with_a_reason_twice_and_reopened() {
+    let bed = bed!("a_host_is_closed_with_a_reason_twice_and_reopened");
+    let (hosts, site) = (bed.hosts().await, bed.site().await);
+    let (ports, node) = (site.ports(), node_of(&hosts[0]));
+    let before = ports.compute.service(&node).await.unwrap();
+    assert_eq!((before.enabled, before.disabled_reason, before.up), (true, None, true));
+
+    ports.compute.close(&node, "turnaround-contract:one").await.unwrap();
+    ports.compute.close(&node, "turnaround-contract:two").await.unwrap();
+    let closed = ports.compute.service(&node).await.unwrap();
+    assert_eq!((closed.enabled, closed.disabled_reason.as_deref(), closed.up), (false, Some("turnaround-contract:two"), true));
+
+    ports.compute.reopen(&node).await.unwrap();
+    ports.compute.reopen(&node).await.unwrap();
+    let reopened = ports.compute.service(&node).await.unwrap();
+    assert_eq!((reopened.enabled, reopened.disabled_reason, reopened.up), (true, None, true));
+}
+
+#[tokio::test]
+async fn a_host_that_nova_does_not_know_is_not_found_and_never_looks_empty() {
+    let bed = bed!("a_host_that_nova_does_not_know_is_not_found_and_never_looks_empty");
+    let site = bed.site().await;
+    let (ports, nowhere) = (site.ports(), node("nowhere"));
+    assert_eq!(ports.compute.service(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.compute.close(&nowhere, "x").await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.compute.hypervisor(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.on(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.leaving(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
+    let stranger = ports.instances.on(&node("stranger")).await.unwrap_err();
+    assert_eq!(reason(&stranger), "stranger is not a node of the configuration");
+}
+
+#[tokio::test]
+async fn instances_of_every_project_and_state_are_listed_and_the_hypervisor_agrees() {
+    let bed = bed!("instances_of_every_project_and_state_are_listed_and_the_hypervisor_agrees");
+    let (admin, member) = (bed.admin().await, bed.user(&bed.member_cloud()).await);
+    let theirs = member.server(None).await;
+    let host = admin.compute(Method::GET, &format!("/servers/{theirs}"), None).await.1["server"]["OS-EXT-SRV-ATTR:host"].as_str().unwrap().to_owned();
+    let (stopped, running) = (bed.server_on(&host).await, bed.server_on(&host).await);
+    admin.action(&stopped, json!({ "os-stop": null })).await;
+    admin.settled(&stopped, "stopped").await;
+    admin.action(&running, json!({ "lock": null })).await;
+
+    let site = bed.site().await;
+    let (ports, node) = (site.ports(), node_of(&host));
+    let listed = ports.instances.on(&node).await.unwrap();
+    let state = |id: &str| listed.iter().find(|instance| instance.id.0 == id).map(|instance| (instance.vm_state.as_str(), instance.locked));
+    assert_eq!(state(&theirs), Some(("active", false)));
+    assert_eq!(state(&stopped), Some(("stopped", false)));
+    assert_eq!(state(&running), Some(("active", true)));
+    // Hosts are called as we call them.
+    assert!(listed.iter().all(|instance| instance.host.as_deref() == Some(node.as_str())));
+
+    let hypervisor = ports.compute.hypervisor(&node).await.unwrap();
+    assert!(hypervisor.up && hypervisor.vcpus > 0 && hypervisor.memory_mb > 0, "{hypervisor:?}");
+    let mut witnesses = hypervisor.running;
+    witnesses.sort();
+    let mut ids: Vec<String> = listed.into_iter().map(|instance| instance.id.0).collect();
+    ids.sort();
+    assert_eq!(witnesses, ids);
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_list_longer_than_novas_page_is_listed_wholly() {
+    let bed = bed!("a_list_longer_than_novas_page_is_listed_wholly");
+    let Ok(paged) = std::env::var("TURNAROUND_BED_PAGED_NOVA") else {
+        eprintln!("skipped: a_list_longer_than_novas_page_is_listed_wholly: set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`");
+        return;
+    };
+    let host = &bed.hosts().await[0];
+    for _ in 0..5 {
+        bed.server_on(host).await;
+    }
+    let id = InstanceId(bed.server_on(host).await);
+    let admin = bed.admin().await;
+    let site = bed.site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&paged)).await;
+    let ports = site.ports();
+    let listed = ports.instances.on(&node_of(host)).await.unwrap();
+    let mut ids: Vec<_> = listed.iter().map(|instance| &instance.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!((listed.len(), ids.len()), (6, 6));
+
+    // And migrations: five of one instance, in pages of two.
+    for round in 1..=5 {
+        admin.action(&id.0, json!({ "os-migrateLive": { "host": null, "block_migration": "auto" } })).await;
+        eventually("the migration's end", || async {
+            let all = ports.instances.migrations(&id).await.unwrap();
+            (all.len() == round && all[0].state == MigrationState::Succeeded).then_some(())
+        })
+        .await;
+    }
+    let all = ports.instances.migrations(&id).await.unwrap();
+    assert!(all.windows(2).all(|pair| pair[0].created >= pair[1].created && pair[0].source == pair[1].destination), "{all:#?}");
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrived() {
+    let bed = bed!("a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrived");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site().await);
+    let (ports, from) = (site.ports(), node_of(&host));
+    let id = InstanceId(bed.server_on(&host).await);
+
+    let started = ports.instances.start_move(&id, Move::Live).await.unwrap();
+    assert!(started.request.0.starts_with("req-"), "{started:?}");
+    let ended = migration(&ports, &id, &[MigrationState::Succeeded, MigrationState::Failed]).await;
+    assert_eq!((ended.kind, ended.state, ended.status.as_str()), (MigrationKind::Live, MigrationState::Succeeded, "completed"));
+    assert_eq!(ended.source.as_deref(), Some(from.as_str()));
+    let moved = ports.instances.get(&id).await.unwrap().unwrap();
+    assert_eq!((moved.vm_state.as_str(), moved.task_state.as_deref(), &moved.host), ("active", None, &ended.destination));
+    assert!(moved.host.is_some_and(|host| host.starts_with("node-") && host != from.as_str()));
+    assert_eq!(ports.instances.why_failed(&id, &started.request).await.unwrap(), None);
+    assert_eq!(ports.instances.leaving(&from).await.unwrap(), []);
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_stopped_instance_is_moved_cold_and_confirmed_twice() {
+    let bed = bed!("a_stopped_instance_is_moved_cold_and_confirmed_twice");
+    let (host, site, admin) = (bed.hosts().await.swap_remove(0), bed.site().await, bed.admin().await);
+    let (ports, from) = (site.ports(), node_of(&host));
+    let id = InstanceId(bed.server_on(&host).await);
+    admin.action(&id.0, json!({ "os-stop": null })).await;
+    admin.settled(&id.0, "stopped").await;
+
+    let live = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    assert_eq!(reason(&live), format!("Cannot 'os-migrateLive' instance {id} while it is in vm_state stopped"));
+    let unasked = ports.instances.confirm(&id).await.unwrap_err();
+    assert_eq!(reason(&unasked), "it has never been migrated cold");
+
+    ports.instances.start_move(&id, Move::Cold).await.unwrap();
+    let leaving = eventually("the migration among those that leave", || async {
+        ports.instances.leaving(&from).await.unwrap().into_iter().next()
+    })
+    .await;
+    assert_eq!((&leaving.instance, leaving.kind), (&id, MigrationKind::Cold));
+    let waiting = migration(&ports, &id, &[MigrationState::AwaitsConfirmation, MigrationState::Failed]).await;
+    assert_eq!((waiting.state, waiting.status.as_str()), (MigrationState::AwaitsConfirmation, "finished"));
+    admin.settled(&id.0, "resized").await;
+    assert_eq!(ports.instances.leaving(&from).await.unwrap().len(), 1);
+
+    ports.instances.confirm(&id).await.unwrap();
+    ports.instances.confirm(&id).await.unwrap();
+    let ended = migration(&ports, &id, &[MigrationState::Succeeded, MigrationState::Failed]).await;
+    assert_eq!(ended.status, "confirmed");
+    admin.settled(&id.0, "stopped").await;
+    ports.instances.confirm(&id).await.unwrap();
+    assert_eq!(ports.instances.leaving(&from).await.unwrap(), []);
+    assert_ne!(ports.instances.get(&id).await.unwrap().unwrap().host.as_deref(), Some(from.as_str()));
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_tenants_own_resize_is_never_confirmed() {
+    let bed = bed!("a_tenants_own_resize_is_never_confirmed");
+    let (host, site, admin) = (bed.hosts().await.swap_remove(0), bed.site().await, bed.admin().await);
+    let ports = site.ports();
+    let id = InstanceId(bed.server_on(&host).await);
+    let larger = bed.flavor("server", 128).await;
+    admin.action(&id.0, json!({ "resize": { "flavorRef": larger } })).await;
+    admin.settled(&id.0, "resized").await;
+
+    let refused = ports.instances.confirm(&id).await.unwrap_err();
+    assert_eq!(reason(&refused), "its last move is a change of flavour (finished), which is the tenant's to confirm or revert");
+    let moved = ports.instances.start_move(&id, Move::Cold).await.unwrap_err();
+    assert_eq!(reason(&moved), format!("Cannot 'migrate' instance {id} while it is in vm_state resized"));
+    admin.action(&id.0, json!({ "revertResize": null })).await;
+    admin.settled(&id.0, "active").await;
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_move_that_nova_accepts_and_drops_says_why() {
+    let bed = bed!("a_move_that_nova_accepts_and_drops_says_why");
+    let (hosts, site) = (bed.hosts().await, bed.site().await);
+    let ports = site.ports();
+    let id = InstanceId(bed.server_on(&hosts[0]).await);
+    for other in &hosts[1..] {
+        ports.compute.close(&node_of(other), "turnaround-contract: nowhere to go").await.unwrap();
+    }
+    let started = ports.instances.start_move(&id, Move::Live).await.unwrap();
+    let why = eventually("the reason", || async { ports.instances.why_failed(&id, &started.request).await.unwrap() }).await;
+    assert_eq!(why, "No valid host was found. There are not enough hosts available.");
+    let instance = ports.instances.get(&id).await.unwrap().unwrap();
+    // Nothing else tells: it looks as if nothing had ever been asked.
+    assert_eq!((instance.vm_state.as_str(), instance.host.as_deref(), instance.fault), ("active", Some(node_of(&hosts[0]).as_str()), None));
+    let failed = migration(&ports, &id, &[MigrationState::Failed]).await;
+    assert_eq!((failed.status.as_str(), failed.destination), ("error", None));
+    assert_eq!(ports.instances.why_failed(&id, &RequestId("req-00000000-0000-0000-0000-000000000000".to_owned())).await.unwrap(), None);
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_an_unknown_outcome_and_the_move_is_found() {
+    let bed = bed!("an_answer_that_is_lost_is_an_unknown_outcome_and_the_move_is_found");
+    let (host, nova) = (bed.hosts().await.swap_remove(0), bed.nova_url().await);
+    let url = reqwest::Url::parse(&nova).unwrap();
+    let wire = Wire::to(&format!("{}:{}", url.host_str().unwrap(), url.port_or_known_default().unwrap())).await;
+    let site = bed.site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path()))).await;
+    let ports = site.ports();
+    let id = InstanceId(bed.server_on(&host).await);
+    assert_eq!(ports.instances.migrations(&id).await.unwrap(), []);
+
+    wire.swallow_answers_to("POST", 1);
+    let lost = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    assert_eq!(lost.kind, PortErrorKind::OutcomeUnknown, "{}", told(&lost));
+    let found = migration(&ports, &id, &[MigrationState::Succeeded]).await;
+    assert_eq!(found.source.as_deref(), Some(node_of(&host).as_str()));
+    let posts = wire.requests().iter().filter(|head| head.starts_with("POST")).count();
+    assert_eq!(posts, 1, "the move was asked for once");
+
+    // A read whose answer is lost is simply asked again.
+    wire.swallow_answers_to("GET", 2);
+    assert!(ports.instances.get(&id).await.unwrap().is_some());
+    bed.tidy().await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_revoked_is_replaced_without_anybody_noticing() {
+    let bed = bed!("a_token_that_was_revoked_is_replaced_without_anybody_noticing");
+    let (host, nova) = (bed.hosts().await.swap_remove(0), bed.nova_url().await);
+    let url = reqwest::Url::parse(&nova).unwrap();
+    let wire = Wire::to(&format!("{}:{}", url.host_str().unwrap(), url.port_or_known_default().unwrap())).await;
+    let site = bed.site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path()))).await;
+    let ports = site.ports();
+    // Nova remembers for minutes that a token was good, so this one has to end before Nova first sees it used: every answer
+    // to the question for Nova's version, which needs no token and has it all the same, is lost.
+    wire.swallow_answers_to("GET", 4);
+    assert_eq!(ports.compute.service(&node_of(&host)).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    let first = wire.last_header("x-auth-token").unwrap();
+    bed.revoke(&first).await;
+    ports.compute.service(&node_of(&host)).await.unwrap();
+    let used: Vec<bool> = wire.requests().iter().filter(|head| head.contains("os-services")).map(|head| head.contains(&first)).collect();
+    assert_eq!(used, [true, false], "refused with the old token, sent once more with a new one");
+}
+
+#[tokio::test]
+async fn without_an_administrators_rights_everything_is_denied_and_says_so() {
+    let bed = bed!("without_an_administrators_rights_everything_is_denied_and_says_so");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site_with(&bed.member_cloud(), None).await);
+    let ports = site.ports();
+    let denied = ports.instances.on(&node_of(&host)).await.unwrap_err();
+    assert_eq!(denied.kind, PortErrorKind::Denied { reason: "Policy doesn't allow os_compute_api:os-services:list to be performed.".to_owned() });
+    let text = told(&denied);
+    assert!(text.starts_with(&format!("could not list the instances on node-{host}: not permitted: ")) && text.contains("HTTP 403 (request req-"), "{text}");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_gone_is_none_and_can_not_be_moved() {
+    let bed = bed!("an_instance_that_is_gone_is_none_and_can_not_be_moved");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site().await);
+    let ports = site.ports();
+    let id = InstanceId(bed.server_on(&host).await);
+    bed.tidy().await;
+    assert_eq!(ports.instances.get(&id).await.unwrap(), None);
+    assert_eq!(ports.instances.start_move(&id, Move::Live).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.on(&node_of(&host)).await.unwrap(), []);
+}
