@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+pub mod embedded;
 mod error;
 mod limits;
 mod mark;

@@ -1,4 +1,21 @@
-//! Both stores, held to the same promises.
+//! Both stores, held to the same promises; what only the one in Redis has to show; and the private Redis.
 
+use super::{Digest, NewWorkflow, StoredEntry};
+
+mod embedded;
 mod memory;
 mod redis;
+
+fn sample(name: &str) -> NewWorkflow {
+    NewWorkflow {
+        id: name.parse().unwrap(),
+        kind: "probe".to_owned(),
+        target: "site".to_owned(),
+        parent: None,
+        headline: "begins".to_owned(),
+        entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
+        state: "{}".to_owned(),
+        traceparent: None,
+        due: None,
+    }
+}
