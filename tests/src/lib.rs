@@ -1,5 +1,7 @@
-//! The simulated site's servers, the lab, crash points and proofs.
-#![allow(clippy::unwrap_used)]
+//! The simulated site over its vendors' protocols, what holds the product to its promises, and the lab.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 pub mod otlp;
+pub mod servers;
 pub mod sim;
+pub mod site;

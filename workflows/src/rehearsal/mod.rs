@@ -29,4 +29,4 @@ pub use plan::{
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};
 pub use trouble::Trouble;
-pub use world::{ServiceView, World};
+pub use world::{MachineView, ServiceView, World};

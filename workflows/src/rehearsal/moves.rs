@@ -8,7 +8,7 @@ use super::trouble::Trouble;
 use crate::ports::{InstanceId, MigrationKind, Move};
 
 /// Nova's words for a confirmation of what is not (or no longer) resized.
-pub(super) const NOT_RESIZED: &str = "Instance has not been resized.";
+const NOT_RESIZED: &str = "Instance has not been resized.";
 
 /// A cold migration goes through this many stages of the same length.
 const COLD_STAGES: u32 = 4;
@@ -256,12 +256,6 @@ impl Site {
         self.set_status(migration, MigrationStatus::Confirming);
         self.after(self.plan.latencies.confirm, Due::Confirmed(migration));
         self.answer(Call::Confirm, ())
-    }
-
-    /// Is the newest cold migration of this instance confirmed, or about to be?
-    pub(super) fn is_confirmed(&self, id: &InstanceId) -> bool {
-        let newest = self.migrations.iter().rev().find(|m| m.instance == *id && m.kind != MigrationKind::Live);
-        newest.is_some_and(|m| matches!(m.status, MigrationStatus::Confirming | MigrationStatus::Confirmed))
     }
 
     pub(super) fn confirmed(&mut self, migration: usize) {

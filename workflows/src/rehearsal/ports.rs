@@ -3,15 +3,15 @@
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 
+use super::guest::MigrationStatus;
 use super::log::Happened;
-use super::moves::NOT_RESIZED;
 use super::plan::{Api, Call};
 use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance,
-    InstanceId, Instances, Migration, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power,
-    RequestId,
+    InstanceId, Instances, Migration, MigrationKind, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
+    Power, RequestId,
 };
 
 impl World {
@@ -31,6 +31,15 @@ impl World {
     ) -> Result<Vec<Migration>, Trouble> {
         let all = self.migrations_of_all()?;
         Ok(all.iter().rev().filter(|migration| wanted(migration)).map(|migration| migration.as_migration()).collect())
+    }
+}
+
+impl World {
+    fn newest_cold(&self, id: &InstanceId) -> Result<Option<(MigrationKind, MigrationStatus)>, Trouble> {
+        let all = self.migrations_of_all()?;
+        let newest =
+            all.iter().rev().find(|migration| migration.instance == *id && migration.kind != MigrationKind::Live);
+        Ok(newest.map(|migration| (migration.kind, migration.status)))
     }
 }
 
@@ -83,11 +92,15 @@ impl Instances for World {
     }
 
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
-        match self.request_confirm(id) {
-            Ok(()) => Ok(()),
-            Err(Trouble::Refused { reason, .. }) if reason == NOT_RESIZED && self.site().is_confirmed(id) => Ok(()),
-            Err(e) => Err(e.while_trying_to(format_args!("confirm the migration of instance {id}"))),
-        }
+        let confirmed = || match self.newest_cold(id)? {
+            None => Err(Trouble::refused(400, "it has never been migrated cold")),
+            Some((MigrationKind::Resize, _)) => {
+                Err(Trouble::refused(400, "its last move is a tenant's change of flavour"))
+            }
+            Some((_, MigrationStatus::Confirming | MigrationStatus::Confirmed)) => Ok(()),
+            Some(_) => self.request_confirm(id),
+        };
+        confirmed().map_err(|e: Trouble| e.while_trying_to(format_args!("confirm the migration of instance {id}")))
     }
 
     async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
@@ -128,7 +141,7 @@ impl Bmc for World {
             return Ok(());
         }
         let reason = "the BMC accepted the boot override and did not take it".to_owned();
-        Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
+        Err(PortError::new(operation, PortErrorKind::Refused { reason }))
     }
 
     async fn reset(&self, node: &NodeName) -> Result<(), PortError> {

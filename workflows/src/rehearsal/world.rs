@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guest::{ActionRecord, Guest, MigrationRecord};
 use super::log::{By, WorldEvent};
-use super::plan::{Api, Call, SitePlan};
+use super::plan::{Api, Call, ImagePlan, SitePlan};
 use super::site::Site;
 use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
@@ -44,12 +44,20 @@ pub struct ServiceView {
     pub node: String,
     /// Nova's name of the host.
     pub host: String,
-    pub mac: String,
     pub enabled: bool,
     pub disabled_reason: Option<String>,
     pub up: bool,
     pub vcpus: u32,
     pub memory_mb: u64,
+}
+
+/// What an operator writes into an inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineView {
+    pub node: String,
+    /// Nova's name of the host.
+    pub host: String,
+    pub mac: String,
 }
 
 impl World {
@@ -115,6 +123,19 @@ impl World {
         self.clock.now()
     }
 
+    pub fn machines(&self) -> Vec<MachineView> {
+        let view = |machine: &super::machine::Machine| MachineView {
+            node: machine.name.clone(),
+            host: machine.host.clone(),
+            mac: machine.mac.clone(),
+        };
+        self.site().nodes.iter().map(view).collect()
+    }
+
+    pub fn images(&self) -> Vec<ImagePlan> {
+        self.site().plan.images.clone()
+    }
+
     pub fn services(&self) -> Result<Vec<ServiceView>, Trouble> {
         let site = self.asked(Api::Nova, None)?;
         let latencies = &site.plan.latencies;
@@ -122,7 +143,6 @@ impl World {
             id: machine.service_id.clone(),
             node: machine.name.clone(),
             host: machine.host.clone(),
-            mac: machine.mac.clone(),
             enabled: machine.enabled,
             disabled_reason: machine.disabled_reason.clone(),
             up: machine.is_up(site.now, latencies),

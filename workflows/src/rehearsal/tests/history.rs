@@ -87,7 +87,7 @@ fn tickets_may_come_from_the_folder_of_the_pxe_server() {
     let folder = tempfile::tempdir().unwrap();
     let bench = Bench::of(SitePlan::uniform(1, 0));
     bench.world.take_tickets_from(Arc::new(TicketDirectory(folder.path().to_owned())));
-    let mac = bench.world.services().unwrap()[0].mac.clone();
+    let mac = bench.world.machines()[0].mac.clone();
     let config = r#"set timeout=0
 # turnaround: {"node":"gpu-01","staged":true,"ticket":{"token":"t9","image":"node-26.1.1","sha256":"00"}}
 linux /vmlinuz

@@ -57,7 +57,9 @@ fn a_cold_migration_waits_for_its_confirmation_and_then_is_as_it_was() {
 fn what_was_never_resized_can_not_be_confirmed() {
     let bench = Bench::of(SitePlan::uniform(2, 1));
     let error = block_on(bench.ports.instances.confirm(&bench.id("gpu-01-a"))).unwrap_err();
-    assert_eq!(refusal(&error), "Instance has not been resized.");
+    assert_eq!(refusal(&error), "it has never been migrated cold");
+    let error = bench.world.request_confirm(&bench.id("gpu-01-a")).unwrap_err();
+    assert_eq!(error, Trouble::Refused { status: 400, reason: "Instance has not been resized.".to_owned() });
 }
 
 #[test]
@@ -143,6 +145,8 @@ fn a_change_of_flavour_by_a_tenant_waits_for_the_tenant() {
     let migration = bench.newest_migration("gpu-01-a");
     assert_eq!((migration.kind, migration.state), (MigrationKind::Resize, MigrationState::AwaitsConfirmation));
     assert_eq!(block_on(bench.ports.instances.leaving(&node("gpu-01"))).unwrap().len(), 1);
+    let error = block_on(bench.ports.instances.confirm(&bench.id("gpu-01-a"))).unwrap_err();
+    assert_eq!(refusal(&error), "its last move is a tenant's change of flavour");
 }
 
 #[test]

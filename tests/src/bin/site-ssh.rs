@@ -1,0 +1,207 @@
+//! Stands in for OpenSSH's client at the simulated site. **Not an SSH client**: nothing is encrypted, nothing is run.
+//!
+//! It takes the arguments that `ssh` takes, finds the node's address in them, asks the site's server over HTTP what the node
+//! would say, and prints what the one command that Turnaround runs on nodes would print. Host keys are kept and compared as
+//! OpenSSH does, in the files that the options name; a node has another host key after every installation.
+//!
+//! The identity file (`-i`) holds, in place of a private key, `site-ssh <URL of the site's nodes> <key>`.
+#![allow(clippy::unwrap_used, reason = "a stand-in that can't go on says where")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What `ssh` ends with for its own errors.
+const SSH_FAILED: u8 = 255;
+/// Stands at the beginning and the end of the report of the command that is known here.
+const BEGIN: &str = "turnaround-facts 1";
+const END: &str = "turnaround-facts end";
+/// Without `-o ConnectTimeout`.
+const CONNECT_SECS: u64 = 10;
+
+/// What was asked for on the command line.
+#[derive(Debug, Default)]
+struct Asked {
+    user: String,
+    identity: String,
+    options: BTreeMap<String, String>,
+    address: String,
+    command: String,
+}
+
+impl Asked {
+    fn read(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
+        let mut asked = Asked::default();
+        while let Some(word) = words.next() {
+            let mut value = || {
+                words.next().ok_or_else(|| format!("option requires an argument -- {}", word.trim_start_matches('-')))
+            };
+            match word.as_str() {
+                "-l" => asked.user = value()?,
+                "-i" => asked.identity = value()?,
+                "-F" | "-p" => drop(value()?),
+                "-o" => {
+                    let option = value()?;
+                    let (key, value) = option.split_once('=').ok_or("an option without `=`")?;
+                    asked.options.insert(key.to_owned(), value.to_owned());
+                }
+                "-T" | "-n" | "-q" | "-a" | "-x" | "-4" | "-6" => {}
+                "--" => {
+                    asked.address = words.next().ok_or("no destination")?;
+                    break;
+                }
+                option if option.starts_with('-') => return Err(format!("unknown option -- {option}")),
+                address => {
+                    asked.address = address.to_owned();
+                    break;
+                }
+            }
+        }
+        asked.command = words.collect::<Vec<_>>().join(" ");
+        Ok(asked)
+    }
+
+    /// The files of an option, as `ssh` reads its value: in double quotes, with `%%` for a percent sign.
+    fn file(&self, option: &str) -> Option<String> {
+        Some(self.options.get(option)?.trim_matches('"').replace("%%", "%"))
+    }
+}
+
+fn main() -> ExitCode {
+    match ask() {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err((code, message)) => {
+            eprintln!("{message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+type Failed = (u8, String);
+
+fn ask() -> Result<String, Failed> {
+    let failed = |message: String| (SSH_FAILED, message);
+    let asked = Asked::read(std::env::args().skip(1)).map_err(failed)?;
+    let Asked { user, address, .. } = &asked;
+    let identity = fs::read_to_string(&asked.identity).unwrap_or_default();
+    let mut words = identity.split_whitespace();
+    let (Some("site-ssh"), Some(url), Some(key)) = (words.next(), words.next(), words.next()) else {
+        return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
+    };
+    let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
+    let (status, body) =
+        get(url, &format!("/nodes/{address}"), &format!("Key {user}:{key}"), Duration::from_secs(timeout))
+            .map_err(|error| failed(format!("ssh: connect to host {address} port 22: {error}")))?;
+    if !matches!(status, 200 | 401) {
+        return Err(failed(format!("ssh: connect to host {address} port 22: Connection timed out")));
+    }
+    let answer: Value = serde_json::from_str(&body).map_err(|error| failed(format!("site-ssh: {error}")))?;
+    check_host_key(&asked, answer["host_key"].as_str().unwrap_or_default()).map_err(failed)?;
+    if status == 401 {
+        return Err(failed(format!("{user}@{address}: Permission denied (publickey).")));
+    }
+    let facts = &answer["facts"];
+    // Each word of the command that this stand-in answers: if the command changes, so must it.
+    let known = [
+        BEGIN,
+        END,
+        "boot_id ",
+        "/proc/sys/kernel/random/boot_id",
+        "uname -n",
+        "uname -r",
+        "/etc/os-release",
+        "/etc/turnaround/installed",
+    ];
+    if let Some(missing) = known.iter().find(|word| !asked.command.contains(*word)) {
+        return Err((
+            127,
+            format!("site-ssh: the command has no `{missing}`: it is not the one that this stand-in answers"),
+        ));
+    }
+    Ok(report(facts))
+}
+
+/// What the command prints on a node with these facts.
+fn report(facts: &Value) -> String {
+    let text = |key: &str| facts[key].as_str().unwrap_or_default().to_owned();
+    let version = text("os_version_id");
+    let mut lines = vec![
+        BEGIN.to_owned(),
+        format!("boot_id {}", text("boot_id")),
+        format!("hostname {}", text("hostname")),
+        format!("kernel {}", text("kernel")),
+        format!("os-release PRETTY_NAME=\"Ubuntu {version}.1 LTS\""),
+        "os-release NAME=\"Ubuntu\"".to_owned(),
+        format!("os-release VERSION_ID=\"{version}\""),
+        "os-release ID=ubuntu".to_owned(),
+        "os-release ID_LIKE=debian".to_owned(),
+    ];
+    if !facts["installed"].is_null() {
+        lines.push(format!("installed {}", facts["installed"]));
+    }
+    lines.push(END.to_owned());
+    lines.join("\n") + "\n"
+}
+
+/// As OpenSSH does, with one key for each host.
+fn check_host_key(asked: &Asked, name: &str) -> Result<(), String> {
+    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let line = format!("{} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5{hex}", asked.address);
+    let own = asked.file("UserKnownHostsFile");
+    let files = [own.clone(), asked.file("GlobalKnownHostsFile")];
+    let texts: Vec<String> = files.iter().flatten().map(|file| fs::read_to_string(file).unwrap_or_default()).collect();
+    let ours: Vec<&str> = texts
+        .iter()
+        .flat_map(|text| text.lines())
+        .filter(|known| known.split(' ').next() == Some(&asked.address))
+        .collect();
+    if ours.contains(&line.as_str()) {
+        return Ok(());
+    }
+    if !ours.is_empty() {
+        let bar = "@".repeat(59);
+        return Err(format!(
+            "{bar}\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n{bar}\n\
+             IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\n\
+             Host key for {} has changed and you have requested strict checking.\nHost key verification failed.",
+            asked.address
+        ));
+    }
+    match (asked.options.get("StrictHostKeyChecking").map(String::as_str), own) {
+        (Some("accept-new" | "no"), Some(own)) => {
+            let mut file = File::options().create(true).append(true).open(own).map_err(|error| error.to_string())?;
+            writeln!(file, "{line}").map_err(|error| error.to_string())?;
+            eprintln!("Warning: Permanently added '{}' (ED25519) to the list of known hosts.", asked.address);
+            Ok(())
+        }
+        (_, _) => Err(format!(
+            "No ED25519 host key is known for {} and you have requested strict checking.\nHost key verification failed.",
+            asked.address
+        )),
+    }
+}
+
+/// One HTTP request, with nothing but the standard library.
+fn get(url: &str, path: &str, authorization: &str, timeout: Duration) -> std::io::Result<(u16, String)> {
+    let host = url.trim_start_matches("http://").trim_end_matches('/');
+    let address = host.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status =
+        answer.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+}

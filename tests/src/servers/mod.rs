@@ -1,0 +1,152 @@
+//! The simulated site over the real protocols, on loopback: Keystone, Nova, Redfish, and the nodes themselves.
+//!
+//! They serve one [`World`], so that real adapters meet what a real site does to them. Nobody gets in without the right
+//! password, nothing is faster than it says, and an answer may be lost after its effect.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use tokio::task::AbortHandle;
+use turnaround_workflows::rehearsal::{TicketDirectory, World};
+
+mod keystone;
+mod line;
+mod mishaps;
+mod nodes;
+mod nova;
+mod redfish;
+mod tokens;
+
+pub use mishaps::{Mishap, Mishaps, Which};
+
+use line::{Line, Lines};
+use tokens::Tokens;
+
+/// Length of a made-up password.
+// More than any adapter's shortest limit, and within the 16 bytes that IPMI can carry.
+const PASSWORD_CHARS: usize = 16;
+
+/// How long a token is good, unless a test says otherwise. Keystone's own default.
+const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+
+/// The name of the project that the administrator's token is for. No tenant's instance is in it.
+pub const ADMIN_PROJECT: &str = "admin";
+
+/// Who gets in, made up anew for every site.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// An administrator of the cloud.
+    pub admin: Login,
+    /// A mere member of the project `tenant-a`.
+    pub member: Login,
+    /// Every BMC has its own.
+    pub bmcs: BTreeMap<String, Login>,
+    /// What stands for the private key that lets us in by SSH.
+    pub ssh: Login,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub password: String,
+}
+
+impl Login {
+    fn new(user: &str) -> Login {
+        let password = rand::rng().sample_iter(&Alphanumeric).take(PASSWORD_CHARS).map(char::from).collect();
+        Login { user: user.to_owned(), password }
+    }
+}
+
+/// All servers of one site. They end when this is dropped.
+#[derive(Debug)]
+pub struct Servers {
+    pub keystone_url: String,
+    pub nova_url: String,
+    /// All BMCs are behind this one address; each has its own `/redfish/v1/Systems/<node>` and its own password.
+    pub redfish_url: String,
+    /// Where the program `site-ssh` asks.
+    pub nodes_url: String,
+    pub credentials: Credentials,
+    pub mishaps: Arc<Mishaps>,
+    tokens: Arc<Tokens>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Servers {
+    /// Serves `world`, whose nodes take their boot configuration from `netboot_dir` from now on.
+    pub async fn start(world: Arc<World>, netboot_dir: &Path) -> io::Result<Servers> {
+        world.take_tickets_from(Arc::new(TicketDirectory(netboot_dir.to_owned())));
+        let machines = world.machines();
+        let credentials = Credentials {
+            admin: Login::new("turnaround"),
+            member: Login::new("dana"),
+            bmcs: machines.iter().map(|machine| (machine.node.clone(), Login::new("operator"))).collect(),
+            ssh: Login::new("ubuntu"),
+        };
+        let mishaps = Arc::new(Mishaps::default());
+        let tokens = Arc::new(Tokens::new(TOKEN_LIFE));
+        let [keystone, nova, redfish, nodes] =
+            [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
+        let (keystone_url, nova_url) = (keystone.url()?, nova.url()?);
+        let (redfish_url, nodes_url) = (redfish.url()?, nodes.url()?);
+        let keystone_routes = keystone::routes(keystone::Keystone {
+            url: keystone_url.clone(),
+            nova_url: nova_url.clone(),
+            admin: credentials.admin.clone(),
+            member: credentials.member.clone(),
+            tokens: Arc::clone(&tokens),
+        });
+        let nova_routes =
+            nova::routes(nova::Nova { url: nova_url.clone(), world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
+        let redfish_routes =
+            redfish::routes(redfish::Redfish { world: Arc::clone(&world), logins: credentials.bmcs.clone() });
+        let nodes_routes = nodes::routes(nodes::Nodes { world, login: credentials.ssh.clone() });
+        let tasks = vec![
+            serve(keystone, keystone_routes, &mishaps),
+            serve(nova, nova_routes, &mishaps),
+            serve(redfish, redfish_routes, &mishaps),
+            serve(nodes, nodes_routes, &mishaps),
+        ];
+        Ok(Servers { keystone_url, nova_url, redfish_url, nodes_url, credentials, mishaps, tokens, tasks })
+    }
+
+    /// No token that was given so far is accepted any more.
+    pub fn revoke_tokens(&self) {
+        self.tokens.revoke_all();
+    }
+
+    /// Tokens given from now on are good for `life`.
+    pub fn tokens_live(&self, life: Duration) {
+        self.tokens.live(life);
+    }
+
+    /// Tokens given so far.
+    pub fn tokens_given(&self) -> usize {
+        self.tokens.given()
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+fn serve(lines: Lines, routes: Router, mishaps: &Arc<Mishaps>) -> AbortHandle {
+    let routes = routes.layer(axum::middleware::from_fn_with_state(Arc::clone(mishaps), mishaps::strike));
+    let service = routes.into_make_service_with_connect_info::<Line>();
+    let serving = async move {
+        // It only ends with the task: accepting errors are retried inside.
+        let _ = axum::serve(lines, service).await;
+    };
+    tokio::spawn(serving).abort_handle()
+}

@@ -1,0 +1,97 @@
+//! `os-migrations`, and the live ones of one instance.
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+use turnaround_workflows::ports::MigrationKind;
+use turnaround_workflows::rehearsal::MigrationRecord;
+
+use super::servers::find;
+use super::{Answer, Bearer, Minor, Query, Shared, next_link, only_admin, page, time};
+
+/// From here on there are pages, and UUIDs.
+const PAGES: Minor = Minor(59);
+const USER: Minor = Minor(80);
+
+fn kind(migration: &MigrationRecord) -> &'static str {
+    match migration.kind {
+        MigrationKind::Live => "live-migration",
+        MigrationKind::Cold => "migration",
+        MigrationKind::Resize => "resize",
+        MigrationKind::Evacuation => "evacuation",
+    }
+}
+
+fn document(migration: &MigrationRecord, minor: Minor) -> Value {
+    // Before the scheduler has chosen, hardly anything is known.
+    let decided = migration.destination.is_some();
+    let mut document = json!({
+        "id": migration.number,
+        "instance_uuid": migration.instance,
+        "migration_type": kind(migration),
+        "status": migration.status.as_str(),
+        "source_compute": migration.source,
+        "source_node": decided.then_some(&migration.source),
+        "dest_compute": migration.destination,
+        "dest_node": migration.destination,
+        "dest_host": migration.destination.as_ref().map(|_| "192.0.2.2"),
+        "created_at": time(migration.created),
+        "updated_at": time(migration.updated),
+        "old_instance_type_id": 1,
+        "new_instance_type_id": 1,
+    });
+    if minor >= PAGES {
+        document["uuid"] = json!(migration.uuid);
+    }
+    if minor >= USER {
+        document["user_id"] = json!("turnaround");
+        document["project_id"] = json!("admin");
+    }
+    document
+}
+
+/// Newest first.
+pub(super) async fn list(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    query: Query,
+) -> Answer {
+    only_admin(&bearer, "os_compute_api:os-migrations:index")?;
+    let mut all = nova.world.migrations_of_all()?;
+    let is = |key: &str, value: &str| query.get(key).is_none_or(|wanted| wanted == value);
+    all.retain(|migration| {
+        is("instance_uuid", &migration.instance.0)
+            && is("source_compute", &migration.source)
+            && is("migration_type", kind(migration))
+            && is("status", migration.status.as_str())
+            && query
+                .get("host")
+                .is_none_or(|host| *host == migration.source || migration.destination.as_ref() == Some(host))
+    });
+    all.reverse();
+    let (migrations, more) =
+        if minor >= PAGES { page(all, &query, |migration| &migration.uuid)? } else { (all, false) };
+    let mut answer = json!({ "migrations": migrations.iter().map(|one| document(one, minor)).collect::<Vec<Value>>() });
+    if let (true, Some(last)) = (more, migrations.last()) {
+        answer["migrations_links"] = next_link(&nova, "/os-migrations", &query, &last.uuid);
+    }
+    Ok(Json(answer))
+}
+
+/// Only live ones, and only while they are in progress.
+pub(super) async fn of_server(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    Path(id): Path<String>,
+) -> Answer {
+    only_admin(&bearer, "os_compute_api:servers:migrations:index")?;
+    let guest = find(&nova, &bearer, &id)?;
+    let all = nova.world.migrations_of_all()?;
+    let here = all.iter().filter(|migration| {
+        let begun = migration.destination.is_some() && !migration.status.is_over();
+        migration.instance == guest.id && migration.kind == MigrationKind::Live && begun
+    });
+    Ok(Json(json!({ "migrations": here.map(|one| document(one, minor)).collect::<Vec<Value>>() })))
+}

@@ -1,0 +1,168 @@
+//! `servers`: reading them.
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+use turnaround_workflows::ports::InstanceId;
+use turnaround_workflows::rehearsal::{Guest, TaskState, VmState};
+
+use super::{Answer, Bearer, Minor, Nova, Query, Refusal, Shared, next_link, page};
+
+const LOCKED: Minor = Minor(9);
+/// From here on the flavour is embedded.
+const FLAVOR_INSIDE: Minor = Minor(47);
+
+/// Nova's `status`, which follows from `vm_state` and `task_state`.
+fn status(guest: &Guest) -> &'static str {
+    match (guest.vm_state, guest.task_state) {
+        (VmState::Active | VmState::Paused, Some(TaskState::Migrating)) => "MIGRATING",
+        (
+            VmState::Active | VmState::Stopped,
+            Some(
+                TaskState::ResizePrep
+                | TaskState::ResizeMigrating
+                | TaskState::ResizeMigrated
+                | TaskState::ResizeFinish,
+            ),
+        ) => "RESIZE",
+        (VmState::Building, _) => "BUILD",
+        (VmState::Active, _) => "ACTIVE",
+        (VmState::Paused, _) => "PAUSED",
+        (VmState::Suspended, _) => "SUSPENDED",
+        (VmState::Stopped, _) => "SHUTOFF",
+        (VmState::Rescued, _) => "RESCUE",
+        (VmState::Shelved, _) => "SHELVED",
+        (VmState::Resized, _) => "VERIFY_RESIZE",
+        (VmState::Error, _) => "ERROR",
+    }
+}
+
+/// libvirt's number for running, paused, shut down, or nothing known.
+fn power_state(guest: &Guest) -> u32 {
+    match guest.vm_state {
+        VmState::Active | VmState::Resized | VmState::Rescued => 1,
+        VmState::Paused => 3,
+        VmState::Stopped | VmState::Suspended | VmState::Shelved => 4,
+        VmState::Building | VmState::Error => 0,
+    }
+}
+
+fn links(nova: &Nova, guest: &Guest) -> Value {
+    json!([{ "rel": "self", "href": format!("{}/v2.1/servers/{}", nova.url, guest.id) }])
+}
+
+fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
+    let created = guest.created.utc().format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut document = json!({
+        "id": guest.id,
+        "name": guest.name,
+        "status": status(guest),
+        "tenant_id": guest.project,
+        "user_id": format!("{}-user", guest.project),
+        "created": created,
+        "updated": created,
+        "metadata": {},
+        "addresses": {},
+        "image": "",
+        "config_drive": "",
+        "key_name": null,
+        "hostId": guest.host.as_ref().map(|host| format!("{:0>56}", host.len())).unwrap_or_default(),
+        "links": links(nova, guest),
+        "OS-EXT-STS:vm_state": guest.vm_state.as_str(),
+        "OS-EXT-STS:task_state": guest.task_state.map(TaskState::as_str),
+        "OS-EXT-STS:power_state": power_state(guest),
+        "OS-EXT-AZ:availability_zone": "nova",
+        "OS-DCF:diskConfig": "MANUAL",
+    });
+    if minor >= FLAVOR_INSIDE {
+        let name = format!("c{}", guest.vcpus);
+        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": 20, "ephemeral": 0, "swap": 0, "extra_specs": {} });
+    }
+    if minor >= LOCKED {
+        document["locked"] = json!(guest.locked);
+    }
+    if admin {
+        document["OS-EXT-SRV-ATTR:host"] = json!(guest.host);
+        document["OS-EXT-SRV-ATTR:hypervisor_hostname"] = json!(guest.host);
+        document["OS-EXT-SRV-ATTR:instance_name"] = json!(format!("instance-{}", &guest.id.0[..8]));
+    }
+    if let (VmState::Error, Some(message)) = (guest.vm_state, &guest.fault) {
+        document["fault"] = json!({ "code": 500, "created": created, "message": message });
+    }
+    document
+}
+
+/// Those that are to be seen, newest first, as Nova sorts by default.
+fn wanted(nova: &Nova, bearer: &Bearer, query: &Query) -> Result<Vec<Guest>, Refusal> {
+    let all_tenants = query.get("all_tenants").is_some_and(|all| matches!(all.as_str(), "" | "1" | "true" | "True"));
+    if all_tenants && !bearer.admin {
+        return Err(Refusal::new(
+            403,
+            "Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.",
+        ));
+    }
+    let mut guests = nova.world.guests()?;
+    guests.retain(|guest| {
+        (all_tenants || Some(&guest.project) == bearer.project.as_ref())
+            // Whoever is no administrator can't narrow by host: the filter is ignored.
+            && (!bearer.admin || query.get("host").is_none_or(|host| guest.host.as_ref() == Some(host)))
+            && query.get("project_id").is_none_or(|project| *project == guest.project)
+            && query.get("status").is_none_or(|wanted| wanted == status(guest))
+            && query.get("name").is_none_or(|name| guest.name.contains(name.as_str()))
+    });
+    guests.reverse();
+    Ok(guests)
+}
+
+fn answer(nova: &Nova, path: &str, query: &Query, all: Vec<Guest>, one: impl Fn(&Guest) -> Value) -> Answer {
+    let (guests, more) = page(all, query, |guest| &guest.id.0)?;
+    let mut answer = json!({ "servers": guests.iter().map(one).collect::<Vec<Value>>() });
+    if let (true, Some(last)) = (more, guests.last()) {
+        answer["servers_links"] = next_link(nova, path, query, &last.id.0);
+    }
+    Ok(Json(answer))
+}
+
+pub(super) async fn list(State(nova): Shared, Extension(bearer): Extension<Bearer>, query: Query) -> Answer {
+    let all = wanted(&nova, &bearer, &query)?;
+    answer(
+        &nova,
+        "/servers",
+        &query,
+        all,
+        |guest| json!({ "id": guest.id, "name": guest.name, "links": links(&nova, guest) }),
+    )
+}
+
+pub(super) async fn detail(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    query: Query,
+) -> Answer {
+    let all = wanted(&nova, &bearer, &query)?;
+    answer(&nova, "/servers/detail", &query, all, |guest| document(&nova, guest, minor, bearer.admin))
+}
+
+/// One instance that this bearer may see.
+pub(super) fn find(nova: &Nova, bearer: &Bearer, id: &str) -> Result<Guest, Refusal> {
+    let guests = nova.world.guests()?;
+    let seen = guests
+        .into_iter()
+        .find(|guest| guest.id.0 == id && (bearer.admin || Some(&guest.project) == bearer.project.as_ref()));
+    seen.ok_or_else(|| Refusal::new(404, not_found(&InstanceId(id.to_owned()))))
+}
+
+pub(super) fn not_found(id: &InstanceId) -> String {
+    format!("Instance {id} could not be found.")
+}
+
+pub(super) async fn show(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    Path(id): Path<String>,
+) -> Answer {
+    let guest = find(&nova, &bearer, &id)?;
+    Ok(Json(json!({ "server": document(&nova, &guest, minor, bearer.admin) })))
+}

@@ -1,0 +1,227 @@
+//! A whole simulated site on this machine: the servers, and the files by which a real daemon and real workers find it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use turnaround_workflows::rehearsal::World;
+
+use crate::servers::{ADMIN_PROJECT, Login, Servers};
+
+/// The entry of `clouds.yaml`.
+const CLOUD: &str = "site";
+
+/// Secrets are for their owner only.
+const SECRET_MODE: u32 = 0o600;
+
+/// A simulated site that is served, with a folder for everything that it has on disk. Both end with it.
+#[derive(Debug)]
+pub struct Site {
+    pub servers: Servers,
+    /// The world's own account of what happened, one JSON object a line.
+    pub log: PathBuf,
+    folder: TempDir,
+}
+
+/// What the configuration of a site says besides where things are.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The program `site-ssh`, built from this crate.
+    pub ssh_program: PathBuf,
+    pub max_out: u16,
+    pub moves_at_once: u16,
+    /// In the configuration's own form: `4h`, `200ms`.
+    pub evacuate_deadline: String,
+    pub install_deadline: String,
+    pub rejoin_deadline: String,
+    /// How often migrations and nodes are looked at.
+    pub poll: String,
+    pub lease: String,
+    pub slots: u16,
+    /// Lines that are added at the end: further tables, such as schedules.
+    pub more: String,
+    /// Lines for `[store]`: a Redis of one's own, in place of the private one.
+    pub store: String,
+}
+
+impl Settings {
+    /// Fit for a site that was sped up to take seconds.
+    pub fn quick(ssh_program: &Path) -> Settings {
+        Settings {
+            ssh_program: ssh_program.to_owned(),
+            max_out: 1,
+            moves_at_once: 2,
+            evacuate_deadline: "5min".to_owned(),
+            install_deadline: "5min".to_owned(),
+            rejoin_deadline: "5min".to_owned(),
+            poll: "100ms".to_owned(),
+            lease: "5s".to_owned(),
+            slots: 16,
+            more: String::new(),
+            store: String::new(),
+        }
+    }
+}
+
+impl Site {
+    /// Serves `world` and writes what a daemon needs to reach it.
+    pub async fn start(world: &Arc<World>) -> io::Result<Site> {
+        // Short, as a unix socket's path may have 107 bytes.
+        let folder = tempfile::Builder::new().prefix("site-").tempdir()?;
+        let path = folder.path();
+        for name in ["netboot", "state", "secrets"] {
+            fs::create_dir(path.join(name))?;
+        }
+        let log = path.join("world.jsonl");
+        world.log_to(&log)?;
+        let servers = Servers::start(Arc::clone(world), &path.join("netboot")).await?;
+        let site = Site { servers, log, folder };
+        site.write_secrets(world)?;
+        Ok(site)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the boot configurations of the nodes are.
+    pub fn netboot(&self) -> PathBuf {
+        self.folder().join("netboot")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("api.sock")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// Writes the configuration to a file and returns its path.
+    pub fn write_config(&self, world: &World, settings: &Settings) -> io::Result<PathBuf> {
+        let path = self.folder().join("config.toml");
+        fs::write(&path, self.config_toml(world, settings))?;
+        Ok(path)
+    }
+
+    /// A whole configuration of Turnaround for this site.
+    pub fn config_toml(&self, world: &World, settings: &Settings) -> String {
+        let at = |name: &str| self.folder().join(name).display().to_string();
+        let Settings { ssh_program, max_out, moves_at_once, evacuate_deadline, .. } = settings;
+        let Settings { install_deadline, rejoin_deadline, poll, lease, slots, more, store, .. } = settings;
+        let mut toml = format!(
+            r#"site = "simulated"
+state_dir = "{state}"
+
+[store]
+{store}
+
+[daemon]
+socket = "{socket}"
+
+[worker]
+slots = {slots}
+lease = "{lease}"
+
+[openstack]
+clouds_file = "{clouds}"
+cloud = "{CLOUD}"
+poll = "{poll}"
+
+[netboot]
+directory = "{netboot}"
+url = "http://127.0.0.1/boot"
+
+[ssh]
+program = "{ssh}"
+user = "{user}"
+identity_file = "{identity}"
+known_hosts = "{known_hosts}"
+connect_timeout = "5s"
+
+[node_os]
+max_out = {max_out}
+moves_at_once = {moves_at_once}
+evacuate_deadline = "{evacuate_deadline}"
+install_deadline = "{install_deadline}"
+rejoin_deadline = "{rejoin_deadline}"
+poll = "{poll}"
+"#,
+            state = at("state"),
+            socket = at("api.sock"),
+            clouds = at("secrets/clouds.yaml"),
+            netboot = at("netboot"),
+            ssh = ssh_program.display(),
+            user = self.servers.credentials.ssh.user,
+            identity = at("secrets/identity"),
+            known_hosts = at("known_hosts"),
+        );
+        for image in world.images() {
+            let _ = write!(
+                toml,
+                r#"
+[images."{name}"]
+version = "{name}"
+sha256 = "{sha256}"
+os_version_id = "{os}"
+kernel = "{kernel}"
+boot_kernel = "{name}/vmlinuz"
+boot_initrd = "{name}/initrd"
+"#,
+                name = image.name,
+                sha256 = image.sha256,
+                os = image.os_version_id,
+                kernel = image.kernel,
+            );
+        }
+        for machine in world.machines() {
+            let login = &self.servers.credentials.bmcs[&machine.node];
+            let _ = write!(
+                toml,
+                r#"
+[nodes."{node}"]
+nova_host = "{host}"
+mac = "{mac}"
+bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/{node}", user = "{user}", password_file = "{password}" }}
+"#,
+                node = machine.node,
+                host = machine.host,
+                mac = machine.mac,
+                redfish = self.servers.redfish_url,
+                user = login.user,
+                password = at(&format!("secrets/{}.password", machine.node)),
+            );
+        }
+        format!("{toml}\n{more}\n")
+    }
+
+    fn write_secrets(&self, world: &World) -> io::Result<()> {
+        let Servers { keystone_url, nodes_url, credentials, .. } = &self.servers;
+        self.secret("clouds.yaml", &clouds_yaml(keystone_url, &credentials.admin))?;
+        self.secret("identity", &format!("site-ssh {nodes_url} {}\n", credentials.ssh.password))?;
+        for machine in world.machines() {
+            let login = &credentials.bmcs[&machine.node];
+            self.secret(&format!("{}.password", machine.node), &format!("{}\n", login.password))?;
+        }
+        fs::write(self.folder().join("known_hosts"), "")
+    }
+
+    fn secret(&self, name: &str, text: &str) -> io::Result<()> {
+        let path = self.folder().join("secrets").join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(SECRET_MODE))
+    }
+}
+
+fn clouds_yaml(keystone_url: &str, login: &Login) -> String {
+    format!(
+        "clouds:\n  {CLOUD}:\n    region_name: RegionOne\n    auth:\n      auth_url: {keystone_url}/v3\n      \
+         username: {}\n      password: {}\n      project_name: {ADMIN_PROJECT}\n      \
+         user_domain_name: Default\n      project_domain_name: Default\n",
+        login.user, login.password
+    )
+}
