@@ -1,0 +1,499 @@
+//! What the ports promise, held against the simulated site itself and against the real adapters over its servers.
+//!
+//! Because a fake that is kinder than the real thing proves nothing: the same checks run on both. Time is turned by hand.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use turnaround_config::NodeName;
+use turnaround_tests::site::{Settings, Site};
+use turnaround_workflows::clock::{HandClock, Timestamp};
+use turnaround_workflows::ports::*;
+use turnaround_workflows::rehearsal::*;
+
+/// 2026-03-01.
+const START: Timestamp = Timestamp::from_millis(1_772_323_200_000);
+
+/// A node that is under management, and that Nova has never heard of.
+const GHOST: &str = r#"
+[nodes.ghost]
+mac = "02:00:00:00:00:99"
+bmc = { protocol = "redfish", url = "http://127.0.0.1:9", user = "nobody", password_file = "/dev/null" }
+"#;
+
+/// What a contract is held against.
+#[derive(Clone, Copy)]
+enum On {
+    World,
+    Adapters,
+}
+
+/// One site, and the ports to it.
+struct Bench {
+    clock: Arc<HandClock>,
+    world: Arc<World>,
+    ports: Ports,
+    site: Option<Site>,
+}
+
+impl On {
+    async fn site(self, plan: SitePlan) -> Bench {
+        let clock = Arc::new(HandClock::at(START));
+        let world = World::new(clock.clone(), plan, 1);
+        match self {
+            On::World => Bench { ports: world.ports(), clock, world, site: None },
+            On::Adapters => {
+                let site = Site::start(&world).await.unwrap();
+                let mut settings = Settings::quick(Path::new(env!("CARGO_BIN_EXE_site-ssh")));
+                settings.more = GHOST.to_owned();
+                let text = site.config_toml(&world, &settings);
+                let config =
+                    turnaround_config::check_text("config.toml", &text).unwrap_or_else(|report| panic!("{report}"));
+                let ports = turnaround_worker::adapters::connect(&config).unwrap_or_else(|error| panic!("{error}"));
+                Bench { clock, world, ports, site: Some(site) }
+            }
+        }
+    }
+}
+
+impl Bench {
+    /// Lets time pass, event by event, until `reached`.
+    fn until(&self, what: &str, reached: impl Fn(&SiteSnapshot) -> bool) {
+        while !reached(&self.world.snapshot()) {
+            let next = self.world.next_event();
+            self.clock.advance_to(next.unwrap_or_else(|| panic!("nothing happens any more, and not yet: {what}")));
+        }
+    }
+
+    fn settle(&self) {
+        while let Some(next) = self.world.next_event() {
+            self.clock.advance_to(next);
+        }
+    }
+
+    fn id(&self, name: &str) -> InstanceId {
+        InstanceId(self.world.snapshot().instance(name).unwrap().id.clone())
+    }
+
+    async fn instance(&self, name: &str) -> Instance {
+        self.ports.instances.get(&self.id(name)).await.unwrap().unwrap()
+    }
+
+    async fn start_move(&self, name: &str, how: Move) -> Result<MoveStarted, PortError> {
+        self.ports.instances.start_move(&self.id(name), how).await
+    }
+
+    async fn newest_migration(&self, name: &str) -> Migration {
+        self.ports.instances.migrations(&self.id(name)).await.unwrap().remove(0)
+    }
+
+    async fn leaving(&self, name: &str) -> Vec<Migration> {
+        self.ports.instances.leaving(&node(name)).await.unwrap()
+    }
+
+    async fn renew(&self, name: &str, token: &str) {
+        let ticket = self.ticket(token);
+        self.ports.netboot.stage(&node(name), &ticket).await.unwrap();
+        self.ports.bmc.netboot_next(&node(name)).await.unwrap();
+        self.ports.bmc.reset(&node(name)).await.unwrap();
+    }
+
+    fn ticket(&self, token: &str) -> BootTicket {
+        let image = self.world.images().remove(0);
+        BootTicket { token: Token(token.to_owned()), image: image.name.parse().unwrap(), sha256: image.sha256 }
+    }
+
+    fn happened(&self, wanted: impl Fn(&Happened) -> bool) -> usize {
+        self.world.events().iter().filter(|event| wanted(&event.what)).count()
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn reason(error: &PortError) -> &str {
+    match &error.kind {
+        PortErrorKind::Refused { reason } => reason,
+        other => panic!("not refused but {other:?}: {error}"),
+    }
+}
+
+/// Makes two tests of every contract.
+macro_rules! contracts {
+    ($($name:ident),* $(,)?) => {
+        mod the_world {
+            $(#[tokio::test] async fn $name() { super::$name(super::On::World).await })*
+        }
+        mod the_adapters {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $name() { super::$name(super::On::Adapters).await })*
+        }
+    };
+}
+
+contracts! {
+    closing_and_reopening_may_be_asked_twice,
+    what_nova_does_not_know_never_looks_empty,
+    every_instance_of_every_project_and_state_is_listed,
+    a_long_list_is_listed_to_its_end,
+    the_hypervisor_is_a_second_witness,
+    nova_may_know_a_node_by_another_name,
+    a_live_move_is_accepted_then_arrives_then_is_over,
+    a_live_move_that_fails_leaves_only_a_reason,
+    a_cold_move_is_confirmed_and_then_as_it_was,
+    a_tenants_change_of_flavour_is_not_ours_to_confirm,
+    a_second_move_is_refused_while_one_is_under_way,
+    what_can_not_move_in_its_state_is_refused,
+    an_instance_that_is_gone_is_gone,
+    a_lost_answer_is_an_unknown_outcome_and_was_done_once,
+    an_api_that_is_away_is_unavailable_and_nothing_was_done,
+    an_order_is_staged_replaced_and_withdrawn,
+    a_netboot_installs_what_was_ordered,
+    a_node_that_boots_is_unavailable,
+    a_boot_device_that_was_not_taken_is_no_success,
+    a_withdrawn_order_installs_nothing,
+    a_second_installation_is_known_by_its_token,
+}
+
+async fn closing_and_reopening_may_be_asked_twice(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0)).await;
+    let compute = &bench.ports.compute;
+    let found = compute.service(&node("gpu-01")).await.unwrap();
+    assert_eq!(found, ComputeService { enabled: true, disabled_reason: None, up: true });
+    for reason in ["turnaround:a", "turnaround:b"] {
+        compute.close(&node("gpu-01"), reason).await.unwrap();
+        let closed = compute.service(&node("gpu-01")).await.unwrap();
+        assert_eq!(closed, ComputeService { enabled: false, disabled_reason: Some(reason.to_owned()), up: true });
+    }
+    for _ in 0..2 {
+        compute.reopen(&node("gpu-01")).await.unwrap();
+        assert_eq!(compute.service(&node("gpu-01")).await.unwrap(), found);
+    }
+}
+
+async fn what_nova_does_not_know_never_looks_empty(on: On) {
+    let bench = on.site(SitePlan::uniform(1, 0)).await;
+    let (ghost, ports) = (node("ghost"), &bench.ports);
+    assert_eq!(ports.compute.service(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.compute.close(&ghost, "turnaround").await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.compute.hypervisor(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.on(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.leaving(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
+}
+
+async fn every_instance_of_every_project_and_state_is_listed(on: On) {
+    use VmState::*;
+    let mut plan = SitePlan::uniform(2, 0);
+    for (index, state) in [Active, Paused, Suspended, Stopped, Rescued, Shelved, Resized, Error].into_iter().enumerate()
+    {
+        let mut instance = InstancePlan::new(state.as_str()).on("gpu-01").state(state);
+        instance.project = format!("tenant-{}", index % 3);
+        instance.locked = state == Paused;
+        plan.instances.push(instance);
+    }
+    plan.instances.push(InstancePlan::new("elsewhere").on("gpu-02"));
+    let bench = on.site(plan).await;
+    let mut listed = bench.ports.instances.on(&node("gpu-01")).await.unwrap();
+    listed.sort_by(|one, other| one.name.cmp(&other.name));
+    let seen: Vec<(&str, &str, &str)> =
+        listed.iter().map(|i| (i.name.as_str(), i.vm_state.as_str(), i.project.as_str())).collect();
+    let expected = [
+        ("active", "active", "tenant-0"),
+        ("error", "error", "tenant-1"),
+        ("paused", "paused", "tenant-1"),
+        ("rescued", "rescued", "tenant-1"),
+        ("resized", "resized", "tenant-0"),
+        ("shelved", "shelved", "tenant-2"),
+        ("stopped", "stopped", "tenant-0"),
+        ("suspended", "suspended", "tenant-2"),
+    ];
+    assert_eq!(seen, expected);
+    for instance in &listed {
+        assert_eq!(bench.ports.instances.get(&instance.id).await.unwrap().as_ref(), Some(instance));
+        assert_eq!(instance.host.as_deref(), Some("gpu-01"));
+        assert_eq!(instance.locked, instance.name == "paused");
+        assert_eq!(instance.fault.is_some(), instance.vm_state == "error");
+    }
+}
+
+async fn a_long_list_is_listed_to_its_end(on: On) {
+    // Nova's largest page has 1,000.
+    let mut plan = SitePlan::uniform(1, 0);
+    plan.instances = (0..1_050).map(|n| InstancePlan::new(&format!("i-{n}")).on("gpu-01").size(0, 0)).collect();
+    let bench = on.site(plan).await;
+    let listed = bench.ports.instances.on(&node("gpu-01")).await.unwrap();
+    assert_eq!(listed.iter().map(|instance| &instance.id).collect::<BTreeSet<_>>().len(), 1_050);
+    assert_eq!(listed.len(), 1_050);
+}
+
+async fn the_hypervisor_is_a_second_witness(on: On) {
+    let mut plan = SitePlan::uniform(2, 2);
+    *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 384 * 1024);
+    let bench = on.site(plan).await;
+    let mut hypervisor = bench.ports.compute.hypervisor(&node("gpu-01")).await.unwrap();
+    let mut running = vec![bench.id("gpu-01-a").0, bench.id("gpu-01-b").0];
+    running.sort();
+    hypervisor.running.sort();
+    assert_eq!(hypervisor, Hypervisor { up: true, vcpus: 48, memory_mb: 384 * 1024, running });
+}
+
+async fn nova_may_know_a_node_by_another_name(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.node("gpu-01").unwrap().nova_host = Some("gpu-01.cloud.internal".to_owned());
+    let bench = on.site(plan).await;
+    assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap().len(), 1);
+    assert!(bench.ports.compute.hypervisor(&node("gpu-01")).await.unwrap().up);
+    bench.ports.compute.close(&node("gpu-01"), "turnaround").await.unwrap();
+    assert!(!bench.world.snapshot().node("gpu-01").unwrap().enabled);
+    bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    assert_eq!(bench.leaving("gpu-01").await.len(), 1);
+    bench.settle();
+    assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap(), []);
+}
+
+async fn a_live_move_is_accepted_then_arrives_then_is_over(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 1)).await;
+    let started = bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    let instance = bench.instance("gpu-01-a").await;
+    assert_eq!((instance.host.as_deref(), instance.task_state.as_deref()), (Some("gpu-01"), Some("migrating")));
+    let migration = bench.newest_migration("gpu-01-a").await;
+    assert_eq!((migration.kind, migration.state), (MigrationKind::Live, MigrationState::InProgress));
+    assert_eq!(migration.created.since(START), Duration::ZERO);
+    assert_eq!(bench.leaving("gpu-01").await.len(), 1);
+
+    bench.until("it has arrived", |site| site.instance("gpu-01-a").unwrap().host.as_deref() == Some("gpu-02"));
+    let instance = bench.instance("gpu-01-a").await;
+    assert_eq!((instance.vm_state.as_str(), instance.task_state), ("active", None));
+    assert_eq!(bench.newest_migration("gpu-01-a").await.status, "running");
+    assert_eq!(bench.leaving("gpu-01").await.len(), 1, "it arrives before it is over");
+
+    bench.settle();
+    let migration = bench.newest_migration("gpu-01-a").await;
+    assert_eq!((migration.state, migration.status.as_str()), (MigrationState::Succeeded, "completed"));
+    assert_eq!((migration.source.as_deref(), migration.destination.as_deref()), (Some("gpu-01"), Some("gpu-02")));
+    assert_eq!(bench.leaving("gpu-01").await, []);
+    let why = bench.ports.instances.why_failed(&bench.id("gpu-01-a"), &started.request).await.unwrap();
+    assert_eq!(why, None);
+}
+
+async fn a_live_move_that_fails_leaves_only_a_reason(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.instance("gpu-01-a").unwrap().fault =
+        MoveFault::new(MoveGoesWrong::PreCheck, 1, "Migration pre-check error: CPU does not match.");
+    let bench = on.site(plan).await;
+    let started = bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    bench.settle();
+    let instance = bench.instance("gpu-01-a").await;
+    assert_eq!(
+        (instance.vm_state.as_str(), instance.host.as_deref(), instance.fault),
+        ("active", Some("gpu-01"), None)
+    );
+    let migration = bench.newest_migration("gpu-01-a").await;
+    assert_eq!((migration.state, migration.status.as_str()), (MigrationState::Failed, "error"));
+    let why = bench.ports.instances.why_failed(&bench.id("gpu-01-a"), &started.request).await.unwrap();
+    assert_eq!(why.as_deref(), Some("Migration pre-check error: CPU does not match."));
+    let other = RequestId("req-00000000-0000-4000-a000-000000000000".to_owned());
+    assert_eq!(bench.ports.instances.why_failed(&bench.id("gpu-01-a"), &other).await.unwrap(), None);
+
+    bench.ports.compute.close(&node("gpu-02"), "turnaround").await.unwrap();
+    let started = bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    bench.settle();
+    let why = bench.ports.instances.why_failed(&bench.id("gpu-01-a"), &started.request).await.unwrap();
+    assert_eq!(why.as_deref(), Some("No valid host was found. There are not enough hosts available."));
+    assert_eq!(bench.ports.instances.migrations(&bench.id("gpu-01-a")).await.unwrap().len(), 2);
+}
+
+async fn a_cold_move_is_confirmed_and_then_as_it_was(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.instance("gpu-01-a").unwrap().vm_state = VmState::Stopped;
+    let bench = on.site(plan).await;
+    bench.start_move("gpu-01-a", Move::Cold).await.unwrap();
+    bench.until("it is resized", |site| site.instance("gpu-01-a").unwrap().vm_state == "resized");
+    let migration = bench.newest_migration("gpu-01-a").await;
+    assert_eq!((migration.kind, migration.state), (MigrationKind::Cold, MigrationState::AwaitsConfirmation));
+    assert_eq!(bench.instance("gpu-01-a").await.host.as_deref(), Some("gpu-02"));
+    assert_eq!(bench.leaving("gpu-01").await.len(), 1, "its disk is still on the source");
+    for _ in 0..3 {
+        bench.ports.instances.confirm(&bench.id("gpu-01-a")).await.unwrap();
+    }
+    assert_eq!(bench.instance("gpu-01-a").await.vm_state, "resized", "a confirmation takes its time");
+    bench.settle();
+    bench.ports.instances.confirm(&bench.id("gpu-01-a")).await.unwrap();
+    assert_eq!(bench.instance("gpu-01-a").await.vm_state, "stopped");
+    assert_eq!(bench.newest_migration("gpu-01-a").await.state, MigrationState::Succeeded);
+    assert_eq!(bench.leaving("gpu-01").await, []);
+}
+
+async fn a_tenants_change_of_flavour_is_not_ours_to_confirm(on: On) {
+    let mut plan = SitePlan::uniform(2, 2);
+    plan.instance("gpu-01-a").unwrap().vm_state = VmState::Resized;
+    let bench = on.site(plan).await;
+    let migration = bench.newest_migration("gpu-01-a").await;
+    assert_eq!((migration.kind, migration.state), (MigrationKind::Resize, MigrationState::AwaitsConfirmation));
+    let error = bench.ports.instances.confirm(&bench.id("gpu-01-a")).await.unwrap_err();
+    assert!(reason(&error).contains("tenant"), "{error}");
+    let error = bench.ports.instances.confirm(&bench.id("gpu-01-b")).await.unwrap_err();
+    assert!(reason(&error).contains("never been migrated"), "{error}");
+    assert_eq!(bench.happened(|what| matches!(what, Happened::ConfirmRequested { .. })), 0);
+}
+
+async fn a_second_move_is_refused_while_one_is_under_way(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 1)).await;
+    bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    let error = bench.start_move("gpu-01-a", Move::Live).await.unwrap_err();
+    let id = bench.id("gpu-01-a");
+    assert_eq!(reason(&error), format!("Cannot 'os-migrateLive' instance {id} while it is in task_state migrating"));
+    assert_eq!(bench.ports.instances.migrations(&id).await.unwrap().len(), 1);
+}
+
+async fn what_can_not_move_in_its_state_is_refused(on: On) {
+    for (how, state) in [(Move::Live, VmState::Stopped), (Move::Live, VmState::Error), (Move::Cold, VmState::Resized)] {
+        let mut plan = SitePlan::uniform(2, 1);
+        plan.instance("gpu-01-a").unwrap().vm_state = state;
+        let bench = on.site(plan).await;
+        let error = bench.start_move("gpu-01-a", how).await.unwrap_err();
+        assert!(reason(&error).ends_with(&format!("while it is in vm_state {}", state.as_str())), "{error}");
+    }
+}
+
+async fn an_instance_that_is_gone_is_gone(on: On) {
+    let deleted = Happens::InstanceDeleted { name: "gpu-01-a".to_owned() };
+    let bench = on.site(SitePlan::uniform(2, 1).happens(Duration::from_secs(5), deleted)).await;
+    let id = bench.id("gpu-01-a");
+    bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    bench.settle();
+    assert_eq!(bench.ports.instances.get(&id).await.unwrap(), None);
+    assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap(), []);
+    assert_eq!(bench.leaving("gpu-01").await, []);
+    let error = bench.ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    assert_eq!(error.kind, PortErrorKind::NotFound);
+}
+
+async fn a_lost_answer_is_an_unknown_outcome_and_was_done_once(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    for call in [Call::Close, Call::StartMove, Call::NetbootNext, Call::Reset] {
+        plan = plan.loses_answer(call, 1);
+    }
+    let bench = on.site(plan).await;
+    let (node, ports) = (node("gpu-01"), &bench.ports);
+    assert_eq!(ports.compute.close(&node, "turnaround").await.unwrap_err().kind, PortErrorKind::OutcomeUnknown);
+    assert!(!ports.compute.service(&node).await.unwrap().enabled);
+    assert_eq!(bench.start_move("gpu-01-a", Move::Live).await.unwrap_err().kind, PortErrorKind::OutcomeUnknown);
+    assert_eq!(bench.newest_migration("gpu-01-a").await.state, MigrationState::InProgress);
+    bench.settle();
+    assert_eq!(ports.bmc.netboot_next(&node).await.unwrap_err().kind, PortErrorKind::OutcomeUnknown);
+    assert_eq!(ports.bmc.boot_override(&node).await.unwrap().device, BootDevice::Pxe);
+    assert_eq!(ports.bmc.reset(&node).await.unwrap_err().kind, PortErrorKind::OutcomeUnknown);
+    bench.settle();
+    assert_eq!(bench.happened(|what| matches!(what, Happened::ServiceDisabled { .. })), 1);
+    assert_eq!(bench.happened(|what| matches!(what, Happened::MigrationRequested { .. })), 1);
+    assert_eq!(bench.happened(|what| matches!(what, Happened::PowerLost { .. })), 1);
+    assert_eq!(bench.happened(|what| matches!(what, Happened::BootOverride { .. })), 1);
+}
+
+async fn an_api_that_is_away_is_unavailable_and_nothing_was_done(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.faults.outages = [Api::Nova, Api::Bmc, Api::Ssh]
+        .map(|api| Outage { api, node: None, from: Duration::ZERO, lasts: Duration::from_secs(60) })
+        .to_vec();
+    let bench = on.site(plan).await;
+    let (gpu, ports) = (node("gpu-01"), &bench.ports);
+    assert_eq!(ports.compute.service(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    assert_eq!(ports.compute.close(&gpu, "turnaround").await.unwrap_err().kind, PortErrorKind::Unavailable);
+    assert_eq!(ports.instances.on(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    assert_eq!(ports.bmc.power(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    assert_eq!(ports.bmc.reset(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    assert_eq!(ports.facts.facts(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    bench.clock.advance(Duration::from_secs(60));
+    assert!(ports.compute.service(&gpu).await.unwrap().enabled);
+    assert_eq!(ports.bmc.power(&gpu).await.unwrap(), Power::On);
+    assert_eq!(bench.world.events().len(), 1, "nothing but the beginning");
+}
+
+async fn an_order_is_staged_replaced_and_withdrawn(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0)).await;
+    let (gpu, netboot) = (node("gpu-01"), &bench.ports.netboot);
+    assert_eq!(netboot.staged(&gpu).await.unwrap(), None);
+    for token in ["first", "first", "second"] {
+        netboot.stage(&gpu, &bench.ticket(token)).await.unwrap();
+        assert_eq!(netboot.staged(&gpu).await.unwrap(), Some(bench.ticket(token)));
+        assert_eq!(bench.world.ticket_of("gpu-01"), Some(bench.ticket(token)), "as the node will read it");
+    }
+    assert_eq!(netboot.staged(&node("gpu-02")).await.unwrap(), None);
+    for _ in 0..2 {
+        netboot.withdraw(&gpu).await.unwrap();
+        assert_eq!(netboot.staged(&gpu).await.unwrap(), None);
+        assert_eq!(bench.world.ticket_of("gpu-01"), None);
+    }
+}
+
+async fn a_netboot_installs_what_was_ordered(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0)).await;
+    let gpu = node("gpu-01");
+    let before = bench.ports.facts.facts(&gpu).await.unwrap();
+    assert_eq!(
+        (before.hostname.as_str(), before.os_version_id.as_str(), &before.installed),
+        ("gpu-01", "22.04", &None)
+    );
+    assert_eq!(bench.ports.bmc.boot_override(&gpu).await.unwrap().device, BootDevice::None);
+    bench.renew("gpu-01", "t1").await;
+    assert_eq!(bench.ports.bmc.boot_override(&gpu).await.unwrap(), BootOverride { device: BootDevice::Pxe, efi: true });
+    bench.settle();
+    let after = bench.ports.facts.facts(&gpu).await.unwrap();
+    assert_ne!(after.boot_id, before.boot_id);
+    let sha256 = bench.ticket("t1").sha256;
+    assert_eq!(after.installed, Some(Installed { token: Token("t1".to_owned()), sha256 }));
+    assert_eq!((after.os_version_id.as_str(), after.kernel.as_str()), ("24.04", "6.8.0-60-generic"));
+    assert_eq!(bench.ports.bmc.boot_override(&gpu).await.unwrap().device, BootDevice::None, "for one boot only");
+    assert!(bench.ports.compute.hypervisor(&gpu).await.unwrap().up);
+}
+
+async fn a_node_that_boots_is_unavailable(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0)).await;
+    let gpu = node("gpu-01");
+    bench.ports.bmc.reset(&gpu).await.unwrap();
+    bench.until("the power changes", |site| site.node("gpu-01").unwrap().power == Power::Changing);
+    assert_eq!(bench.ports.bmc.power(&gpu).await.unwrap(), Power::Changing);
+    assert_eq!(bench.ports.facts.facts(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    bench.until("Nova has noticed", |site| !site.node("gpu-01").unwrap().up);
+    assert!(!bench.ports.compute.service(&gpu).await.unwrap().up);
+    assert!(!bench.ports.compute.hypervisor(&gpu).await.unwrap().up);
+    bench.settle();
+    assert!(bench.ports.compute.service(&gpu).await.unwrap().up);
+    bench.ports.facts.facts(&gpu).await.unwrap();
+}
+
+async fn a_boot_device_that_was_not_taken_is_no_success(on: On) {
+    let mut plan = SitePlan::uniform(1, 0);
+    plan.node("gpu-01").unwrap().faults.ignores_boot_override = 1;
+    let bench = on.site(plan).await;
+    reason(&bench.ports.bmc.netboot_next(&node("gpu-01")).await.unwrap_err());
+    bench.ports.bmc.netboot_next(&node("gpu-01")).await.unwrap();
+}
+
+async fn a_withdrawn_order_installs_nothing(on: On) {
+    let bench = on.site(SitePlan::uniform(1, 0)).await;
+    bench.renew("gpu-01", "t1").await;
+    bench.ports.netboot.withdraw(&node("gpu-01")).await.unwrap();
+    bench.settle();
+    let facts = bench.ports.facts.facts(&node("gpu-01")).await.unwrap();
+    assert_eq!((facts.installed, facts.os_version_id.as_str()), (None, "22.04"));
+}
+
+/// Every installation gives the node another host key, too.
+async fn a_second_installation_is_known_by_its_token(on: On) {
+    let bench = on.site(SitePlan::uniform(1, 0)).await;
+    let gpu = node("gpu-01");
+    for token in ["t1", "t2", "t3"] {
+        bench.ports.facts.facts(&gpu).await.unwrap();
+        bench.renew("gpu-01", token).await;
+        bench.settle();
+        let facts = bench.ports.facts.facts(&gpu).await.unwrap();
+        assert_eq!(facts.installed.unwrap().token.0, token);
+        bench.ports.netboot.withdraw(&gpu).await.unwrap();
+    }
+    drop(bench.site);
+}
