@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use turnaround_config::NodeName;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
-use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Signal, SignalKind, State, start};
+use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
@@ -228,6 +228,7 @@ pub struct Sim {
     pub world: Arc<World>,
     /// Deaths of the coming workers; the next one is first. Without one a worker lives for ever.
     pub deaths: VecDeque<Death>,
+    pub registry: Registry,
     signals: u32,
 }
 
@@ -236,7 +237,7 @@ impl Sim {
         let clock = Arc::new(HandClock::at(MORNING));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
         let world = World::new(clock.clone(), plan, seed);
-        Sim { clock, store, world, deaths: VecDeque::new(), signals: 0 }
+        Sim { clock, store, world, deaths: VecDeque::new(), registry: updates::registry(), signals: 0 }
     }
 
     /// Orders a rollout; its id.
@@ -313,7 +314,7 @@ impl Sim {
         let death = self.deaths.front().cloned().unwrap_or_else(Death::never);
         let mortal = Mortal { death: death.clone(), token: CancellationToken::new() };
         let engine = Engine {
-            registry: updates::registry(),
+            registry: self.registry.clone(),
             ports: mortal_ports(&self.world.ports(), &mortal),
             keep_finished: Duration::from_secs(86_400),
         };

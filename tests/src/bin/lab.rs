@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use turnaround_daemon::wire::{WorkflowView, WorkflowsView};
+use turnaround_tests::harness::{Client, programs};
 use turnaround_tests::lab::{Chaos, ChaosReport, Processes, Programs, Progress, View};
 use turnaround_tests::site::{Settings, Site};
 use turnaround_workflows::clock::SystemClock;
@@ -78,15 +79,8 @@ fn plan(arguments: &Arguments) -> SitePlan {
     plan.sped_up(SPED_UP)
 }
 
-async fn build() -> io::Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = tokio::process::Command::new(cargo).args(["build", "--quiet", "--workspace", "--bins"]).status().await?;
-    if status.success() { Ok(()) } else { Err(io::Error::other("the programs could not be built")) }
-}
-
 async fn run(arguments: &Arguments) -> io::Result<bool> {
-    build().await?;
-    let programs = Programs::beside_this_one()?;
+    let programs = programs().await?;
     let plan = plan(arguments);
     let names: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();
     let image = plan.images[0].name.clone();
@@ -142,31 +136,6 @@ async fn order(programs: &Programs, site: &Site, nodes: &[String], image: &str) 
     }
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     answer["id"].as_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("no id in the answer: {answer}")))
-}
-
-struct Client(reqwest::Client);
-
-impl Client {
-    fn new(socket: &std::path::Path) -> io::Result<Client> {
-        turnaround_worker::adapters::install_tls();
-        let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(5)).build();
-        client.map(Client).map_err(io::Error::other)
-    }
-
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, reqwest::Error> {
-        self.0.get(format!("http://turnaround{path}")).send().await?.error_for_status()?.json().await
-    }
-
-    async fn until_up(&self) -> io::Result<()> {
-        let end = tokio::time::Instant::now() + Duration::from_secs(60);
-        while tokio::time::Instant::now() < end {
-            if self.get::<serde_json::Value>("/v1/status").await.is_ok() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Err(io::Error::other("the daemon does not answer; see daemon.log"))
-    }
 }
 
 struct Lab<'a> {

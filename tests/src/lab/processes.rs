@@ -51,6 +51,8 @@ pub struct Processes {
     config: PathBuf,
     redis: Option<Child>,
     daemon: Option<Child>,
+    /// Another daemon on the same Redis, with a socket of its own.
+    second: Option<Child>,
     workers: Vec<Option<Child>>,
 }
 
@@ -58,7 +60,7 @@ impl Processes {
     /// `folder` takes their logs and Redis's data.
     pub fn new(programs: Programs, folder: &Path, config: &Path, workers: usize) -> Processes {
         let workers = (0..workers).map(|_| None).collect();
-        Processes { programs, folder: folder.to_owned(), config: config.to_owned(), redis: None, daemon: None, workers }
+        Processes { programs, folder: folder.to_owned(), config: config.to_owned(), redis: None, daemon: None, second: None, workers }
     }
 
     pub fn redis_socket(folder: &Path) -> PathBuf {
@@ -115,6 +117,23 @@ impl Processes {
         let name = format!("worker-{}", index + 1);
         self.workers[index] = Some(self.spawn(&self.programs.worker.clone(), &name, &["--config", &config])?);
         Ok(())
+    }
+
+    pub fn start_second_daemon(&mut self) -> io::Result<()> {
+        let text = std::fs::read_to_string(&self.config)?.replace("api.sock", "api-2.sock");
+        let config = self.folder.join("config-2.toml");
+        std::fs::write(&config, text)?;
+        let config = config.display().to_string();
+        self.second = Some(self.spawn(&self.programs.daemon.clone(), "daemon-2", &["--config", &config])?);
+        Ok(())
+    }
+
+    pub async fn kill_second_daemon(&mut self) -> io::Result<()> {
+        murder(self.second.take()).await
+    }
+
+    pub fn worker_pid(&self, index: usize) -> Option<u32> {
+        self.workers[index].as_ref().and_then(Child::id)
     }
 
     pub fn workers(&self) -> usize {
@@ -174,6 +193,7 @@ impl Processes {
             stop(worker).await?;
         }
         stop(self.daemon.take()).await?;
+        stop(self.second.take()).await?;
         stop(self.redis.take()).await
     }
 }

@@ -62,5 +62,5 @@ fn unwound(cause: &UnwindCause) -> Decision {
         UnwindCause::Aborted { .. } => Outcome::Aborted,
         UnwindCause::Answered { .. } | UnwindCause::Fatal { .. } => Outcome::Failed,
     };
-    Decision::End { outcome, why: format!("given back as found: {cause}") }
+    Decision::End { outcome, why: cause.to_string() }
 }

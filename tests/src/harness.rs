@@ -1,0 +1,114 @@
+//! A simulated site with the real programs around it, for scenarios: started, asked, and ended with the test.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use turnaround_workflows::clock::SystemClock;
+use turnaround_workflows::rehearsal::{SitePlan, World};
+
+use crate::lab::{Processes, Programs};
+use crate::site::{Settings, Site};
+
+/// A state that is waited for comes within this time, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often it is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// The programs, built once. `cargo test` itself does not build the programs of other packages.
+pub async fn programs() -> io::Result<Programs> {
+    static BUILT: OnceCell<()> = OnceCell::const_new();
+    BUILT
+        .get_or_try_init(|| async {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let arguments = ["build", "--quiet", "--workspace", "--bins"];
+            let status = tokio::process::Command::new(cargo).args(arguments).status().await?;
+            if status.success() { Ok(()) } else { Err(io::Error::other("the programs could not be built")) }
+        })
+        .await?;
+    Programs::beside_this_one()
+}
+
+/// A site with a private Redis, the daemon and workers as real processes.
+pub struct Running {
+    pub world: Arc<World>,
+    pub site: Site,
+    pub processes: Processes,
+    pub client: Client,
+    pub programs: Programs,
+}
+
+impl Running {
+    pub async fn start(plan: SitePlan, workers: usize, adjust: impl FnOnce(&mut Settings)) -> io::Result<Running> {
+        let programs = programs().await?;
+        let world = World::new(Arc::new(SystemClock), plan, 1);
+        let site = Site::start(&world).await?;
+        let mut settings = Settings::quick(&programs.site_ssh);
+        "2s".clone_into(&mut settings.lease);
+        let redis = Processes::redis_socket(site.folder());
+        settings.store = format!("url = \"unix://{}\"\nreply_timeout = \"1s\"", redis.display());
+        adjust(&mut settings);
+        let config = site.write_config(&world, &settings)?;
+        let mut processes = Processes::new(programs.clone(), site.folder(), &config, workers);
+        processes.start_redis().await?;
+        processes.start_daemon()?;
+        for worker in 0..workers {
+            processes.start_worker(worker)?;
+        }
+        let client = Client::new(&site.socket())?;
+        let running = Running { world, site, processes, client, programs };
+        running.client.until_up().await?;
+        Ok(running)
+    }
+
+    /// Orders a rollout by the command that an operator types; its id.
+    pub async fn renew(&self, nodes: &[&str]) -> io::Result<String> {
+        let image = self.world.images()[0].name.clone();
+        let output = tokio::process::Command::new(&self.programs.cli)
+            .arg("--socket")
+            .arg(self.site.socket())
+            .args(["--json", "node", "renew"])
+            .args(nodes)
+            .args(["--image", &image, "--yes"])
+            .output()
+            .await?;
+        if !output.status.success() {
+            return Err(io::Error::other(format!("the rollout was refused: {}", String::from_utf8_lossy(&output.stderr))));
+        }
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        answer["id"].as_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("no id in the answer: {answer}")))
+    }
+}
+
+/// Asks the daemon over its socket.
+pub struct Client(reqwest::Client);
+
+impl Client {
+    pub fn new(socket: &Path) -> io::Result<Client> {
+        turnaround_worker::adapters::install_tls();
+        let client = reqwest::Client::builder().unix_socket(socket).timeout(Duration::from_secs(5)).build();
+        client.map(Client).map_err(io::Error::other)
+    }
+
+    pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, reqwest::Error> {
+        self.0.get(format!("http://turnaround{path}")).send().await?.error_for_status()?.json().await
+    }
+
+    pub async fn until_up(&self) -> io::Result<()> {
+        until("the daemon to answer", async || self.get::<serde_json::Value>("/v1/status").await.ok().map(|_| ())).await
+    }
+}
+
+/// Waits until `found` finds something; an error that names `what` if it does not.
+pub async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> io::Result<T> {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < end {
+        if let Some(found) = found().await {
+            return Ok(found);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Err(io::Error::other(format!("waited {} s in vain for {what}", PATIENCE.as_secs())))
+}
