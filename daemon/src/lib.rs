@@ -1,1 +1,17 @@
+//! Decides when: schedules, background jobs, the API, and the command that an operator types.
+//!
+//! The daemon touches nothing but the store. Every effect on the outside world is a worker's.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod api;
+pub mod archive;
+pub mod boot;
+pub mod cli;
+pub mod exit;
+pub mod feed;
+pub mod jobs;
+pub mod schedule;
+pub mod service;
+pub mod systemd;
+pub mod why;
+pub mod wire;

@@ -1,0 +1,33 @@
+//! What the routes work with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use turnaround_config::Config;
+use turnaround_workflows::clock::{Clock, Timestamp};
+use turnaround_workflows::engine::Registry;
+use turnaround_workflows::store::Store;
+
+use super::caller::Access;
+use crate::archive::Archive;
+use crate::feed::EventFeed;
+use crate::jobs::JobBoard;
+use crate::schedule::TickLog;
+
+pub struct App {
+    pub config: Arc<Config>,
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub registry: Registry,
+    pub access: Access,
+    pub feed: Arc<EventFeed>,
+    pub board: Arc<JobBoard>,
+    pub ticks: Arc<TickLog>,
+    pub archive: Archive,
+    pub started: Timestamp,
+    /// How often a quiet event stream shows that it lives.
+    pub keep_alive: Duration,
+    /// Ends event streams, so that a graceful shutdown does not wait for them.
+    pub stop: CancellationToken,
+}

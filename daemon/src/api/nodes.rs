@@ -1,0 +1,102 @@
+//! GET /v1/nodes and POST /v1/nodes/{node}/release
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use tracing::{info, warn};
+use turnaround_config::{NodeName, Role};
+use turnaround_workflows::clock::Timestamp;
+use turnaround_workflows::engine::State as Folded;
+use turnaround_workflows::store::{Document, PAGE_MAX, Query, Resource, Scope, Status, Store, StoreError};
+use turnaround_workflows::updates::{NODE_OS, NODES_OUT, SURVEY, SurveyReport};
+
+use super::app::App;
+use super::caller::Caller;
+use super::extract::Path;
+use super::lines::lines;
+use super::problem::Problem;
+use crate::wire::{BudgetMember, NodeView, NodesView, ReleasedView, WorkflowLine};
+
+/// Surveys looked at to find the newest one that succeeded.
+const SURVEYS_LOOKED_AT: u32 = 20;
+
+pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>, Problem> {
+    let now = app.clock.now();
+    let (survey, mut out, renewing, renewed) = tokio::try_join!(
+        newest_survey(&app.store),
+        out_of_service(&app.store),
+        renewals(&app.store, Scope::Open, now),
+        renewals(&app.store, Scope::Ended, now),
+    )?;
+    let surveyed = survey.as_ref().map(|survey| survey.at.into());
+    let mut seen: HashMap<_, _> =
+        survey.map(|survey| survey.nodes).unwrap_or_default().into_iter().map(|seen| (seen.node.clone(), seen)).collect();
+    let (mut renewing, mut renewed) = (renewing, renewed);
+    let nodes = app.config.nodes.iter().map(|(name, node)| {
+        let survey = seen.remove(name);
+        let installed = survey.as_ref().and_then(|survey| survey.image_sha256.as_deref());
+        let image = app.config.images.iter().find(|(_, image)| Some(image.sha256.as_str()) == installed);
+        NodeView {
+            name: name.clone(),
+            role: match node.role {
+                Role::Compute => "compute".to_owned(),
+            },
+            out: out.remove(name.as_str()),
+            renewing: renewing.remove(name.as_str()),
+            renewed: renewed.remove(name.as_str()),
+            image: image.map(|(image, _)| image.clone()),
+            survey,
+        }
+    });
+    Ok(Json(NodesView { nodes: nodes.collect(), surveyed }))
+}
+
+/// Output of the newest survey that succeeded and is still kept.
+async fn newest_survey(store: &Arc<dyn Store>) -> Result<Option<SurveyReport>, StoreError> {
+    let query = Query { scope: Scope::Ended, kind: Some(SURVEY.to_owned()), limit: SURVEYS_LOOKED_AT, ..Query::default() };
+    let documents = store.list(&query).await?;
+    let newest = documents.into_iter().find(|document| document.status == Status::Succeeded);
+    Ok(newest.and_then(|document| {
+        let state = Folded::of(&document).ok()?;
+        let output = state.steps.last()?.output.clone()?;
+        let read = serde_json::from_value(output);
+        read.inspect_err(|error| warn!(workflow = %document.id, %error, "a survey's report can't be read")).ok()
+    }))
+}
+
+/// Who holds a share of the budget of nodes that are out, by node.
+pub(super) async fn out_of_service(store: &Arc<dyn Store>) -> Result<BTreeMap<String, BudgetMember>, StoreError> {
+    let mut out = BTreeMap::new();
+    for holding in store.holdings().await? {
+        let Resource::Budget { name, member } = holding.resource else { continue };
+        if name != NODES_OUT {
+            continue;
+        }
+        let left_out = store.load(&holding.holder).await?.is_none_or(|holder| holder.status.is_ended());
+        out.insert(member.clone(), BudgetMember { member, holder: holding.holder, left_out });
+    }
+    Ok(out)
+}
+
+/// The newest renewal of each node, in one page: more than that many nodes are not renewed within what is kept.
+async fn renewals(store: &Arc<dyn Store>, scope: Scope, now: Timestamp) -> Result<HashMap<String, WorkflowLine>, StoreError> {
+    let query = Query { scope, kind: Some(NODE_OS.to_owned()), limit: PAGE_MAX, ..Query::default() };
+    let mut newest: HashMap<String, Document> = HashMap::new();
+    for document in store.list(&query).await? {
+        newest.entry(document.target.clone()).or_insert(document);
+    }
+    let found = lines(store, newest.into_values().collect(), now).await?;
+    Ok(found.into_iter().map(|line| (line.target.clone(), line)).collect())
+}
+
+pub(super) async fn release(State(app): State<Arc<App>>, caller: Caller, Path(node): Path<String>) -> Result<Json<ReleasedView>, Problem> {
+    let name: NodeName = node.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
+    // A node that was taken out of the configuration may still hold a share, so the store is asked first.
+    if app.store.release_budget(NODES_OUT, name.as_str()).await? {
+        info!(user = caller.0.user, node = %name, "a node that was left out of service counts as in service again");
+        return Ok(Json(ReleasedView { node: name, budget: NODES_OUT.to_owned() }));
+    }
+    if app.config.nodes.contains_key(&name) { Err(Problem::not_left_out(&node)) } else { Err(Problem::no_node(&node)) }
+}

@@ -1,0 +1,106 @@
+//! GET /v1/status: how things stand, on one page. It answers also while the store does not.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use turnaround_workflows::store::{Query, Scope, Status, StoreError};
+use turnaround_workflows::updates::NODES_OUT;
+
+use super::app::App;
+use super::caller::Caller;
+use super::lines::lines;
+use super::nodes::out_of_service;
+use super::problem::{Problem, chain};
+use super::schedules;
+use crate::wire::{BudgetView, ReasonCode, STATUS_LINES_MAX, StatusView, StoreView};
+
+/// Failures of a job in a row from which on a person should look. One may be a restart of Redis.
+const JOB_FAILURES_WARNED: u32 = 3;
+
+pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<StatusView> {
+    let mut view = StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        site: app.config.site.clone(),
+        now: app.clock.now().into(),
+        started: app.started.into(),
+        you: caller.0,
+        store: StoreView { reachable: true, description: String::new(), weaknesses: Vec::new() },
+        counts: Default::default(),
+        budgets: Vec::new(),
+        questions: Vec::new(),
+        open: Vec::new(),
+        truncated: false,
+        warnings: Vec::new(),
+    };
+    if let Err(error) = look(&app, &mut view).await {
+        view.store.reachable = false;
+        view.store.description = chain(&error);
+        view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
+    }
+    warn_of_jobs(&app, &mut view);
+    if view.store.reachable {
+        warn_of_schedules(&app, &mut view).await;
+    }
+    Json(view)
+}
+
+async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
+    let shown = u32::try_from(STATUS_LINES_MAX).unwrap_or(u32::MAX);
+    let query = Query { scope: Scope::Open, limit: shown, ..Query::default() };
+    let (durability, counts, open, out) =
+        tokio::try_join!(app.store.durability(), app.store.counts(), app.store.list(&query), out_of_service(&app.store))?;
+    view.store = StoreView { reachable: true, description: durability.description, weaknesses: durability.weaknesses };
+    view.counts = counts.into_iter().filter(|(status, _)| !status.is_ended()).map(|(status, n)| (status.as_str().to_owned(), n)).collect();
+    view.truncated = view.counts.values().sum::<u64>() > open.len() as u64;
+    let open = lines(&app.store, open, app.clock.now()).await?;
+    (view.questions, view.open) = open.into_iter().partition(|line| line.status == Status::NeedsOperator);
+    let limit = u32::from(app.config.node_os.max_out);
+    view.budgets = vec![BudgetView { name: NODES_OUT.to_owned(), limit, members: out.into_values().collect() }];
+    warn_of_workers(view);
+    warn_of_left_out(view);
+    Ok(())
+}
+
+fn warn_of_workers(view: &mut StatusView) {
+    let left = view.open.iter().filter(|line| line.why_not_now.as_ref().is_some_and(|why| why.code == ReasonCode::NoWorker));
+    match left.count() {
+        0 => {}
+        count => view.warnings.push(format!("{count} workflows are due and no worker takes them: does a turnaround-worker run?")),
+    }
+}
+
+fn warn_of_left_out(view: &mut StatusView) {
+    let left: Vec<&str> = view
+        .budgets
+        .iter()
+        .flat_map(|budget| &budget.members)
+        .filter(|member| member.left_out)
+        .map(|member| member.member.as_str())
+        .collect();
+    if !left.is_empty() {
+        view.warnings.push(format!(
+            "left out of service by a workflow that has ended: {}; once back in service: `turnaround node release NODE`",
+            left.join(", ")
+        ));
+    }
+}
+
+fn warn_of_jobs(app: &App, view: &mut StatusView) {
+    for job in app.board.views() {
+        if job.failures_in_a_row >= JOB_FAILURES_WARNED {
+            let error = job.last.and_then(|last| last.error).unwrap_or_default();
+            view.warnings.push(format!("the job `{}` failed {} times in a row: {error}", job.name, job.failures_in_a_row));
+        }
+    }
+}
+
+async fn warn_of_schedules(app: &App, view: &mut StatusView) {
+    match schedules::views(app).await {
+        Ok(schedules) => {
+            let problems = schedules.into_iter().filter_map(|one| one.problem.map(|problem| format!("schedule `{}`: {problem}", one.name)));
+            view.warnings.extend(problems);
+        }
+        Err(problem) => view.warnings.push(Problem::view(&problem).detail),
+    }
+}

@@ -1,0 +1,319 @@
+//! When scheduled work starts. tokio-cron-scheduler gives the pulse; the ledger in the store decides.
+//!
+//! The pulse comes once a second instead of being armed for the next tick: an armed timer counts by the machine's
+//! uptime and would not notice that the clock was set, while a pulse looks at the clock anew each time and costs one
+//! small request. What is due is judged by the store's clock, which all daemons share, and the ledger moves in the same
+//! call that creates the workflows, so a tick that two daemons see starts one workflow.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tracing::{debug, error, info, warn};
+use turnaround_config::{CatchUp, Config, NodeName, Schedule, ScheduleName, Starts, show_length};
+use turnaround_workflows::clock::Timestamp;
+use turnaround_workflows::engine::{Start, start};
+use turnaround_workflows::store::{NewWorkflow, Store, StoreError};
+use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
+
+use crate::api::problem::chain;
+use crate::jobs::{BackgroundJob, JobReport};
+use crate::wire::{RunTime, ScheduleView, TickVerdict, TickView, When};
+
+/// Every second, which is as fine as any expression can say.
+const PULSE: &str = "* * * * * *";
+/// Without any pulse the schedules are looked at this often. The pulse's own timer stands still while the clock has been
+/// set back.
+pub const WITHOUT_PULSE: Duration = Duration::from_secs(30);
+/// Ticks that one pass starts for one schedule; the next pass goes on. Keeps a single call of the store short.
+const TICKS_PER_PASS: usize = 100;
+/// Missed ticks that are counted. More are "at least so many".
+const MISSED_COUNTED_MAX: usize = 1_000;
+/// A tick that is not later than this is on time for `catch_up = "skip"`: the pulse comes each second, and a Redis that
+/// is restarted answers again within seconds.
+const ON_TIME: Duration = Duration::from_secs(30);
+/// Decisions remembered for each schedule, for people to look at.
+const RECENT_MAX: usize = 20;
+/// A ledger that is further ahead of the clock than this is a person's business: the clock was wrong once.
+const AHEAD_TOLERATED: Duration = Duration::from_secs(120);
+/// Runs shown in advance.
+pub const NEXT_SHOWN: usize = 5;
+
+/// What is to be done about the ticks between the ledger and now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judgement {
+    /// Where the ledger goes.
+    pub judged: DateTime<Utc>,
+    /// Start these, oldest first.
+    pub due: Vec<DateTime<Utc>>,
+    /// Later than `max_lateness`: how many (at most 1,000 are counted), and the newest.
+    pub missed: Option<(usize, DateTime<Utc>)>,
+    /// Passed over as `catch_up` says: how many (at most 100 are counted), and the newest.
+    pub skipped: Option<(usize, DateTime<Utc>)>,
+}
+
+/// Judges the ticks after `last`. None: there is none until `now`.
+pub fn judge(schedule: &Schedule, last: DateTime<Utc>, now: DateTime<Utc>) -> Option<Judgement> {
+    // Also when the clock was set back: what the ledger has passed is never judged again.
+    let newest = schedule.newest_between(last, now)?;
+    let lateness = TimeDelta::from_std(schedule.max_lateness).unwrap_or(TimeDelta::MAX);
+    let too_late = now.checked_sub_signed(lateness).unwrap_or(last) - TimeDelta::milliseconds(1);
+    let missed = schedule.newest_between(last, too_late).map(|newest| {
+        (schedule.ticks_between(last, too_late, MISSED_COUNTED_MAX).len(), newest)
+    });
+    let fresh = schedule.ticks_between(last.max(too_late), now, TICKS_PER_PASS);
+    let mut judgement = Judgement { judged: newest, due: Vec::new(), missed, skipped: None };
+    let (due, skipped): (Vec<_>, Vec<_>) = match schedule.catch_up {
+        CatchUp::All => {
+            if let (Some(upto), true) = (fresh.last(), fresh.len() >= TICKS_PER_PASS) {
+                judgement.judged = *upto;
+            }
+            (fresh, Vec::new())
+        }
+        CatchUp::Latest if newest > too_late => (vec![newest], fresh.into_iter().filter(|tick| *tick != newest).collect()),
+        CatchUp::Latest => (Vec::new(), fresh),
+        CatchUp::Skip => {
+            let on_time = now - TimeDelta::from_std(ON_TIME).unwrap_or(TimeDelta::zero());
+            let due = schedule.ticks_between(last.max(too_late).max(on_time - TimeDelta::milliseconds(1)), now, TICKS_PER_PASS);
+            (due, fresh.into_iter().filter(|tick| *tick < on_time).collect())
+        }
+    };
+    judgement.due = due;
+    judgement.skipped = skipped.last().map(|newest| (skipped.len(), *newest));
+    Some(judgement)
+}
+
+/// What this daemon decided about the newest ticks. The ledger in the store has only how far they were judged.
+#[derive(Debug, Default)]
+pub struct TickLog(Mutex<BTreeMap<ScheduleName, VecDeque<TickView>>>);
+
+impl TickLog {
+    /// Newest first.
+    pub fn recent(&self, schedule: &ScheduleName) -> Vec<TickView> {
+        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        log.get(schedule).map(|ticks| ticks.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    fn note(&self, schedule: &ScheduleName, tick: DateTime<Utc>, verdict: TickVerdict, note: String) {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ticks = log.entry(schedule.clone()).or_default();
+        ticks.push_front(TickView { tick: When(tick.into()), verdict, note });
+        ticks.truncate(RECENT_MAX);
+    }
+}
+
+/// The job that judges every schedule's ticks.
+pub struct Schedules {
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    log: Arc<TickLog>,
+    /// Before this there is nothing to judge, as the ledger was when it was last read.
+    next: BTreeMap<ScheduleName, Timestamp>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SchedulesReport {
+    pub started: usize,
+    pub missed: usize,
+    pub skipped: usize,
+    pub failed: usize,
+    /// The next tick of any schedule.
+    pub next: Option<When>,
+}
+
+impl JobReport for SchedulesReport {
+    fn summary(&self) -> String {
+        let next = self.next.map_or("no further tick".to_owned(), |next| format!("next tick {next}"));
+        format!("started {}, missed {}, skipped {}, failed {}; {next}", self.started, self.missed, self.skipped, self.failed)
+    }
+
+    fn worked(&self) -> bool {
+        self.started + self.missed + self.skipped + self.failed > 0
+    }
+}
+
+impl Schedules {
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, log: Arc<TickLog>) -> Schedules {
+        Schedules { config, store, log, next: BTreeMap::new() }
+    }
+
+    async fn look_at(&mut self, name: &ScheduleName, schedule: &Schedule, now: Timestamp, report: &mut SchedulesReport) -> Result<(), StoreError> {
+        let last = self.store.last_tick(name.as_str()).await?;
+        let Some(last) = last else {
+            // A schedule is not older than its first daemon: nothing is made up for.
+            if self.store.judge_ticks(name.as_str(), None, now, Vec::new()).await? {
+                info!(schedule = %name, from = %now, "schedule begins");
+            }
+            return self.arm(name, schedule, now);
+        };
+        let Some(judgement) = judge(schedule, last.utc(), now.utc()) else { return self.arm(name, schedule, last) };
+        let mut new = Vec::with_capacity(judgement.due.len());
+        let mut failed = Vec::new();
+        for tick in &judgement.due {
+            match self.begin(name, schedule, *tick, now) {
+                Ok(start) => new.push((*tick, start)),
+                Err(why) => failed.push((*tick, why)),
+            }
+        }
+        let (ticks, new): (Vec<_>, Vec<_>) = new.into_iter().unzip();
+        let ids: Vec<String> = new.iter().map(|new| new.id.to_string()).collect();
+        let judged: Timestamp = judgement.judged.into();
+        if !self.store.judge_ticks(name.as_str(), Some(last), judged, new).await? {
+            debug!(schedule = %name, "another daemon judged these ticks");
+            // Look at the ledger again with the next pulse.
+            self.next.remove(name);
+            return Ok(());
+        }
+        for (tick, id) in ticks.into_iter().zip(ids) {
+            info!(schedule = %name, %tick, workflow = id, "tick started a workflow");
+            self.log.note(name, tick, TickVerdict::Started, id);
+            report.started += 1;
+        }
+        for (tick, why) in failed {
+            error!(schedule = %name, %tick, why, "a tick could not start what it is for");
+            self.log.note(name, tick, TickVerdict::Failed, why);
+            report.failed += 1;
+        }
+        self.tell_what_did_not_run(name, schedule, &judgement, report);
+        self.arm(name, schedule, judged)
+    }
+
+    fn tell_what_did_not_run(&self, name: &ScheduleName, schedule: &Schedule, judgement: &Judgement, report: &mut SchedulesReport) {
+        if let Some((count, newest)) = judgement.missed {
+            let lateness = show_length(schedule.max_lateness);
+            warn!(schedule = %name, count, %newest, max_lateness = lateness, "ticks were missed: they are too late to run");
+            let note = format!("later than max_lateness ({lateness}){}", and_before(count));
+            self.log.note(name, newest, TickVerdict::Missed, note);
+            report.missed += count;
+        }
+        if let Some((count, newest)) = judgement.skipped {
+            let catch_up = catch_up(schedule.catch_up);
+            info!(schedule = %name, count, %newest, catch_up, "ticks were passed over");
+            self.log.note(name, newest, TickVerdict::Skipped, format!("catch_up = \"{catch_up}\"{}", and_before(count)));
+            report.skipped += count;
+        }
+    }
+
+    /// Nothing is to be judged until the tick after `judged`.
+    fn arm(&mut self, name: &ScheduleName, schedule: &Schedule, judged: Timestamp) -> Result<(), StoreError> {
+        let next = schedule.next_after(judged.utc()).map_or(Timestamp::from_millis(i64::MAX), Timestamp::from);
+        self.next.insert(name.clone(), next);
+        Ok(())
+    }
+
+    fn begin(&self, name: &ScheduleName, schedule: &Schedule, tick: DateTime<Utc>, now: Timestamp) -> Result<NewWorkflow, String> {
+        let by = format!("schedule {name}");
+        let mut new: Start = match &schedule.starts {
+            Starts::Survey => updates::survey(&SurveyOrder::new(&self.config), &by).map_err(|error| chain(&error))?,
+            Starts::NodeOs { nodes, image } => {
+                let all: Vec<NodeName>;
+                let nodes = if nodes.is_empty() {
+                    all = self.config.nodes.keys().cloned().collect();
+                    &all
+                } else {
+                    nodes
+                };
+                let order = RolloutOrder::new(&self.config, nodes, image).map_err(|error| chain(&error))?;
+                updates::rollout(&order, &by).map_err(|error| chain(&error))?
+            }
+        };
+        new.id = format!("tick-{name}-{}", tick.timestamp()).parse().map_err(|error| chain(&error))?;
+        start(new, now).map_err(|error| chain(&error))
+    }
+}
+
+#[async_trait]
+impl BackgroundJob for Schedules {
+    const NAME: &'static str = "schedules";
+    const ABOUT: &'static str = "starts what is due by [schedules]";
+    type Report = SchedulesReport;
+    type Error = StoreError;
+
+    async fn activate(&mut self) -> Result<SchedulesReport, StoreError> {
+        let mut report = SchedulesReport::default();
+        let config = Arc::clone(&self.config);
+        if config.schedules.is_empty() {
+            return Ok(report);
+        }
+        let now = self.store.now().await?;
+        for (name, schedule) in &config.schedules {
+            if self.next.get(name).is_none_or(|next| *next <= now) {
+                self.look_at(name, schedule, now, &mut report).await?;
+            }
+        }
+        report.next = self.next.values().min().filter(|next| next.millis() < i64::MAX).map(|next| When(*next));
+        Ok(report)
+    }
+}
+
+/// Begins to ring `wake` each second. Ends when the returned scheduler is shut down.
+pub async fn pulse(wake: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
+    let scheduler = JobScheduler::new().await?;
+    scheduler.add(Job::new(PULSE, move |_, _| wake.notify_one())?).await?;
+    scheduler.start().await?;
+    Ok(scheduler)
+}
+
+/// A schedule as the API shows it.
+pub fn view(name: &ScheduleName, schedule: &Schedule, now: Timestamp, judged: Option<Timestamp>, recent: Vec<TickView>) -> ScheduleView {
+    let after = judged.map_or(now, |judged| judged.max(now));
+    let problem = judged.filter(|judged| judged.since(now) > AHEAD_TOLERATED).map(|judged| {
+        format!(
+            "its ticks are judged up to {judged}, which is ahead of the clock: the clock was wrong once. Nothing starts \
+             before then; give the schedule another name to begin anew"
+        )
+    });
+    ScheduleView {
+        name: name.to_string(),
+        cron: schedule.cron.clone(),
+        timezone: schedule.timezone.name().to_owned(),
+        catch_up: catch_up(schedule.catch_up).to_owned(),
+        max_lateness_ms: u64::try_from(schedule.max_lateness.as_millis()).unwrap_or(u64::MAX),
+        starts: starts(&schedule.starts),
+        judged: judged.map(When),
+        next: next_runs(schedule, after.utc()),
+        recent,
+        problem,
+    }
+}
+
+/// The next five ticks after `after`, in UTC and in the schedule's own zone.
+pub fn next_runs(schedule: &Schedule, after: DateTime<Utc>) -> Vec<RunTime> {
+    let run = |tick: DateTime<Utc>| RunTime {
+        utc: When(tick.into()),
+        local: tick.with_timezone(&schedule.timezone).format("%a %Y-%m-%d %H:%M:%S %:z %Z").to_string(),
+    };
+    schedule.next(after, NEXT_SHOWN).into_iter().map(run).collect()
+}
+
+/// What a tick starts, for people.
+pub fn starts(starts: &Starts) -> String {
+    match starts {
+        Starts::Survey => "survey".to_owned(),
+        Starts::NodeOs { nodes, image } if nodes.is_empty() => format!("renew all nodes to {image}"),
+        Starts::NodeOs { nodes, image } => {
+            let nodes: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+            format!("renew {} to {image}", nodes.join(", "))
+        }
+    }
+}
+
+fn catch_up(catch_up: CatchUp) -> &'static str {
+    match catch_up {
+        CatchUp::Skip => "skip",
+        CatchUp::Latest => "latest",
+        CatchUp::All => "all",
+    }
+}
+
+fn and_before(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        many => format!(", and {} before it", many - 1),
+    }
+}

@@ -1,0 +1,107 @@
+//! The daemon at work: the API, the background jobs, the pulse of the schedules. It runs until it is told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+use turnaround_config::Config;
+use turnaround_workflows::clock::{Clock, SystemClock};
+use turnaround_workflows::store::Store;
+use turnaround_workflows::updates;
+
+use crate::api::app::App;
+use crate::api::caller::Access;
+use crate::api::socket::ApiListener;
+use crate::archive::Archive;
+use crate::feed::EventFeed;
+use crate::jobs::{ArchiveFinished, Driver, JobBoard, JobDefinition, Overdue, Sweep};
+use crate::schedule::{self, Schedules, TickLog};
+
+/// How often finished workflows are archived, unless they expire so soon that it has to be more often.
+const ARCHIVE_EVERY: Duration = Duration::from_secs(60);
+/// So many passes fall into the time that a finished workflow is kept: a few of them may fail.
+const ARCHIVE_PASSES_WHILE_KEPT: u32 = 5;
+/// What expired is only an index entry.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// A workflow that nobody takes for 15 s is told of within another 15.
+const OVERDUE_EVERY: Duration = Duration::from_secs(15);
+/// Idle streams show that they live this often, below the usual minute after which middlemen cut them.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a stopping daemon waits for requests that are under way: one that waits for a silent Redis ends by itself after
+/// `store.reply_timeout`, 2 s by default.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// What the API works with, all of it.
+pub fn app(config: Arc<Config>, store: Arc<dyn Store>, stop: CancellationToken) -> Arc<App> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Arc::new(App {
+        registry: updates::registry(),
+        access: Access::new(&config.daemon.operators),
+        feed: EventFeed::new(Arc::clone(&store)),
+        board: Arc::new(JobBoard::default()),
+        ticks: Arc::new(TickLog::default()),
+        archive: Archive::new(&config.state_dir),
+        started: clock.now(),
+        keep_alive: KEEP_ALIVE,
+        config,
+        store,
+        clock,
+        stop,
+    })
+}
+
+/// Serves and does the background work until `app.stop`; then ends what is under way, and returns.
+pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
+    let stop = app.stop.clone();
+    let feed = tokio::spawn(Arc::clone(&app.feed).run(stop.clone()));
+    let wake_schedules = Arc::new(Notify::new());
+    let mut driver = Driver::new(Arc::clone(&app.board), Arc::clone(&app.clock), stop.clone());
+    register(&mut driver, &app, &wake_schedules);
+    let pulse = schedule::pulse(wake_schedules).await;
+    if let Err(error) = &pulse {
+        error!(%error, "no pulse: schedules are looked at every {} s instead of every second", schedule::WITHOUT_PULSE.as_secs());
+    }
+    let mut serving = tokio::spawn(crate::api::serve(listener, Arc::clone(&app)));
+    let served = tokio::select! {
+        () = stop.cancelled() => None,
+        // It never ends by itself; if it does, the daemon ends too, and systemd starts it again.
+        ended = &mut serving => Some(ended),
+    };
+    stop.cancel();
+    if let Ok(mut pulse) = pulse {
+        let _ = pulse.shutdown().await.inspect_err(|error| warn!(%error, "the pulse could not be stopped"));
+    }
+    driver.finish().await;
+    feed.abort();
+    let served = match served {
+        Some(ended) => ended,
+        None => match tokio::time::timeout(DRAIN_MAX, &mut serving).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                warn!("requests under way were cut off");
+                serving.abort();
+                return Ok(());
+            }
+        },
+    };
+    served.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
+}
+
+fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
+    let store = || Arc::clone(&app.store);
+    driver.register(JobDefinition {
+        job: Schedules::new(Arc::clone(&app.config), store(), Arc::clone(&app.ticks)),
+        period: schedule::WITHOUT_PULSE,
+        wake: Arc::clone(wake_schedules),
+    });
+    let alone = || Arc::new(Notify::new());
+    driver.register(JobDefinition {
+        job: ArchiveFinished::new(store(), app.archive.clone()),
+        period: ARCHIVE_EVERY.min(app.config.store.keep_finished / ARCHIVE_PASSES_WHILE_KEPT),
+        wake: alone(),
+    });
+    driver.register(JobDefinition { job: Sweep { store: store() }, period: SWEEP_EVERY, wake: alone() });
+    driver.register(JobDefinition { job: Overdue { store: store(), told: false }, period: OVERDUE_EVERY, wake: alone() });
+}

@@ -1,0 +1,87 @@
+//! Why a workflow does not go on just now: the question that operators ask first.
+
+use std::time::Duration;
+
+use turnaround_workflows::clock::Timestamp;
+use turnaround_workflows::engine::{Current, Question, Stage, State};
+use turnaround_workflows::store::{Document, Status, WorkflowId};
+
+use crate::wire::{ReasonCode, WhyNotNow};
+
+/// A workflow that has been due for so long should have been taken: an idle worker takes it within milliseconds, a
+/// worker that died frees it after its lease (10 s unless configured otherwise).
+pub const TAKEN_WITHIN: Duration = Duration::from_secs(15);
+
+/// Why `document` does not go on at `now`; None if somebody works on it, or if it has ended. `since` is when its
+/// newest journal entry was written.
+pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Option<WhyNotNow> {
+    if document.status.is_ended() || document.lease.as_ref().is_some_and(|lease| lease.until > now) {
+        return None;
+    }
+    let id = &document.id;
+    let Ok(state) = State::of(document) else {
+        let unblock = format!("look at `turnaround journal {id}`, and report it: this is a bug, or a damaged store");
+        return Some(reason(ReasonCode::Unreadable, since, None, "its stored state can't be read", unblock));
+    };
+    if let Some(question) = state.question() {
+        return Some(reason(ReasonCode::Question, since, None, &question.text, how_to_answer(id, question)));
+    }
+    if let Some(pause) = &state.paused {
+        let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
+        let text = format!("paused by {}{why}", pause.by);
+        return Some(reason(ReasonCode::Paused, pause.since, None, &text, format!("turnaround resume {id}")));
+    }
+    // Without a question, this is what a worker says of a workflow that it can't bring on.
+    if document.status == Status::NeedsOperator {
+        let unblock = "start a worker of the release that created it".to_owned();
+        return Some(reason(ReasonCode::UnknownDefinition, since, document.due, &document.headline, unblock));
+    }
+    if let (None, Some((resource, holders))) = (&state.current, &state.awaits) {
+        let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
+        let text = format!("waits for the {resource}, held by {}", holders.join(", "));
+        let unblock = "it goes on as soon as a holder gives it back; a node that was left out of service keeps its share \
+                       until `turnaround node release NODE`";
+        return Some(reason(ReasonCode::Resource, since, None, &text, unblock.to_owned()));
+    }
+    Some(from_stage(document, &state, since, now))
+}
+
+fn from_stage(document: &Document, state: &State, since: Timestamp, now: Timestamp) -> WhyNotNow {
+    let overdue = document.due.filter(|due| now.since(*due) >= TAKEN_WITHIN);
+    if let Some(due) = overdue {
+        let unblock = "start a worker: `systemctl start turnaround-worker@1`; if one runs, look at its log".to_owned();
+        return reason(ReasonCode::NoWorker, due, None, "it is due, and no worker has taken it", unblock);
+    }
+    match &state.current {
+        Some(Current { stage: Stage::Retrying { at }, error, failures, .. }) if *at > now => {
+            let error = error.as_deref().unwrap_or("unknown error");
+            let text = format!("failed {failures} times in a row: {error}");
+            let unblock = format!("it is tried again by itself; `turnaround retry {}` tries at once", document.id);
+            reason(ReasonCode::Retry, since, Some(*at), &text, unblock)
+        }
+        Some(Current { stage: Stage::Parked { until: None }, .. }) => {
+            reason(ReasonCode::Children, since, None, &state.headline(), "it goes on when a child ends".to_owned())
+        }
+        Some(Current { stage: Stage::Parked { until: Some(until) }, .. }) => {
+            // A poll moves the due time without a journal entry.
+            let next = document.due.unwrap_or(*until);
+            reason(ReasonCode::Time, since, Some(next), &state.headline(), "it looks again by itself".to_owned())
+        }
+        None if document.due.is_none() && state.children.values().any(|child| child.outcome.is_none()) => {
+            reason(ReasonCode::Children, since, None, &state.headline(), "it goes on when its children have ended".to_owned())
+        }
+        Some(_) | None => {
+            let unblock = "the next free worker takes it".to_owned();
+            reason(ReasonCode::Queued, since, document.due, "it is due", unblock)
+        }
+    }
+}
+
+fn how_to_answer(id: &WorkflowId, question: &Question) -> String {
+    let keys: Vec<&str> = question.answers.iter().map(|answer| answer.key.as_str()).collect();
+    format!("turnaround answer {id} {}", keys.join(" | "))
+}
+
+fn reason(code: ReasonCode, since: Timestamp, next: Option<Timestamp>, text: &str, unblock: String) -> WhyNotNow {
+    WhyNotNow { code, since: since.into(), next: next.map(Into::into), text: text.to_owned(), unblock }
+}
