@@ -1,1 +1,5 @@
-fn main() {}
+//! The command that an operator types.
+
+fn main() -> std::process::ExitCode {
+    turnaround_daemon::cli::run()
+}

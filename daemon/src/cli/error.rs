@@ -1,0 +1,102 @@
+//! Why a command did not do what it was asked to, with what to do about it.
+
+use std::path::PathBuf;
+
+use super::out::{Style, clean};
+use crate::exit::Exit;
+use crate::wire::ProblemView;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The daemon said no.
+    #[error("{}", .0.detail)]
+    Problem(ProblemView),
+    #[error("no daemon answers at {}", socket.display())]
+    Unreachable {
+        socket: PathBuf,
+        #[source]
+        source: BoxError,
+    },
+    #[error("the daemon's answer can't be understood: {what}")]
+    Answer { what: String },
+    #[error("{what}")]
+    Usage { what: String, remedy: String },
+    #[error("{what}")]
+    NoNode { what: String, remedy: String },
+    #[error("there is no workflow `{typed}`")]
+    NoWorkflow { typed: String },
+    #[error("{count} workflows begin with `{typed}`: {}", some.join(", "))]
+    Ambiguous { typed: String, count: usize, some: Vec<String> },
+    #[error("the configuration at {} is not good", path.display())]
+    Config { path: PathBuf, report: String },
+    #[error("{what}")]
+    Local {
+        what: String,
+        #[source]
+        source: BoxError,
+    },
+    /// Whoever read our output has seen enough.
+    #[error("the reader of the output is gone")]
+    ReaderGone,
+}
+
+impl CliError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            CliError::Problem(problem) => match problem.status {
+                404 => Exit::NotFound,
+                422 if problem.kind.ends_with(":not-in-configuration") => Exit::NotFound,
+                400 | 413 | 422 => Exit::Usage,
+                403 | 409 => Exit::Refused,
+                _ => Exit::Failed,
+            },
+            CliError::Unreachable { .. } => Exit::Unreachable,
+            CliError::Usage { .. } | CliError::Ambiguous { .. } => Exit::Usage,
+            CliError::NoWorkflow { .. } | CliError::NoNode { .. } => Exit::NotFound,
+            CliError::Config { .. } => Exit::Config,
+            CliError::Answer { .. } | CliError::Local { .. } => Exit::Failed,
+            CliError::ReaderGone => Exit::Good,
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            CliError::Problem(problem) => problem.remedy.clone(),
+            CliError::Unreachable { .. } => "start it with `systemctl start turnaround-daemon`, or by hand with \
+                 `turnaround-daemon --config FILE`; if it serves elsewhere, give `--socket PATH` or `--config FILE`"
+                .to_owned(),
+            CliError::Usage { remedy, .. } | CliError::NoNode { remedy, .. } => remedy.clone(),
+            CliError::NoWorkflow { .. } => "`turnaround workflows --all` lists what is kept".to_owned(),
+            CliError::Ambiguous { .. } => "type more of it".to_owned(),
+            CliError::Answer { .. } => "are the command and the daemon of the same release? compare `turnaround --version` \
+                 with `turnaround status`"
+                .to_owned(),
+            CliError::Config { .. } | CliError::Local { .. } | CliError::ReaderGone => String::new(),
+        }
+    }
+
+    /// To stderr, for people; with `--json` as one line of JSON.
+    pub(super) fn tell(&self, style: &Style) {
+        if let CliError::ReaderGone = self {
+            return;
+        }
+        let (text, remedy) = (crate::api::problem::chain(self), self.remedy());
+        if style.json {
+            let problem = match self {
+                CliError::Problem(problem) => serde_json::to_value(problem).unwrap_or_default(),
+                _ => serde_json::json!({ "detail": text, "remedy": remedy }),
+            };
+            eprintln!("{problem}");
+            return;
+        }
+        if let CliError::Config { report, .. } = self {
+            eprint!("{report}");
+        }
+        eprintln!("{}: {}", style.bad("error"), clean(&text));
+        if !remedy.is_empty() {
+            eprintln!("  {}: {}", style.strong("help"), clean(&remedy));
+        }
+    }
+}

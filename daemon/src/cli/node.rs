@@ -1,0 +1,124 @@
+//! `turnaround node renew` and `turnaround node release`
+
+use std::io::{BufRead as _, IsTerminal as _};
+
+use clap::{Args, Subcommand};
+use turnaround_config::{ImageName, NodeName};
+use turnaround_workflows::store::Status;
+
+use super::client::{Client, read};
+use super::error::CliError;
+use super::nodes;
+use super::out::{Style, print, print_json, say};
+use super::wait::wait_for_end;
+use super::{report, show};
+use crate::exit::Exit;
+use crate::wire::{NodesView, ReleasedView, RolloutRequest, StartedView, WorkflowView};
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Renew the operating systems of nodes, as many at a time as the configuration allows
+    Renew(Renew),
+    /// Count a node that an ended workflow left out of service as in service again
+    Release(Release),
+}
+
+#[derive(Args)]
+pub(super) struct Renew {
+    /// In this order
+    #[arg(required = true)]
+    nodes: Vec<NodeName>,
+    /// An entry of [images] in the configuration
+    #[arg(long, value_name = "NAME")]
+    image: ImageName,
+    /// Only look what would be done, and print it
+    #[arg(long)]
+    dry_run: bool,
+    /// Stay until it has ended; exit code 1 unless every node was renewed
+    #[arg(long)]
+    wait: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args)]
+pub(super) struct Release {
+    node: NodeName,
+}
+
+pub(super) async fn run(client: &Client, style: &Style, verb: Verb) -> Result<Exit, CliError> {
+    match verb {
+        Verb::Renew(arguments) => renew(client, style, arguments).await,
+        Verb::Release(arguments) => release(client, style, arguments).await,
+    }
+}
+
+async fn renew(client: &Client, style: &Style, arguments: Renew) -> Result<Exit, CliError> {
+    let Renew { nodes, image, dry_run, wait, yes } = arguments;
+    if !dry_run && !yes && !asked(client, style, &nodes, &image).await? {
+        say("nothing was started");
+        return Ok(Exit::Failed);
+    }
+    let started = client.post("/v1/rollouts", &RolloutRequest { nodes, image, dry_run }).await?;
+    let StartedView { id, .. } = read(started.clone())?;
+    if !wait && !dry_run {
+        if style.json {
+            print_json(&started)?;
+        } else {
+            print(&format!("{id}\n"))?;
+            say(&format!("started; watch it with: turnaround events --follow --workflow {id}"));
+        }
+        return Ok(Exit::Good);
+    }
+    finish(client, style, id.as_str()).await
+}
+
+/// Waits for the end of `id` and prints how it ended.
+pub(super) async fn finish(client: &Client, style: &Style, id: &str) -> Result<Exit, CliError> {
+    say(&format!("started {id}; Ctrl-C ends only this watching"));
+    let ended = wait_for_end(client, style, id).await?;
+    let view: WorkflowView = read(ended.clone())?;
+    if style.json {
+        print_json(&ended)?;
+    } else {
+        let now = view.line.updated.0;
+        print(&report::of(&view, *style).unwrap_or_else(|| show::render(&view, now, *style)))?;
+    }
+    let good = view.line.status == Status::Succeeded && !report::sees_problem(&view);
+    Ok(if good { Exit::Good } else { Exit::Failed })
+}
+
+/// Shows what would be renewed, and asks. Only on a terminal: a script that forgot `--yes` is told so.
+async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &ImageName) -> Result<bool, CliError> {
+    let view: NodesView = read(client.get("/v1/nodes").await?)?;
+    let chosen: Vec<_> = view.nodes.into_iter().filter(|node| nodes.contains(&node.name)).collect();
+    if let Some(unknown) = nodes.iter().find(|node| !chosen.iter().any(|known| known.name == **node)) {
+        let remedy = "`turnaround nodes` lists the nodes of the configuration".to_owned();
+        return Err(CliError::NoNode { what: format!("there is no node `{unknown}`"), remedy });
+    }
+    let several = if nodes.len() == 1 { "this node" } else { "these nodes" };
+    say(&format!("would empty {several}, install {image} on it, and give it back:"));
+    say(nodes::render(&NodesView { nodes: chosen, surveyed: view.surveyed }, *style).trim_end());
+    say("what each step would do: the same command with --dry-run");
+    if !std::io::stdin().is_terminal() {
+        let what = "nobody can be asked here: stdin is not a terminal".to_owned();
+        return Err(CliError::Usage { what, remedy: "add --yes if you mean it".to_owned() });
+    }
+    eprint!("renew {} node(s)? Type yes: ", nodes.len());
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    read.map_err(|error| CliError::Local { what: "could not read the answer".to_owned(), source: error.into() })?;
+    Ok(line.trim().eq_ignore_ascii_case("yes"))
+}
+
+async fn release(client: &Client, style: &Style, arguments: Release) -> Result<Exit, CliError> {
+    let answer = client.post(&format!("/v1/nodes/{}/release", arguments.node), &serde_json::json!({})).await?;
+    if style.json {
+        print_json(&answer)?;
+    } else {
+        let released: ReleasedView = read(answer)?;
+        say(&format!("{} counts as in service again", released.node));
+    }
+    Ok(Exit::Good)
+}

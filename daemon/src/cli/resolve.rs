@@ -1,0 +1,28 @@
+//! From what was typed to the id of a workflow.
+
+use super::client::{Client, read};
+use super::error::CliError;
+use crate::wire::WorkflowsView;
+
+/// Ids named where several begin with what was typed.
+const NAMED_MAX: usize = 5;
+
+/// The id of the only workflow that begins with `typed`, with or without its kind.
+pub(super) async fn resolve(client: &Client, typed: &str) -> Result<String, CliError> {
+    // Anything else could not be part of an id, and would change the request.
+    if typed.is_empty() || !typed.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')) {
+        return Err(CliError::NoWorkflow { typed: typed.to_owned() });
+    }
+    let found: WorkflowsView = read(client.get(&format!("/v1/workflows?scope=all&id_prefix={typed}")).await?)?;
+    let ids: Vec<String> = found.workflows.iter().map(|workflow| workflow.id.to_string()).collect();
+    match ids.as_slice() {
+        // It may be archived, which only its full name finds.
+        [] => Err(CliError::NoWorkflow { typed: typed.to_owned() }),
+        [only] => Ok(only.clone()),
+        several => Err(CliError::Ambiguous {
+            typed: typed.to_owned(),
+            count: several.len(),
+            some: several.iter().take(NAMED_MAX).cloned().collect(),
+        }),
+    }
+}

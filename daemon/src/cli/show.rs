@@ -1,0 +1,193 @@
+//! `turnaround show ID`: all about one workflow, and what to type if it needs an operator.
+
+use clap::Args;
+use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
+
+use super::client::{Client, read};
+use super::duration::{ago, millis, moment};
+use super::error::CliError;
+use super::out::{Style, print, print_json};
+use super::report;
+use super::resolve::resolve;
+use super::table::indented;
+use crate::exit::Exit;
+use crate::wire::{QuestionView, StepState, StepView, WorkflowView};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Its id, or the beginning of it
+    id: String,
+}
+
+pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) -> Result<Exit, CliError> {
+    let id = resolve(client, &arguments.id).await?;
+    let answer = client.get(&format!("/v1/workflows/{id}")).await?;
+    if style.json {
+        print_json(&answer)?;
+    } else {
+        print(&render(&read(answer)?, SystemClock.now(), *style))?;
+    }
+    Ok(Exit::Good)
+}
+
+/// The page about `view` as it is at `now`.
+pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> String {
+    let line = &view.line;
+    let mut text = format!("{}: {} of {}\n", style.strong(line.id.as_str()), line.kind, line.target);
+    let mut fact = |name: &str, value: &str| text.push_str(&format!("  {name:<11} {value}\n"));
+    fact("status", line.status.as_str());
+    if !line.headline.is_empty() {
+        fact("", &line.headline);
+    }
+    fact("created", &format!("{} ({}) by {}", moment(line.created), ago(line.created, now), view.created_by));
+    if line.status.is_ended() {
+        fact("ended", &format!("{} ({})", moment(line.updated), ago(line.updated, now)));
+    }
+    if let Some(worker) = &line.worker {
+        fact("worker", worker);
+    }
+    if let Some(parent) = &line.parent {
+        fact("parent", parent.as_str());
+    }
+    if !view.holds.is_empty() {
+        let holds: Vec<String> = view.holds.iter().map(ToString::to_string).collect();
+        fact("holds", &holds.join(", "));
+    }
+    if let Some(why) = line.why_not_now.as_ref().filter(|_| view.question.is_none()) {
+        let next = why.next.map(|next| format!(", next look {}", ago(next, now))).unwrap_or_default();
+        fact("waits", &format!("{} (since {}{next})", why.text, moment(why.since)));
+        fact("to go on", &why.unblock);
+    }
+    if let Some(problem) = &view.journal_problem {
+        fact("JOURNAL", &style.bad(problem));
+    }
+    if !view.steps.is_empty() {
+        text.push('\n');
+        text.push_str(&steps(&view.steps, now, style));
+    }
+    if !view.children.is_empty() {
+        text.push('\n');
+        text.push_str(&children(view, style));
+    }
+    if let Some(output) = report::of(view, style) {
+        text.push('\n');
+        text.push_str(&output);
+    }
+    if let Some(question) = &view.question {
+        text.push('\n');
+        text.push_str(&ask(question, style));
+    }
+    text
+}
+
+fn steps(steps: &[StepView], now: Timestamp, style: Style) -> String {
+    let rows = steps.iter().map(|step| {
+        let took = match (step.took_ms, step.begun) {
+            (Some(took), _) => millis(took),
+            (None, Some(begun)) if step.state != StepState::NotBegun => super::duration::age(begun, now),
+            (None, _) => String::new(),
+        };
+        let tries = match step.failures {
+            0 => String::new(),
+            1 => "1 failure".to_owned(),
+            many => format!("{many} failures"),
+        };
+        let note = [tries.as_str(), step.note.as_str()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        vec![step.step.clone(), step.state.as_str().to_owned(), took, note]
+    });
+    indented(style, "  ", &["STEP", "STATE", "TOOK", "NOTE"], rows.collect())
+}
+
+fn children(view: &WorkflowView, style: Style) -> String {
+    let rows = view.children.iter().map(|child| {
+        let state = child.outcome.map_or("open", |outcome| outcome.as_str());
+        vec![child.key.clone(), state.to_owned(), child.id.to_string(), child.headline.clone()]
+    });
+    indented(style, "  ", &["CHILD", "STATE", "ID", "SAYS"], rows.collect())
+}
+
+/// The question, what was seen, and for each answer what it does and what to type.
+fn ask(question: &QuestionView, style: Style) -> String {
+    let mut text = format!("{} {}\n", style.bad("NEEDS YOU:"), question.text);
+    if !question.seen.is_empty() {
+        text.push_str("  seen:\n");
+        for fact in &question.seen {
+            text.push_str(&format!("    - {fact}\n"));
+        }
+    }
+    text.push_str("  answers:\n");
+    for answer in &question.answers {
+        text.push_str(&format!("    {}: {}\n", style.strong(&answer.key), answer.consequence));
+        text.push_str(&format!("      {}\n", answer.command));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> WorkflowView {
+        serde_json::from_value(serde_json::json!({
+            "id": "node-os-rollout-a.gpu-01", "kind": "node-os", "target": "gpu-01", "parent": "node-os-rollout-a",
+            "status": "needs-operator", "headline": "evacuate: 1 instance can't leave gpu-01: what now?",
+            "created": "2026-11-22T02:00:00.000Z", "updated": "2026-11-22T03:00:00.000Z", "due": null, "worker": null,
+            "why_not_now": { "code": "question", "since": "2026-11-22T03:00:00.000Z", "next": null, "text": "q", "unblock": "u" },
+            "created_by": "workflow node-os-rollout-a", "input": {},
+            "steps": [
+                { "step": "close", "state": "done", "begun": "2026-11-22T02:00:00.000Z", "ended": "2026-11-22T02:00:03.000Z",
+                  "took_ms": 3000, "deadline": null, "failures": 0, "note": "", "output": {} },
+                { "step": "evacuate", "state": "asking", "begun": "2026-11-22T02:00:03.000Z", "ended": null, "took_ms": null,
+                  "deadline": "2026-11-22T06:00:03.000Z", "failures": 2, "note": "1 instance can't leave", "output": null },
+                { "step": "reprovision", "state": "not-begun", "begun": null, "ended": null, "took_ms": null, "deadline": null,
+                  "failures": 0, "note": "", "output": null },
+            ],
+            "question": {
+                "text": "1 instance can't leave gpu-01: what now?",
+                "seen": ["train-7 (4f0c): No valid host was found.\u{1b}[2J"],
+                "answers": [
+                    { "key": "retry", "consequence": "tries again", "effect": "retry",
+                      "command": "turnaround answer node-os-rollout-a.gpu-01 retry" },
+                    { "key": "unwind", "consequence": "opens gpu-01 again and ends", "effect": "unwind",
+                      "command": "turnaround answer node-os-rollout-a.gpu-01 unwind" },
+                ],
+            },
+            "children": [], "holds": [{ "lock": { "name": "node-gpu-01" } }, { "budget": { "name": "nodes-out", "member": "gpu-01" } }],
+            "waits_for": null, "journal_entries": 9, "journal_problem": null,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn whoever_is_asked_sees_what_was_seen_and_what_to_type() {
+        let plain = Style { json: false, terminal: false, colour: false };
+        let at = "2026-11-22T03:05:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        let cleaned = super::super::out::clean_all(serde_json::to_value(view()).unwrap());
+        let text = render(&serde_json::from_value(cleaned).unwrap(), at.into(), plain);
+        assert_eq!(
+            text,
+            "\
+node-os-rollout-a.gpu-01: node-os of gpu-01
+  status      needs-operator
+              evacuate: 1 instance can't leave gpu-01: what now?
+  created     2026-11-22T02:00:00Z (1h 05m ago) by workflow node-os-rollout-a
+  parent      node-os-rollout-a
+  holds       lock node-gpu-01, budget nodes-out for gpu-01
+
+  STEP         STATE      TOOK     NOTE
+  close        done       3s
+  evacuate     asking     1h 04m   2 failures; 1 instance can't leave
+  reprovision  not begun
+
+NEEDS YOU: 1 instance can't leave gpu-01: what now?
+  seen:
+    - train-7 (4f0c): No valid host was found.\\u{1b}[2J
+  answers:
+    retry: tries again
+      turnaround answer node-os-rollout-a.gpu-01 retry
+    unwind: opens gpu-01 again and ends
+      turnaround answer node-os-rollout-a.gpu-01 unwind
+"
+        );
+    }
+}
