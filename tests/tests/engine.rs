@@ -13,7 +13,7 @@ use turnaround_workflows::engine::{
     Start, State, Step, StepCx, StepError, Undone, check_chain, start, step,
 };
 use turnaround_workflows::rehearsal::SitePlan;
-use turnaround_workflows::store::{Resource, Status, Store as _, Take, WorkflowId};
+use turnaround_workflows::store::{Resource, Status, Take, WorkflowId};
 
 /// What a step under test is told to do, call by call; the last one for ever.
 #[derive(Clone)]

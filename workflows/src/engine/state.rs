@@ -45,8 +45,10 @@ pub enum Course {
 pub struct StepRecord {
     pub step: String,
     pub begun: Timestamp,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Value>,
     /// Some once it succeeded.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
 }
 
@@ -349,6 +351,11 @@ impl Current {
         self.failures = 0;
         self.error = None;
     }
+}
+
+/// A value that is written is there, also where it is `null`.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
 }
 
 fn joined(what: &str, note: &str) -> String {
