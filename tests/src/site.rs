@@ -84,6 +84,11 @@ impl Site {
         Ok(site)
     }
 
+    /// Leaves the folder behind, with all that was logged, and says where it is.
+    pub fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

@@ -1,0 +1,135 @@
+//! Real processes on a real Redis: kills, stops, restarts.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use turnaround_daemon::wire::{WorkflowLine, WorkflowView, WorkflowsView};
+use turnaround_tests::harness::{Running, until};
+use turnaround_tests::lab::Processes;
+use turnaround_workflows::rehearsal::{Happened, SitePlan};
+use turnaround_workflows::store::Status;
+
+/// Faster than life, slow enough that a step can be caught in the act.
+fn plan() -> SitePlan {
+    SitePlan::uniform(3, 1).sped_up(60)
+}
+
+/// The node workflow, once a worker has it in hand.
+async fn in_hand(running: &Running) -> WorkflowLine {
+    until("a worker to take the node's workflow", async || {
+        let open: WorkflowsView = running.client.get("/v1/workflows?scope=open&kind=node-os").await.ok()?;
+        open.workflows.into_iter().find(|line| line.worker.is_some())
+    })
+    .await
+    .unwrap()
+}
+
+/// Which of the workers has that process id.
+fn which(processes: &Processes, worker: &str) -> usize {
+    let pid: u32 = worker.rsplit(':').next().unwrap().parse().unwrap();
+    (0..processes.workers()).find(|index| processes.worker_pid(*index) == Some(pid)).unwrap()
+}
+
+async fn ends_well(running: &Running, rollout: &str) -> WorkflowView {
+    let ended = until("the rollout to end", async || {
+        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{rollout}")).await.ok()?;
+        (view.line.status.is_ended() || view.line.status == Status::NeedsOperator).then_some(view)
+    })
+    .await
+    .unwrap();
+    assert_eq!(ended.line.status, Status::Succeeded, "{}", ended.line.headline);
+    ended
+}
+
+/// Every answer of the site takes so long that a worker is caught while it waits for one.
+const CAUGHT: Duration = Duration::from_secs(20);
+
+async fn caught() -> (Running, String, WorkflowLine) {
+    let running = Running::start(plan(), 2, |_| {}).await.unwrap();
+    running.site.servers.mishaps.slow_down(CAUGHT);
+    let rollout = running.renew(&["gpu-01"]).await.unwrap();
+    let line = in_hand(&running).await;
+    (running, rollout, line)
+}
+
+async fn another_worker_has_it(running: &Running, before: &WorkflowLine) {
+    until("another worker to take over", async || {
+        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{}", before.id)).await.ok()?;
+        (view.line.worker.is_some() && view.line.worker != before.worker).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_had_in_hand_goes_on_elsewhere() {
+    let (mut running, rollout, line) = caught().await;
+    let victim = which(&running.processes, line.worker.as_deref().unwrap());
+    running.processes.kill_worker(victim).await.unwrap();
+    another_worker_has_it(&running, &line).await;
+    running.site.servers.mishaps.clear();
+    ends_well(&running, &rollout).await;
+    running.processes.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_hands_its_work_back_at_once() {
+    let (mut running, rollout, line) = caught().await;
+    let victim = which(&running.processes, line.worker.as_deref().unwrap());
+    running.processes.stop_worker(victim).await.unwrap();
+    another_worker_has_it(&running, &line).await;
+    running.site.servers.mishaps.clear();
+    ends_well(&running, &rollout).await;
+    running.processes.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn everybody_goes_on_after_redis_was_killed_and_restarted() {
+    let (mut running, rollout, _) = caught().await;
+    running.processes.kill_redis().await.unwrap();
+    running.processes.start_redis().await.unwrap();
+    running.site.servers.mishaps.clear();
+    ends_well(&running, &rollout).await;
+    let images = running.world.events().iter().filter(|event| matches!(event.what, Happened::ImageWritten { .. })).count();
+    assert_eq!(images, 1);
+    running.processes.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn two_daemons_and_five_workers_killed_and_restarted_ten_times_fire_every_tick_once() {
+    let schedule = "[schedules.look]\ncron = \"*/1 * * * * *\"\ndialect = \"quartz\"\ncatch_up = \"all\"\nstarts = \"survey\"\n";
+    let mut running = Running::start(plan(), 5, |settings| schedule.clone_into(&mut settings.more)).await.unwrap();
+    running.processes.start_second_daemon().unwrap();
+    for round in 0..10 {
+        let before = surveys(&running).await;
+        until("another tick to fire", async || (surveys(&running).await > before).then_some(())).await.unwrap();
+        running.processes.kill_daemon().await.unwrap();
+        running.processes.kill_second_daemon().await.unwrap();
+        for worker in 0..running.processes.workers() {
+            running.processes.kill_worker(worker).await.unwrap();
+        }
+        running.processes.start_daemon().unwrap();
+        running.processes.start_second_daemon().unwrap();
+        for worker in 0..running.processes.workers() {
+            running.processes.start_worker(worker).unwrap();
+        }
+        running.client.until_up().await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
+    let ids = survey_ids(&running).await;
+    let seconds: Vec<i64> = ids.iter().map(|id| id.rsplit('-').next().unwrap().parse().unwrap()).collect();
+    let (first, last) = (*seconds.iter().min().unwrap(), *seconds.iter().max().unwrap());
+    let wanted: Vec<i64> = (first..=last).collect();
+    let mut fired = seconds.clone();
+    fired.sort_unstable();
+    assert_eq!(fired, wanted, "one survey for each second, none twice, none missing");
+    running.processes.end().await.unwrap();
+}
+
+async fn survey_ids(running: &Running) -> Vec<String> {
+    let view: Result<WorkflowsView, _> = running.client.get("/v1/workflows?scope=all&kind=survey&limit=500").await;
+    view.map(|view| view.workflows.into_iter().map(|line| line.id.to_string()).collect()).unwrap_or_default()
+}
+
+async fn surveys(running: &Running) -> usize {
+    survey_ids(running).await.len()
+}
