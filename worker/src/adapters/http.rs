@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use opentelemetry::propagation::Injector;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
+use tracing::field::{Empty, display};
+use tracing::{Instrument as _, Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use turnaround_config::SecretText;
 use turnaround_workflows::ports::PortErrorKind;
@@ -126,6 +128,16 @@ impl Request {
         self
     }
 
+    /// Named as OpenTelemetry's conventions want it. Without query and user, which may hold more than a path does.
+    fn span(&self) -> Span {
+        let host = self.url.host_str().unwrap_or_default();
+        info_span!(
+            "request", otel.name = format!("{} {host}", self.method), otel.kind = "client", otel.status_code = Empty,
+            http.request.method = self.method.as_str(), http.response.status_code = Empty, error.type = Empty,
+            server.address = host, server.port = self.url.port_or_known_default().map(i64::from), url.path = self.url.path(),
+        )
+    }
+
     pub(crate) fn effect(&self) -> Effect {
         if self.method == Method::GET { Effect::None } else { Effect::Some }
     }
@@ -149,8 +161,26 @@ impl Http {
         Ok(Http { client: trust.apply(builder)?.build()? })
     }
 
-    /// Sends `request` once.
+    /// Sends `request` once, in a span of its own, whose context goes with it.
     pub(crate) async fn once(&self, request: &Request) -> Result<Answer, Failure> {
+        let span = request.span();
+        let answer = self.exchange(request).instrument(span.clone()).await;
+        match &answer {
+            Ok(answer) => {
+                span.record("http.response.status_code", i64::from(answer.status.as_u16()));
+                // What they refuse (4xx) is often what we wanted to know; a server's error never is.
+                if answer.status.is_server_error() {
+                    span.record("otel.status_code", "error");
+                }
+            }
+            Err(failure) => {
+                span.record("otel.status_code", "error").record("error.type", display(failure));
+            }
+        }
+        answer
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<Answer, Failure> {
         let mut headers = request.headers.clone();
         headers.extend(trace_headers());
         let mut builder = self.client.request(request.method.clone(), request.url.clone()).headers(headers);
@@ -311,5 +341,47 @@ impl Injector for Headers<'_> {
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(key.as_bytes()), HeaderValue::from_str(&value)) {
             self.0.insert(name, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use turnaround_config::{OtlpProtocol, Telemetry};
+    use turnaround_workflows::telemetry;
+
+    use super::*;
+
+    /// Answers one request, and returns its head.
+    async fn answer_one(listener: TcpListener) -> String {
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(peer.read_u8().await.unwrap());
+        }
+        peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8(head).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_carries_the_context_of_a_span_of_its_own_inside_the_callers() {
+        let config = Telemetry { endpoint: None, protocol: OtlpProtocol::Grpc, log: "error".to_owned() };
+        let (dispatch, telemetry) = telemetry::prepare("test", &config).unwrap();
+        let guard = tracing::dispatcher::set_default(&dispatch);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v2.1/servers?all_tenants=1", listener.local_addr().unwrap()).parse().unwrap();
+        let http = Http::new(Duration::from_secs(30), &Trust::System).unwrap();
+
+        let step = info_span!("step");
+        let here = telemetry::traceparent(&step).unwrap();
+        let asked = async { http.once(&Request::new(Method::GET, url)).await.unwrap() };
+        let (head, _) = tokio::join!(answer_one(listener), asked.instrument(step));
+
+        let sent = head.lines().find_map(|line| line.strip_prefix("traceparent: ")).expect("the header was sent");
+        assert_eq!(sent[..36], here[..36], "it is the same trace");
+        assert_ne!(sent, here, "and a span of its own");
+        drop(guard);
+        telemetry.shutdown().await;
     }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tracing::field::Empty;
+use tracing::{Instrument as _, info_span};
 
 use super::http::{foreign_text, trace_headers};
 
@@ -61,8 +63,20 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. Whatever its exit code, that is a success here.
+    /// Runs it to its end, in a span of its own. Whatever its exit code, that is a success here.
     pub(crate) async fn run(self) -> Result<Finished, ProgramError> {
+        // Its arguments stay out: they name users and keys.
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned();
+        let span = info_span!("program", otel.name = name, otel.status_code = Empty, process.exit.code = Empty);
+        let finished = self.finish().instrument(span.clone()).await;
+        match &finished {
+            Ok(finished) => span.record("process.exit.code", finished.code.map(i64::from)),
+            Err(_) => span.record("otel.status_code", "error"),
+        };
+        finished
+    }
+
+    async fn finish(self) -> Result<Finished, ProgramError> {
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true);

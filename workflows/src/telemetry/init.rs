@@ -59,8 +59,6 @@ pub enum TelemetryError {
 pub fn init(service: &'static str, config: &turnaround_config::Telemetry) -> Result<Telemetry, TelemetryError> {
     let (dispatch, telemetry) = prepare(service, config)?;
     dispatch.try_init().map_err(TelemetryError::Twice)?;
-    // Also without a collector: whoever we call may have one, and its traces then carry our ids.
-    global::set_text_map_propagator(TraceContextPropagator::new());
     global::set_tracer_provider(telemetry.providers.traces.clone());
     if let Some(provider) = &telemetry.providers.metrics {
         global::set_meter_provider(provider.clone());
@@ -69,8 +67,11 @@ pub fn init(service: &'static str, config: &turnaround_config::Telemetry) -> Res
     Ok(telemetry)
 }
 
-/// What [`init`] sets up, without making it the whole program's: several can live side by side in a test.
+/// What [`init`] sets up, without making it the whole program's: several can live side by side in a test. Only the
+/// form in which contexts go into requests (W3C) is everybody's.
 pub fn prepare(service: &'static str, config: &turnaround_config::Telemetry) -> Result<(Dispatch, Telemetry), TelemetryError> {
+    // Also without a collector: whoever we call may have one, and its traces then carry our ids.
+    global::set_text_map_propagator(TraceContextPropagator::new());
     let mut layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = vec![stderr::layer(&config.log)?];
     let providers = match &config.endpoint {
         None => Providers::without_collector(),
