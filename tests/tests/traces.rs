@@ -185,11 +185,14 @@ impl Lab {
         let claimed = self.claim().await;
         let held = (claimed.document.id.clone(), claimed.fence);
         let line = Line { lab: self, held, dies_at, commits: AtomicU32::new(0), died: Notify::new() };
-        let work = self.engine.activate(claimed, &line).with_subscriber(worker.dispatch.clone());
-        tokio::select! {
-            end = work => Some(end),
-            () = line.died.notified() => None,
-        }
+        let until_death = async {
+            tokio::select! {
+                end = self.engine.activate(claimed, &line) => Some(end),
+                () = line.died.notified() => None,
+            }
+        };
+        // Around the whole: a span that is dropped where its subscriber is not at hand is never closed.
+        until_death.with_subscriber(worker.dispatch.clone()).await
     }
 
     async fn document(&self, id: &WorkflowId) -> Document {

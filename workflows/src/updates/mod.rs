@@ -4,6 +4,7 @@ use rand::Rng as _;
 
 use crate::engine::{Registry, Start};
 use crate::store::WorkflowId;
+use crate::telemetry;
 
 mod dry_run;
 mod node_os;
@@ -62,7 +63,8 @@ fn fresh(kind: &str, version: u32, target: &str, input: serde_json::Value, by: &
         parent: None,
         key: None,
         by: by.to_owned(),
-        traceparent: None,
+        // Its first activation is linked to whoever orders it: a request, a tick.
+        traceparent: telemetry::current_traceparent(),
     })
 }
 
