@@ -1,4 +1,5 @@
 //! A whole renewal as its operator sees it afterwards: its traces hang together, and its metrics name no node.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
 //! What the programs tell really arrives, over both protocols, and says where it came from.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

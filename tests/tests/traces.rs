@@ -1,4 +1,5 @@
 //! One trace for each activation, linked across parks, crashes, workers, and from parent to child.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -225,8 +226,8 @@ async fn a_workflow_that_parks_and_goes_on_elsewhere_is_two_linked_traces() {
     let roots = received.roots();
     let [request, first, second] = roots[..] else { panic!("three traces: {received}") };
     assert_eq!((first.name.as_str(), second.name.as_str()), ("renewal gpu-01", "renewal gpu-01"));
-    assert_eq!(first.links, [request.place.clone()], "the first activation is linked to the request that created it");
-    assert_eq!(second.links, [first.place.clone()], "the second activation is linked to the first");
+    assert_eq!(first.links.iter().collect::<Vec<_>>(), [&request.place], "the first activation is linked to the request that created it");
+    assert_eq!(second.links.iter().collect::<Vec<_>>(), [&first.place], "the second activation is linked to the first");
     assert_eq!(Place::of(&between).as_ref(), Some(&first.place), "what is kept is the activation's own context");
     assert!(between.starts_with("00-") && between.ends_with("-01"), "{between}");
     assert_eq!((first.resource["service.name"].as_str(), second.resource["service.name"].as_str()), ("worker-1", "worker-2"));
@@ -251,7 +252,7 @@ async fn who_goes_on_after_a_crash_is_linked_to_what_was_committed_last() {
         let [request, crashed, next] = roots[..] else { panic!("three traces: {received}") };
         let last_committed = if dies_at == 1 { request } else { crashed };
         assert_eq!(last_committed.name, linked_to);
-        assert_eq!(next.links, [last_committed.place.clone()], "died instead of commit {dies_at}: {received}");
+        assert_eq!(next.links.iter().collect::<Vec<_>>(), [&last_committed.place], "died instead of commit {dies_at}: {received}");
     }
 }
 
@@ -265,7 +266,7 @@ async fn a_child_is_linked_to_the_activation_that_started_it() {
 
     let received = lab.received([daemon, one, two]).await;
     let (parent, child) = (received.span("order gpu-01"), received.span("renewal gpu-01"));
-    assert_eq!(child.links, [parent.place.clone()]);
+    assert_eq!(child.links.iter().collect::<Vec<_>>(), [&parent.place]);
     assert_ne!(child.place.trace, parent.place.trace);
 }
 

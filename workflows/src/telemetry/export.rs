@@ -11,7 +11,7 @@ use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::warn;
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets};
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::Registry;
 use turnaround_config::OtlpProtocol;
@@ -156,6 +156,5 @@ pub(super) fn filter() -> Targets {
 /// The same lines as on standard error, with the ids of trace and span.
 pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let carriers = Targets::new().with_default(LevelFilter::TRACE).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)));
-    let lines = OpenTelemetryTracingBridge::new(logs).with_filter(stderr::filter(filter)?);
-    Ok(lines.with_filter(carriers).boxed())
+    Ok(OpenTelemetryTracingBridge::new(logs).with_filter(stderr::filter(filter)?.and(carriers)).boxed())
 }

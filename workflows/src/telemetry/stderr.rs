@@ -14,8 +14,8 @@ use tracing_subscriber::registry::Registry;
 
 use super::TelemetryError;
 
-/// The exporters complain at each export about a dead collector, several times a second in all. Once in this long is enough to
-/// know it, and leaves the rest of the log readable.
+/// The exporters complain at each export about a dead collector, some times a second in all. Once in this long is
+/// enough to know it, and leaves the rest of the log readable.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn layer(filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
@@ -57,5 +57,41 @@ fn complaints<S>() -> impl Fn(&Metadata<'_>, &tracing_subscriber::layer::Context
         *metadata.level() <= Level::WARN
             && now >= from
             && next.compare_exchange(from, now + COMPLAINT_EVERY.as_secs(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tracing::{Event, error, info};
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Count(Arc<AtomicU64>);
+
+    impl Layer<Registry> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, Registry>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_collector_is_told_of_once_a_minute_and_hides_nothing_else() {
+        let count = Count::default();
+        let layer = count.clone().with_filter(filter("info").unwrap().and(dynamic_filter_fn(complaints())));
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        let complain = || error!(target: "opentelemetry_sdk", "export failed");
+        let passed = || count.0.swap(0, Ordering::Relaxed);
+        (0..5).for_each(|_| complain());
+        assert_eq!(passed(), 1);
+        (0..5).for_each(|_| info!("node closed"));
+        assert_eq!(passed(), 5);
+        tokio::time::advance(COMPLAINT_EVERY).await;
+        (0..5).for_each(|_| complain());
+        assert_eq!(passed(), 1);
+        drop(guard);
     }
 }
