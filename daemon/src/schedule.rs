@@ -14,6 +14,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 use tracing::{debug, error, info, warn};
 use turnaround_config::{CatchUp, Config, NodeName, Schedule, ScheduleName, Starts, show_length};
 use turnaround_workflows::clock::Timestamp;
@@ -253,10 +255,14 @@ impl BackgroundJob for Schedules {
 
 /// Begins to ring `wake` each second. Ends when the returned scheduler is shut down.
 pub async fn pulse(wake: Arc<Notify>) -> Result<JobScheduler, JobSchedulerError> {
-    let scheduler = JobScheduler::new().await?;
-    scheduler.add(Job::new(PULSE, move |_, _| wake.notify_one())?).await?;
-    scheduler.start().await?;
-    Ok(scheduler)
+    let set_up = async {
+        let scheduler = JobScheduler::new().await?;
+        scheduler.add(Job::new(PULSE, move |_, _| wake.notify_one())?).await?;
+        scheduler.start().await?;
+        Ok(scheduler)
+    };
+    // It logs how it is put together, which tells an operator nothing.
+    set_up.with_subscriber(NoSubscriber::new()).await
 }
 
 /// A schedule as the API shows it.

@@ -72,7 +72,7 @@ fn from_stage(document: &Document, state: &State, since: Timestamp, now: Timesta
         }
         Some(_) | None => {
             let unblock = "the next free worker takes it".to_owned();
-            reason(ReasonCode::Queued, since, document.due, "it is due", unblock)
+            reason(ReasonCode::Queued, since, document.due, "it is due, and waits for a free worker", unblock)
         }
     }
 }

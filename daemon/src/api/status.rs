@@ -66,6 +66,7 @@ fn warn_of_workers(view: &mut StatusView) {
     let left = view.open.iter().filter(|line| line.why_not_now.as_ref().is_some_and(|why| why.code == ReasonCode::NoWorker));
     match left.count() {
         0 => {}
+        1 => view.warnings.push("a workflow is due and no worker takes it: does a turnaround-worker run?".to_owned()),
         count => view.warnings.push(format!("{count} workflows are due and no worker takes them: does a turnaround-worker run?")),
     }
 }

@@ -97,15 +97,15 @@ async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &Image
         let remedy = "`turnaround nodes` lists the nodes of the configuration".to_owned();
         return Err(CliError::NoNode { what: format!("there is no node `{unknown}`"), remedy });
     }
-    let several = if nodes.len() == 1 { "this node" } else { "these nodes" };
-    say(&format!("would empty {several}, install {image} on it, and give it back:"));
+    let which = if nodes.len() == 1 { "this node" } else { "each of these nodes" };
+    say(&format!("would empty {which}, install {image} on it, and give it back:"));
     say(nodes::render(&NodesView { nodes: chosen, surveyed: view.surveyed }, *style).trim_end());
     say("what each step would do: the same command with --dry-run");
     if !std::io::stdin().is_terminal() {
         let what = "nobody can be asked here: stdin is not a terminal".to_owned();
         return Err(CliError::Usage { what, remedy: "add --yes if you mean it".to_owned() });
     }
-    eprint!("renew {} node(s)? Type yes: ", nodes.len());
+    eprint!("renew {which}? Type yes: ");
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     read.map_err(|error| CliError::Local { what: "could not read the answer".to_owned(), source: error.into() })?;

@@ -54,7 +54,7 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
         fact("holds", &holds.join(", "));
     }
     if let Some(why) = line.why_not_now.as_ref().filter(|_| view.question.is_none()) {
-        let next = why.next.map(|next| format!(", next look {}", ago(next, now))).unwrap_or_default();
+        let next = why.next.filter(|next| next.0 > now).map(|next| format!(", next look {}", ago(next, now))).unwrap_or_default();
         fact("waits", &format!("{} (since {}{next})", why.text, moment(why.since)));
         fact("to go on", &why.unblock);
     }

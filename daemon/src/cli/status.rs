@@ -76,7 +76,7 @@ fn row(line: &WorkflowLine, now: turnaround_workflows::clock::Timestamp) -> Vec<
     let doing = match (&line.worker, &line.why_not_now) {
         (Some(worker), _) => format!("{} [{worker}]", line.headline),
         (None, Some(why)) => {
-            let next = why.next.map(|next| format!(", {}", ago(next, now))).unwrap_or_default();
+            let next = why.next.filter(|next| next.0 > now).map(|next| format!(", {}", ago(next, now))).unwrap_or_default();
             format!("{}{next}", why.text)
         }
         (None, None) => line.headline.clone(),
