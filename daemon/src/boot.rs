@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use turnaround_config::{Config, SecretError};
+use turnaround_config::{Config, Redis, SecretError};
+use turnaround_workflows::store::embedded::{EmbeddedError, EmbeddedRedis};
 use turnaround_workflows::store::redis::{RedisOptions, RedisStore};
 use turnaround_workflows::store::{Store, StoreError};
 
@@ -26,8 +27,8 @@ pub enum StoreRefused {
     Password(#[source] SecretError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("this build has no private Redis: give `store.url`")]
-    NoPrivateRedis,
+    #[error("the private Redis can't be started")]
+    Private(#[from] EmbeddedError),
 }
 
 /// How to reach the configured store.
@@ -35,19 +36,13 @@ pub fn redis_options(config: &Config) -> Result<RedisOptions, StoreRefused> {
     RedisOptions::of(config).map_err(StoreRefused::Password)
 }
 
-/// The private Redis, where one is configured.
-pub struct PrivateRedis;
-
-/// Starts the private Redis where no other is configured.
-pub async fn start_private_redis(config: &Config) -> Result<Option<PrivateRedis>, StoreRefused> {
+/// The private Redis, running, where no other is configured.
+pub async fn private_redis(config: &Config) -> Result<Option<EmbeddedRedis>, StoreRefused> {
     match &config.store.redis {
-        turnaround_config::Redis::Embedded { .. } => Err(StoreRefused::NoPrivateRedis),
-        turnaround_config::Redis::Url { .. } => Ok(None),
+        Redis::Embedded { program } => Ok(Some(EmbeddedRedis::start(&config.state_dir, program).await?)),
+        Redis::Url { .. } => Ok(None),
     }
 }
-
-/// On return it has written everything down and ended.
-pub async fn stop_private_redis(_redis: Option<PrivateRedis>) {}
 
 /// The store, as soon as it answers. None: `stop` came first.
 ///

@@ -17,6 +17,7 @@ use turnaround_daemon::api::socket::{SocketClaim, SocketError};
 use turnaround_daemon::boot::{self, StoreRefused};
 use turnaround_daemon::exit::Exit;
 use turnaround_daemon::{service, systemd};
+use turnaround_workflows::store::embedded::EmbeddedRedis;
 use turnaround_workflows::telemetry::{self, TelemetryError};
 
 /// Schedules work, serves the API, and keeps the books. Touches no machine: that is for workers.
@@ -89,11 +90,12 @@ async fn serve(config: Arc<Config>) -> Result<(), Ended> {
     let beat = tokio::spawn(systemd::beat(stop.clone()));
     // The cheapest refusal first: a second daemon must not get as far as the store.
     let claim = SocketClaim::take(&config.daemon.socket)?;
-    let private_redis = boot::start_private_redis(&config).await?;
+    let private_redis = boot::private_redis(&config).await?;
     let options = boot::redis_options(&config)?;
     let Some(store) = boot::open_store(options, &stop).await? else { return Ok(()) };
     let listener = claim.bind()?;
-    let app = service::app(Arc::clone(&config), store, stop.clone());
+    let health = private_redis.as_ref().map(EmbeddedRedis::watch_health);
+    let app = service::app(Arc::clone(&config), store, health, stop.clone());
     info!(
         site = config.site, nodes = config.nodes.len(), schedules = config.schedules.len(),
         socket = %config.daemon.socket.display(), "daemon serves"
@@ -102,7 +104,9 @@ async fn serve(config: Arc<Config>) -> Result<(), Ended> {
     service::run(app, listener).await?;
     systemd::stopping();
     // Last, so that whatever was under way could still be written down.
-    boot::stop_private_redis(private_redis).await;
+    if let Some(redis) = private_redis {
+        redis.stop().await;
+    }
     beat.abort();
     Ok(())
 }

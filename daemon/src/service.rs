@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use turnaround_config::Config;
 use turnaround_workflows::clock::{Clock, SystemClock};
 use turnaround_workflows::store::Store;
+use turnaround_workflows::store::embedded::Health;
 use turnaround_workflows::updates;
 
 use crate::api::app::App;
@@ -34,7 +35,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What the API works with, all of it.
-pub fn app(config: Arc<Config>, store: Arc<dyn Store>, stop: CancellationToken) -> Arc<App> {
+pub fn app(
+    config: Arc<Config>,
+    store: Arc<dyn Store>,
+    private_redis: Option<watch::Receiver<Health>>,
+    stop: CancellationToken,
+) -> Arc<App> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     Arc::new(App {
         registry: updates::registry(),
@@ -47,6 +53,7 @@ pub fn app(config: Arc<Config>, store: Arc<dyn Store>, stop: CancellationToken) 
         keep_alive: KEEP_ALIVE,
         config,
         store,
+        private_redis,
         clock,
         stop,
     })

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use turnaround_config::Config;
 use turnaround_workflows::clock::{Clock, Timestamp};
 use turnaround_workflows::engine::Registry;
 use turnaround_workflows::store::Store;
+use turnaround_workflows::store::embedded::Health;
 
 use super::caller::Access;
 use crate::archive::Archive;
@@ -18,6 +20,8 @@ use crate::schedule::TickLog;
 pub struct App {
     pub config: Arc<Config>,
     pub store: Arc<dyn Store>,
+    /// How the private Redis is, where this daemon keeps one.
+    pub private_redis: Option<watch::Receiver<Health>>,
     pub clock: Arc<dyn Clock>,
     pub registry: Registry,
     pub access: Access,

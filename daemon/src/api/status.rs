@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use turnaround_workflows::store::{Query, Scope, Status, StoreError};
+use turnaround_workflows::store::embedded::Health;
 use turnaround_workflows::updates::NODES_OUT;
 
 use super::app::App;
@@ -37,6 +38,9 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
         view.store.reachable = false;
         view.store.description = chain(&error);
         view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
+    }
+    if let Some(Health::Down { why }) = app.private_redis.as_ref().map(|health| health.borrow().clone()) {
+        view.warnings.push(format!("the private Redis died and is started again: {why}"));
     }
     warn_of_jobs(&app, &mut view);
     if view.store.reachable {
