@@ -9,7 +9,9 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use tracing::field::Empty;
 use tracing::{Instrument as _, info, info_span};
+use turnaround_workflows::telemetry;
 
 use super::app::App;
 use super::problem::Problem;
@@ -89,7 +91,13 @@ pub(super) async fn gate(
         info!(user = caller.0.user, method = %request.method(), path = request.uri().path(), "change refused");
         return Err(Problem::not_an_operator(&caller.0.user));
     }
-    let span = info_span!("api", otel.name = %format!("{} {}", request.method(), request.uri().path()), user = caller.0.user);
+    let span = info_span!(
+        "api", otel.name = %format!("{} {}", request.method(), request.uri().path()), otel.kind = "server",
+        user = caller.0.user, trace = Empty, http.response.status_code = Empty,
+    );
+    telemetry::show_trace(&span);
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).instrument(span).await)
+    let response = next.run(request).instrument(span.clone()).await;
+    span.record("http.response.status_code", i64::from(response.status().as_u16()));
+    Ok(response)
 }

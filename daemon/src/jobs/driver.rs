@@ -74,7 +74,7 @@ impl Passes {
     async fn run<J: BackgroundJob>(self, definition: JobDefinition<J>) {
         let JobDefinition { mut job, period, wake } = definition;
         while !self.stop.is_cancelled() {
-            let good = self.pass(&mut job, period).instrument(info_span!("job", job = J::NAME)).await;
+            let good = self.pass(&mut job, period).instrument(info_span!("job", otel.name = format!("job {}", J::NAME), job = J::NAME)).await;
             let pause = if good { period } else { period.min(RETRY_AFTER) };
             tokio::select! {
                 () = self.stop.cancelled() => return,

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use tracing::error;
 use turnaround_workflows::store::{PAGE_MAX, Query, Scope, Status, Store, StoreError};
+use turnaround_workflows::telemetry::metrics;
 
 use super::{BackgroundJob, JobReport};
 use crate::why::TAKEN_WITHIN;
@@ -51,6 +52,7 @@ impl BackgroundJob for Overdue {
 
     async fn activate(&mut self) -> Result<OverdueReport, StoreError> {
         let now = self.store.now().await?;
+        metrics::workflows_open(&self.store.counts().await?);
         let mut report = OverdueReport { open: 0, leased: 0, overdue: 0, oldest: None, asking: 0 };
         for page in 0..PAGES_MAX {
             let query = Query { scope: Scope::Open, offset: page * PAGE_MAX, limit: PAGE_MAX, ..Query::default() };
