@@ -186,8 +186,11 @@ fn progress(rollout: &WorkflowView, open: Option<WorkflowsView>) -> Progress {
         }
     }
     for line in open.map(|open| open.workflows).unwrap_or_default() {
-        let why = line.why_not_now.as_ref().map(|why| format!(" ({})", why.text)).unwrap_or_default();
         let what = if line.headline.is_empty() { line.status.as_str() } else { &line.headline };
+        let why = match &line.why_not_now {
+            Some(why) if !why.text.is_empty() && !what.contains(&why.text) => format!(" ({})", why.text),
+            Some(_) | None => String::new(),
+        };
         progress.nodes.insert(line.target.clone(), format!("{what}{why}"));
     }
     progress
