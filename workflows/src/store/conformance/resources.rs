@@ -125,7 +125,9 @@ pub async fn a_budget_has_so_many_members_and_no_more(bed: &dyn Bed) {
     // All of a wish or nothing: two more do not fit where one does.
     let two = vec![share("out", "c", 3), share("out", "d", 3)];
     assert_eq!(desk.commit(take(&third, two.clone(), Next::Keep)).await, busy(&two[1], &["a", "b"]));
-    // The same member twice is one member.
+    // The same member twice is one member, and the smaller limit counts.
+    let strict = vec![share("out", "c", 3), share("out", "c", 2)];
+    assert_eq!(desk.commit(take(&third, strict.clone(), Next::Keep)).await, busy(&strict[1], &["a", "b"]));
     let same = vec![share("out", "c", 3), share("out", "c", 3)];
     let third = desk.must(&third, take(&third, same, Next::Keep)).await;
     let fourth = desk.begin("d").await;

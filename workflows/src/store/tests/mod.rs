@@ -3,7 +3,9 @@
 use super::{Digest, NewWorkflow, StoredEntry};
 
 mod embedded;
+mod faults;
 mod memory;
+mod model;
 mod redis;
 
 fn sample(name: &str) -> NewWorkflow {

@@ -53,9 +53,10 @@ local function busy(id, take)
     else
       local key = budget_key(wish.name)
       local member = wish.name .. '\0' .. wish.member
-      if not counted[member] and call('HEXISTS', key, wish.member) == 0 then
+      if call('HEXISTS', key, wish.member) == 0 then
+        -- The same member twice is one member.
+        if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
         counted[member] = true
-        joining[key] = (joining[key] or 0) + 1
         if call('HLEN', key) + joining[key] > wish.limit then
           call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
           return { 'busy', i, call('HVALS', key) }
@@ -129,7 +130,6 @@ local function commit_one(commit)
   local refused = busy(id, commit.take)
   if refused then return refused end
 
-  if commit.consumed > 0 then call('LTRIM', inbox_key(id), commit.consumed, -1) end
   local fields = { 'mark', commit.mark, 'status', commit.status, 'headline', commit.headline, 'updated', NOW }
   for _, entry in ipairs(commit.entries) do
     seq = seq + 1
@@ -144,6 +144,7 @@ local function commit_one(commit)
     fields[#fields + 1], fields[#fields + 2] = 'trace', commit.trace
   end
   call('HSET', key, unpack(fields))
+  if commit.consumed > 0 then call('LTRIM', inbox_key(id), commit.consumed, -1) end
   local ends = commit.next == 'end'
   if ends then
     call('HINCRBY', KEY_COUNTS, found[4], -1)

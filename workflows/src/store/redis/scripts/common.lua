@@ -3,6 +3,8 @@
 -- KEYS are the same for all (keys.rs). Keys of single workflows, resources and parents are made here of the prefix,
 -- because a claim can't know them before; all share one hash tag, and so one slot of a cluster.
 -- A script first reads all of its arguments, then decides, then writes: no error can leave half of it.
+-- Redis refuses a script for want of memory or replicas at its first write, and only if that write adds something:
+-- so what adds something comes first.
 
 local call = redis.call
 local KEY_FENCE, KEY_DUE, KEY_LEASE, KEY_BELL, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -87,8 +89,9 @@ end
 local function create(new)
   local id, key = new.id, workflow_key(new.id)
   if call('EXISTS', key) == 1 then return false end
-  -- One of that name may have expired without having been swept.
-  if call('ZREM', KEY_EXPIRY, id) == 1 then
+  -- One of that name may have expired without having been swept. (Asked first: see the rule on memory above.)
+  if call('ZSCORE', KEY_EXPIRY, id) then
+    call('ZREM', KEY_EXPIRY, id)
     call('ZREM', KEY_ENDED, id)
     call('UNLINK', journal_key(id))
   end
