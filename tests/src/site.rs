@@ -93,6 +93,11 @@ impl Site {
         self.folder.path()
     }
 
+    /// The servers end, the folder with everything in it stays.
+    pub fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
+
     /// Where the boot configurations of the nodes are.
     pub fn netboot(&self) -> PathBuf {
         self.folder().join("netboot")

@@ -45,6 +45,7 @@ pub enum By {
     Other,
 }
 
+/// Nodes are called by our names throughout, also where Nova has others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Happened {

@@ -22,7 +22,7 @@ impl Site {
         let refused = self.why_refused(guest, how);
         self.record(Happened::MigrationRequested {
             instance: id.0.clone(),
-            node: self.guests[guest].host.clone(),
+            node: self.guests[guest].host.as_deref().map(|host| self.node_name(host)),
             how,
             request: request.clone(),
             under_way,
@@ -236,6 +236,7 @@ impl Site {
     fn moves_to_destination(&mut self, guest: usize, migration: usize) {
         let Some(to) = self.migrations[migration].destination.clone() else { return };
         let from = self.guests[guest].host.replace(to.clone()).unwrap_or_default();
+        let (from, to) = (self.node_name(&from), self.node_name(&to));
         self.record(Happened::InstanceMoved { instance: self.guests[guest].id.0.clone(), from, to });
     }
 
@@ -284,8 +285,8 @@ impl Site {
         self.record(Happened::MigrationEnded {
             instance: record.instance.0,
             request: record.request,
-            from: record.source.clone(),
-            to: record.destination,
+            from: self.node_name(&record.source),
+            to: record.destination.map(|host| self.node_name(&host)),
             status: status.as_str().to_owned(),
             reason,
         });

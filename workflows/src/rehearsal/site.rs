@@ -216,6 +216,11 @@ impl Site {
         self.nodes.iter().position(|node| node.host == host)
     }
 
+    /// Our name of the node that Nova calls `host`; a host that is no node of ours keeps Nova's name.
+    pub(super) fn node_name(&self, host: &str) -> String {
+        self.node_of_host(host).map_or_else(|| host.to_owned(), |node| self.nodes[node].name.clone())
+    }
+
     pub(super) fn guest(&self, id: &InstanceId) -> Option<usize> {
         self.guests.iter().position(|guest| guest.id == *id && !guest.deleted)
     }
@@ -394,7 +399,8 @@ impl Site {
         self.guests[guest].host = host.clone();
         self.guests[guest].task_state = Some(TaskState::Spawning);
         let (instance, name) = (self.guests[guest].id.0.clone(), self.guests[guest].name.clone());
-        self.record(Happened::InstanceCreated { instance, name, node: host.unwrap_or_default() });
+        let node = self.node_name(&host.unwrap_or_default());
+        self.record(Happened::InstanceCreated { instance, name, node });
         self.after(self.plan.latencies.build, Due::BuildDone(guest));
     }
 
@@ -408,7 +414,7 @@ impl Site {
     /// Deleted ones keep their place in the list, so that everybody's index stays right.
     fn delete(&mut self, guest: usize) {
         let id = self.guests[guest].id.clone();
-        let node = self.guests[guest].host.take();
+        let node = self.guests[guest].host.take().map(|host| self.node_name(&host));
         self.end_moves_of(&id, "The instance was deleted.");
         self.record(Happened::InstanceDeleted { instance: id.0.clone(), node });
         self.guests[guest].deleted = true;

@@ -1,0 +1,379 @@
+//! Judges what was done to a site by the site's own log, and by nothing else.
+//!
+//! It shares no code with what it judges: lines of JSON come in, violations come out. A log that it does not understand is a
+//! violation too, so that silence always means that everything was looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde_json::Value;
+
+/// What must hold, and what is excused.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// At most so many nodes out of service at once. Those that were out before anything began don't count, those that failed
+    /// by themselves do.
+    pub out_max: usize,
+    /// Nodes about which a question to an operator is open: they need not be as they were found.
+    pub open_questions: BTreeSet<String>,
+    /// Resets of a node that an operator asked for again, with the same order.
+    pub resets_again: BTreeMap<String, usize>,
+    /// Instances may be moved off nodes that are in service: back to where they came from.
+    pub moves_back: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// The log has gaps, goes back in time, contradicts itself, or is not understood.
+    LogIsWhole,
+    /// No move of an instance is asked for while one is under way.
+    OneMoveAtATime,
+    /// No move is asked for from a node that is in service: the instance had left already, or was never ours to move.
+    MovesOnlyOffClosedNodes,
+    /// A tenant's change of flavour is the tenant's to confirm.
+    ConfirmsOnlyOwnMoves,
+    /// One reset for each order.
+    OneResetAnOrder,
+    /// One image for each order.
+    OneImageAnOrder,
+    /// No reset, and no image, on a node with instances, or with some on their way from or to it.
+    NothingIsLost,
+    /// No reset, and no image, on a node that is in service.
+    OnlyClosedNodesAreTaken,
+    NotTooManyOut,
+    /// A node that somebody else disabled is not enabled.
+    OthersClosuresStay,
+    /// At the end, every node is in service as it was found.
+    LeftAsFound,
+    /// At the end, nothing is ordered that a later netboot would install.
+    NoOrderStays,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: Rule,
+    /// Number of the event in the log; 0 for its end.
+    pub seq: u64,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.seq {
+            0 => write!(f, "{:?}: at the end: {}", self.rule, self.what),
+            seq => write!(f, "{:?}: event {seq}: {}", self.rule, self.what),
+        }
+    }
+}
+
+/// Everything in `log` that must not happen, in words; with at most `out_max` nodes out at once, and no excuses.
+pub fn check(log: &str, out_max: u32) -> Vec<String> {
+    let rules = Rules { out_max: out_max.try_into().unwrap_or(usize::MAX), ..Rules::default() };
+    judge(log, &rules).iter().map(Violation::to_string).collect()
+}
+
+/// Everything in `log` that breaks `rules`, in order of the events.
+pub fn judge(log: &str, rules: &Rules) -> Vec<Violation> {
+    let mut judge = Judge { rules, ..Judge::new(rules) };
+    for line in log.lines() {
+        match serde_json::from_str::<Value>(line) {
+            Ok(event) => judge.event(&event),
+            Err(error) => judge.say(Rule::LogIsWhole, format!("line {} is not JSON: {error}", judge.seq + 1)),
+        }
+    }
+    judge.end();
+    judge.violations
+}
+
+/// A node as the log has it so far.
+#[derive(Debug, Default)]
+struct Node {
+    enabled: bool,
+    reason: Option<String>,
+    /// Its system runs and its compute service reports.
+    running: bool,
+    up: bool,
+    /// It was out of service before anything began, and nobody has touched it since.
+    found_out: bool,
+    /// How others want it to be: as found, or as they left it since.
+    wanted: (bool, Option<String>),
+    /// It failed by itself: that it is down is nobody's doing.
+    crashed: bool,
+    staged: Option<String>,
+    resets: BTreeMap<String, usize>,
+    images: BTreeSet<String>,
+}
+
+impl Node {
+    fn is_out(&self) -> bool {
+        !(self.enabled && self.running && self.up)
+    }
+}
+
+struct Judge<'a> {
+    rules: &'a Rules,
+    seq: u64,
+    at: i64,
+    nodes: BTreeMap<String, Node>,
+    /// Where each instance is.
+    places: BTreeMap<String, String>,
+    /// By instance: the request, where from, and where to, once that is known.
+    moves: BTreeMap<String, (String, String)>,
+    violations: Vec<Violation>,
+}
+
+fn text<'a>(event: &'a Value, key: &str) -> &'a str {
+    event[key].as_str().unwrap_or_default()
+}
+
+fn list(event: &Value, key: &str) -> Vec<String> {
+    event[key].as_array().into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
+}
+
+impl<'a> Judge<'a> {
+    fn new(rules: &'a Rules) -> Judge<'a> {
+        let (nodes, places, moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, violations: Vec::new() }
+    }
+
+    fn say(&mut self, rule: Rule, what: String) {
+        self.violations.push(Violation { rule, seq: self.seq, what });
+    }
+
+    fn event(&mut self, event: &Value) {
+        let (Some(seq), Some(at)) = (event["seq"].as_u64(), event["at"].as_i64()) else {
+            return self.say(Rule::LogIsWhole, format!("no `seq` or no `at` in {event}"));
+        };
+        let expected = self.seq + 1;
+        self.seq = seq;
+        if seq != expected {
+            self.say(Rule::LogIsWhole, format!("event {expected} was expected here"));
+        }
+        if at < self.at {
+            self.say(Rule::LogIsWhole, "time goes back".to_owned());
+        }
+        self.at = at;
+        let kind = text(event, "kind");
+        if (kind == "site_started") != (seq == 1) {
+            self.say(Rule::LogIsWhole, "a log begins with `site_started`, once".to_owned());
+        }
+        match kind {
+            "site_started" => self.started(event),
+            "instance_created" => {
+                self.places.insert(text(event, "instance").to_owned(), text(event, "node").to_owned());
+            }
+            "instance_deleted" => {
+                self.places.remove(text(event, "instance"));
+                self.moves.remove(text(event, "instance"));
+            }
+            "instance_moved" => self.moved(event),
+            "instances_lost" => {
+                let (lost, why) = (list(event, "instances").join(", "), text(event, "why"));
+                self.say(Rule::NothingIsLost, format!("{} lost {lost}: {why}", text(event, "node")));
+            }
+            "migration_requested" => self.move_requested(event),
+            "migration_ended" => {
+                let instance = text(event, "instance");
+                if self.moves.get(instance).is_some_and(|(request, _)| request == text(event, "request")) {
+                    self.moves.remove(instance);
+                }
+            }
+            "confirm_requested" => {
+                if event["of"] == "resize" {
+                    let what = format!("confirms a tenant's change of flavour of {}", text(event, "instance"));
+                    self.say(Rule::ConfirmsOnlyOwnMoves, what);
+                }
+            }
+            "answer_lost" => {}
+            _ => self.event_of_node(kind, event),
+        }
+    }
+
+    fn started(&mut self, event: &Value) {
+        for found in event["nodes"].as_array().into_iter().flatten() {
+            let name = text(found, "node");
+            let enabled = found["enabled"].as_bool().unwrap_or_default();
+            let reason = found["disabled_reason"].as_str().map(str::to_owned);
+            for instance in list(found, "instances") {
+                self.places.insert(instance, name.to_owned());
+            }
+            let (wanted, found_out) = ((enabled, reason.clone()), !enabled);
+            let node = Node { enabled, reason, running: true, up: true, found_out, wanted, ..Node::default() };
+            self.nodes.insert(name.to_owned(), node);
+        }
+    }
+
+    fn moved(&mut self, event: &Value) {
+        let (instance, from, to) = (text(event, "instance"), text(event, "from"), text(event, "to"));
+        let was = self.places.insert(instance.to_owned(), to.to_owned());
+        if was.as_deref() != Some(from) {
+            self.say(Rule::LogIsWhole, format!("{instance} moves from {from}, and was on {was:?}"));
+        }
+    }
+
+    fn move_requested(&mut self, event: &Value) {
+        let (instance, from) = (text(event, "instance").to_owned(), text(event, "node").to_owned());
+        if self.moves.contains_key(&instance) {
+            self.say(Rule::OneMoveAtATime, format!("a second move of {instance} is asked for while one is under way"));
+        }
+        if !self.rules.moves_back && self.nodes.get(&from).is_some_and(|node| node.enabled) {
+            let what = format!("a move of {instance} is asked for from {from}, which is in service");
+            self.say(Rule::MovesOnlyOffClosedNodes, what);
+        }
+        if event["refused"].is_null() {
+            self.moves.insert(instance, (text(event, "request").to_owned(), from));
+        }
+    }
+
+    /// Events that happen to one node, and must name one.
+    fn event_of_node(&mut self, kind: &str, event: &Value) {
+        let name = text(event, "node").to_owned();
+        let Some(node) = self.nodes.get_mut(&name) else {
+            return self.say(Rule::LogIsWhole, format!("`{kind}` of `{name}`: not an event, or not a node"));
+        };
+        match kind {
+            "service_disabled" => return self.disabled(&name, event),
+            "service_enabled" => return self.enabled(&name, event),
+            "reset_requested" => return self.reset(&name, event),
+            "image_written" => return self.image(&name, event),
+            "service_down" => node.up = false,
+            "service_up" => (node.up, node.running, node.crashed) = (true, true, false),
+            "power_lost" => node.running = false,
+            "node_crashed" => (node.running, node.crashed) = (false, true),
+            "ticket_staged" => node.staged = Some(text(event, "token").to_owned()),
+            "ticket_withdrawn" => node.staged = None,
+            "boot_override" | "power_back" | "netbooted" | "disk_booted" | "came_up" => {}
+            _ => return self.say(Rule::LogIsWhole, format!("`{kind}` is not an event that is known here")),
+        }
+        if !node.enabled {
+            node.found_out &= node.running;
+        }
+    }
+
+    fn disabled(&mut self, name: &str, event: &Value) {
+        let reason = Some(text(event, "reason").to_owned());
+        let by_other = event["by"] == "other";
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let was_enabled = std::mem::replace(&mut node.enabled, false);
+        node.reason.clone_from(&reason);
+        if by_other {
+            node.wanted = (false, reason);
+        } else if was_enabled {
+            self.count_out(name);
+        }
+    }
+
+    fn enabled(&mut self, name: &str, event: &Value) {
+        let by_other = event["by"] == "other";
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        (node.enabled, node.reason, node.found_out) = (true, None, false);
+        if by_other {
+            node.wanted = (true, None);
+        } else if !node.wanted.0 {
+            self.say(
+                Rule::OthersClosuresStay,
+                format!("{name} is enabled, and it was somebody else who had disabled it"),
+            );
+        }
+    }
+
+    /// Judged when one of ours goes out, not when one fails by itself.
+    fn count_out(&mut self, name: &str) {
+        let out: Vec<&str> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.is_out() && !node.found_out)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if out.len() > self.rules.out_max {
+            let what = format!(
+                "{name} is taken out of service as number {} of at most {}: {}",
+                out.len(),
+                self.rules.out_max,
+                out.join(", ")
+            );
+            self.say(Rule::NotTooManyOut, what);
+        }
+    }
+
+    /// What speaks against a reset of this node, or an image on it.
+    fn objections(&mut self, name: &str, what: &str, event: &Value) {
+        let mut there: BTreeSet<String> =
+            self.places.iter().filter(|(_, at)| *at == name).map(|(id, _)| id.clone()).collect();
+        there.extend(list(event, "instances"));
+        if !there.is_empty() {
+            let there: Vec<&str> = there.iter().map(String::as_str).collect();
+            self.say(Rule::NothingIsLost, format!("{what} of {name} with {} on it", there.join(", ")));
+        }
+        let leaving: Vec<String> =
+            self.moves.iter().filter(|(_, (_, from))| from == name).map(|(id, _)| id.clone()).collect();
+        if !leaving.is_empty() {
+            self.say(
+                Rule::NothingIsLost,
+                format!("{what} of {name} while {} has not wholly left it", leaving.join(", ")),
+            );
+        }
+        if self.nodes.get(name).is_some_and(|node| node.enabled) || event["enabled"] == true {
+            self.say(Rule::OnlyClosedNodesAreTaken, format!("{what} of {name}, which is in service"));
+        }
+    }
+
+    fn reset(&mut self, name: &str, event: &Value) {
+        self.objections(name, "a reset", event);
+        let token = text(event, "token").to_owned();
+        let again = self.rules.resets_again.get(name).copied().unwrap_or_default();
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.found_out = false;
+        // A BMC that said yes and did nothing has to be asked again.
+        if event["obeyed"] == true {
+            let resets = node.resets.entry(token.clone()).or_default();
+            *resets += 1;
+            if *resets > 1 + again {
+                let what = format!("reset number {resets} of {name} for the order `{token}`");
+                self.say(Rule::OneResetAnOrder, what);
+            }
+        }
+        self.count_out(name);
+    }
+
+    fn image(&mut self, name: &str, event: &Value) {
+        self.objections(name, "an image", event);
+        let token = text(event, "token").to_owned();
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        if !node.images.insert(token.clone()) {
+            self.say(Rule::OneImageAnOrder, format!("the image of the order `{token}` is written to {name} once more"));
+        }
+    }
+
+    fn end(&mut self) {
+        let started = self.seq > 0;
+        self.seq = 0;
+        if !started {
+            self.say(Rule::LogIsWhole, "it is empty".to_owned());
+        }
+        let mut said = Vec::new();
+        for (name, node) in self.nodes.iter().filter(|(name, _)| !self.rules.open_questions.contains(*name)) {
+            let is = (node.enabled, node.reason.clone());
+            if is != node.wanted {
+                let what = format!("{name} is {}, and was {}", service(&is), service(&node.wanted));
+                said.push((Rule::LeftAsFound, what));
+            }
+            if !(node.running && node.up) && !node.crashed {
+                said.push((Rule::LeftAsFound, format!("{name} is down")));
+            }
+            if let Some(token) = &node.staged {
+                said.push((Rule::NoOrderStays, format!("the next netboot of {name} installs the order `{token}`")));
+            }
+        }
+        for (rule, what) in said {
+            self.say(rule, what);
+        }
+    }
+}
+
+fn service((enabled, reason): &(bool, Option<String>)) -> String {
+    match (enabled, reason) {
+        (true, _) => "enabled".to_owned(),
+        (false, reason) => format!("disabled ({})", reason.as_deref().unwrap_or("no reason")),
+    }
+}

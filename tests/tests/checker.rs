@@ -1,0 +1,454 @@
+//! Histories written by hand, good and bad: the checker flags each bad one by the right rule, and no good one.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::{Value, json};
+use turnaround_tests::checker::{Rule, Rules, check, judge};
+
+/// Three nodes, `a` with the instances `a1` and `a2`, `b` and `c` empty; `d` was disabled by somebody before.
+fn start() -> Value {
+    let node = |name: &str, instances: Value, reason: Option<&str>| json!({ "node": name, "enabled": reason.is_none(), "disabled_reason": reason, "os_version_id": "22.04", "instances": instances });
+    let nodes = [
+        node("a", json!(["a1", "a2"]), None),
+        node("b", json!([]), None),
+        node("c", json!([]), None),
+        node("d", json!([]), Some("broken fan")),
+    ];
+    json!({ "kind": "site_started", "seed": 1, "nodes": nodes })
+}
+
+fn close(node: &str) -> Value {
+    json!({ "kind": "service_disabled", "node": node, "reason": "turnaround:x", "was_enabled": true, "by": "caller" })
+}
+fn open(node: &str) -> Value {
+    json!({ "kind": "service_enabled", "node": node, "was_enabled": false, "by": "caller" })
+}
+fn closed_by_others(node: &str) -> Value {
+    json!({ "kind": "service_disabled", "node": node, "reason": "DIMM", "was_enabled": true, "by": "other" })
+}
+fn ask(instance: &str, node: &str, request: &str) -> Value {
+    json!({ "kind": "migration_requested", "instance": instance, "node": node, "how": "live", "request": request, "under_way": false, "refused": null })
+}
+fn arrives(instance: &str, from: &str, to: &str) -> Value {
+    json!({ "kind": "instance_moved", "instance": instance, "from": from, "to": to })
+}
+fn ended(instance: &str, request: &str) -> Value {
+    json!({ "kind": "migration_ended", "instance": instance, "request": request, "from": "a", "to": "b", "status": "completed", "reason": null })
+}
+fn moved(instance: &str, from: &str, to: &str) -> Vec<Value> {
+    vec![ask(instance, from, instance), arrives(instance, from, to), ended(instance, instance)]
+}
+fn staged(node: &str, token: &str) -> Value {
+    json!({ "kind": "ticket_staged", "node": node, "token": token, "image": "new", "sha256": "00" })
+}
+fn withdrawn(node: &str) -> Value {
+    json!({ "kind": "ticket_withdrawn", "node": node, "token": null })
+}
+fn reset(node: &str, token: &str) -> Value {
+    json!({ "kind": "reset_requested", "node": node, "token": token, "instances": [], "enabled": false, "obeyed": true })
+}
+fn of(kind: &str, node: &str) -> Value {
+    json!({ "kind": kind, "node": node })
+}
+fn image(node: &str, token: &str) -> Value {
+    json!({ "kind": "image_written", "node": node, "token": token, "image": "new", "sha256": "00", "instances": [], "enabled": false })
+}
+fn back(node: &str) -> Vec<Value> {
+    vec![
+        of("power_lost", node),
+        of("service_down", node),
+        of("power_back", node),
+        of("came_up", node),
+        of("service_up", node),
+    ]
+}
+
+/// A node that is empty and closed is renewed and opened again.
+fn renewed(node: &str, token: &str) -> Vec<Value> {
+    let mut events = vec![staged(node, token), reset(node, token), of("power_lost", node), of("service_down", node)];
+    events.extend([of("power_back", node), of("netbooted", node), image(node, token), of("came_up", node)]);
+    events.extend([of("service_up", node), withdrawn(node), open(node)]);
+    events
+}
+
+/// What belongs into a history: one event, or several.
+trait Events {
+    fn events(self) -> Vec<Value>;
+}
+impl Events for Value {
+    fn events(self) -> Vec<Value> {
+        vec![self]
+    }
+}
+impl Events for Vec<Value> {
+    fn events(self) -> Vec<Value> {
+        self
+    }
+}
+
+fn log(events: Vec<Value>) -> String {
+    let mut lines = String::new();
+    for (index, mut event) in events.into_iter().enumerate() {
+        event["seq"] = json!(index + 1);
+        event["at"] = json!(1_000 * index);
+        lines += &format!("{event}\n");
+    }
+    lines
+}
+
+macro_rules! history {
+    ($($events:expr),* $(,)?) => {{
+        let events: Vec<Vec<Value>> = vec![vec![start()], $(Events::events($events)),*];
+        log(events.into_iter().flatten().collect())
+    }};
+}
+
+/// Empties `a` and closes it.
+fn emptied() -> Vec<Value> {
+    let mut events = vec![close("a")];
+    events.extend(moved("a1", "a", "b"));
+    events.extend(moved("a2", "a", "b"));
+    events
+}
+
+fn rules() -> Rules {
+    Rules { out_max: 1, ..Rules::default() }
+}
+
+#[track_caller]
+fn good(history: &str) {
+    good_by(history, &rules());
+}
+
+#[track_caller]
+fn good_by(history: &str, rules: &Rules) {
+    let violations = judge(history, rules);
+    assert_eq!(violations, [], "{history}");
+}
+
+/// Exactly this rule is broken, and no other.
+#[track_caller]
+fn bad(rule: Rule, history: &str) {
+    let mut broken: Vec<Rule> = judge(history, &rules()).iter().map(|violation| violation.rule).collect();
+    broken.dedup();
+    assert_eq!(broken, [rule], "{history}");
+}
+
+#[test]
+fn a_site_to_which_nothing_was_done_is_as_it_was() {
+    good(&history![]);
+}
+
+#[test]
+fn a_node_may_be_emptied_renewed_and_opened() {
+    good(&history![emptied(), renewed("a", "t1")]);
+}
+
+#[test]
+fn one_node_after_the_other_may_be_renewed() {
+    let back_again =
+        || [close("b")].into_iter().chain(moved("a1", "b", "c")).chain(moved("a2", "b", "c")).collect::<Vec<_>>();
+    good(&history![emptied(), renewed("a", "t1"), back_again(), renewed("b", "t2")]);
+}
+
+#[test]
+fn a_move_that_failed_may_be_tried_again() {
+    good(&history![
+        close("a"),
+        ask("a1", "a", "r1"),
+        ended("a1", "r1"),
+        ask("a1", "a", "r2"),
+        ended("a1", "r2"),
+        open("a")
+    ]);
+}
+
+#[test]
+fn a_refused_move_is_none() {
+    let mut refused = ask("a1", "a", "r1");
+    refused["refused"] = json!("it is pinned");
+    good(&history![close("a"), refused, ask("a1", "a", "r2"), ended("a1", "r2"), open("a")]);
+}
+
+#[test]
+fn a_bmc_that_did_nothing_may_be_asked_again() {
+    let mut ignored = reset("b", "t1");
+    ignored["obeyed"] = json!(false);
+    good(&history![close("b"), staged("b", "t1"), ignored, renewed("b", "t1")]);
+}
+
+#[test]
+fn another_order_may_reset_again() {
+    good(&history![close("b"), staged("b", "t1"), reset("b", "t1"), back("b"), renewed("b", "t2")]);
+}
+
+#[test]
+fn a_node_that_somebody_closed_may_be_renewed_and_stays_closed() {
+    let mut events = renewed("d", "t1");
+    events.pop();
+    good(&history![events]);
+}
+
+#[test]
+fn a_node_that_somebody_closed_meanwhile_stays_closed() {
+    good(&history![close("b"), closed_by_others("b")]);
+}
+
+#[test]
+fn a_node_that_crashed_by_itself_is_nobodys_doing() {
+    good(&history![of("node_crashed", "c"), of("service_down", "c")]);
+}
+
+#[test]
+fn an_instance_that_a_tenant_deletes_is_not_lost() {
+    let deleted = |id: &str| json!({ "kind": "instance_deleted", "instance": id, "node": "a" });
+    good(&history![close("a"), ask("a1", "a", "r1"), deleted("a1"), deleted("a2"), renewed("a", "t1")]);
+}
+
+#[test]
+fn an_open_question_excuses_its_node_and_no_other() {
+    let history =
+        history![close("b"), staged("b", "t1"), reset("b", "t1"), of("power_lost", "b"), of("service_down", "b")];
+    let asked = Rules { open_questions: ["b".to_owned()].into(), ..rules() };
+    good_by(&history, &asked);
+    let other = Rules { open_questions: ["c".to_owned()].into(), ..rules() };
+    let broken: Vec<Rule> = judge(&history, &other).iter().map(|violation| violation.rule).collect();
+    assert_eq!(broken, [Rule::LeftAsFound, Rule::LeftAsFound, Rule::NoOrderStays]);
+}
+
+#[test]
+fn an_operator_may_order_one_more_reset() {
+    let history = history![close("b"), staged("b", "t1"), reset("b", "t1"), back("b"), renewed("b", "t1")];
+    bad(Rule::OneResetAnOrder, &history);
+    good_by(&history, &Rules { resets_again: [("b".to_owned(), 1)].into(), ..rules() });
+}
+
+#[test]
+fn moving_back_may_be_allowed() {
+    let history = history![emptied(), renewed("a", "t1"), moved("a1", "b", "a")];
+    bad(Rule::MovesOnlyOffClosedNodes, &history);
+    good_by(&history, &Rules { moves_back: true, ..rules() });
+}
+
+#[test]
+fn two_nodes_may_be_out_where_two_may() {
+    let history = history![close("b"), close("c"), open("b"), open("c")];
+    bad(Rule::NotTooManyOut, &history);
+    good_by(&history, &Rules { out_max: 2, ..rules() });
+}
+
+#[test]
+fn a_second_move_while_one_is_under_way() {
+    bad(
+        Rule::OneMoveAtATime,
+        &history![
+            close("a"),
+            ask("a1", "a", "r1"),
+            ask("a1", "a", "r2"),
+            ended("a1", "r1"),
+            ended("a1", "r2"),
+            open("a")
+        ],
+    );
+}
+
+#[test]
+fn a_second_move_that_was_refused_was_asked_for_all_the_same() {
+    let mut refused = ask("a1", "a", "r2");
+    refused["refused"] = json!("task_state migrating");
+    bad(Rule::OneMoveAtATime, &history![close("a"), ask("a1", "a", "r1"), refused, ended("a1", "r1"), open("a")]);
+}
+
+#[test]
+fn a_second_move_before_the_first_is_over_though_it_has_arrived() {
+    let rest = vec![ended("a1", "r1"), ended("a1", "r2"), open("a")];
+    let history = history![close("a"), ask("a1", "a", "r1"), arrives("a1", "a", "b"), ask("a1", "a", "r2"), rest];
+    bad(Rule::OneMoveAtATime, &history);
+}
+
+#[test]
+fn a_move_of_what_had_left_already() {
+    bad(Rule::MovesOnlyOffClosedNodes, &history![emptied(), moved("a1", "b", "c"), renewed("a", "t1")]);
+}
+
+#[test]
+fn a_move_before_the_node_is_closed() {
+    bad(Rule::MovesOnlyOffClosedNodes, &history![moved("a1", "a", "b")]);
+}
+
+#[test]
+fn a_tenants_resize_that_was_confirmed() {
+    bad(
+        Rule::ConfirmsOnlyOwnMoves,
+        &history![json!({ "kind": "confirm_requested", "instance": "a1", "of": "resize", "refused": null })],
+    );
+    good(&history![json!({ "kind": "confirm_requested", "instance": "a1", "of": "cold", "refused": null })]);
+}
+
+#[test]
+fn a_second_reset_for_one_order() {
+    bad(Rule::OneResetAnOrder, &history![close("b"), staged("b", "t1"), reset("b", "t1"), renewed("b", "t1")]);
+}
+
+#[test]
+fn a_second_image_for_one_order() {
+    let twice = vec![image("b", "t1"), image("b", "t1")];
+    bad(
+        Rule::OneImageAnOrder,
+        &history![
+            close("b"),
+            staged("b", "t1"),
+            reset("b", "t1"),
+            of("power_lost", "b"),
+            twice,
+            back("b"),
+            withdrawn("b"),
+            open("b")
+        ],
+    );
+}
+
+#[test]
+fn a_reset_of_a_node_with_instances() {
+    bad(
+        Rule::NothingIsLost,
+        &history![close("a"), staged("a", "t1"), reset("a", "t1"), back("a"), withdrawn("a"), open("a")],
+    );
+}
+
+#[test]
+fn an_image_on_a_node_with_instances() {
+    let late = json!({ "kind": "instance_created", "instance": "new", "name": "new", "node": "b" });
+    bad(
+        Rule::NothingIsLost,
+        &history![
+            close("b"),
+            staged("b", "t1"),
+            reset("b", "t1"),
+            late,
+            image("b", "t1"),
+            back("b"),
+            withdrawn("b"),
+            open("b")
+        ],
+    );
+}
+
+#[test]
+fn an_image_on_instances_of_which_only_the_node_knew() {
+    let mut written = image("b", "t1");
+    written["instances"] = json!(["ghost"]);
+    bad(Rule::NothingIsLost, &history![close("b"), written, open("b")]);
+}
+
+#[test]
+fn a_reset_while_a_migration_is_not_wholly_over() {
+    let leaving = vec![ask("a1", "a", "r1"), arrives("a1", "a", "b")];
+    let over = vec![ended("a1", "r1")];
+    bad(
+        Rule::NothingIsLost,
+        &history![
+            close("a"),
+            moved("a2", "a", "b"),
+            leaving,
+            staged("a", "t1"),
+            reset("a", "t1"),
+            over,
+            back("a"),
+            withdrawn("a"),
+            open("a")
+        ],
+    );
+}
+
+#[test]
+fn instances_that_the_site_lost() {
+    bad(
+        Rule::NothingIsLost,
+        &history![json!({ "kind": "instances_lost", "node": "a", "instances": ["a1"], "why": "power" })],
+    );
+}
+
+#[test]
+fn a_reset_of_a_node_that_is_in_service() {
+    bad(Rule::OnlyClosedNodesAreTaken, &history![reset("b", "t1"), back("b")]);
+}
+
+#[test]
+fn an_image_on_a_node_that_is_in_service() {
+    bad(Rule::OnlyClosedNodesAreTaken, &history![close("b"), reset("b", "t1"), back("b"), open("b"), image("b", "t1")]);
+}
+
+#[test]
+fn one_node_too_many_besides_one_that_failed_by_itself() {
+    bad(Rule::NotTooManyOut, &history![of("node_crashed", "c"), of("service_down", "c"), close("b"), open("b")]);
+}
+
+#[test]
+fn one_node_too_many_besides_one_that_is_still_installing() {
+    let early = vec![close("b"), reset("b", "t1"), of("power_lost", "b"), open("b")];
+    bad(Rule::NotTooManyOut, &history![early, close("c"), open("c"), of("power_back", "b"), of("service_up", "b")]);
+}
+
+#[test]
+fn one_node_too_many_besides_one_that_others_closed() {
+    bad(Rule::NotTooManyOut, &history![closed_by_others("c"), close("b"), open("b")]);
+}
+
+#[test]
+fn one_node_too_many_by_work_on_one_that_was_out_already() {
+    bad(Rule::NotTooManyOut, &history![close("b"), reset("d", "t1"), back("d"), open("b")]);
+}
+
+#[test]
+fn a_node_that_somebody_else_had_closed_is_opened() {
+    let mut broken: Vec<Rule> = judge(&history![open("d")], &rules()).iter().map(|violation| violation.rule).collect();
+    broken.sort();
+    assert_eq!(broken, [Rule::OthersClosuresStay, Rule::LeftAsFound]);
+    let history = history![close("b"), closed_by_others("b"), open("b")];
+    assert_eq!(judge(&history, &rules())[0].rule, Rule::OthersClosuresStay);
+}
+
+#[test]
+fn a_node_that_stays_closed() {
+    bad(Rule::LeftAsFound, &history![close("b")]);
+}
+
+#[test]
+fn a_reason_of_somebody_else_that_is_written_over() {
+    bad(Rule::LeftAsFound, &history![close("d")]);
+}
+
+#[test]
+fn a_node_that_stays_down() {
+    let down = vec![reset("b", "t1"), of("power_lost", "b"), of("service_down", "b")];
+    bad(Rule::LeftAsFound, &history![close("b"), down, open("b")]);
+}
+
+#[test]
+fn an_order_that_stays() {
+    bad(Rule::NoOrderStays, &history![staged("b", "t1")]);
+}
+
+#[test]
+fn a_log_that_is_not_whole() {
+    bad(Rule::LogIsWhole, "");
+    bad(Rule::LogIsWhole, &format!("{}{{\"seq\":", history![]));
+    bad(Rule::LogIsWhole, &history![json!({ "kind": "asteroid" })]);
+    bad(Rule::LogIsWhole, &history![of("power_lost", "nobody"), of("came_up", "nobody")]);
+    bad(Rule::LogIsWhole, &history![arrives("a1", "c", "b")]);
+    bad(Rule::LogIsWhole, &history![start()]);
+    let whole = history![close("b"), open("b"), close("b"), open("b")];
+    let gap: Vec<&str> = whole.lines().enumerate().filter(|(index, _)| *index != 2).map(|(_, line)| line).collect();
+    bad(Rule::LogIsWhole, &gap.join("\n"));
+    bad(Rule::LogIsWhole, &history![close("b"), open("b")].replace("\"at\":1000", "\"at\":5000"));
+}
+
+#[test]
+fn a_violation_is_told_in_a_sentence() {
+    let told = check(&history![close("b"), close("c"), open("b")], 1);
+    let expected = [
+        "NotTooManyOut: event 3: c is taken out of service as number 2 of at most 1: b, c",
+        "LeftAsFound: at the end: c is disabled (turnaround:x), and was enabled",
+    ];
+    assert_eq!(told, expected);
+}
