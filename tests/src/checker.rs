@@ -358,7 +358,8 @@ impl<'a> Judge<'a> {
                 let what = format!("{name} is {}, and was {}", service(&is), service(&node.wanted));
                 said.push((Rule::LeftAsFound, what));
             }
-            if !(node.running && node.up) && !node.crashed {
+            let down = !node.running || !node.up;
+            if down && !node.crashed {
                 said.push((Rule::LeftAsFound, format!("{name} is down")));
             }
             if let Some(token) = &node.staged {

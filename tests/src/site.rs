@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use turnaround_workflows::rehearsal::World;
 
-use crate::servers::{ADMIN_PROJECT, Login, Servers};
+use crate::servers::{ADMIN_PROJECT, Login, Servers, host_key};
 
 /// The entry of `clouds.yaml`.
 const CLOUD: &str = "site";
@@ -91,11 +91,6 @@ impl Site {
 
     pub fn folder(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// The servers end, the folder with everything in it stays.
-    pub fn keep(self) -> PathBuf {
-        self.folder.keep()
     }
 
     /// Where the boot configurations of the nodes are.
@@ -217,7 +212,9 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
             let login = &credentials.bmcs[&machine.node];
             self.secret(&format!("{}.password", machine.node), &format!("{}\n", login.password))?;
         }
-        fs::write(self.folder().join("known_hosts"), "")
+        // The operator's own list: every node's key as it is at the beginning.
+        let keys = world.machines().into_iter().map(|machine| format!("{} {}\n", machine.node, host_key(&machine.node, None)));
+        fs::write(self.folder().join("known_hosts"), keys.collect::<String>())
     }
 
     fn secret(&self, name: &str, text: &str) -> io::Result<()> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,16 @@ use turnaround_workflows::rehearsal::*;
 const START: Timestamp = Timestamp::from_millis(1_772_323_200_000);
 
 /// A node that is under management, and that Nova has never heard of.
-const GHOST: &str = r#"
-[nodes.ghost]
-mac = "02:00:00:00:00:99"
-bmc = { protocol = "redfish", url = "http://127.0.0.1:9", user = "nobody", password_file = "/dev/null" }
-"#;
+fn ghost(secrets: &Path) -> String {
+    let password = secrets.join("ghost.password");
+    std::fs::write(&password, "boo\n").unwrap();
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let bmc = r#"protocol = "redfish", url = "http://127.0.0.1:9", user = "nobody""#;
+    format!(
+        "[nodes.ghost]\nmac = \"02:00:00:00:00:99\"\nbmc = {{ {bmc}, password_file = \"{}\" }}\n",
+        password.display()
+    )
+}
 
 /// What a contract is held against.
 #[derive(Clone, Copy)]
@@ -48,7 +54,7 @@ impl On {
             On::Adapters => {
                 let site = Site::start(&world).await.unwrap();
                 let mut settings = Settings::quick(Path::new(env!("CARGO_BIN_EXE_site-ssh")));
-                settings.more = GHOST.to_owned();
+                settings.more = ghost(&site.folder().join("secrets"));
                 let text = site.config_toml(&world, &settings);
                 let config =
                     turnaround_config::check_text("config.toml", &text).unwrap_or_else(|report| panic!("{report}"));

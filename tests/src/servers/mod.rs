@@ -23,6 +23,8 @@ mod nova;
 mod redfish;
 mod tokens;
 
+pub(crate) use nodes::host_key;
+
 pub use mishaps::{Mishap, Mishaps, Which};
 
 use line::{Line, Lines};
