@@ -174,9 +174,9 @@ node-os-rollout-a.gpu-01: node-os of gpu-01
   parent      node-os-rollout-a
   holds       lock node-gpu-01, budget nodes-out for gpu-01
 
-  STEP         STATE      TOOK     NOTE
+  STEP         STATE      TOOK    NOTE
   close        done       3s
-  evacuate     asking     1h 04m   2 failures; 1 instance can't leave
+  evacuate     asking     1h 04m  2 failures; 1 instance can't leave
   reprovision  not begun
 
 NEEDS YOU: 1 instance can't leave gpu-01: what now?

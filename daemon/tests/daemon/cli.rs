@@ -1,0 +1,204 @@
+//! The command, as it is typed: what it prints where, and how it ends.
+
+use std::process::{Output, Stdio};
+
+use serde_json::{Value, json};
+use turnaround_daemon::api::caller::Access;
+use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question};
+use turnaround_workflows::store::{Next, WorkflowId};
+
+use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn exit_codes_tell_scripts_what_happened() {
+    let site = Site::start().await;
+    let id = site.rollout().await.to_string();
+    let cases: [(&[&str], i32); 16] = [
+        (&["status"], 0),
+        (&["nodes"], 0),
+        (&["workflows", "--all"], 0),
+        (&["schedules"], 0),
+        (&["jobs"], 0),
+        (&["show", &id], 0),
+        (&["journal", &id], 0),
+        (&["pause", &id, "--why", "lunch"], 0),
+        (&["resume", &id], 4),
+        (&["answer", &id, "yes"], 4),
+        (&["show", "nothing"], 5),
+        (&["journal", "nothing"], 5),
+        (&["node", "renew", "gpu-09", "--image", "noble-2", "--yes"], 5),
+        (&["node", "renew", "gpu-01", "--image", "noble-9", "--yes"], 5),
+        (&["node", "release", "gpu-01"], 4),
+        (&["polish"], 2),
+    ];
+    for (arguments, code) in cases {
+        let output = site.turnaround(arguments).await;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}{}", out(&output), err(&output));
+    }
+}
+
+#[tokio::test]
+async fn without_a_daemon_it_says_how_to_start_one() {
+    let mut site = Site::start().await;
+    site.stop().await;
+    let output = site.turnaround(&["status"]).await;
+    assert_eq!(output.status.code(), Some(3));
+    assert!(err(&output).contains("systemctl start turnaround-daemon"), "{}", err(&output));
+    assert_eq!(out(&output), "");
+}
+
+#[tokio::test]
+async fn nothing_is_renewed_by_a_script_that_did_not_say_yes() {
+    let site = Site::start().await;
+    let output = site.turnaround(&["node", "renew", "gpu-01", "--image", "noble-2"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("would empty this node, install noble-2 on it"), "{}", err(&output));
+    assert!(err(&output).contains("--yes"));
+    assert_eq!(site.get("/v1/workflows?scope=all").await.1["workflows"], json!([]));
+}
+
+#[tokio::test]
+async fn who_may_not_change_anything_is_told_what_to_add_where() {
+    let site = Site::with(Wish { access: Access::only(Vec::new(), &[]), ..Wish::default() }).await;
+    let output = site.turnaround(&["survey"]).await;
+    assert_eq!(output.status.code(), Some(4));
+    assert!(err(&output).contains("`daemon.operators`"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn data_goes_to_stdout_and_talk_to_stderr() {
+    let site = Site::start().await;
+    let started = site.turnaround(&["node", "renew", "gpu-01", "--image", "noble-2", "--yes"]).await;
+    let id = out(&started).trim().to_owned();
+    assert!(id.starts_with("node-os-rollout-") && !id.contains(char::is_whitespace), "{id}");
+    assert!(err(&started).contains(&id));
+    for arguments in [&["show", &id][..], &["workflows"], &["status"], &["nodes"], &["schedules"], &["jobs"], &["journal", &id]] {
+        let output = site.turnaround(&[&["--json"], arguments].concat()).await;
+        serde_json::from_str::<Value>(&out(&output)).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    }
+    let problem = site.turnaround(&["--json", "show", "nothing"]).await;
+    assert_eq!(out(&problem), "");
+    assert!(serde_json::from_str::<Value>(&err(&problem)).is_ok());
+}
+
+#[tokio::test]
+async fn an_ambiguous_id_is_not_guessed() {
+    let site = Site::start().await;
+    for _ in 0..2 {
+        site.rollout().await;
+    }
+    let output = site.turnaround(&["abort", "node-os-rollout-"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("2 workflows begin with"), "{}", err(&output));
+}
+
+async fn wait_with(outcome: Outcome) -> Output {
+    let site = Site::start().await;
+    let ours = &site;
+    let command = ours.turnaround(&["node", "renew", "gpu-01", "--image", "noble-2", "--yes", "--wait"]);
+    let worker = async {
+        let id: WorkflowId = loop {
+            let (_, listed) = ours.get("/v1/workflows").await;
+            match listed["workflows"][0]["id"].as_str() {
+                Some(id) => break id.parse().unwrap(),
+                None => tokio::task::yield_now().await,
+            }
+        };
+        ours.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
+        let done = Event::StepSucceeded { step: "renew-nodes".to_owned(), output: json!({}), gave: Vec::new() };
+        ours.work(&id, vec![done, ended(outcome, "as told")], KEEP).await;
+    };
+    tokio::join!(command, worker).0
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_rollout_and_as_it_did() {
+    let good = wait_with(Outcome::Succeeded).await;
+    assert_eq!(good.status.code(), Some(0), "{}", err(&good));
+    assert!(out(&good).contains("succeeded"), "{}", out(&good));
+    let bad = wait_with(Outcome::Failed).await;
+    assert_eq!(bad.status.code(), Some(1), "{}", err(&bad));
+}
+
+#[tokio::test]
+async fn what_a_tenant_writes_can_not_move_the_cursor() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let question = Question::new("what now?").seen("\u{1b}[2J\u{1b}]0;gone\u{7} \u{202e}").answer("retry", AnswerEffect::Retry, "tries again");
+    let asked = Event::OperatorAsked { step: "renew-nodes".to_owned(), question };
+    site.work(&id, vec![begun("renew-nodes"), asked], Next::Signal).await;
+    for arguments in [&["show", id.as_str()][..], &["journal", id.as_str()], &["status"], &["events"], &["workflows"]] {
+        let text = out(&site.turnaround(arguments).await);
+        assert!(!text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{arguments:?}: {text:?}");
+    }
+    let shown = out(&site.turnaround(&["show", id.as_str()]).await);
+    assert!(shown.contains(&format!("turnaround answer {id} retry")), "{shown}");
+}
+
+#[tokio::test]
+async fn a_broken_journal_fails_the_command() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some("0".repeat(64)) };
+    forged.on(&*site.store, &id).await;
+    let output = site.turnaround(&["journal", id.as_str()]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains("BROKEN") && out(&output).contains("NOT SEALED"), "{}{}", out(&output), err(&output));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"))
+        .args(["--socket", site.socket.to_str().unwrap(), "events", "--follow", "--after", "0-0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    site.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
+    assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn a_configuration_is_checked_without_a_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = async |text: &str, json: bool| {
+        let file = folder.path().join("c.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"));
+        command.args(["config", "check"]).arg(&file).args(json.then_some("--json"));
+        command.output().await.unwrap()
+    };
+    let nightly = "[schedules.nightly]\ncron = \"30 2 * * *\"\nstarts = \"survey\"";
+    let good = run(&super::site::config_text(nightly), false).await;
+    assert_eq!(good.status.code(), Some(0), "{}", err(&good));
+    assert!(out(&good).contains("nightly: survey") && out(&good).matches("  next ").count() == 5, "{}", out(&good));
+    let bad = run("sit = \"x\"\n[store]\nreply_timeout = \"90 mins\"\n", false).await;
+    assert_eq!((bad.status.code(), out(&bad).as_str()), (Some(78), ""));
+    assert!(err(&bad).contains("90 mins") && err(&bad).contains("c.toml:3"), "{}", err(&bad));
+    let json = run("sit = \"x\"\n", true).await;
+    assert_eq!(json.status.code(), Some(78));
+    assert!(serde_json::from_str::<Value>(&out(&json)).unwrap()["problems"].as_array().is_some_and(|problems| !problems.is_empty()));
+}
+
+#[tokio::test]
+async fn without_a_terminal_one_record_is_one_line_and_has_no_colour() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let parked = Event::StepParked { step: "renew-nodes".to_owned(), until: None, note: "a very long note ".repeat(20) };
+    site.work(&id, vec![begun("renew-nodes"), parked], Next::Signal).await;
+    let text = out(&site.turnaround(&["workflows"]).await);
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(!text.contains('\u{1b}'));
+}

@@ -1,0 +1,98 @@
+//! The stream of events: nothing twice, nothing left out.
+
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use turnaround_workflows::engine::Event;
+use turnaround_workflows::store::{Next, WorkflowId};
+
+use super::site::{NOON, PATIENCE, Site, at, begun};
+
+struct Reader {
+    response: Response,
+    read: String,
+}
+
+impl Reader {
+    async fn open(site: &Site, path: &str, last_event_id: Option<&str>) -> Reader {
+        let mut request = site.request(Method::GET, path);
+        if let Some(last) = last_event_id {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Reader { response, read: String::new() }
+    }
+
+    /// The next event, which must come; its id is its cursor.
+    async fn next(&mut self) -> Value {
+        loop {
+            if let Some((block, rest)) = self.read.split_once("\n\n") {
+                let (block, rest) = (block.to_owned(), rest.to_owned());
+                self.read = rest;
+                let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                if let Some(data) = field("data:") {
+                    let event: Value = serde_json::from_str(data).unwrap();
+                    assert_eq!(field("id:"), event["cursor"].as_str());
+                    return event;
+                }
+                continue;
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("an event comes").unwrap();
+            self.read.push_str(std::str::from_utf8(&chunk.expect("the stream goes on")).unwrap());
+        }
+    }
+}
+
+async fn notes(site: &Site, id: &WorkflowId, from: u64, count: u64) {
+    let note = |n: u64| Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: json!(n), note: format!("note {n}") };
+    site.work(id, (from..from + count).map(note).collect(), Next::At(at(NOON))).await;
+}
+
+#[tokio::test]
+async fn who_comes_back_goes_on_where_it_was_also_behind_what_is_kept_in_memory() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    site.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
+    let mut first = Reader::open(&site, "/v1/events?after=0-0", None).await;
+    assert_eq!(first.next().await["seq"], 1);
+    let seen = first.next().await;
+    assert_eq!(seen["seq"], 2);
+    drop(first);
+    // More than the ring of newest events holds.
+    let many = 2_500;
+    for batch in 0..many / 500 {
+        notes(&site, &id, batch * 500, 500).await;
+    }
+    let mut again = Reader::open(&site, "/v1/events", seen["cursor"].as_str()).await;
+    for seq in 3..3 + many {
+        assert_eq!(again.next().await["seq"], seq);
+    }
+    notes(&site, &id, 9_000, 1).await;
+    assert_eq!(again.next().await["text"], "renew-nodes: note 9000");
+}
+
+#[tokio::test]
+async fn a_new_listener_hears_what_happens_from_now_on_and_only_of_what_it_asked_for() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let mut all = Reader::open(&site, "/v1/events", None).await;
+    let mut one = Reader::open(&site, &format!("/v1/events?workflow={id}"), None).await;
+    site.post("/v1/surveys", &json!({})).await;
+    site.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
+    assert_eq!(all.next().await["kind"], "survey");
+    assert_eq!(all.next().await["workflow"], id.as_str());
+    assert_eq!(one.next().await["text"], "renew-nodes: begun");
+}
+
+#[tokio::test]
+async fn a_stream_until_now_ends() {
+    let site = Site::start().await;
+    for _ in 0..3 {
+        site.rollout().await;
+    }
+    let response = site.request(Method::GET, "/v1/events?after=0-0&until_now=true").send().await.unwrap();
+    let text = tokio::time::timeout(PATIENCE, response.text()).await.expect("it ends").unwrap();
+    assert_eq!(text.matches("data:").count(), 3);
+    let nothing = Site::start().await.request(Method::GET, "/v1/events?after=0&until_now=true").send().await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, nothing.text()).await.expect("it ends").unwrap(), "");
+}

@@ -1,0 +1,14 @@
+//! The daemon and its command line, held to what they promise.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should panic")]
+
+mod api;
+mod archive;
+mod cli;
+mod events;
+mod jobs;
+mod process;
+mod schedules;
+mod signals;
+mod site;
+mod units;
+mod why;

@@ -1,0 +1,132 @@
+//! The daemon as a process: what it refuses at the start, and how it ends.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use super::site::{PATIENCE, config_text};
+
+struct Daemon {
+    child: Child,
+}
+
+fn daemon(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_turnaround-daemon"));
+    command.arg("--config").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Without `redis-server` there is nothing to show here.
+fn redis_is_missing() -> bool {
+    let missing = std::process::Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err();
+    if missing {
+        eprintln!("SKIPPED: redis-server is not installed (apt-get install redis-server)");
+    }
+    missing
+}
+
+/// A good configuration with everything inside `folder`.
+fn write_config(folder: &Path, name: &str, store: &str) -> std::path::PathBuf {
+    let written = format!(
+        "state_dir = \"{0}\"\n{store}\n[daemon]\nsocket = \"{0}/api.sock\"\n",
+        folder.display()
+    );
+    let file = folder.join(name);
+    std::fs::write(&file, config_text(&written)).unwrap();
+    file
+}
+
+impl Daemon {
+    /// On return it answers.
+    async fn start(config: &Path, socket: &Path) -> Daemon {
+        let child = daemon(config).spawn().unwrap();
+        let answers = async {
+            while std::os::unix::net::UnixStream::connect(socket).is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, answers).await.expect("the daemon serves");
+        Daemon { child }
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+    }
+
+    async fn end(mut self) -> Option<i32> {
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the daemon ends").unwrap().code()
+    }
+}
+
+async fn refusal(config: &Path) -> (Option<i32>, String) {
+    let output = tokio::time::timeout(PATIENCE, daemon(config).output()).await.expect("it refuses").unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn a_configuration_with_a_mistake_starts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_config(folder.path(), "config.toml", "[worker]\nslots = \"many\"");
+    let (code, said) = refusal(&file).await;
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("slots"), "{said}");
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["config.toml"], "nothing was made");
+}
+
+#[tokio::test]
+async fn a_socket_that_can_not_be_had_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write_config(folder.path(), "config.toml", "");
+    std::fs::write(folder.path().join("api.sock"), "my notes").unwrap();
+    let (code, said) = refusal(&file).await;
+    assert_eq!(code, Some(73), "{said}");
+    assert!(said.contains("is not a socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("api.sock")).unwrap(), "my notes");
+}
+
+#[tokio::test]
+async fn one_daemon_serves_a_socket_and_a_dead_one_is_no_hindrance() {
+    if redis_is_missing() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (file, socket) = (write_config(folder.path(), "config.toml", ""), folder.path().join("api.sock"));
+    let first = Daemon::start(&file, &socket).await;
+    let (code, said) = refusal(&file).await;
+    assert_eq!(code, Some(73), "{said}");
+    assert!(said.contains("another daemon serves"), "{said}");
+    first.signal(nix::sys::signal::Signal::SIGKILL);
+    first.end().await;
+    assert!(socket.exists(), "it was left behind");
+    let second = Daemon::start(&file, &socket).await;
+    second.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(second.end().await, Some(0));
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_redis_that_would_lose_writes_is_refused_with_the_remedy() {
+    if redis_is_missing() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let redis = folder.path().join("r.sock");
+    let mut server = Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+        .arg(&redis)
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // The daemon itself waits for it to come up.
+    let file = write_config(folder.path(), "config.toml", &format!("[store]\nurl = \"redis+unix://{}\"", redis.display()));
+    let (code, said) = refusal(&file).await;
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("appendonly"), "{said}");
+    assert!(!folder.path().join("api.sock").exists());
+    server.kill().await.unwrap();
+}

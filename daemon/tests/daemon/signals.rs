@@ -1,0 +1,85 @@
+//! What operators tell workflows: kept if it can be followed, refused at once if it is known that it can't.
+
+use serde_json::json;
+use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question, Signal, SignalKind};
+use turnaround_workflows::store::{Next, WorkflowId};
+
+use super::site::{KEEP, NOON, Site, at, begun, claim, ended};
+
+async fn check(site: &Site, id: &str, signal: serde_json::Value, expected: u16, code: &str) {
+    let (status, answer) = site.post(&format!("/v1/workflows/{id}/signals"), &signal).await;
+    let kind = answer["type"].as_str().unwrap_or("").replace("urn:turnaround:problem:", "");
+    assert_eq!((status, kind.as_str()), (expected, code), "{signal}: {answer}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_followed_is_refused_while_its_author_looks() {
+    let site = Site::start().await;
+    check(&site, "nothing", json!({ "signal": "pause" }), 404, "no-such-workflow").await;
+    let id = site.rollout().await;
+    let refused = [
+        (json!({ "signal": "resume" }), 409, "not-now"),
+        (json!({ "signal": "retry" }), 409, "not-now"),
+        (json!({ "signal": "answer", "key": "retry" }), 409, "no-question"),
+        (json!({ "signal": "child-ended" }), 422, "bad-request"),
+        (json!({ "signal": "pause", "because": "x" }), 422, "bad-request"),
+        (json!({ "signal": "pause", "why": "x".repeat(501) }), 400, "bad-request"),
+    ];
+    for (signal, status, code) in refused {
+        check(&site, id.as_str(), signal, status, code).await;
+    }
+    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() }], Next::At(at(NOON))).await;
+    check(&site, id.as_str(), json!({ "signal": "pause" }), 409, "not-now").await;
+    site.work(&id, vec![ended(Outcome::Aborted, "")], KEEP).await;
+    for signal in ["pause", "resume", "abort", "retry"] {
+        check(&site, id.as_str(), json!({ "signal": signal }), 409, "workflow-ended").await;
+    }
+}
+
+async fn asking(site: &Site) -> WorkflowId {
+    let id = site.rollout().await;
+    let question = Question::new("what now?")
+        .answer("retry", AnswerEffect::Retry, "tries again")
+        .answer("unwind", AnswerEffect::Unwind, "goes back");
+    let asked = Event::OperatorAsked { step: "renew-nodes".to_owned(), question };
+    site.work(&id, vec![begun("renew-nodes"), asked], Next::Signal).await;
+    id
+}
+
+#[tokio::test]
+async fn an_answer_must_be_one_of_those_that_are_offered_and_is_kept_with_its_author() {
+    let site = Site::start().await;
+    let id = asking(&site).await;
+    check(&site, id.as_str(), json!({ "signal": "answer", "key": "yes" }), 409, "not-an-answer").await;
+    let body = json!({ "signal": "answer", "key": "retry" });
+    check(&site, id.as_str(), body, 202, "").await;
+    let claimed = claim(&*site.store, &id).await;
+    let signal: Signal = serde_json::from_str(&claimed.signals[0].body).unwrap();
+    let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
+    assert_eq!((signal.kind, signal.by), (SignalKind::Answer { key: "retry".to_owned() }, own));
+}
+
+#[tokio::test]
+async fn a_signal_that_is_sent_twice_carries_one_id() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let path = format!("/v1/workflows/{id}/signals");
+    for _ in 0..2 {
+        assert_eq!(site.post_with_key(&path, "k", &json!({ "signal": "pause", "why": "lunch" })).await.0, 202);
+        site.clock.advance(std::time::Duration::from_secs(1));
+    }
+    let signals = claim(&*site.store, &id).await.signals;
+    let ids: Vec<String> = signals.iter().map(|stored| serde_json::from_str::<Signal>(&stored.body).unwrap().id).collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(ids[0], ids[1], "the engine drops the second by its id");
+}
+
+#[tokio::test]
+async fn there_is_no_way_back_twice() {
+    let site = Site::start().await;
+    let id = asking(&site).await;
+    check(&site, id.as_str(), json!({ "signal": "abort", "why": "storm" }), 202, "").await;
+    let cause = turnaround_workflows::engine::UnwindCause::Aborted { by: "ada".to_owned(), why: "storm".to_owned() };
+    site.work(&id, vec![Event::UnwindBegun { cause }], Next::Signal).await;
+    check(&site, id.as_str(), json!({ "signal": "abort" }), 409, "not-now").await;
+}

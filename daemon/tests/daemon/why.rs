@@ -1,0 +1,43 @@
+//! Why not now: for each way in which a workflow can stand still, one reason and what unblocks it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use turnaround_workflows::engine::Event;
+use turnaround_workflows::store::{Next, Resource};
+
+use super::site::{NOON, Site, at, begun};
+
+const STEP: &str = "renew-nodes";
+
+async fn check(events: Vec<Event>, next: Next, expected: serde_json::Value) {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    site.work(&id, events, next).await;
+    site.clock.advance(Duration::from_secs(60));
+    let (_, shown) = site.get(&format!("/v1/workflows/{id}")).await;
+    let why = &shown["why_not_now"];
+    assert_eq!(json!([why["code"], why["since"], why["next"]]), expected, "{why}");
+    assert!(why["unblock"].as_str().is_some_and(|text| !text.is_empty()), "{why}");
+}
+
+#[tokio::test]
+async fn every_way_to_stand_still_has_its_own_reason() {
+    let noon = "2026-11-22T12:00:00.000Z";
+    let later = at("2026-11-22T12:05:00Z");
+    let failed = Event::StepFailed { step: STEP.to_owned(), error: "Nova answers 503".to_owned(), failures: 3, retry_at: later };
+    check(vec![begun(STEP), failed], Next::At(later), json!(["retry", noon, "2026-11-22T12:05:00.000Z"])).await;
+    let parked = |until| Event::StepParked { step: STEP.to_owned(), until, note: "installing".to_owned() };
+    check(vec![begun(STEP), parked(Some(later))], Next::At(later), json!(["time", noon, "2026-11-22T12:05:00.000Z"])).await;
+    check(vec![begun(STEP), parked(None)], Next::Signal, json!(["children", noon, null])).await;
+    let paused = Event::Paused { by: "ada".to_owned(), why: "storm".to_owned() };
+    check(vec![paused], Next::Signal, json!(["paused", noon, null])).await;
+    let awaited = Event::ResourceAwaited {
+        step: STEP.to_owned(),
+        resource: Resource::Lock { name: "node-gpu-01".to_owned() },
+        holders: vec!["somebody".parse().unwrap()],
+    };
+    check(vec![awaited], Next::At(later), json!(["resource", noon, null])).await;
+    check(vec![begun(STEP)], Next::At(at(NOON)), json!(["no-worker", noon, null])).await;
+
+}
