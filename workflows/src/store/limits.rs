@@ -32,6 +32,13 @@ pub(super) const HOLDERS_SHOWN_MAX: usize = 100;
 /// Waiters looked at to find those that a freed resource wakes: some may have ended since.
 pub(super) const WAITERS_LOOKED_MAX: usize = 1_000;
 
+/// Leases looked at to find those of a claim whose answer was lost; the others are found when they expire.
+// About 10 ms of Redis, once after an outage.
+pub(super) const LOST_LOOKED_MAX: usize = 10_000;
+
+/// Claims without an answer that a store remembers. An outage of a minute, asked each second, has so many.
+pub(super) const LOST_CLAIMS_MAX: usize = 64;
+
 /// Workflows that one sweep removes.
 pub(super) const SWEEP_MAX: usize = 1_000;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::redis::Cmd;
 
 use super::limits;
+use super::tickets::Tickets;
 use crate::clock::Timestamp;
 use crate::store::{Advance, COMMITS_MAX, CLAIM_MAX, Commit, Fence, NewWorkflow, Next, Resource, WorkflowId, mark};
 
@@ -42,7 +43,7 @@ fn chunks<T>(mut all: Vec<T>, size: usize) -> std::vec::IntoIter<Vec<T>> {
     chunks.into_iter()
 }
 
-pub(super) fn advance(mut call: Cmd, advance: &Advance) -> Cmd {
+pub(super) fn advance(mut call: Cmd, advance: &Advance, tickets: &Tickets) -> Cmd {
     call.arg(millis(advance.lease)).arg(millis(limits::UNSWEPT_GRACE));
     call.arg(advance.commits.len());
     for one in &advance.commits {
@@ -54,6 +55,11 @@ pub(super) fn advance(mut call: Cmd, advance: &Advance) -> Cmd {
         Some(claim) => call.arg(claim.max.min(CLAIM_MAX)).arg(millis(claim.lease)).arg(&claim.worker),
         None => call.arg(-1).arg(0).arg(""),
     };
+    call.arg(&tickets.own).arg(tickets.lost.len());
+    for lost in &tickets.lost {
+        call.arg(lost);
+    }
+    call.arg(limits::LOST_LOOKED_MAX);
     call
 }
 

@@ -27,6 +27,7 @@ mod options;
 mod outage;
 mod reply;
 mod script;
+mod tickets;
 
 pub use options::{RedisAddress, RedisOptions};
 
@@ -36,6 +37,7 @@ use events::Events;
 use keys::Keys;
 use reply::{Malformed, Reply};
 use script::Scripts;
+use tickets::TicketBook;
 
 /// Keeps workflows in Redis. Its connections heal by themselves; while they can't, every call answers
 /// [`StoreError::Unavailable`], and it is the caller who asks again.
@@ -48,6 +50,7 @@ pub struct RedisStore {
     connection: Arc<Connection>,
     bell: Bell,
     events: Events,
+    tickets: TicketBook,
 }
 
 impl RedisStore {
@@ -65,6 +68,7 @@ impl RedisStore {
             bell: Bell::new(Connection::new(server.clone(), bell::WAIT + options.reply_timeout), &keys),
             events: Events::new(Connection::new(server, events::WAIT + options.reply_timeout), &keys),
             connection,
+            tickets: TicketBook::new(),
             keys,
         };
         let durability = store.durability().await?;
@@ -99,8 +103,10 @@ impl RedisStore {
     async fn advance_once(&self, advance: &Advance) -> Result<Advanced, StoreError> {
         const OPERATION: &str = "advance workflows";
         let script = &self.scripts.advance;
-        let answer =
-            script.run(&self.connection, OPERATION, encode::advance(script.call(&self.keys), advance)).await?;
+        let drawn = self.tickets.draw(advance.claim.is_some());
+        let call = encode::advance(script.call(&self.keys), advance, drawn.tickets());
+        let answer = script.run(&self.connection, OPERATION, call).await?;
+        drawn.answered();
         reply::advanced(answer, advance).map_err(|source| damaged_answer(OPERATION, source))
     }
 }

@@ -193,6 +193,33 @@ async fn a_redis_that_hangs_is_unavailable_and_no_stale_commit_lands_afterwards(
     assert_eq!(store.journal(&id("w"), 1, 10).await.unwrap().len(), 2);
 }
 
+#[tokio::test]
+async fn what_was_granted_to_a_lost_claim_is_claimed_again_at_once() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(impatient(&server)).await.unwrap();
+    let other = RedisStore::connect(server.options()).await.unwrap();
+    store.create(sample("held")).await.unwrap();
+    let held = claim(&other).await.remove(0);
+    store.create(sample("lost")).await.unwrap();
+    let asked = Claim { max: 100, lease: LONG, worker: "w".to_owned() };
+    server.pause();
+    let Err(error) = store.advance(Advance { claim: Some(asked), ..Advance::default() }).await else {
+        panic!("a stopped Redis answered")
+    };
+    assert!(error.is_outage(), "{error}");
+    server.resume();
+    while !server.command(&["ZCARD", "{ta}:lease"]).starts_with(":2") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let found = claim(&store).await;
+    assert_eq!(found.iter().map(|found| found.document.id.as_str()).collect::<Vec<_>>(), ["lost"]);
+    assert!(claim(&store).await.is_empty());
+    // What others hold stays theirs.
+    let kept = commit(&held.document.id, held.fence, 1, "00", Next::Keep);
+    let committed = until_answered(&store, &Advance { commits: vec![kept], ..Advance::default() }).await.commits;
+    assert!(matches!(committed[..], [Committed::Done { .. }]), "{committed:?}");
+}
+
 /// Makes Redis refuse, checks that this counts as an outage, makes it well again, and checks that it is over.
 async fn passes(what: &str, server: &PrivateRedis, store: &RedisStore, refuse: &[&str], mend: &[&str]) {
     server.command(refuse);

@@ -186,7 +186,7 @@ local function next_fence()
   return whole(fence)
 end
 
-local function grant(id, lease_ms, worker)
+local function grant(id, lease_ms, worker, ticket)
   local key = workflow_key(id)
   local found = call('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'state', 'trace',
     'created', 'updated', 'woken')
@@ -197,19 +197,31 @@ local function grant(id, lease_ms, worker)
   end
   local until_, token = whole(now + lease_ms), next_fence()
   call('ZADD', KEY_LEASE, until_, id)
-  call('HSET', key, 'fence', token, 'worker', worker)
+  call('HSET', key, 'fence', token, 'worker', worker, 'ticket', ticket)
   if found[12] then call('HDEL', key, 'woken') end
   return { id, token, until_, found, unread(id) }
 end
 
+-- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
+local function take_back(lost, look_max)
+  local is_lost = {}
+  for _, ticket in ipairs(lost) do is_lost[ticket] = true end
+  for _, id in ipairs(call('ZRANGE', KEY_LEASE, 0, look_max - 1)) do
+    if is_lost[call('HGET', workflow_key(id), 'ticket') or ''] then
+      call('ZREM', KEY_LEASE, id)
+      make_due(id, now)
+    end
+  end
+end
+
 -- Expired leases first, because their workflows have waited for a dead worker; then what has been due longest.
-local function claim(max, lease_ms, worker)
+local function claim(max, lease_ms, worker, ticket)
   local ids = call('ZRANGEBYSCORE', KEY_LEASE, '-inf', NOW, 'LIMIT', 0, max)
   local due = call('ZRANGEBYSCORE', KEY_DUE, '-inf', NOW, 'LIMIT', 0, max - #ids)
   if #due > 0 then call('ZREM', KEY_DUE, unpack(due)) end
   for _, id in ipairs(due) do ids[#ids + 1] = id end
   local claimed = {}
-  for _, id in ipairs(ids) do claimed[#claimed + 1] = grant(id, lease_ms, worker) end
+  for _, id in ipairs(ids) do claimed[#claimed + 1] = grant(id, lease_ms, worker, ticket) end
   if fence then call('SET', KEY_FENCE, whole(fence)) end
   return claimed
 end
@@ -224,13 +236,15 @@ end
 local commits = read_list(read_commit)
 local renewals = read_list(read_lease)
 local hand_backs = read_list(read_lease)
-local claim_max, claim_lease_ms, worker = number(), number(), text()
+local claim_max, claim_lease_ms, worker, ticket = number(), number(), text(), text()
+local lost, lost_look_max = read_list(text), number()
 
 local reply = { NOW, {}, {}, {}, false }
 for i, commit in ipairs(commits) do reply[2][i] = commit_one(commit) end
 for i, lease in ipairs(renewals) do reply[3][i] = renew(lease) end
 for _, lease in ipairs(hand_backs) do hand_back(lease) end
-if claim_max >= 0 then reply[4] = claim(claim_max, claim_lease_ms, worker) end
+if #lost > 0 then take_back(lost, lost_look_max) end
+if claim_max >= 0 then reply[4] = claim(claim_max, claim_lease_ms, worker, ticket) end
 local next_look = earliest()
 if next_look then reply[5] = whole(next_look) end
 if claim_max >= 0 and not (next_look and next_look <= now) then
