@@ -4,6 +4,7 @@
 //! member's beside it, called the same with `-demo`) lead to a test OpenStack with two or more compute hosts; skipped
 //! elsewhere. Where `TURNAROUND_BED_PAGED_NOVA` is the address of a further Nova API of that cloud, with
 //! `[api] max_limit = 2`, lists are read in pages too. It creates servers called `turnaround-contract-*`, closes hosts, and tidies up before and after itself.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod support;
 
@@ -37,7 +38,9 @@ fn node_of(host: &str) -> turnaround_config::NodeName {
 fn reason(error: &PortError) -> &str {
     match &error.kind {
         PortErrorKind::Refused { reason } | PortErrorKind::Denied { reason } | PortErrorKind::Garbled { reason } => reason,
-        PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound => panic!("no reason: {}", told(error)),
+        PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound => {
+            panic!("no reason: {}", told(error))
+        }
     }
 }
 
@@ -88,7 +91,10 @@ async fn instances_of_every_project_and_state_are_listed_and_the_hypervisor_agre
     let bed = bed!("instances_of_every_project_and_state_are_listed_and_the_hypervisor_agrees");
     let (admin, member) = (bed.admin().await, bed.user(&bed.member_cloud()).await);
     let theirs = member.server(None).await;
-    let host = admin.compute(Method::GET, &format!("/servers/{theirs}"), None).await.1["server"]["OS-EXT-SRV-ATTR:host"].as_str().unwrap().to_owned();
+    let host = admin.compute(Method::GET, &format!("/servers/{theirs}"), None).await.1["server"]["OS-EXT-SRV-ATTR:host"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let (stopped, running) = (bed.server_on(&host).await, bed.server_on(&host).await);
     admin.action(&stopped, json!({ "os-stop": null })).await;
     admin.settled(&stopped, "stopped").await;
@@ -97,7 +103,9 @@ async fn instances_of_every_project_and_state_are_listed_and_the_hypervisor_agre
     let site = bed.site().await;
     let (ports, node) = (site.ports(), node_of(&host));
     let listed = ports.instances.on(&node).await.unwrap();
-    let state = |id: &str| listed.iter().find(|instance| instance.id.0 == id).map(|instance| (instance.vm_state.as_str(), instance.locked));
+    let state = |id: &str| {
+        listed.iter().find(|instance| instance.id.0 == id).map(|instance| (instance.vm_state.as_str(), instance.locked))
+    };
     assert_eq!(state(&theirs), Some(("active", false)));
     assert_eq!(state(&stopped), Some(("stopped", false)));
     assert_eq!(state(&running), Some(("active", true)));
@@ -118,7 +126,9 @@ async fn instances_of_every_project_and_state_are_listed_and_the_hypervisor_agre
 async fn a_list_longer_than_novas_page_is_listed_wholly() {
     let bed = bed!("a_list_longer_than_novas_page_is_listed_wholly");
     let Ok(paged) = std::env::var("TURNAROUND_BED_PAGED_NOVA") else {
-        eprintln!("skipped: a_list_longer_than_novas_page_is_listed_wholly: set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`");
+        eprintln!(
+            "skipped: a_list_longer_than_novas_page_is_listed_wholly: set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`"
+        );
         return;
     };
     let host = &bed.hosts().await[0];
@@ -238,10 +248,16 @@ async fn a_move_that_nova_accepts_and_drops_says_why() {
     assert_eq!(why, "No valid host was found. There are not enough hosts available.");
     let instance = ports.instances.get(&id).await.unwrap().unwrap();
     // Nothing else tells: it looks as if nothing had ever been asked.
-    assert_eq!((instance.vm_state.as_str(), instance.host.as_deref(), instance.fault), ("active", Some(node_of(&hosts[0]).as_str()), None));
+    assert_eq!(
+        (instance.vm_state.as_str(), instance.host.as_deref(), instance.fault),
+        ("active", Some(node_of(&hosts[0]).as_str()), None)
+    );
     let failed = migration(&ports, &id, &[MigrationState::Failed]).await;
     assert_eq!((failed.status.as_str(), failed.destination), ("error", None));
-    assert_eq!(ports.instances.why_failed(&id, &RequestId("req-00000000-0000-0000-0000-000000000000".to_owned())).await.unwrap(), None);
+    assert_eq!(
+        ports.instances.why_failed(&id, &RequestId("req-00000000-0000-0000-0000-000000000000".to_owned())).await.unwrap(),
+        None
+    );
     bed.tidy().await;
 }
 
@@ -251,7 +267,9 @@ async fn an_answer_that_is_lost_is_an_unknown_outcome_and_the_move_is_found() {
     let (host, nova) = (bed.hosts().await.swap_remove(0), bed.nova_url().await);
     let url = reqwest::Url::parse(&nova).unwrap();
     let wire = Wire::to(&format!("{}:{}", url.host_str().unwrap(), url.port_or_known_default().unwrap())).await;
-    let site = bed.site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path()))).await;
+    let site = bed
+        .site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path())))
+        .await;
     let ports = site.ports();
     let id = InstanceId(bed.server_on(&host).await);
     assert_eq!(ports.instances.migrations(&id).await.unwrap(), []);
@@ -276,7 +294,9 @@ async fn a_token_that_was_revoked_is_replaced_without_anybody_noticing() {
     let (host, nova) = (bed.hosts().await.swap_remove(0), bed.nova_url().await);
     let url = reqwest::Url::parse(&nova).unwrap();
     let wire = Wire::to(&format!("{}:{}", url.host_str().unwrap(), url.port_or_known_default().unwrap())).await;
-    let site = bed.site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path()))).await;
+    let site = bed
+        .site_with(&std::env::var("TURNAROUND_BED_CLOUD").unwrap(), Some(&format!("http://{}{}", wire.address, url.path())))
+        .await;
     let ports = site.ports();
     // Nova remembers for minutes that a token was good, so this one has to end before Nova first sees it used: every answer
     // to the question for Nova's version, which needs no token and has it all the same, is lost.
@@ -285,7 +305,8 @@ async fn a_token_that_was_revoked_is_replaced_without_anybody_noticing() {
     let first = wire.last_header("x-auth-token").unwrap();
     bed.revoke(&first).await;
     ports.compute.service(&node_of(&host)).await.unwrap();
-    let used: Vec<bool> = wire.requests().iter().filter(|head| head.contains("os-services")).map(|head| head.contains(&first)).collect();
+    let used: Vec<bool> =
+        wire.requests().iter().filter(|head| head.contains("os-services")).map(|head| head.contains(&first)).collect();
     assert_eq!(used, [true, false], "refused with the old token, sent once more with a new one");
 }
 
@@ -295,9 +316,16 @@ async fn without_an_administrators_rights_everything_is_denied_and_says_so() {
     let (host, site) = (bed.hosts().await.swap_remove(0), bed.site_with(&bed.member_cloud(), None).await);
     let ports = site.ports();
     let denied = ports.instances.on(&node_of(&host)).await.unwrap_err();
-    assert_eq!(denied.kind, PortErrorKind::Denied { reason: "Policy doesn't allow os_compute_api:os-services:list to be performed.".to_owned() });
+    assert_eq!(
+        denied.kind,
+        PortErrorKind::Denied { reason: "Policy doesn't allow os_compute_api:os-services:list to be performed.".to_owned() }
+    );
     let text = told(&denied);
-    assert!(text.starts_with(&format!("could not list the instances on node-{host}: not permitted: ")) && text.contains("HTTP 403 (request req-"), "{text}");
+    assert!(
+        text.starts_with(&format!("could not list the instances on node-{host}: not permitted: "))
+            && text.contains("HTTP 403 (request req-"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

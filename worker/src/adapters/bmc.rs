@@ -60,11 +60,16 @@ impl Bmc for Controllers {
         // BMCs acknowledge what they then don't do.
         match taken {
             BootOverride { device: BootDevice::Pxe, efi: true } => Ok(()),
-            BootOverride { device: BootDevice::Pxe, efi: false } => {
-                Err(not_taken(operation, "it will boot from the network by legacy BIOS, not by EFI: set the boot mode of this machine to UEFI"))
+            BootOverride { device: BootDevice::Pxe, efi: false } => Err(not_taken(
+                operation,
+                "it will boot from the network by legacy BIOS, not by EFI: set the boot mode of this machine to UEFI",
+            )),
+            BootOverride { device: BootDevice::None, .. } => {
+                Err(not_taken(operation, "it acknowledged that and keeps no such setting"))
             }
-            BootOverride { device: BootDevice::None, .. } => Err(not_taken(operation, "it acknowledged that and keeps no such setting")),
-            BootOverride { device: BootDevice::Disk | BootDevice::Other, .. } => Err(not_taken(operation, "it acknowledged that and will boot something else")),
+            BootOverride { device: BootDevice::Disk | BootDevice::Other, .. } => {
+                Err(not_taken(operation, "it acknowledged that and will boot something else"))
+            }
         }
     }
 

@@ -47,7 +47,10 @@ pub(crate) enum Identity {
 pub(crate) enum Credential {
     Id(String),
     /// Names of application credentials are unique per user only.
-    Name { name: String, user: Named },
+    Name {
+        name: String,
+        user: Named,
+    },
 }
 
 /// A user or a project: by its id, or by its name within a domain.
@@ -171,11 +174,29 @@ macro_rules! overlay {
 
 impl RawCloud {
     fn under(self, secure: RawCloud) -> RawCloud {
-        let auth = overlay!(self.auth, secure.auth, RawAuth {
-            auth_url, username, user_id, password, user_domain_name, user_domain_id, project_name, project_id,
-            project_domain_name, project_domain_id, domain_name, domain_id, system_scope, application_credential_id,
-            application_credential_name, application_credential_secret, token,
-        });
+        let auth = overlay!(
+            self.auth,
+            secure.auth,
+            RawAuth {
+                auth_url,
+                username,
+                user_id,
+                password,
+                user_domain_name,
+                user_domain_id,
+                project_name,
+                project_id,
+                project_domain_name,
+                project_domain_id,
+                domain_name,
+                domain_id,
+                system_scope,
+                application_credential_id,
+                application_credential_name,
+                application_credential_secret,
+                token,
+            }
+        );
         overlay!(self, secure, RawCloud {
             auth_type, region_name, interface, endpoint_type, cacert, verify, cert, profile, cloud, compute_endpoint_override,
         } auth)
@@ -217,7 +238,9 @@ impl RawAuth {
             "password"
         };
         if self.system_scope.is_some() || (self.project().is_none() && (self.domain_id.is_some() || self.domain_name.is_some())) {
-            problems.say::<()>("Nova wants a project: give `project_name` or `project_id`, and neither `system_scope` nor a domain alone");
+            problems.say::<()>(
+                "Nova wants a project: give `project_name` or `project_id`, and neither `system_scope` nor a domain alone",
+            );
         }
         match auth_type.unwrap_or(guessed) {
             "password" | "v3password" => {
@@ -249,7 +272,9 @@ impl RawAuth {
                     },
                 })
             }
-            _ => problems.say("`auth_type`: only `password`, `v3password`, `v3applicationcredential`, `token` and `v3token` are supported"),
+            _ => problems.say(
+                "`auth_type`: only `password`, `v3password`, `v3applicationcredential`, `token` and `v3token` are supported",
+            ),
         }
     }
 
@@ -304,7 +329,9 @@ impl Problems {
 
     fn url(&mut self, key: &str, text: &str) -> Option<Url> {
         match Url::parse(text) {
-            Ok(url) if !url.username().is_empty() || url.password().is_some() => self.say(format!("`{key}` holds a user or a password: they belong in `auth`")),
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                self.say(format!("`{key}` holds a user or a password: they belong in `auth`"))
+            }
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
             Ok(_) | Err(_) => self.say(format!("`{key}` is not an http or https URL")),
         }

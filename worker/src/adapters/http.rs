@@ -234,9 +234,8 @@ impl Answer {
     /// # Errors
     /// A sentence that says what was `expected`. It quotes no value of the answer.
     pub(crate) fn json<T: DeserializeOwned>(&self, expected: &str) -> Result<T, String> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            format!("expected {expected}, and column {} of line {} does not fit", error.column(), error.line())
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|error| format!("expected {expected}, and column {} of line {} does not fit", error.column(), error.line()))
     }
 
     /// What OpenStack says of an error. The key around it varies with the error (`badRequest`, `conflictingRequest`,
@@ -264,7 +263,9 @@ impl Answer {
             500..=599 => effect.unavailable(false),
             300..=399 => {
                 let to = foreign_text(self.header(LOCATION.as_str()).unwrap_or("nowhere"));
-                PortErrorKind::Refused { reason: format!("it redirects to {to}; redirects are not followed, give the final address") }
+                PortErrorKind::Refused {
+                    reason: format!("it redirects to {to}; redirects are not followed, give the final address"),
+                }
             }
             400..=499 => PortErrorKind::Refused { reason },
             _ => PortErrorKind::Garbled { reason: format!("HTTP {status} was not expected here") },

@@ -17,10 +17,14 @@ use super::program::{Finished, Program};
 /// IPMI 2.0 has no longer passwords, and `ipmitool` refuses to start with one.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 20;
 
-/// Each BMC's answer is awaited this long before `ipmitool` repeats the command.
-// ipmitool's own 1 s is too short for a power command: a reset that took 2 s was repeated and carried out twice, and the
-// second one used up the boot device that was set for once. 10 s is longer than any BMC was seen to take.
-const ANSWER_SECONDS: u32 = 10;
+/// At most this long is the answer to a changing command awaited, in seconds (`-N`, with `-R 1`: no repetition).
+// ipmitool's own 1 s, four times, is wrong for a power command: a machine whose BMC took 3 s over it was switched on three
+// times (seen with `ipmi_sim`), and a second reset uses up the boot device that was set for once. No BMC was seen to take 10 s.
+const ANSWER_SECONDS_MAX: u64 = 10;
+
+/// The patience with a command that only reads: two tries of 2 s. A BMC that isn't there is given up after 10 s.
+// ipmitool's own patience is 20 s for that, which would be cut off by the usual time limit, and say less.
+const READING: [&str; 4] = ["-N", "2", "-R", "2"];
 
 /// One node's BMC.
 #[derive(Debug)]
@@ -65,6 +69,12 @@ impl Ipmitool {
         self.command(operation, Effect::Some, &["chassis", "power", action]).await.map(drop)
     }
 
+    /// Short enough that `ipmitool` itself gives a BMC up that isn't there, and so says that nothing was asked of it: it tries
+    /// twice to open a session.
+    fn answer_seconds(&self) -> u64 {
+        (self.request_timeout.as_secs().saturating_sub(1) / 2).clamp(1, ANSWER_SECONDS_MAX)
+    }
+
     async fn command(&self, operation: &str, effect: Effect, words: &[&str]) -> Result<String, PortError> {
         let mut program = Program::new(&self.program, self.request_timeout)
             .args(["-I", "lanplus", "-L", "OPERATOR"])
@@ -72,15 +82,20 @@ impl Ipmitool {
             .args(["-C", &self.cipher_suite.to_string()])
             .env("IPMITOOL_PASSWORD", self.password.expose())
             .args(["-E"]);
-        if effect == Effect::Some {
+        program = match effect {
+            Effect::None => program.args(READING),
             // Carried out twice is worse than not at all, which shows when the result is looked at.
-            program = program.args(["-N", &ANSWER_SECONDS.to_string(), "-R", "1"]);
-        }
+            Effect::Some => program.args(["-N", &self.answer_seconds().to_string(), "-R", "1"]),
+        };
         let finished = match program.args(words.iter().copied()).run().await {
             Ok(finished) => finished,
             Err(error) => {
                 let not_started = matches!(error, super::program::ProgramError::NotStarted(..));
-                let kind = if not_started || effect == Effect::None { PortErrorKind::Unavailable } else { PortErrorKind::OutcomeUnknown };
+                let kind = if not_started || effect == Effect::None {
+                    PortErrorKind::Unavailable
+                } else {
+                    PortErrorKind::OutcomeUnknown
+                };
                 return Err(PortError::new(operation, kind).with_source(error));
             }
         };
@@ -99,7 +114,13 @@ fn meaning(finished: &Finished, effect: Effect) -> PortErrorKind {
         return PortErrorKind::Unavailable;
     }
     // The BMC's own completion codes: it received the command and said no.
-    let refused = ["Insufficient privilege", "Command not supported in present state", "Invalid data field", "Invalid command", "not supported"];
+    let refused = [
+        "Insufficient privilege",
+        "Command not supported in present state",
+        "Invalid data field",
+        "Invalid command",
+        "not supported",
+    ];
     if refused.iter().any(|words| said.contains(words)) {
         return PortErrorKind::Refused { reason: finished.complaint() };
     }

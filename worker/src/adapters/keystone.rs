@@ -119,17 +119,27 @@ impl Session {
     /// # Errors
     /// `Refused`, with what the catalogue offers instead.
     pub(crate) fn compute_endpoint(&self, token: &Token) -> Result<Url, PortError> {
-        let refuse = |reason| PortError::new(format!("find Nova in the catalogue of cloud `{}`", self.cloud.name), PortErrorKind::Refused { reason });
+        let refuse = |reason| {
+            PortError::new(
+                format!("find Nova in the catalogue of cloud `{}`", self.cloud.name),
+                PortErrorKind::Refused { reason },
+            )
+        };
         if let Some(url) = &self.cloud.compute_endpoint {
             return Ok(url.clone());
         }
-        let offered: Vec<&Endpoint> = token.catalog.iter().filter(|service| service.r#type == "compute").flat_map(|service| &service.endpoints).collect();
+        let offered: Vec<&Endpoint> =
+            token.catalog.iter().filter(|service| service.r#type == "compute").flat_map(|service| &service.endpoints).collect();
         let mut fitting: Vec<&Endpoint> = offered.iter().copied().filter(|endpoint| self.fits(endpoint)).collect();
         fitting.dedup_by(|one, other| one.url == other.url);
         let [endpoint] = fitting.as_slice() else {
             let list = offered.iter().map(|endpoint| endpoint.describe()).collect::<Vec<_>>().join(", ");
             let region = self.cloud.region.as_ref().map_or_else(String::new, |region| format!(" in region `{region}`"));
-            return Err(refuse(format!("it has {} compute endpoints with interface `{}`{region}, and should have one; it has: {list}", fitting.len(), self.cloud.interface)));
+            return Err(refuse(format!(
+                "it has {} compute endpoints with interface `{}`{region}, and should have one; it has: {list}",
+                fitting.len(),
+                self.cloud.interface
+            )));
         };
         match Url::parse(&endpoint.url) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(versioned(url, token.project.as_deref())),
@@ -148,16 +158,24 @@ impl Session {
         url.set_path(&format!("{}/auth/tokens", url.path()));
         let request = Request::new(Method::POST, url).json(Some(&self.cloud.identity.request()));
         // Asking for a token twice leaves a token that nobody uses: as harmless as a read.
-        let answer = self.http.read(&request).await.map_err(|failure| PortError::new(operation(), failure.kind(Effect::None)).with_source(failure))?;
+        let answer = self
+            .http
+            .read(&request)
+            .await
+            .map_err(|failure| PortError::new(operation(), failure.kind(Effect::None)).with_source(failure))?;
         if answer.status.as_u16() == 404 {
-            return Err(PortError::new(operation(), PortErrorKind::Garbled { reason: "there is no Keystone v3 at `auth_url`".to_owned() }));
+            return Err(PortError::new(
+                operation(),
+                PortErrorKind::Garbled { reason: "there is no Keystone v3 at `auth_url`".to_owned() },
+            ));
         }
         if answer.status.as_u16() != 201 {
             // Keystone's complaints may quote what it was given.
             let said = answer.fault().map(|said| self.cloud.identity.redact(&said));
             return Err(PortError::new(operation(), answer.refusal(Effect::None, said)));
         }
-        let token = Token::from_answer(&answer).map_err(|reason| PortError::new(operation(), PortErrorKind::Garbled { reason }))?;
+        let token =
+            Token::from_answer(&answer).map_err(|reason| PortError::new(operation(), PortErrorKind::Garbled { reason }))?;
         tracing::debug!(cloud = %self.cloud.name, expires = %token.expires, "authenticated with Keystone");
         Ok(token)
     }

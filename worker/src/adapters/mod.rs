@@ -147,14 +147,23 @@ fn trust_file(file: &Path) -> Result<Trust, BoxError> {
 
 fn base_url(text: &str) -> Result<Url, BoxError> {
     match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() && url.password().is_none() => Ok(url),
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none() =>
+        {
+            Ok(url)
+        }
         Ok(_) | Err(_) => Err("`url` is not an http or https URL of a host, without user and password".into()),
     }
 }
 
 fn ipmi_password(password: SecretText) -> Result<SecretText, BoxError> {
     if password.expose().len() > ipmitool::PASSWORD_BYTES_MAX {
-        return Err(format!("the password has more than {} bytes, which IPMI 2.0 does not allow", ipmitool::PASSWORD_BYTES_MAX).into());
+        return Err(
+            format!("the password has more than {} bytes, which IPMI 2.0 does not allow", ipmitool::PASSWORD_BYTES_MAX).into()
+        );
     }
     Ok(password)
 }

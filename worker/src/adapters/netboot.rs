@@ -61,7 +61,12 @@ pub(crate) struct NotForGrub;
 impl BootFolder {
     /// # Errors
     /// `url` is not one that GRUB can fetch from.
-    pub(crate) fn new(folder: PathBuf, url: &str, macs: BTreeMap<NodeName, String>, images: BTreeMap<ImageName, NodeImage>) -> Result<BootFolder, NotForGrub> {
+    pub(crate) fn new(
+        folder: PathBuf,
+        url: &str,
+        macs: BTreeMap<NodeName, String>,
+        images: BTreeMap<ImageName, NodeImage>,
+    ) -> Result<BootFolder, NotForGrub> {
         Ok(BootFolder { folder, device: grub_device(url)?, macs, images })
     }
 
@@ -104,17 +109,27 @@ impl BootFolder {
         let first = serde_json::to_string(order).map_err(|error| error.to_string())?;
         let Order { node, staged, ticket } = order;
         let (true, Some(ticket)) = (staged, ticket) else {
-            return Ok(format!("{MARK}{first}\n# Nothing is to be installed: back to the firmware, which goes on to the disk.\nexit\n"));
+            return Ok(format!(
+                "{MARK}{first}\n# Nothing is to be installed: back to the firmware, which goes on to the disk.\nexit\n"
+            ));
         };
-        let image = self.images.get(&ticket.image).ok_or_else(|| format!("there is no image `{}` in the configuration", ticket.image))?;
+        let image =
+            self.images.get(&ticket.image).ok_or_else(|| format!("there is no image `{}` in the configuration", ticket.image))?;
         if image.sha256 != ticket.sha256 {
             return Err(format!("the configuration gives image `{}` another SHA-256 than what was ordered", ticket.image));
         }
         let token = &ticket.token.0;
-        if token.is_empty() || token.len() > TOKEN_CHARS_MAX || !token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/')) {
+        if token.is_empty()
+            || token.len() > TOKEN_CHARS_MAX
+            || !token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/'))
+        {
             return Err("the token is not made of letters, digits and `-_.:/`".to_owned());
         }
-        let words = [image.boot_arguments.as_str(), &format!("turnaround.token={token}"), &format!("turnaround.sha256={}", ticket.sha256)];
+        let words = [
+            image.boot_arguments.as_str(),
+            &format!("turnaround.token={token}"),
+            &format!("turnaround.sha256={}", ticket.sha256),
+        ];
         let arguments = words.iter().flat_map(|words| words.split_whitespace()).map(grub_quoted).collect::<Vec<_>>().join(" ");
         let file = |path: &str| grub_quoted(&format!("{}/{}", self.device, path.trim_start_matches('/')));
         let (kernel, initrd) = (file(&image.boot_kernel), file(&image.boot_initrd));

@@ -128,7 +128,9 @@ impl Redfish {
             return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
         }
         self.succeeded(operation, Effect::None, &answer)?;
-        let system = answer.json("a Redfish ComputerSystem").map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))?;
+        let system = answer
+            .json("a Redfish ComputerSystem")
+            .map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))?;
         Ok((system, answer.headers.get(ETAG).cloned()))
     }
 

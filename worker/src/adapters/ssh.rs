@@ -79,7 +79,12 @@ impl SshFacts {
     ///
     /// # Errors
     /// A sentence: a path that can't be given to `ssh`.
-    pub(crate) fn new(ssh: Ssh, keys: PathBuf, addresses: BTreeMap<NodeName, String>, orders: Arc<BootFolder>) -> Result<SshFacts, String> {
+    pub(crate) fn new(
+        ssh: Ssh,
+        keys: PathBuf,
+        addresses: BTreeMap<NodeName, String>,
+        orders: Arc<BootFolder>,
+    ) -> Result<SshFacts, String> {
         for path in [&keys, &ssh.known_hosts] {
             ssh_path(path)?;
         }
@@ -96,7 +101,8 @@ impl SshFacts {
             let reason = format!("{node} is not a node of the configuration");
             return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
         };
-        let arguments = arguments(&self.ssh, address, keys).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
+        let arguments =
+            arguments(&self.ssh, address, keys).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
         let mut program = Program::new(&self.ssh.program, self.ssh.connect_timeout + COMMAND_TIME_MAX).args(arguments);
         if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
             program = program.env("SSH_AUTH_SOCK", agent);
@@ -137,7 +143,14 @@ impl SshFacts {
             Ok(Asked::Facts(_) | Asked::KeyNotKnown) => {
                 remove(&new, operation)?;
                 let why = "it does not show the mark of the installation that was ordered";
-                if staged { Err(unavailable(operation, format!("its host key is not known, and {why}: perhaps it is still the installer"))) } else { Err(self.stranger(node, operation, why)) }
+                if staged {
+                    Err(unavailable(
+                        operation,
+                        format!("its host key is not known, and {why}: perhaps it is still the installer"),
+                    ))
+                } else {
+                    Err(self.stranger(node, operation, why))
+                }
             }
             Err(error) => {
                 remove(&new, operation)?;
@@ -247,7 +260,8 @@ fn parse(stdout: &str) -> Result<Facts, String> {
         _ => Err(format!("the node's report has no {key}")),
     };
     let release = found.get("os-release").map(Vec::as_slice).unwrap_or_default();
-    let version = release.iter().find_map(|line| line.strip_prefix("VERSION_ID=")).map(|value| value.trim().trim_matches(['"', '\'']));
+    let version =
+        release.iter().find_map(|line| line.strip_prefix("VERSION_ID=")).map(|value| value.trim().trim_matches(['"', '\'']));
     let installed = found.get("installed").map(|lines| serde_json::from_str::<Installed>(&lines.join("\n"))).transpose();
     Ok(Facts {
         boot_id: one("boot_id")?,

@@ -41,10 +41,8 @@ impl Trust {
     /// Trusts what the PEM file `path` holds, and nothing else.
     pub(crate) fn only_file(path: &Path) -> Result<Trust, CertificatesError> {
         let unreadable = |source| CertificatesError::Unreadable(path.to_owned(), source);
-        let certificates = CertificateDer::pem_file_iter(path)
-            .map_err(unreadable)?
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(unreadable)?;
+        let certificates =
+            CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
         if certificates.is_empty() { Err(CertificatesError::Empty(path.to_owned())) } else { Ok(Trust::Only(certificates)) }
     }
 

@@ -34,8 +34,13 @@ impl Bed {
     /// The bed, or None with a plain line that says how to get one. What an earlier run left behind is removed.
     pub(crate) async fn find(test: &str) -> Option<Bed> {
         let (Ok(file), Ok(cloud)) = (std::env::var("TURNAROUND_BED_CLOUDS"), std::env::var("TURNAROUND_BED_CLOUD")) else {
-            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_CLOUDS and TURNAROUND_BED_CLOUD are not set");
-            eprintln!("skipped: {test}: set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts");
+            assert!(
+                std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(),
+                "TURNAROUND_BED_CLOUDS and TURNAROUND_BED_CLOUD are not set"
+            );
+            eprintln!(
+                "skipped: {test}: set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts"
+            );
             return None;
         };
         let text = std::fs::read_to_string(&file).unwrap();
@@ -50,7 +55,11 @@ impl Bed {
     /// The hosts of this cloud that are up and open.
     pub(crate) async fn hosts(&self) -> Vec<String> {
         let services = self.admin().await.compute(Method::GET, "/os-services?binary=nova-compute", None).await.1;
-        let open = services["services"].as_array().unwrap().iter().filter(|service| service["state"] == "up" && service["status"] == "enabled");
+        let open = services["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|service| service["state"] == "up" && service["status"] == "enabled");
         let mut hosts: Vec<String> = open.map(|service| service["host"].as_str().unwrap().to_owned()).collect();
         hosts.sort();
         assert!(hosts.len() >= 2, "a move needs two hosts: {hosts:?}");
@@ -133,7 +142,13 @@ impl Bed {
         let services = admin.compute(Method::GET, "/os-services?binary=nova-compute", None).await.1;
         for service in services["services"].as_array().unwrap() {
             if service["disabled_reason"].as_str().is_some_and(|reason| reason.starts_with(PREFIX)) {
-                admin.compute(Method::PUT, &format!("/os-services/{}", service["id"].as_str().unwrap()), Some(json!({ "status": "enabled" }))).await;
+                admin
+                    .compute(
+                        Method::PUT,
+                        &format!("/os-services/{}", service["id"].as_str().unwrap()),
+                        Some(json!({ "status": "enabled" })),
+                    )
+                    .await;
             }
         }
     }
@@ -151,7 +166,12 @@ impl User<'_> {
     /// A call of Nova's, by hand.
     pub(crate) async fn compute(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
         let url = format!("{}{path}", self.endpoint("compute"));
-        let mut request = self.bed.http.request(method, url).header("x-auth-token", &self.token).header("openstack-api-version", "compute 2.95");
+        let mut request = self
+            .bed
+            .http
+            .request(method, url)
+            .header("x-auth-token", &self.token)
+            .header("openstack-api-version", "compute 2.95");
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -206,14 +226,28 @@ impl Bed {
     async fn image(&self) -> String {
         let admin = self.admin().await;
         let url = format!("{}/v2/images", admin.endpoint("image"));
-        let known: Value = self.http.get(format!("{url}?name={PREFIX}&status=active")).header("x-auth-token", &admin.token).send().await.unwrap().json().await.unwrap();
+        let known: Value = self
+            .http
+            .get(format!("{url}?name={PREFIX}&status=active"))
+            .header("x-auth-token", &admin.token)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         if let Some(id) = known["images"][0]["id"].as_str() {
             return id.to_owned();
         }
         let image = json!({ "name": PREFIX, "disk_format": "raw", "container_format": "bare", "visibility": "public" });
-        let image: Value = self.http.post(&url).header("x-auth-token", &admin.token).json(&image).send().await.unwrap().json().await.unwrap();
+        let image: Value =
+            self.http.post(&url).header("x-auth-token", &admin.token).json(&image).send().await.unwrap().json().await.unwrap();
         let id = image["id"].as_str().unwrap().to_owned();
-        let file = self.http.put(format!("{url}/{id}/file")).header("x-auth-token", &admin.token).header("content-type", "application/octet-stream");
+        let file = self
+            .http
+            .put(format!("{url}/{id}/file"))
+            .header("x-auth-token", &admin.token)
+            .header("content-type", "application/octet-stream");
         assert!(file.body(vec![0; 1024]).send().await.unwrap().status().is_success());
         id
     }

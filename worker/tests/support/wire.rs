@@ -50,7 +50,10 @@ impl Wire {
     pub(crate) fn last_header(&self, name: &str) -> Option<String> {
         let requests = self.requests();
         let lines = requests.iter().rev().flat_map(|head| head.lines());
-        lines.filter_map(|line| line.split_once(": ")).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        lines
+            .filter_map(|line| line.split_once(": "))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_owned())
     }
 }
 

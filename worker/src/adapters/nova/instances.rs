@@ -8,7 +8,8 @@ use http::Method;
 use serde_json::json;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
-    Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortError, PortErrorKind, RequestId,
+    Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortError, PortErrorKind,
+    RequestId,
 };
 
 use super::{Call, Nova, PAGE, PAGES_MAX, wire};
@@ -61,7 +62,9 @@ impl Instances for Nova {
         let answer = self.send(Call::change(&operation, Method::POST, &["servers", &id.0, "action"], body)).await?;
         match answer.header("x-openstack-request-id") {
             Some(request) => Ok(MoveStarted { request: RequestId(request.to_owned()) }),
-            None => Err(PortError::new(operation, PortErrorKind::OutcomeUnknown).with_source("it was accepted without a request id")),
+            None => {
+                Err(PortError::new(operation, PortErrorKind::OutcomeUnknown).with_source("it was accepted without a request id"))
+            }
         }
     }
 

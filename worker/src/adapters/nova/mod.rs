@@ -194,8 +194,10 @@ impl Nova {
             return Err(PortError::new(operation, answer.refusal(Effect::None, answer.fault())));
         }
         let VersionDocument { version } = answer.json("Nova's version document").map_err(garbled)?;
-        let parse = |text: &str| Microversion::parse(text).ok_or_else(|| garbled(format!("`{}` is no microversion", foreign_text(text))));
-        let microversion = choose(parse(&version.min_version)?, parse(&version.version)?).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
+        let parse =
+            |text: &str| Microversion::parse(text).ok_or_else(|| garbled(format!("`{}` is no microversion", foreign_text(text))));
+        let microversion = choose(parse(&version.min_version)?, parse(&version.version)?)
+            .map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
         tracing::debug!(%microversion, newest = %version.version, "Nova found");
         Ok(Some(Api { token: Arc::clone(token), base, microversion }))
     }
@@ -215,7 +217,9 @@ fn choose(oldest: Microversion, newest: Microversion) -> Result<Microversion, St
     if chosen < MICROVERSION_MIN {
         Err(format!("its newest microversion is {newest}, and {MICROVERSION_MIN} (OpenStack Pike) is the oldest that will do"))
     } else if chosen < oldest {
-        Err(format!("its oldest microversion is {oldest}, and this release of Turnaround speaks {MICROVERSION}: update Turnaround"))
+        Err(format!(
+            "its oldest microversion is {oldest}, and this release of Turnaround speaks {MICROVERSION}: update Turnaround"
+        ))
     } else {
         Ok(chosen)
     }
@@ -262,7 +266,8 @@ impl<'a> Call<'a> {
         if !self.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&self.query);
         }
-        let request = Request::new(self.method.clone(), url).json(self.body.as_ref()).header(X_AUTH_TOKEN, api.token.value.clone());
+        let request =
+            Request::new(self.method.clone(), url).json(self.body.as_ref()).header(X_AUTH_TOKEN, api.token.value.clone());
         match HeaderValue::from_str(&format!("compute {}", api.microversion.min(self.at_most))) {
             Ok(version) => request.header(OPENSTACK_API_VERSION, version),
             Err(_) => unreachable!("digits and a dot are a header value"),
@@ -284,7 +289,10 @@ mod tests {
         assert_eq!(check("2.1", "2.95"), Ok("2.95".to_owned()));
         assert_eq!(check("2.1", "2.93"), Ok("2.93".to_owned()));
         assert_eq!(check("2.1", "2.53"), Ok("2.53".to_owned()));
-        assert_eq!(check("2.1", "2.52"), Err("its newest microversion is 2.52, and 2.53 (OpenStack Pike) is the oldest that will do".to_owned()));
+        assert_eq!(
+            check("2.1", "2.52"),
+            Err("its newest microversion is 2.52, and 2.53 (OpenStack Pike) is the oldest that will do".to_owned())
+        );
         assert_eq!(
             check("2.96", "2.150"),
             Err("its oldest microversion is 2.96, and this release of Turnaround speaks 2.95: update Turnaround".to_owned())

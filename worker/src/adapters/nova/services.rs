@@ -60,7 +60,9 @@ impl ComputeServices for Nova {
                 running: only.servers.into_iter().map(|server| server.uuid).collect(),
             }),
             (Some(_), false) => {
-                let reason = format!("compute service {host} has several hypervisors, as one for bare metal does; nodes with instances have one");
+                let reason = format!(
+                    "compute service {host} has several hypervisors, as one for bare metal does; nodes with instances have one"
+                );
                 Err(PortError::new(operation, PortErrorKind::Refused { reason }))
             }
         }
@@ -83,7 +85,10 @@ impl Nova {
         };
         match (service.id.take(), service.meaning()) {
             (Some(id), Some(service)) => Ok((id, service)),
-            _ => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source("the Nova cell of this host does not answer")),
+            _ => {
+                Err(PortError::new(operation, PortErrorKind::Unavailable)
+                    .with_source("the Nova cell of this host does not answer"))
+            }
         }
     }
 

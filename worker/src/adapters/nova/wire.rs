@@ -229,7 +229,8 @@ mod tests {
 
     /// Real answers of Nova 33.0.2, with a fault injected into its compute driver.
     fn check(events: &str, expected: Option<&str>) {
-        let document = format!(r#"{{"instanceAction": {{"action": "live-migration", "message": "Error", "events": [{events}]}}}}"#);
+        let document =
+            format!(r#"{{"instanceAction": {{"action": "live-migration", "message": "Error", "events": [{events}]}}}}"#);
         let document: ActionDocument = serde_json::from_str(&document).unwrap();
         assert_eq!(document.action.cause().as_deref(), expected);
     }
@@ -264,20 +265,37 @@ mod tests {
 
     #[test]
     fn a_rollback_in_the_middle_gives_no_reason() {
-        check(r#"{"event": "compute_live_migration", "start_time": "2026-11-22T12:51:57.000000", "finish_time": "2026-11-22T12:51:58.000000", "result": "Success", "details": null}"#, None);
+        check(
+            r#"{"event": "compute_live_migration", "start_time": "2026-11-22T12:51:57.000000", "finish_time": "2026-11-22T12:51:58.000000", "result": "Success", "details": null}"#,
+            None,
+        );
     }
 
     #[test]
     fn every_word_of_nova_for_a_migration_has_a_meaning() {
         use MigrationKind::{Cold, Evacuation, Live, Resize};
         use MigrationState::{AwaitsConfirmation, Failed, InProgress, Succeeded};
-        for word in ["accepted", "queued", "preparing", "running", "pre-migrating", "migrating", "post-migrating", "confirming", "reverting", "not known yet"] {
+        for word in [
+            "accepted",
+            "queued",
+            "preparing",
+            "running",
+            "pre-migrating",
+            "migrating",
+            "post-migrating",
+            "confirming",
+            "reverting",
+            "not known yet",
+        ] {
             assert_eq!(state(Live, word), InProgress, "{word}");
         }
         for word in ["error", "failed", "cancelled", "reverted"] {
             assert_eq!(state(Cold, word), Failed, "{word}");
         }
         assert_eq!((state(Cold, "finished"), state(Resize, "finished")), (AwaitsConfirmation, AwaitsConfirmation));
-        assert_eq!((state(Live, "completed"), state(Cold, "confirmed"), state(Evacuation, "done")), (Succeeded, Succeeded, Succeeded));
+        assert_eq!(
+            (state(Live, "completed"), state(Cold, "confirmed"), state(Evacuation, "done")),
+            (Succeeded, Succeeded, Succeeded)
+        );
     }
 }
