@@ -452,3 +452,118 @@ fn a_violation_is_told_in_a_sentence() {
     ];
     assert_eq!(told, expected);
 }
+
+/// The log of a real simulated site, to which things were done through its ports.
+mod of_a_simulated_site {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use turnaround_tests::checker::{Rule, Rules, judge};
+    use turnaround_workflows::clock::{HandClock, Timestamp};
+    use turnaround_workflows::ports::*;
+    use turnaround_workflows::rehearsal::*;
+
+    struct Operator {
+        clock: Arc<HandClock>,
+        world: Arc<World>,
+        ports: Ports,
+    }
+
+    impl Operator {
+        fn new(plan: SitePlan) -> Operator {
+            let clock = Arc::new(HandClock::at(Timestamp::from_millis(1_772_323_200_000)));
+            let world = World::new(clock.clone(), plan, 1);
+            Operator { ports: world.ports(), clock, world }
+        }
+
+        fn settle(&self) {
+            while let Some(next) = self.world.next_event() {
+                self.clock.advance_to(next);
+            }
+        }
+
+        async fn drain(&self, name: &str) {
+            let node = name.parse().unwrap();
+            for instance in self.ports.instances.on(&node).await.unwrap() {
+                let how = if instance.vm_state == "stopped" { Move::Cold } else { Move::Live };
+                self.ports.instances.start_move(&instance.id, how).await.unwrap();
+                self.settle();
+                if how == Move::Cold {
+                    self.ports.instances.confirm(&instance.id).await.unwrap();
+                }
+            }
+            self.settle();
+        }
+
+        async fn install(&self, name: &str, token: &str) {
+            let (node, image) = (name.parse().unwrap(), self.world.images().remove(0));
+            let (token, image_name) = (Token(token.to_owned()), image.name.parse().unwrap());
+            let ticket = BootTicket { token, image: image_name, sha256: image.sha256 };
+            self.ports.netboot.stage(&node, &ticket).await.unwrap();
+            self.ports.bmc.netboot_next(&node).await.unwrap();
+            self.ports.bmc.reset(&node).await.unwrap();
+            self.settle();
+            self.ports.netboot.withdraw(&node).await.unwrap();
+        }
+
+        fn broken(&self) -> Vec<Rule> {
+            let mut lines = String::new();
+            for event in self.world.events() {
+                lines += &(serde_json::to_string(&event).unwrap() + "\n");
+            }
+            let found = judge(&lines, &Rules { out_max: 1, ..Rules::default() });
+            let mut rules: Vec<Rule> = found.into_iter().map(|violation| violation.rule).collect();
+            rules.sort();
+            rules.dedup();
+            rules
+        }
+    }
+
+    fn plan() -> SitePlan {
+        let mut plan = SitePlan::uniform(3, 3);
+        plan.instance("gpu-02-b").unwrap().vm_state = VmState::Stopped;
+        plan.node("gpu-02").unwrap().nova_host = Some("gpu-02.cloud.internal".to_owned());
+        plan.node("gpu-03").unwrap().faults.repeats_reset = 1;
+        plan
+    }
+
+    #[tokio::test]
+    async fn careful_work_breaks_no_rule() {
+        let operator = Operator::new(plan());
+        for name in ["gpu-01", "gpu-02"] {
+            operator.ports.compute.close(&name.parse().unwrap(), "turnaround").await.unwrap();
+            operator.drain(name).await;
+            operator.install(name, name).await;
+            operator.ports.compute.reopen(&name.parse().unwrap()).await.unwrap();
+        }
+        assert_eq!(operator.world.snapshot().node("gpu-02").unwrap().os_version_id, "24.04");
+        assert_eq!(operator.broken(), []);
+    }
+
+    #[tokio::test]
+    async fn work_without_a_look_breaks_many() {
+        let operator = Operator::new(plan());
+        operator.ports.compute.close(&"gpu-01".parse().unwrap(), "turnaround").await.unwrap();
+        operator.ports.compute.close(&"gpu-02".parse().unwrap(), "turnaround").await.unwrap();
+        operator.install("gpu-01", "t1").await;
+        operator.install("gpu-01", "t1").await;
+        operator.install("gpu-03", "t3").await;
+        let instances = operator.ports.instances.on(&"gpu-02".parse().unwrap()).await.unwrap();
+        let id = &instances[0].id;
+        for _ in 0..2 {
+            let _ = operator.ports.instances.start_move(id, Move::Live).await;
+            operator.clock.advance(Duration::from_secs(1));
+        }
+        operator.settle();
+        let expected = [
+            Rule::OneMoveAtATime,
+            Rule::OneResetAnOrder,
+            Rule::OneImageAnOrder,
+            Rule::NothingIsLost,
+            Rule::OnlyClosedNodesAreTaken,
+            Rule::NotTooManyOut,
+            Rule::LeftAsFound,
+        ];
+        assert_eq!(operator.broken(), expected);
+    }
+}

@@ -407,12 +407,19 @@ async fn an_api_that_is_away_is_unavailable_and_nothing_was_done(on: On) {
         .to_vec();
     let bench = on.site(plan).await;
     let (gpu, ports) = (node("gpu-01"), &bench.ports);
-    assert_eq!(ports.compute.service(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
-    assert_eq!(ports.compute.close(&gpu, "turnaround").await.unwrap_err().kind, PortErrorKind::Unavailable);
-    assert_eq!(ports.instances.on(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
-    assert_eq!(ports.bmc.power(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
-    assert_eq!(ports.bmc.reset(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
-    assert_eq!(ports.facts.facts(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    // All at once: the adapters read several times before they give up.
+    let (service, close, listed, power, reset, facts) = tokio::join!(
+        ports.compute.service(&gpu),
+        ports.compute.close(&gpu, "turnaround"),
+        ports.instances.on(&gpu),
+        ports.bmc.power(&gpu),
+        ports.bmc.reset(&gpu),
+        ports.facts.facts(&gpu),
+    );
+    let errors = [service.err(), close.err(), listed.err(), power.err(), reset.err(), facts.err()];
+    for error in errors {
+        assert_eq!(error.unwrap().kind, PortErrorKind::Unavailable);
+    }
     bench.clock.advance(Duration::from_secs(60));
     assert!(ports.compute.service(&gpu).await.unwrap().enabled);
     assert_eq!(ports.bmc.power(&gpu).await.unwrap(), Power::On);

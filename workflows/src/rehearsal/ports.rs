@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 
-use super::guest::MigrationStatus;
+use super::guest::{Guest, MigrationRecord, MigrationStatus};
 use super::log::Happened;
 use super::plan::{Api, Call};
 use super::trouble::Trouble;
@@ -16,30 +16,23 @@ use crate::ports::{
 
 impl World {
     fn service_of(&self, node: &NodeName) -> Result<ServiceView, Trouble> {
-        self.services()?.into_iter().find(|service| service.node == node.as_str()).ok_or(Trouble::NotFound)
+        let mut found = self.services_where(|name| name == node.as_str())?;
+        found.pop().ok_or(Trouble::NotFound)
     }
 
     fn instances_of(&self, node: &NodeName) -> Result<Vec<Instance>, Trouble> {
         let host = self.service_of(node)?.host;
-        let here = self.guests()?.into_iter().filter(|guest| guest.host.as_ref() == Some(&host));
-        Ok(here.map(|guest| guest.as_instance()).collect())
+        let here = self.guests_where(|guest| guest.host.as_ref() == Some(&host))?;
+        Ok(here.iter().map(Guest::as_instance).collect())
     }
 
-    fn migrations_where(
-        &self,
-        wanted: impl Fn(&super::guest::MigrationRecord) -> bool,
-    ) -> Result<Vec<Migration>, Trouble> {
-        let all = self.migrations_of_all()?;
-        Ok(all.iter().rev().filter(|migration| wanted(migration)).map(|migration| migration.as_migration()).collect())
+    fn newest_first(&self, wanted: impl Fn(&MigrationRecord) -> bool) -> Result<Vec<Migration>, Trouble> {
+        Ok(self.migrations_where(wanted)?.iter().rev().map(MigrationRecord::as_migration).collect())
     }
-}
 
-impl World {
     fn newest_cold(&self, id: &InstanceId) -> Result<Option<(MigrationKind, MigrationStatus)>, Trouble> {
-        let all = self.migrations_of_all()?;
-        let newest =
-            all.iter().rev().find(|migration| migration.instance == *id && migration.kind != MigrationKind::Live);
-        Ok(newest.map(|migration| (migration.kind, migration.status)))
+        let cold = self.migrations_where(|one| one.instance == *id && one.kind != MigrationKind::Live)?;
+        Ok(cold.last().map(|migration| (migration.kind, migration.status)))
     }
 }
 
@@ -78,8 +71,8 @@ impl Instances for World {
     }
 
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
-        let guests = self.guests().map_err(|e| e.while_trying_to(format_args!("read instance {id}")))?;
-        Ok(guests.iter().find(|guest| guest.id == *id).map(|guest| guest.as_instance()))
+        let guest = self.guest(id).map_err(|e| e.while_trying_to(format_args!("read instance {id}")))?;
+        Ok(guest.as_ref().map(Guest::as_instance))
     }
 
     async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
@@ -104,13 +97,13 @@ impl Instances for World {
     }
 
     async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
-        let found = self.migrations_where(|migration| migration.instance == *id);
+        let found = self.newest_first(|migration| migration.instance == *id);
         found.map_err(|e| e.while_trying_to(format_args!("list the migrations of instance {id}")))
     }
 
     async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
         let found = self.service_of(node).and_then(|service| {
-            self.migrations_where(|migration| migration.source == service.host && !migration.status.is_over())
+            self.newest_first(|migration| migration.source == service.host && !migration.status.is_over())
         });
         found.map_err(|e| e.while_trying_to(format_args!("list the migrations away from {node}")))
     }

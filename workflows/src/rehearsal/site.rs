@@ -3,7 +3,7 @@
 //! Nothing here runs by itself: whoever looks first moves the site on to the time of the clock, event
 //! by event in order of time, so that the same seed and the same calls give the same history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +79,7 @@ pub(super) struct Site {
     pub(super) log: Log,
     pub(super) nodes: Vec<Machine>,
     pub(super) guests: Vec<Guest>,
+    by_id: HashMap<InstanceId, usize>,
     pub(super) migrations: Vec<MigrationRecord>,
     pub(super) actions: Vec<ActionRecord>,
     pub(super) tickets: TicketsInMemory,
@@ -99,6 +100,7 @@ impl Site {
             log: Log::default(),
             nodes: Vec::new(),
             guests: Vec::new(),
+            by_id: HashMap::new(),
             migrations: Vec::new(),
             actions: Vec::new(),
             tickets: TicketsInMemory::default(),
@@ -222,7 +224,7 @@ impl Site {
     }
 
     pub(super) fn guest(&self, id: &InstanceId) -> Option<usize> {
-        self.guests.iter().position(|guest| guest.id == *id && !guest.deleted)
+        self.by_id.get(id).copied().filter(|&index| !self.guests[index].deleted)
     }
 
     /// Names of the instances that Nova places on `host`.
@@ -238,34 +240,38 @@ impl Site {
         }
     }
 
-    /// What instances and moves under way take of `host`.
-    fn used(&self, host: &str) -> (u32, u64) {
-        let (mut vcpus, mut memory_mb) = (0, 0);
+    /// What instances, and moves under way at both their ends, take of each host.
+    fn used(&self) -> HashMap<&str, (u32, u64)> {
+        let mut holders: HashSet<(&str, usize)> = HashSet::new();
         for (index, guest) in self.guests.iter().enumerate() {
-            let here = guest.host.as_deref() == Some(host)
-                || self.building.iter().any(|(built, at)| *built == index && at.as_deref() == Some(host));
-            let held = self.migrations.iter().any(|migration| {
-                migration.instance == guest.id
-                    && !migration.status.is_over()
-                    && (migration.source == host || migration.destination.as_deref() == Some(host))
-            });
-            if here || held {
-                vcpus += guest.vcpus;
-                memory_mb += guest.memory_mb;
+            holders.extend(guest.host.as_deref().map(|host| (host, index)));
+        }
+        holders.extend(self.building.iter().filter_map(|(index, host)| Some((host.as_deref()?, *index))));
+        for migration in self.migrations.iter().filter(|migration| !migration.status.is_over()) {
+            if let Some(index) = self.guest(&migration.instance) {
+                holders.insert((&migration.source, index));
+                holders.extend(migration.destination.as_deref().map(|host| (host, index)));
             }
         }
-        (vcpus, memory_mb)
+        let mut used = HashMap::new();
+        for (host, index) in holders {
+            let (vcpus, memory_mb) = used.entry(host).or_insert((0, 0));
+            *vcpus += self.guests[index].vcpus;
+            *memory_mb += self.guests[index].memory_mb;
+        }
+        used
     }
 
     /// Where Nova's scheduler puts an instance of this size: enabled, up, enough room, most free memory first.
     pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, not_on: Option<&str>) -> Option<String> {
+        let used = self.used();
         let mut best: Vec<usize> = Vec::new();
         let mut most_free = 0;
         for (index, node) in self.nodes.iter().enumerate() {
             if !node.enabled || !node.is_up(self.now, &self.plan.latencies) || not_on == Some(node.host.as_str()) {
                 continue;
             }
-            let (used_vcpus, used_memory) = self.used(&node.host);
+            let (used_vcpus, used_memory) = used.get(node.host.as_str()).copied().unwrap_or_default();
             if used_vcpus + vcpus > node.vcpus || used_memory + memory_mb > node.memory_mb {
                 continue;
             }
@@ -281,6 +287,7 @@ impl Site {
 
     fn guest_of(&mut self, plan: &InstancePlan, host: Option<String>, vm_state: VmState) -> usize {
         let id = InstanceId(self.uuid());
+        self.by_id.insert(id.clone(), self.guests.len());
         self.guests.push(Guest {
             id,
             name: plan.name.clone(),

@@ -1,5 +1,7 @@
 //! What the simulated site looks like at one moment: for tests, and for people who watch.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::site::Site;
@@ -56,9 +58,20 @@ impl SiteSnapshot {
     }
 
     pub(super) fn of(site: &Site) -> SiteSnapshot {
+        let mut here: HashMap<&str, usize> = HashMap::new();
+        for host in site.guests.iter().filter_map(|guest| guest.host.as_deref()) {
+            *here.entry(host).or_default() += 1;
+        }
+        let (mut leaving, mut arriving): (HashMap<&str, usize>, HashMap<&str, usize>) = Default::default();
+        for migration in site.migrations.iter().filter(|migration| !migration.status.is_over()) {
+            *leaving.entry(&migration.source).or_default() += 1;
+            if let Some(destination) = &migration.destination {
+                *arriving.entry(destination).or_default() += 1;
+            }
+        }
+        let count = |of: &HashMap<&str, usize>, host: &str| of.get(host).copied().unwrap_or_default();
         let node = |index: usize| {
             let machine = &site.nodes[index];
-            let under_way = || site.migrations.iter().filter(|migration| !migration.status.is_over());
             NodeSnapshot {
                 name: machine.name.clone(),
                 enabled: machine.enabled,
@@ -70,11 +83,9 @@ impl SiteSnapshot {
                 kernel: machine.disk.kernel.clone(),
                 installed: machine.disk.installed.as_ref().map(|installed| installed.token.0.clone()),
                 staged: site.staged(index).map(|ticket| ticket.token.0),
-                instances: site.instances_on(&machine.host).len(),
-                leaving: under_way().filter(|migration| migration.source == machine.host).count(),
-                arriving: under_way()
-                    .filter(|migration| migration.destination.as_deref() == Some(&machine.host))
-                    .count(),
+                instances: count(&here, &machine.host),
+                leaving: count(&leaving, &machine.host),
+                arriving: count(&arriving, &machine.host),
             }
         };
         let instances = site.guests.iter().filter(|guest| !guest.deleted).map(|guest| InstanceSnapshot {

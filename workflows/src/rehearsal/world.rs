@@ -137,6 +137,10 @@ impl World {
     }
 
     pub fn services(&self) -> Result<Vec<ServiceView>, Trouble> {
+        self.services_where(|_| true)
+    }
+
+    pub(super) fn services_where(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<ServiceView>, Trouble> {
         let site = self.asked(Api::Nova, None)?;
         let latencies = &site.plan.latencies;
         let view = |machine: &super::machine::Machine| ServiceView {
@@ -149,17 +153,24 @@ impl World {
             vcpus: machine.vcpus,
             memory_mb: machine.memory_mb,
         };
-        Ok(site.nodes.iter().map(view).collect())
+        Ok(site.nodes.iter().filter(|machine| wanted(&machine.name)).map(view).collect())
     }
 
-    pub fn guests(&self) -> Result<Vec<Guest>, Trouble> {
+    /// Those that are `wanted`, in order of their making.
+    pub fn guests_where(&self, wanted: impl Fn(&Guest) -> bool) -> Result<Vec<Guest>, Trouble> {
         let site = self.asked(Api::Nova, None)?;
-        Ok(site.guests.iter().filter(|guest| !guest.deleted).cloned().collect())
+        Ok(site.guests.iter().filter(|guest| !guest.deleted && wanted(guest)).cloned().collect())
     }
 
-    /// In order of their making.
-    pub fn migrations_of_all(&self) -> Result<Vec<MigrationRecord>, Trouble> {
-        Ok(self.asked(Api::Nova, None)?.migrations.clone())
+    pub fn guest(&self, id: &InstanceId) -> Result<Option<Guest>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        Ok(site.guest(id).map(|index| site.guests[index].clone()))
+    }
+
+    /// Those that are `wanted`, in order of their making.
+    pub fn migrations_where(&self, wanted: impl Fn(&MigrationRecord) -> bool) -> Result<Vec<MigrationRecord>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        Ok(site.migrations.iter().filter(|migration| wanted(migration)).cloned().collect())
     }
 
     pub fn actions_of(&self, id: &InstanceId) -> Result<Vec<ActionRecord>, Trouble> {

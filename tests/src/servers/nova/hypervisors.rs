@@ -5,7 +5,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 use turnaround_workflows::rehearsal::{Guest, ServiceView};
 
-use super::{Answer, Bearer, Minor, Nova, Query, Refusal, Shared, only_admin};
+use super::{Answer, Bearer, Minor, Query, Refusal, Shared, only_admin};
 
 /// From here on, what it offers is in Placement.
 const SIZES_GONE: Minor = Minor(88);
@@ -25,7 +25,7 @@ pub(super) async fn detail(state: Shared, bearer: Extension<Bearer>, minor: Exte
 }
 
 fn answer(State(nova): &Shared, minor: Minor, query: &Query, detailed: bool) -> Answer {
-    let guests = nova.world.guests()?;
+    let guests = nova.world.guests_where(|guest| guest.host.is_some())?;
     let with_servers = query.get("with_servers").is_some_and(|with| with == "true" || with == "True");
     let mut list = Vec::new();
     for (place, service) in nova.world.services()?.iter().enumerate() {
@@ -40,7 +40,7 @@ fn answer(State(nova): &Shared, minor: Minor, query: &Query, detailed: bool) -> 
             document["servers"] = here.iter().map(|guest| json!({ "name": guest.name, "uuid": guest.id.0 })).collect();
         }
         if detailed {
-            add_detail(nova, &mut document, service, &here, minor);
+            add_detail(&mut document, service, &here, minor);
         }
         list.push(document);
     }
@@ -61,7 +61,7 @@ fn basic(service: &ServiceView, place: usize, minor: Minor) -> Value {
     })
 }
 
-fn add_detail(_nova: &Nova, document: &mut Value, service: &ServiceView, here: &[&Guest], minor: Minor) {
+fn add_detail(document: &mut Value, service: &ServiceView, here: &[&Guest], minor: Minor) {
     document["hypervisor_type"] = json!("QEMU");
     document["hypervisor_version"] = json!(8_002_002);
     document["host_ip"] = json!("192.0.2.1");

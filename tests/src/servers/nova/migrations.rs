@@ -58,17 +58,15 @@ pub(super) async fn list(
     query: Query,
 ) -> Answer {
     only_admin(&bearer, "os_compute_api:os-migrations:index")?;
-    let mut all = nova.world.migrations_of_all()?;
     let is = |key: &str, value: &str| query.get(key).is_none_or(|wanted| wanted == value);
-    all.retain(|migration| {
+    let mut all = nova.world.migrations_where(|migration| {
+        let host = query.get("host");
         is("instance_uuid", &migration.instance.0)
             && is("source_compute", &migration.source)
             && is("migration_type", kind(migration))
             && is("status", migration.status.as_str())
-            && query
-                .get("host")
-                .is_none_or(|host| *host == migration.source || migration.destination.as_ref() == Some(host))
-    });
+            && host.is_none_or(|host| *host == migration.source || migration.destination.as_ref() == Some(host))
+    })?;
     all.reverse();
     let (migrations, more) =
         if minor >= PAGES { page(all, &query, |migration| &migration.uuid)? } else { (all, false) };
@@ -88,10 +86,9 @@ pub(super) async fn of_server(
 ) -> Answer {
     only_admin(&bearer, "os_compute_api:servers:migrations:index")?;
     let guest = find(&nova, &bearer, &id)?;
-    let all = nova.world.migrations_of_all()?;
-    let here = all.iter().filter(|migration| {
+    let here = nova.world.migrations_where(|migration| {
         let begun = migration.destination.is_some() && !migration.status.is_over();
         migration.instance == guest.id && migration.kind == MigrationKind::Live && begun
-    });
-    Ok(Json(json!({ "migrations": here.map(|one| document(one, minor)).collect::<Vec<Value>>() })))
+    })?;
+    Ok(Json(json!({ "migrations": here.iter().map(|one| document(one, minor)).collect::<Vec<Value>>() })))
 }

@@ -101,15 +101,14 @@ fn wanted(nova: &Nova, bearer: &Bearer, query: &Query) -> Result<Vec<Guest>, Ref
             "Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.",
         ));
     }
-    let mut guests = nova.world.guests()?;
-    guests.retain(|guest| {
+    let mut guests = nova.world.guests_where(|guest| {
         (all_tenants || Some(&guest.project) == bearer.project.as_ref())
             // Whoever is no administrator can't narrow by host: the filter is ignored.
             && (!bearer.admin || query.get("host").is_none_or(|host| guest.host.as_ref() == Some(host)))
             && query.get("project_id").is_none_or(|project| *project == guest.project)
             && query.get("status").is_none_or(|wanted| wanted == status(guest))
             && query.get("name").is_none_or(|name| guest.name.contains(name.as_str()))
-    });
+    })?;
     guests.reverse();
     Ok(guests)
 }
@@ -146,11 +145,10 @@ pub(super) async fn detail(
 
 /// One instance that this bearer may see.
 pub(super) fn find(nova: &Nova, bearer: &Bearer, id: &str) -> Result<Guest, Refusal> {
-    let guests = nova.world.guests()?;
-    let seen = guests
-        .into_iter()
-        .find(|guest| guest.id.0 == id && (bearer.admin || Some(&guest.project) == bearer.project.as_ref()));
-    seen.ok_or_else(|| Refusal::new(404, not_found(&InstanceId(id.to_owned()))))
+    let id = InstanceId(id.to_owned());
+    let guest = nova.world.guest(&id)?;
+    let seen = guest.filter(|guest| bearer.admin || Some(&guest.project) == bearer.project.as_ref());
+    seen.ok_or_else(|| Refusal::new(404, not_found(&id)))
 }
 
 pub(super) fn not_found(id: &InstanceId) -> String {

@@ -124,3 +124,18 @@ fn a_plan_survives_json() {
     let sparse: SitePlan = serde_json::from_str(r#"{"nodes":[{"name":"a"}]}"#).unwrap();
     assert_eq!(sparse.nodes[0].vcpus, 64);
 }
+
+#[test]
+fn a_large_site_is_drained_without_waiting_for_it() {
+    let mut plan = SitePlan::uniform(400, 10);
+    plan.latencies.live_at_once = 10;
+    let bench = Bench::of(plan);
+    for name in ["gpu-01", "gpu-02", "gpu-03"] {
+        bench.close(name);
+        for instance in block_on(bench.ports.instances.on(&node(name))).unwrap() {
+            block_on(bench.ports.instances.start_move(&instance.id, Move::Live)).unwrap();
+        }
+        bench.settle();
+        assert_eq!(bench.world.snapshot().node(name).unwrap().instances, 0);
+    }
+}
