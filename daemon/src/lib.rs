@@ -13,5 +13,6 @@ pub mod jobs;
 pub mod schedule;
 pub mod service;
 pub mod systemd;
+pub mod tick_log;
 pub mod why;
 pub mod wire;

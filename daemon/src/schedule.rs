@@ -5,8 +5,8 @@
 //! small request. What is due is judged by the store's clock, which all daemons share, and the ledger moves in the same
 //! call that creates the workflows, so a tick that two daemons see starts one workflow.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,15 +16,17 @@ use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, info_span, warn};
 use turnaround_config::{CatchUp, Config, NodeName, Schedule, ScheduleName, Starts, show_length};
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::engine::{Start, start};
 use turnaround_workflows::store::{NewWorkflow, Store, StoreError};
+use turnaround_workflows::telemetry;
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
 use crate::api::problem::chain;
 use crate::jobs::{BackgroundJob, JobReport};
+use crate::tick_log::TickLog;
 use crate::wire::{RunTime, ScheduleView, TickVerdict, TickView, When};
 
 /// Every second, which is as fine as any expression can say.
@@ -39,8 +41,6 @@ const MISSED_COUNTED_MAX: usize = 1_000;
 /// A tick that is not later than this is on time for `catch_up = "skip"`: the pulse comes each second, and a Redis that
 /// is restarted answers again within seconds.
 const ON_TIME: Duration = Duration::from_secs(30);
-/// Decisions remembered for each schedule, for people to look at.
-const RECENT_MAX: usize = 20;
 /// A ledger that is further ahead of the clock than this is a person's business: the clock was wrong once.
 const AHEAD_TOLERATED: Duration = Duration::from_secs(120);
 /// Runs shown in advance.
@@ -90,25 +90,6 @@ pub fn judge(schedule: &Schedule, last: DateTime<Utc>, now: DateTime<Utc>) -> Op
     Some(judgement)
 }
 
-/// What this daemon decided about the newest ticks. The ledger in the store has only how far they were judged.
-#[derive(Debug, Default)]
-pub struct TickLog(Mutex<BTreeMap<ScheduleName, VecDeque<TickView>>>);
-
-impl TickLog {
-    /// Newest first.
-    pub fn recent(&self, schedule: &ScheduleName) -> Vec<TickView> {
-        let log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        log.get(schedule).map(|ticks| ticks.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    fn note(&self, schedule: &ScheduleName, tick: DateTime<Utc>, verdict: TickVerdict, note: String) {
-        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let ticks = log.entry(schedule.clone()).or_default();
-        ticks.push_front(TickView { tick: When(tick.into()), verdict, note });
-        ticks.truncate(RECENT_MAX);
-    }
-}
-
 /// The job that judges every schedule's ticks.
 pub struct Schedules {
     config: Arc<Config>,
@@ -151,9 +132,13 @@ impl Schedules {
             if self.store.judge_ticks(name.as_str(), None, now, Vec::new()).await? {
                 info!(schedule = %name, from = %now, "schedule begins");
             }
-            return self.arm(name, schedule, now);
+            self.arm(name, schedule, now);
+            return Ok(());
         };
-        let Some(judgement) = judge(schedule, last.utc(), now.utc()) else { return self.arm(name, schedule, last) };
+        let Some(judgement) = judge(schedule, last.utc(), now.utc()) else {
+            self.arm(name, schedule, last);
+            return Ok(());
+        };
         let mut new = Vec::with_capacity(judgement.due.len());
         let mut failed = Vec::new();
         for tick in &judgement.due {
@@ -173,39 +158,43 @@ impl Schedules {
         }
         for (tick, id) in ticks.into_iter().zip(ids) {
             info!(schedule = %name, %tick, workflow = id, "tick started a workflow");
-            self.log.note(name, tick, TickVerdict::Started, id);
+            self.note(name, tick, TickVerdict::Started, id).await;
             report.started += 1;
         }
         for (tick, why) in failed {
             error!(schedule = %name, %tick, why, "a tick could not start what it is for");
-            self.log.note(name, tick, TickVerdict::Failed, why);
+            self.note(name, tick, TickVerdict::Failed, why).await;
             report.failed += 1;
         }
-        self.tell_what_did_not_run(name, schedule, &judgement, report);
-        self.arm(name, schedule, judged)
+        self.tell_what_did_not_run(name, schedule, &judgement, report).await;
+        self.arm(name, schedule, judged);
+        Ok(())
     }
 
-    fn tell_what_did_not_run(&self, name: &ScheduleName, schedule: &Schedule, judgement: &Judgement, report: &mut SchedulesReport) {
+    async fn note(&self, name: &ScheduleName, tick: DateTime<Utc>, verdict: TickVerdict, note: String) {
+        self.log.note(name, TickView { tick: When(tick.into()), verdict, note }).await;
+    }
+
+    async fn tell_what_did_not_run(&self, name: &ScheduleName, schedule: &Schedule, judgement: &Judgement, report: &mut SchedulesReport) {
         if let Some((count, newest)) = judgement.missed {
             let lateness = show_length(schedule.max_lateness);
             warn!(schedule = %name, count, %newest, max_lateness = lateness, "ticks were missed: they are too late to run");
             let note = format!("later than max_lateness ({lateness}){}", and_before(count));
-            self.log.note(name, newest, TickVerdict::Missed, note);
+            self.note(name, newest, TickVerdict::Missed, note).await;
             report.missed += count;
         }
         if let Some((count, newest)) = judgement.skipped {
             let catch_up = catch_up(schedule.catch_up);
             info!(schedule = %name, count, %newest, catch_up, "ticks were passed over");
-            self.log.note(name, newest, TickVerdict::Skipped, format!("catch_up = \"{catch_up}\"{}", and_before(count)));
+            self.note(name, newest, TickVerdict::Skipped, format!("catch_up = \"{catch_up}\"{}", and_before(count))).await;
             report.skipped += count;
         }
     }
 
     /// Nothing is to be judged until the tick after `judged`.
-    fn arm(&mut self, name: &ScheduleName, schedule: &Schedule, judged: Timestamp) -> Result<(), StoreError> {
+    fn arm(&mut self, name: &ScheduleName, schedule: &Schedule, judged: Timestamp) {
         let next = schedule.next_after(judged.utc()).map_or(Timestamp::from_millis(i64::MAX), Timestamp::from);
         self.next.insert(name.clone(), next);
-        Ok(())
     }
 
     fn begin(&self, name: &ScheduleName, schedule: &Schedule, tick: DateTime<Utc>, now: Timestamp) -> Result<NewWorkflow, String> {
@@ -225,6 +214,8 @@ impl Schedules {
             }
         };
         new.id = format!("tick-{name}-{}", tick.timestamp()).parse().map_err(|error| chain(&error))?;
+        let span = info_span!("tick", otel.name = format!("tick of {name}"), schedule = %name, %tick, workflow = %new.id);
+        new.traceparent = telemetry::traceparent(&span);
         start(new, now).map_err(|error| chain(&error))
     }
 }

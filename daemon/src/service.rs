@@ -18,7 +18,8 @@ use crate::api::socket::ApiListener;
 use crate::archive::Archive;
 use crate::feed::EventFeed;
 use crate::jobs::{ArchiveFinished, Driver, JobBoard, JobDefinition, Overdue, Sweep};
-use crate::schedule::{self, Schedules, TickLog};
+use crate::schedule::{self, Schedules};
+use crate::tick_log::TickLog;
 
 /// How often finished workflows are archived, unless they expire so soon that it has to be more often.
 const ARCHIVE_EVERY: Duration = Duration::from_secs(60);
@@ -47,7 +48,7 @@ pub fn app(
         access: Access::new(&config.daemon.operators),
         feed: EventFeed::new(Arc::clone(&store)),
         board: Arc::new(JobBoard::default()),
-        ticks: Arc::new(TickLog::default()),
+        ticks: Arc::new(TickLog::open(&config.state_dir)),
         archive: Archive::new(&config.state_dir),
         started: clock.now(),
         keep_alive: KEEP_ALIVE,

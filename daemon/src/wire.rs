@@ -294,8 +294,13 @@ pub struct ChildView {
     pub id: WorkflowId,
     /// None while it is open.
     pub outcome: Option<Outcome>,
+    /// Where an open one stands, of the first [`CHILDREN_LOOKED_AT`].
+    pub status: Option<Status>,
     pub headline: String,
 }
+
+/// Open children that are looked at to show a parent. More are not open at once: a rollout has as many as nodes may be out.
+pub const CHILDREN_LOOKED_AT: usize = 100;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitsForView {

@@ -15,7 +15,7 @@ use super::caller::Access;
 use crate::archive::Archive;
 use crate::feed::EventFeed;
 use crate::jobs::JobBoard;
-use crate::schedule::TickLog;
+use crate::tick_log::TickLog;
 
 pub struct App {
     pub config: Arc<Config>,

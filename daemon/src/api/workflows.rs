@@ -1,11 +1,12 @@
 //! GET /v1/workflows and /v1/workflows/{id}
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
-use turnaround_workflows::engine::State as Folded;
+use turnaround_workflows::engine::{Child, State as Folded};
 use turnaround_workflows::store::{self, Document, PAGE_MAX, Scope, Store, WORKFLOW_ID_CHARS_MAX, WorkflowId};
 
 use super::app::App;
@@ -13,7 +14,7 @@ use super::extract::{Path, Query};
 use super::lines::{line, lines};
 use super::problem::Problem;
 use super::steps;
-use crate::wire::{AnswerView, ChildView, QuestionView, WaitsForView, WorkflowView, WorkflowsView};
+use crate::wire::{AnswerView, CHILDREN_LOOKED_AT, ChildView, QuestionView, WaitsForView, WorkflowView, WorkflowsView};
 
 /// Lines of a listing for which nobody said how many.
 const LISTED_BY_DEFAULT: u32 = 100;
@@ -142,22 +143,35 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
             })
             .collect(),
     });
-    let children = state.children.into_iter().map(|(key, child)| ChildView {
-        key,
-        id: child.id,
-        outcome: child.outcome,
-        headline: child.headline,
-    });
+    let children = children(app, state.children).await?;
     Ok(WorkflowView {
         created_by: state.created_by,
         input: state.input,
         steps,
         question,
-        children: children.collect(),
+        children,
         holds: state.held.into_iter().collect(),
         waits_for: state.awaits.map(|(resource, holders)| WaitsForView { resource, holders }),
         journal_entries,
         journal_problem,
         line,
     })
+}
+
+/// The children, the open ones as they stand just now.
+async fn children(app: &App, known: BTreeMap<String, Child>) -> Result<Vec<ChildView>, Problem> {
+    let mut looked_at = 0;
+    let mut children = Vec::with_capacity(known.len());
+    for (key, child) in known {
+        let mut view = ChildView { key, id: child.id, outcome: child.outcome, status: None, headline: child.headline };
+        if view.outcome.is_none() && looked_at < CHILDREN_LOOKED_AT {
+            looked_at += 1;
+            if let Some(open) = app.store.load(&view.id).await? {
+                view.status = Some(open.status);
+                view.headline = open.headline;
+            }
+        }
+        children.push(view);
+    }
+    Ok(children)
 }

@@ -42,9 +42,38 @@ fn row(node: &NodeView) -> Vec<String> {
     let unknown = || "?".to_owned();
     vec![
         node.name.to_string(),
-        survey.map_or_else(unknown, |survey| survey.service.clone()),
+        survey.map_or_else(unknown, |survey| service(&survey.service)),
         survey.and_then(|survey| survey.instances).map_or_else(unknown, |count| count.to_string()),
         image.unwrap_or_else(unknown),
         done,
     ]
+}
+
+/// What a note of ours in Nova begins with.
+const OUR_NOTE: &str = "disabled: turnaround:";
+/// Longest state in a table. The whole of it is in `--json` and in Nova.
+const SERVICE_CHARS_MAX: usize = 48;
+
+/// The state of a node's service in Nova, short: a note of ours repeats what other columns say.
+pub(super) fn service(service: &str) -> String {
+    if service.starts_with(OUR_NOTE) {
+        let down = if service.ends_with(", down") { ", down" } else { "" };
+        return format!("disabled by us{down}");
+    }
+    match service.char_indices().nth(SERVICE_CHARS_MAX) {
+        Some((end, _)) => format!("{}..", &service[..end]),
+        None => service.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_of_ours_is_told_from_somebody_elses() {
+        assert_eq!(service("disabled: turnaround:node-os-rollout-a.gpu-01:found-enabled: node OS update, down"), "disabled by us, down");
+        assert_eq!(service("disabled: disk sdb smells, ask Ada"), "disabled: disk sdb smells, ask Ada");
+        assert_eq!(service(&format!("disabled: {}", "x".repeat(100))).len(), SERVICE_CHARS_MAX + 2);
+    }
 }

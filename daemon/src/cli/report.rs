@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use turnaround_workflows::updates::{DryRunReport, NODE_OS_DRY_RUN, SURVEY, SurveyReport};
 
 use super::duration::moment;
+use super::nodes::service;
 use super::out::Style;
 use super::table::table;
 use crate::wire::{When, WorkflowView};
@@ -44,7 +45,7 @@ fn survey(report: &SurveyReport, style: Style) -> String {
         };
         vec![
             node.node.to_string(),
-            node.service.clone(),
+            service(&node.service),
             node.instances.map_or_else(unknown, |count| count.to_string()),
             os,
             node.image_sha256.as_deref().map_or_else(unknown, |digest| digest.chars().take(12).collect()),

@@ -100,7 +100,8 @@ fn steps(steps: &[StepView], now: Timestamp, style: Style) -> String {
 
 fn children(view: &WorkflowView, style: Style) -> String {
     let rows = view.children.iter().map(|child| {
-        let state = child.outcome.map_or("open", |outcome| outcome.as_str());
+        let open = child.status.map_or("open", |status| status.as_str());
+        let state = child.outcome.map_or(open, |outcome| outcome.as_str());
         vec![child.key.clone(), state.to_owned(), child.id.to_string(), child.headline.clone()]
     });
     indented(style, "  ", &["CHILD", "STATE", "ID", "SAYS"], rows.collect())
@@ -152,7 +153,7 @@ mod tests {
                       "command": "turnaround answer node-os-rollout-a.gpu-01 unwind" },
                 ],
             },
-            "children": [], "holds": [{ "lock": { "name": "node-gpu-01" } }, { "budget": { "name": "nodes-out", "member": "gpu-01" } }],
+            "children": [{ "key": "k", "id": "x.k", "outcome": null, "status": "needs-operator", "headline": "asks" }], "holds": [{ "lock": { "name": "node-gpu-01" } }, { "budget": { "name": "nodes-out", "member": "gpu-01" } }],
             "waits_for": null, "journal_entries": 9, "journal_problem": null,
         }))
         .unwrap()
@@ -178,6 +179,9 @@ node-os-rollout-a.gpu-01: node-os of gpu-01
   close        done       3s
   evacuate     asking     1h 04m  2 failures; 1 instance can't leave
   reprovision  not begun
+
+  CHILD  STATE           ID   SAYS
+  k      needs-operator  x.k  asks
 
 NEEDS YOU: 1 instance can't leave gpu-01: what now?
   seen:

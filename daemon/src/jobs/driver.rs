@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, error, info, info_span, warn};
+use tracing::{Instrument as _, debug, debug_span, error, info, warn};
 use turnaround_workflows::clock::{Clock, Timestamp};
 
 use super::{BackgroundJob, JobBoard, JobReport};
@@ -74,7 +74,10 @@ impl Passes {
     async fn run<J: BackgroundJob>(self, definition: JobDefinition<J>) {
         let JobDefinition { mut job, period, wake } = definition;
         while !self.stop.is_cancelled() {
-            let good = self.pass(&mut job, period).instrument(info_span!("job", otel.name = format!("job {}", J::NAME), job = J::NAME)).await;
+            // Below what is exported: a pass each second that finds nothing to do is no trace that anybody wants. What it
+            // starts has traces of its own.
+            let span = debug_span!("job", otel.name = format!("job {}", J::NAME));
+            let good = self.pass(&mut job, period).instrument(span).await;
             let pause = if good { period } else { period.min(RETRY_AFTER) };
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -93,7 +96,7 @@ impl Passes {
         let (summary, report, error) = match outcome {
             Ok(Ok(report)) => {
                 let summary = report.summary();
-                if report.worked() { info!(summary, took_ms, "job done") } else { debug!(summary, "nothing to do") }
+                if report.worked() { info!(job = J::NAME, summary, took_ms, "job done") } else { debug!(job = J::NAME, summary, "nothing to do") }
                 (summary, serde_json::to_value(&report).unwrap_or(Value::Null), None)
             }
             Ok(Err(error)) => (String::new(), Value::Null, Some(chain(&error))),
@@ -105,9 +108,9 @@ impl Passes {
         let failures = self.board.ended(J::NAME, JobRun { began: began.into(), took_ms, summary, report, error }, next);
         match failures {
             0 => {}
-            1 => warn!(error = failed, "job failed, will run again"),
-            n if n.is_multiple_of(FAILURES_PER_ALARM) => error!(error = failed, failures, "job keeps failing"),
-            _ => debug!(error = failed, failures, "job failed again"),
+            1 => warn!(job = J::NAME, error = failed, "job failed, will run again"),
+            n if n.is_multiple_of(FAILURES_PER_ALARM) => error!(job = J::NAME, error = failed, failures, "job keeps failing"),
+            _ => debug!(job = J::NAME, error = failed, failures, "job failed again"),
         }
         good
     }

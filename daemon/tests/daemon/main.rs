@@ -6,6 +6,7 @@ mod archive;
 mod cli;
 mod events;
 mod jobs;
+mod outage;
 mod process;
 mod schedules;
 mod signals;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use turnaround_daemon::jobs::BackgroundJob as _;
-use turnaround_daemon::schedule::{Schedules, TickLog};
+use turnaround_daemon::schedule::Schedules;
+use turnaround_daemon::tick_log::TickLog;
 use turnaround_daemon::wire::TickVerdict;
 use turnaround_workflows::clock::{Clock, HandClock};
 use turnaround_workflows::engine::State;
@@ -18,6 +19,7 @@ struct Daemons {
     store: Arc<MemoryStore>,
     config: Arc<turnaround_config::Config>,
     jobs: Vec<(Schedules, Arc<TickLog>)>,
+    folder: tempfile::TempDir,
 }
 
 impl Daemons {
@@ -26,14 +28,14 @@ impl Daemons {
         let clock = Arc::new(HandClock::at(at(start)));
         let store = Arc::new(MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let config = Arc::new(config(&format!("[schedules.s]\n{schedule}")));
-        let mut daemons = Daemons { clock, store, config, jobs: Vec::new() };
+        let mut daemons = Daemons { clock, store, config, jobs: Vec::new(), folder: tempfile::tempdir().unwrap() };
         daemons.start_another();
         daemons.pulse().await;
         daemons
     }
 
     fn start_another(&mut self) {
-        let log = Arc::new(TickLog::default());
+        let log = Arc::new(TickLog::open(self.folder.path()));
         let store = Arc::clone(&self.store) as Arc<dyn Store>;
         self.jobs.push((Schedules::new(Arc::clone(&self.config), store, Arc::clone(&log)), log));
     }
@@ -118,6 +120,16 @@ async fn a_restart_in_the_same_second_fires_nothing_again() {
         daemons.pulse().await;
     }
     assert_eq!(daemons.ticks().await, ["01:00"]);
+}
+
+#[tokio::test]
+async fn what_did_not_run_is_still_known_after_a_restart() {
+    let mut daemons = Daemons::begin("2026-11-22T00:30:00Z", &format!("{HOURLY}\nmax_lateness = \"1min\"")).await;
+    daemons.live_through(&["2026-11-22T01:00:00Z", "2026-11-22T04:30:00Z"]).await;
+    let before = daemons.verdicts();
+    daemons.restart();
+    assert_eq!(daemons.verdicts(), before);
+    assert_eq!(before.iter().map(|(verdict, _)| *verdict).collect::<Vec<_>>(), [TickVerdict::Started, TickVerdict::Missed]);
 }
 
 /// Nobody runs from 00:30 to 04:05; at most four hours late, unless `schedule` says otherwise.

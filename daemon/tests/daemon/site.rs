@@ -17,7 +17,7 @@ use turnaround_daemon::api::socket::SocketClaim;
 use turnaround_daemon::archive::Archive;
 use turnaround_daemon::feed::EventFeed;
 use turnaround_daemon::jobs::JobBoard;
-use turnaround_daemon::schedule::TickLog;
+use turnaround_daemon::tick_log::TickLog;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Entry, Event, State, seal};
 use turnaround_workflows::store::memory::MemoryStore;
@@ -113,7 +113,7 @@ impl Site {
             registry: updates::registry(),
             access: wish.access,
             board: Arc::new(JobBoard::default()),
-            ticks: Arc::new(TickLog::default()),
+            ticks: Arc::new(TickLog::open(folder.path())),
             archive: Archive::new(folder.path()),
             started: clock.now(),
             keep_alive: Duration::from_secs(15),
