@@ -52,21 +52,24 @@ async fn caught() -> (Running, String, WorkflowLine) {
     (running, rollout, line)
 }
 
-async fn another_worker_has_it(running: &Running, before: &WorkflowLine) {
+/// Says how long it took since `since`; how long it may take is measured, not tested.
+async fn another_worker_has_it(running: &Running, before: &WorkflowLine, since: tokio::time::Instant) {
     until("another worker to take over", async || {
         let view: WorkflowView = running.client.get(&format!("/v1/workflows/{}", before.id)).await.ok()?;
         (view.line.worker.is_some() && view.line.worker != before.worker).then_some(())
     })
     .await
     .unwrap();
+    println!("taken over after {:.2} s, with a lease of 2 s", since.elapsed().as_secs_f64());
 }
 
 #[tokio::test]
 async fn what_a_killed_worker_had_in_hand_goes_on_elsewhere() {
     let (mut running, rollout, line) = caught().await;
     let victim = which(&running.processes, line.worker.as_deref().unwrap());
+    let since = tokio::time::Instant::now();
     running.processes.kill_worker(victim).await.unwrap();
-    another_worker_has_it(&running, &line).await;
+    another_worker_has_it(&running, &line, since).await;
     running.site.servers.mishaps.clear();
     ends_well(&running, &rollout).await;
     running.processes.end().await.unwrap();
@@ -76,8 +79,9 @@ async fn what_a_killed_worker_had_in_hand_goes_on_elsewhere() {
 async fn a_worker_that_is_told_to_stop_hands_its_work_back_at_once() {
     let (mut running, rollout, line) = caught().await;
     let victim = which(&running.processes, line.worker.as_deref().unwrap());
+    let since = tokio::time::Instant::now();
     running.processes.stop_worker(victim).await.unwrap();
-    another_worker_has_it(&running, &line).await;
+    another_worker_has_it(&running, &line, since).await;
     running.site.servers.mishaps.clear();
     ends_well(&running, &rollout).await;
     running.processes.end().await.unwrap();

@@ -20,7 +20,7 @@ use turnaround_workflows::rehearsal::{InstancePlan, SitePlan, VmState, World};
 /// How often the view is brought up to date.
 const VIEW_EVERY: Duration = Duration::from_millis(200);
 /// Time runs so much faster at the simulated site than at a real one.
-const SPED_UP: u32 = 60;
+const SPED_UP: u32 = 90;
 /// A lab that takes longer than this is stuck. Undisturbed it takes half a minute.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
