@@ -95,7 +95,7 @@ pub struct OpenStack {
 pub struct NetBoot {
     /// Folder with one GRUB configuration per node (`<mac>.cfg`), as served by the PXE server.
     pub directory: PathBuf,
-    /// URL prefix under which the PXE server offers kernel, initrd and image files.
+    /// URL prefix under which the PXE server offers kernel, initrd and image files. `http`: GRUB has no TLS.
     pub url: String,
 }
 
@@ -105,6 +105,7 @@ pub struct Ssh {
     pub program: PathBuf,
     pub user: String,
     pub identity_file: Option<PathBuf>,
+    /// The operator's list of host keys. It is only read: keys of nodes that we installed are kept in `state_dir/known_hosts`.
     pub known_hosts: PathBuf,
     pub connect_timeout: Duration,
 }
