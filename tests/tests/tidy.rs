@@ -1,0 +1,98 @@
+//! What the architecture promises and text can show.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every Rust file below `folder`, with its text.
+fn sources(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(root()).unwrap().display().to_string();
+                found.push((name, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "there are sources in {folder}");
+    found
+}
+
+/// The files below `folder` in which a line of code (no comment) has one of `words`.
+fn naming(folder: &str, words: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, text) in sources(folder) {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.trim_start();
+            if !code.starts_with("//") && words.iter().any(|word| code.contains(word)) {
+                found.push(format!("{name}:{}: {code}", number + 1));
+            }
+        }
+    }
+    found
+}
+
+fn none(found: Vec<String>, why: &str) {
+    assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_engine_knows_no_update() {
+    let found = naming("workflows/src/engine", &["crate::updates", "crate::steps", "crate::rehearsal"]);
+    none(found, "the engine names an update, a step or the simulation");
+}
+
+#[test]
+fn ports_name_no_vendor() {
+    none(naming("workflows/src/ports", &["reqwest", "Redfish", "Ipmi", "Openstack"]), "a port names a vendor or a library");
+    none(naming("workflows/src/steps", &["reqwest", "Redfish", "ipmitool", "std::process"]), "a step speaks to a vendor itself");
+}
+
+#[test]
+fn only_the_redis_store_knows_a_key() {
+    let mut found = Vec::new();
+    for folder in ["config/src", "workflows/src", "daemon/src", "worker/src"] {
+        found.extend(naming(folder, &["\"{ta}", "{ta}:"]));
+    }
+    found.retain(|line| !line.starts_with("workflows/src/store/redis/") && !line.starts_with("workflows/src/store/tests/"));
+    none(found, "a Redis key outside the Redis store");
+}
+
+#[test]
+fn the_daemon_reaches_nothing_but_redis_and_its_socket() {
+    let manifest = std::fs::read_to_string(root().join("daemon/Cargo.toml")).unwrap();
+    assert!(!manifest.contains("turnaround-worker"), "the daemon depends on the worker");
+    let manifest = std::fs::read_to_string(root().join("worker/Cargo.toml")).unwrap();
+    assert!(!manifest.contains("turnaround-daemon"), "the worker depends on the daemon");
+    none(naming("daemon/src", &["ports::", "clouds_file", "password_file"]), "the daemon reaches for the outside world");
+}
+
+#[test]
+fn no_shell_is_ever_started() {
+    let mut found = Vec::new();
+    for folder in ["config/src", "workflows/src", "daemon/src", "worker/src"] {
+        found.extend(naming(folder, &["Command::new(\"sh\")", "Command::new(\"bash\")", "\"/bin/sh\"", "\"-c\""]));
+    }
+    none(found, "a shell");
+}
+
+#[test]
+fn the_top_level_is_as_agreed() {
+    let agreed = ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "config", "daemon", "docs", "tests", "worker", "workflows", "target"];
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.starts_with('.') && !agreed.contains(&name.as_str()) {
+            found.push(name);
+        }
+    }
+    none(found, "beyond the agreed top level");
+}
