@@ -133,7 +133,11 @@ pub fn chain(error: &dyn Error) -> String {
     // No chain of ours is longer than 5; a longer one can only be a loop.
     for _ in 0..32 {
         let Some(cause) = next else { break };
-        text = format!("{text}: {cause}");
+        let told = cause.to_string();
+        // Some libraries repeat their cause in their own message.
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
         next = cause.source();
     }
     text
@@ -153,8 +157,8 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::Unavailable { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "The store does not answer", detail).remedy(
-                    "nothing is lost: everything goes on once it answers. Whether this very request was carried out is not \
-                     known: look before you repeat it. See that Redis runs and that its disk is not full",
+                    "nothing is lost: everything goes on once it answers. An order that was refused so may have been taken: \
+                     repeat it with the same idempotency key. See that Redis runs and that its disk is not full",
                 )
             }
             StoreError::NotDurable { .. } | StoreError::Unusable { .. } => {

@@ -21,8 +21,8 @@ const SOCKET: &str = "/run/turnaround/api.sock";
 const BASE: &str = "http://turnaround";
 /// A daemon answers within milliseconds, or, while Redis is silent, within `store.reply_timeout` (at most 30 s).
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Tries of an order whose answer was lost. It carries an idempotency key, so it is carried out once.
-const ORDER_TRIES: u32 = 3;
+/// Tries of a request whose answer was lost: ten seconds, more than a restart of the daemon or of Redis takes.
+const ORDER_TRIES: u32 = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(500);
 
 pub(super) struct Client {
@@ -60,21 +60,40 @@ impl Client {
         self.answer(sent).await
     }
 
-    /// An order, carried out once however often it has to be sent.
+    /// A request that changes something, carried out once however often it has to be sent.
     pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<Value, CliError> {
-        let key = format!("{:032x}", rand::rng().random::<u128>());
-        for attempt in 1.. {
-            let request = self.request(Method::POST, path).header("idempotency-key", &key).json(body);
+        self.post_once(path, body, &fresh_key()).await
+    }
+
+    /// The same, under a key that names it: also another command with this key carries it out once.
+    pub(super) async fn post_once(&self, path: &str, body: &impl Serialize, key: &str) -> Result<Value, CliError> {
+        let mut attempt = 1;
+        loop {
+            let request = self.request(Method::POST, path).header("idempotency-key", key).json(body);
             let sent = request.timeout(ANSWER_WITHIN).send().await;
-            match &sent {
-                Err(error) if attempt < ORDER_TRIES && !error.is_connect() => {
-                    say("the connection to the daemon was lost; asking again");
-                    tokio::time::sleep(BETWEEN_TRIES).await;
-                }
-                Ok(_) | Err(_) => return self.answer(sent).await,
+            // Nobody took the connection, so nobody took the request.
+            let unheard = sent.as_ref().is_err_and(reqwest::Error::is_connect);
+            let error = match self.answer(sent).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let passing = match &error {
+                CliError::Unreachable { .. } => !unheard || attempt > 1,
+                CliError::Problem(problem) => problem.kind.ends_with(":store-unavailable"),
+                _ => false,
+            };
+            if !passing {
+                return Err(error);
             }
+            if attempt >= ORDER_TRIES {
+                return Err(CliError::OrderUnknown { key: key.to_owned(), source: Box::new(error) });
+            }
+            if attempt == 1 {
+                say("no answer; asking again");
+            }
+            attempt += 1;
+            tokio::time::sleep(BETWEEN_TRIES).await;
         }
-        Err(CliError::Answer { what: "none came".to_owned() })
     }
 
     /// A stream of server-sent events. No time limit: nothing may happen for hours.
@@ -112,4 +131,9 @@ impl Client {
 /// What the daemon said, ready to be shown: texts from outside are escaped.
 pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CliError> {
     serde_json::from_value(clean_all(answer)).map_err(|error| CliError::Answer { what: error.to_string() })
+}
+
+/// A key that nobody has used.
+pub(super) fn fresh_key() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
 }

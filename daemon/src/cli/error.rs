@@ -19,6 +19,12 @@ pub(super) enum CliError {
         #[source]
         source: BoxError,
     },
+    #[error("it is not known whether the order was taken")]
+    OrderUnknown {
+        key: String,
+        #[source]
+        source: Box<CliError>,
+    },
     #[error("the daemon's answer can't be understood: {what}")]
     Answer { what: String },
     #[error("{what}")]
@@ -53,6 +59,7 @@ impl CliError {
                 _ => Exit::Failed,
             },
             CliError::Unreachable { .. } => Exit::Unreachable,
+            CliError::OrderUnknown { source, .. } => source.exit(),
             CliError::Usage { .. } | CliError::Ambiguous { .. } => Exit::Usage,
             CliError::NoWorkflow { .. } | CliError::NoNode { .. } => Exit::NotFound,
             CliError::Config { .. } => Exit::Config,
@@ -65,10 +72,16 @@ impl CliError {
         match self {
             CliError::Problem(problem) => problem.remedy.clone(),
             CliError::Unreachable { .. } => "start it with `systemctl start turnaround-daemon`, or by hand with \
-                 `turnaround-daemon --config FILE`; if it serves elsewhere, give `--socket PATH` or `--config FILE`"
+                 `turnaround-daemon --config FILE`. If it runs, `systemctl status turnaround-daemon` tells whether it still \
+                 waits for its Redis. If it serves elsewhere, give `--socket PATH` or `--config FILE`"
                 .to_owned(),
+            CliError::OrderUnknown { key, .. } => {
+                format!("see what `turnaround workflows` says; or give the order again with `--key {key}`, which starts it once at most")
+            }
             CliError::Usage { remedy, .. } | CliError::NoNode { remedy, .. } => remedy.clone(),
-            CliError::NoWorkflow { .. } => "`turnaround workflows --all` lists what is kept".to_owned(),
+            CliError::NoWorkflow { .. } => "`turnaround workflows --all` lists what is kept; `turnaround journal` with the whole id also reads the \
+                 archive"
+                .to_owned(),
             CliError::Ambiguous { .. } => "type more of it".to_owned(),
             CliError::Answer { .. } => "are the command and the daemon of the same release? compare `turnaround --version` \
                  with `turnaround status`"

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use turnaround_config::{ImageName, NodeName};
 use turnaround_workflows::store::Status;
 
-use super::client::{Client, read};
+use super::client::{Client, fresh_key, read};
 use super::error::CliError;
 use super::nodes;
 use super::out::{Style, print, print_json, say};
@@ -40,6 +40,9 @@ pub(super) struct Renew {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Give an order again whose answer was lost: under the same key it starts once at most
+    #[arg(long)]
+    key: Option<String>,
 }
 
 #[derive(Args)]
@@ -55,12 +58,13 @@ pub(super) async fn run(client: &Client, style: &Style, verb: Verb) -> Result<Ex
 }
 
 async fn renew(client: &Client, style: &Style, arguments: Renew) -> Result<Exit, CliError> {
-    let Renew { nodes, image, dry_run, wait, yes } = arguments;
+    let Renew { nodes, image, dry_run, wait, yes, key } = arguments;
     if !dry_run && !yes && !asked(client, style, &nodes, &image).await? {
         say("nothing was started");
         return Ok(Exit::Failed);
     }
-    let started = client.post("/v1/rollouts", &RolloutRequest { nodes, image, dry_run }).await?;
+    let key = key.unwrap_or_else(fresh_key);
+    let started = client.post_once("/v1/rollouts", &RolloutRequest { nodes, image, dry_run }, &key).await?;
     let StartedView { id, .. } = read(started.clone())?;
     if !wait && !dry_run {
         if style.json {

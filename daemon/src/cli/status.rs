@@ -37,7 +37,11 @@ fn render(view: &StatusView, style: Style) -> String {
         text.push_str(&render_budget(budget));
     }
     let counts: Vec<String> = view.counts.iter().filter(|(_, n)| **n > 0).map(|(status, n)| format!("{n} {status}")).collect();
-    let open = if counts.is_empty() { "nothing".to_owned() } else { counts.join(", ") };
+    let open = match counts.is_empty() {
+        _ if !view.store.reachable => "not known".to_owned(),
+        true => "nothing".to_owned(),
+        false => counts.join(", "),
+    };
     text.push_str(&format!("open: {open}\n"));
     for warning in &view.warnings {
         text.push_str(&format!("{}: {warning}\n", style.warning("warning")));

@@ -202,3 +202,13 @@ async fn without_a_terminal_one_record_is_one_line_and_has_no_colour() {
     assert_eq!(text.lines().count(), 2, "{text}");
     assert!(!text.contains('\u{1b}'));
 }
+
+#[tokio::test]
+async fn an_order_whose_answer_was_lost_can_be_given_again() {
+    let site = Site::start().await;
+    let order = ["node", "renew", "gpu-01", "--image", "noble-2", "--yes", "--key", "k1"];
+    let (first, second) = (site.turnaround(&order).await, site.turnaround(&order).await);
+    assert_eq!(out(&first), out(&second), "{}", err(&second));
+    let other = site.turnaround(&["node", "renew", "gpu-02", "--image", "noble-2", "--yes", "--key", "k1"]).await;
+    assert_eq!(other.status.code(), Some(4), "{}", err(&other));
+}

@@ -130,3 +130,63 @@ async fn a_redis_that_would_lose_writes_is_refused_with_the_remedy() {
     assert!(!folder.path().join("api.sock").exists());
     server.kill().await.unwrap();
 }
+
+/// Seconds for which a tick has started something, in order, as a daemon on `socket` lists them.
+async fn ticks(socket: &Path) -> Vec<i64> {
+    let listing = Command::new(env!("CARGO_BIN_EXE_turnaround"))
+        .arg("--socket")
+        .arg(socket)
+        .args(["--json", "workflows", "--all", "--limit", "500"])
+        .output()
+        .await
+        .unwrap();
+    let listing: serde_json::Value = serde_json::from_slice(&listing.stdout).unwrap();
+    let seconds = |one: &serde_json::Value| one["id"].as_str().unwrap().rsplit('-').next().unwrap().parse().unwrap();
+    let mut ticks: Vec<i64> = listing["workflows"].as_array().unwrap().iter().map(seconds).collect();
+    ticks.sort_unstable();
+    ticks
+}
+
+#[tokio::test]
+async fn two_daemons_that_are_killed_and_started_again_fire_every_tick_once() {
+    if redis_is_missing() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let redis = folder.path().join("r.sock");
+    let _server = Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--appendonly", "yes", "--appendfsync", "always", "--unixsocket"])
+        .arg(&redis)
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let each_second = "[schedules.each]\ncron = \"* * * * * *\"\ndialect = \"quartz\"\ncatch_up = \"all\"\nstarts = \"survey\"";
+    let store = format!("[store]\nurl = \"redis+unix://{}\"\n{each_second}", redis.display());
+    let sites = ["a", "b"].map(|name| {
+        let own = folder.path().join(name);
+        std::fs::create_dir(&own).unwrap();
+        (write_config(&own, "config.toml", &store), own.join("api.sock"))
+    });
+    let mut seen = 0;
+    for _round in 0..3 {
+        let mut daemons = Vec::new();
+        for (config, socket) in &sites {
+            daemons.push(Daemon::start(config, socket).await);
+        }
+        let more = async {
+            while ticks(&sites[0].1).await.len() < seen + 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, more).await.expect("ticks are fired");
+        let fired = ticks(&sites[0].1).await;
+        assert!(fired.windows(2).all(|two| two[1] - two[0] == 1), "once each, and none left out: {fired:?}");
+        seen = fired.len();
+        for daemon in daemons {
+            daemon.signal(nix::sys::signal::Signal::SIGKILL);
+            daemon.end().await;
+        }
+    }
+}
