@@ -33,6 +33,9 @@ const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(1);
 const STOP_GRACE: Duration = Duration::from_millis(200);
 /// The last call, which hands leases back, is tried for so long. Leases that could not be handed back expire.
 const STOP_TRIES_FOR: Duration = Duration::from_secs(2);
+/// A ring that came to a worker which is about to end is passed on within this time: two round trips, with room. One that is
+/// lost all the same costs others the rest of the lease, and nothing else.
+const RING_PASSED_ON: Duration = Duration::from_millis(50);
 /// How long one wait for the bell lasts. The store keeps its own limit; this one only bounds a hung call.
 const BELL_WAIT: Duration = Duration::from_secs(30);
 
@@ -180,9 +183,11 @@ impl Loop {
 
     async fn run(mut self) -> Result<(), StoreError> {
         let listener = tokio::spawn(listen(self.shared.store.clone(), self.bell.clone(), self.free.subscribe()));
-        let ended = self.pump().await;
+        let pumped = self.pump().await;
+        // From here on rings are for others.
         listener.abort();
-        ended
+        pumped?;
+        self.stop().await
     }
 
     async fn pump(&mut self) -> Result<(), StoreError> {
@@ -195,7 +200,7 @@ impl Loop {
             }
             self.call().await?;
         }
-        self.stop().await
+        Ok(())
     }
 
     fn free_slots(&self) -> u32 {
@@ -383,7 +388,12 @@ impl Loop {
         let rest: Vec<(WorkflowId, Fence)> = self.held.drain().map(|(id, held)| (id, held.fence)).collect();
         self.batch.hand_back.extend(rest);
         if !self.batch.is_empty() {
+            let rang = !self.batch.hand_back.is_empty();
             self.call_without_claim().await?;
+            if rang {
+                // Our own blocked read may have received the ring: it needs this moment to pass it on.
+                tokio::time::sleep(RING_PASSED_ON).await;
+            }
         }
         Ok(())
     }
