@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     let config = match turnaround_config::check(&arguments.config) {
         Ok(config) => config,
         Err(report) => {
-            eprint!("{}", report.for_stderr());
+            eprintln!("{}", report.for_stderr());
             return Exit::Config.into();
         }
     };

@@ -105,7 +105,7 @@ impl CliError {
             return;
         }
         if let CliError::Config { report, .. } = self {
-            eprint!("{report}");
+            eprintln!("{report}\n");
         }
         eprintln!("{}: {}", style.bad("error"), clean(&text));
         if !remedy.is_empty() {
