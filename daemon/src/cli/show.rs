@@ -2,6 +2,7 @@
 
 use clap::Args;
 use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
+use turnaround_workflows::store::Status;
 
 use super::client::{Client, read};
 use super::duration::{ago, millis, moment};
@@ -68,6 +69,9 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
     if !view.children.is_empty() {
         text.push('\n');
         text.push_str(&children(view, style));
+    }
+    for child in view.children.iter().filter(|child| child.status == Some(Status::NeedsOperator)) {
+        text.push_str(&format!("\n{} {}\n  turnaround show {}\n", style.bad("NEEDS YOU:"), child.key, child.id));
     }
     if let Some(output) = report::of(view, style) {
         text.push('\n');
@@ -182,6 +186,9 @@ node-os-rollout-a.gpu-01: node-os of gpu-01
 
   CHILD  STATE           ID   SAYS
   k      needs-operator  x.k  asks
+
+NEEDS YOU: k
+  turnaround show x.k
 
 NEEDS YOU: 1 instance can't leave gpu-01: what now?
   seen:
