@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let config = match turnaround_config::check(&arguments.config) {
         Ok(config) => config,
         Err(report) => {
-            eprintln!("{report}");
+            eprintln!("{}", report.for_stderr());
             return ExitCode::from(EX_CONFIG);
         }
     };
