@@ -20,8 +20,10 @@ pub(super) const SIGNALS_HANDED_MAX: usize = 100;
 /// use, so that a few more than there are worker processes is enough.
 pub(super) const BELL_RINGS_MAX: usize = 128;
 
-/// Events that subscribers can go back by. A console that was away for longer reads the listing again.
-pub(super) const EVENTS_KEPT: usize = 10_000;
+/// Writes (each with all its events) that subscribers can go back by; a console that was away for longer reads the
+/// listing again.
+// One write carries up to some 300 events of about 80 bytes: 50 MB where the system is busiest, 200 KB where it is not.
+pub(super) const EVENTS_KEPT: usize = 2_000;
 
 /// Events in one answer.
 pub(super) const EVENTS_PAGE_MAX: usize = 500;
@@ -45,9 +47,6 @@ pub(super) const SWEEP_MAX: usize = 1_000;
 /// Index entries that a filtered listing looks at before it answers with what it found.
 // 100,000 hash reads are about 0.2 s of Redis, in slices of a few milliseconds.
 pub(super) const LIST_LOOKED_MAX: usize = 100_000;
-
-/// Ended workflows that nobody swept vanish this much later by themselves.
-pub(super) const UNSWEPT_GRACE: Duration = Duration::from_secs(3_600);
 
 /// Latest moment that a store keeps exactly (in the year 287,396): Redis scores are floating point.
 pub(super) const TIME_MAX: Timestamp = Timestamp::from_millis((1 << 53) - 1);

@@ -111,23 +111,19 @@ impl Store for MemoryStore {
     }
 
     async fn load(&self, id: &WorkflowId) -> Result<Option<Document>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.shelf().document(id, now))
+        Ok(self.shelf().document(id))
     }
 
     async fn journal(&self, id: &WorkflowId, from: u64, limit: u32) -> Result<Vec<StoredEntry>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.shelf().journal(id, from, limit.min(PAGE_MAX), now))
+        Ok(self.shelf().journal(id, from, limit.min(PAGE_MAX)))
     }
 
     async fn list(&self, query: &Query) -> Result<Vec<Document>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.shelf().list(query, now))
+        Ok(self.shelf().list(query))
     }
 
     async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
-        let now = self.clock.now();
-        Ok(self.shelf().counts(now))
+        Ok(self.shelf().counts())
     }
 
     async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError> {

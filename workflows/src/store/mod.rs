@@ -268,7 +268,7 @@ pub enum Next {
     At(Timestamp),
     /// The lease ends; only a signal or a freed resource wakes it.
     Signal,
-    /// The workflow has ended. Everything expires from the store after `keep`; every lock that it holds is
+    /// The workflow has ended. It may be swept after `keep`, see [`Store::sweep`]; every lock that it holds is
     /// freed (budget shares are not: they stand for a node that is out of service).
     End { keep: Duration },
 }
@@ -280,7 +280,8 @@ pub struct Commit {
     pub fence: Fence,
     /// Number of journal entries before. Compared.
     pub expected: u64,
-    /// Appended in order. May be empty (only `next` changes).
+    /// Appended in order. May be empty (only `next` changes). A commit that consumes or sends signals has one: two equal
+    /// commits without entries, one after the other, are taken for one whose answer was lost.
     pub entries: Vec<StoredEntry>,
     /// The state folded over `entries`; None if there are none.
     pub state: Option<String>,
@@ -288,7 +289,8 @@ pub struct Commit {
     pub headline: String,
     /// So many signals of those handed out with the claim or the last commit have been consumed.
     pub consumed: u32,
-    /// All of them, or the commit is refused as [`Committed::Busy`]. What this workflow has already is fine.
+    /// All of them, or the commit is refused as [`Committed::Busy`]. What this workflow has already is fine. Judged
+    /// before anything is given.
     pub take: Vec<Take>,
     /// Freed. What this workflow does not have is left alone.
     pub give: Vec<Resource>,
@@ -448,7 +450,8 @@ pub trait Store: Send + Sync + 'static {
     /// Wakes one worker that waits for the bell.
     async fn ring(&self) -> Result<(), StoreError>;
 
-    /// On return the signal is in the workflow's inbox, and the workflow is due if it was waiting.
+    /// On return the signal is in the workflow's inbox, and the workflow is due if it was waiting. An equal one that
+    /// is unread is not doubled, so that calling again is safe.
     async fn signal(&self, id: &WorkflowId, signal: StoredSignal) -> Result<Signalled, StoreError>;
 
     async fn load(&self, id: &WorkflowId) -> Result<Option<Document>, StoreError>;
@@ -487,7 +490,8 @@ pub trait Store: Send + Sync + 'static {
         create: Vec<NewWorkflow>,
     ) -> Result<bool, StoreError>;
 
-    /// Drops index entries of workflows that have expired. Returns how many. At most 1,000 in one call.
+    /// Removes ended workflows whose time has passed, oldest first. Returns how many; at most 1,000 in one call. Until
+    /// they are swept they can still be read.
     async fn sweep(&self) -> Result<u32, StoreError>;
 
     async fn durability(&self) -> Result<Durability, StoreError>;

@@ -16,6 +16,15 @@ use super::redis::{RedisAddress, RedisOptions};
 const LOOKS_MAX: u32 = 4_000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// In memory where there is such a place: what these tests end is the process, not the machine, and a busy disk
+/// would make them slow.
+fn place() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
+}
+
 /// One server, and the directory in which it keeps its file. Panics where anything goes wrong: it is for tests only.
 #[derive(Debug)]
 pub struct PrivateRedis {
@@ -34,7 +43,7 @@ impl PrivateRedis {
     pub fn start_with(settings: &[&str]) -> PrivateRedis {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("ta-redis-{}-{count}", std::process::id()));
+        let directory = place().join(format!("ta-redis-{}-{count}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).expect("a directory for the private Redis");
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
@@ -46,8 +55,9 @@ impl PrivateRedis {
         self.directory.join("redis.sock")
     }
 
+    /// Patient ones: a loaded machine is no outage.
     pub fn options(&self) -> RedisOptions {
-        RedisOptions::new(RedisAddress::Socket(self.socket()))
+        RedisOptions { reply_timeout: PATIENCE, ..RedisOptions::new(RedisAddress::Socket(self.socket())) }
     }
 
     /// Ends the server as a power cut of the process would: SIGKILL.

@@ -88,6 +88,28 @@ pub async fn events_are_told_in_order_and_from_a_cursor(bed: &dyn Bed) {
     assert_eq!(from_nonsense, events);
 }
 
+pub async fn what_one_call_did_is_told_event_by_event(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let start = desk.store.events_end().await.unwrap();
+    let parent = desk.begin("parent").await;
+    let headline = "a: 3 of 7\n\u{1f680}".to_owned();
+    let children = (0..700).map(|number| NewWorkflow { headline: headline.clone(), ..new(&format!("child{number}")) });
+    let kept = Commit { create: children.collect(), ..commit(&parent, Next::Keep) };
+    desk.must(&parent, kept).await;
+    let (mut seen, mut cursor) = (Vec::new(), start);
+    while seen.len() < 702 {
+        let page = desk.store.events(Some(&cursor), LONG).await.unwrap();
+        assert!(!page.is_empty() && page.len() <= 500);
+        cursor.clone_from(&page[page.len() - 1].cursor);
+        seen.extend(page);
+    }
+    assert_eq!(cursor, desk.store.events_end().await.unwrap());
+    assert_eq!(seen.iter().filter(|event| event.headline == headline && event.seq == 1).count(), 700);
+    // From any place in the middle.
+    let rest = desk.store.events(Some(&seen[600].cursor), LONG).await.unwrap();
+    assert_eq!(rest, seen[601..]);
+}
+
 pub async fn waiting_for_events_ends_when_one_happens(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     desk.create("before").await;

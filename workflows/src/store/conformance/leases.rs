@@ -16,13 +16,13 @@ pub async fn a_due_workflow_is_claimed_by_one_worker(bed: &dyn Bed) {
 
 pub async fn a_workflow_is_not_claimed_before_it_is_due(bed: &dyn Bed) {
     let desk = Desk::at(bed);
-    let due = desk.now().await + SHORT + SHORT;
+    let due = desk.now().await + SOON;
     desk.store.create(NewWorkflow { due: Some(due), ..new("w") }).await.unwrap();
     let document = desk.store.load(&id("w")).await.unwrap().unwrap();
     assert_eq!((document.status, document.due), (Status::Waiting, Some(due)));
     let looked = desk.advance(Advance { claim: Some(claim_of(10)), ..Advance::default() }).await;
     assert_eq!((looked.claimed.len(), looked.next), (0, Some(due)));
-    bed.pass(SHORT + SHORT).await;
+    bed.pass(SOON).await;
     let claimed = desk.claim_named("w").await;
     // Parked until a moment that has passed: due now.
     desk.must(&claimed, commit(&claimed, Next::At(due))).await;

@@ -14,13 +14,13 @@ pub async fn ended_workflows_are_swept_and_may_be_created_anew(bed: &dyn Bed) {
     let child = NewWorkflow { parent: Some(id("parent")), ..new("parent.child") };
     desk.must(&parent, Commit { create: vec![child.clone()], ..commit(&parent, Next::Keep) }).await;
     let claimed = desk.claim_named("parent.child").await;
-    desk.must(&claimed, commit(&claimed, Next::End { keep: SHORT })).await;
+    desk.must(&claimed, commit(&claimed, Next::End { keep: SOON })).await;
     let all = Query { scope: Scope::All, limit: 10, ..Query::default() };
     let children = Query { parent: Some(id("parent")), ..all.clone() };
     assert_eq!(desk.store.sweep().await.unwrap(), 0);
     assert_eq!(desk.store.create(child.clone()).await.unwrap(), Created::Existing);
     assert_eq!(listed(&desk, children.clone()).await, ["parent.child"]);
-    bed.pass(SHORT).await;
+    bed.pass(SOON).await;
     assert_eq!(desk.store.sweep().await.unwrap(), 1);
     assert_eq!(desk.store.sweep().await.unwrap(), 0);
     assert_eq!(desk.store.load(&id("parent.child")).await.unwrap(), None);

@@ -91,6 +91,7 @@ macro_rules! for_each_store_check {
             a_ring_waits_for_whoever_comes_later
             rings_about_nothing_are_forgotten
             events_are_told_in_order_and_from_a_cursor
+            what_one_call_did_is_told_event_by_event
             waiting_for_events_ends_when_one_happens
         }
     };
@@ -100,6 +101,8 @@ macro_rules! for_each_store_check {
 const LONG: Duration = Duration::from_secs(600);
 /// Short enough to wait for, in real time where the store is real.
 const SHORT: Duration = Duration::from_millis(30);
+/// Longer than a few calls take, also on a machine with better things to do.
+const SOON: Duration = Duration::from_millis(1_500);
 
 fn id(name: &str) -> WorkflowId {
     name.parse().expect("a workflow id")

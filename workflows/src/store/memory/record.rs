@@ -83,10 +83,6 @@ impl Record {
         matches!(self.turn, Turn::Ended { .. })
     }
 
-    pub(super) fn is_gone(&self, now: Timestamp) -> bool {
-        matches!(self.turn, Turn::Ended { expires } if expires + limits::UNSWEPT_GRACE <= now)
-    }
-
     pub(super) fn unread(&self) -> Vec<StoredSignal> {
         self.inbox.iter().take(limits::SIGNALS_HANDED_MAX).cloned().collect()
     }

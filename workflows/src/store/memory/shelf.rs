@@ -33,7 +33,7 @@ impl Shelf {
     // --- workflows ---
 
     pub(super) fn create(&mut self, new: NewWorkflow, now: Timestamp) -> Created {
-        if self.live(&new.id, now).is_some() {
+        if self.records.contains_key(&new.id) {
             return Created::Existing;
         }
         let id = new.id.clone();
@@ -49,9 +49,9 @@ impl Shelf {
         let lease_until = now + advance.lease;
         let commits = advance.commits.into_iter().map(|commit| self.commit(commit, lease_until, now)).collect();
         let renewed =
-            advance.renew.into_iter().map(|(id, fence)| self.renew(&id, fence, lease_until, now)).collect();
+            advance.renew.into_iter().map(|(id, fence)| self.renew(&id, fence, lease_until)).collect();
         for (id, fence) in advance.hand_back {
-            if self.live(&id, now).is_some_and(|record| record.fence() == Some(fence)) {
+            if self.records.get(&id).is_some_and(|record| record.fence() == Some(fence)) {
                 self.make_due(&id, now, now);
             }
         }
@@ -68,11 +68,11 @@ impl Shelf {
     fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {
         let mark = mark::of(&commit);
         let id = commit.id.clone();
-        let Some(record) = self.live(&id, now) else { return Committed::Fenced };
+        let Some(record) = self.records.get(&id) else { return Committed::Fenced };
         let holds = record.fence() == Some(commit.fence);
         if record.mark.as_ref() == Some(&mark) {
             return match commit.next {
-                Next::Keep if holds => self.keep(&id, lease_until, now),
+                Next::Keep if holds => self.keep(&id, lease_until),
                 Next::Keep => Committed::Fenced,
                 Next::At(_) | Next::Signal | Next::End { .. } => {
                     Committed::Done { lease_until: None, signals: Vec::new() }
@@ -102,7 +102,7 @@ impl Shelf {
             self.signal_within(&to, signal, now);
         }
         match commit.next {
-            Next::Keep => return self.keep(&id, lease_until, now),
+            Next::Keep => return self.keep(&id, lease_until),
             Next::At(at) => self.park(&id, Some(at), now),
             Next::Signal => self.park(&id, None, now),
             Next::End { .. } => {}
@@ -152,7 +152,7 @@ impl Shelf {
     fn wake_one(&mut self, pool: &Pool, now: Timestamp) {
         for _ in 0..limits::WAITERS_LOOKED_MAX {
             let Some(waiter) = self.resources.next_waiter(pool) else { return };
-            match self.live_mut(&waiter, now) {
+            match self.records.get_mut(&waiter) {
                 Some(Record { turn: Turn::Leased(_), woken, .. }) => {
                     *woken = true;
                     return;
@@ -163,9 +163,9 @@ impl Shelf {
         }
     }
 
-    fn keep(&mut self, id: &WorkflowId, until: Timestamp, now: Timestamp) -> Committed {
+    fn keep(&mut self, id: &WorkflowId, until: Timestamp) -> Committed {
         self.set_lease_end(id, until);
-        let signals = self.live(id, now).map(Record::unread).unwrap_or_default();
+        let signals = self.records.get(id).map(Record::unread).unwrap_or_default();
         Committed::Done { lease_until: Some(until), signals }
     }
 
@@ -189,8 +189,8 @@ impl Shelf {
         }
     }
 
-    fn renew(&mut self, id: &WorkflowId, fence: Fence, until: Timestamp, now: Timestamp) -> Option<Timestamp> {
-        (self.live(id, now)?.fence() == Some(fence)).then(|| self.set_lease_end(id, until))?;
+    fn renew(&mut self, id: &WorkflowId, fence: Fence, until: Timestamp) -> Option<Timestamp> {
+        (self.records.get(id)?.fence() == Some(fence)).then(|| self.set_lease_end(id, until))?;
         Some(until)
     }
 
@@ -212,7 +212,7 @@ impl Shelf {
     }
 
     pub(super) fn signal(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) -> Signalled {
-        match self.live(id, now) {
+        match self.records.get(id) {
             None => Signalled::Missing,
             Some(record) if record.is_ended() => Signalled::Ended,
             // A repeat, because the answer was lost.
@@ -226,7 +226,7 @@ impl Shelf {
     }
 
     fn signal_within(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) {
-        let Some(record) = self.live_mut(id, now) else { return };
+        let Some(record) = self.records.get_mut(id) else { return };
         if record.is_ended() || record.inbox.len() >= INBOX_SIGNALS_MAX as usize {
             return;
         }
@@ -238,7 +238,7 @@ impl Shelf {
 
     pub(super) fn release_budget(&mut self, name: &str, member: &str, now: Timestamp) -> bool {
         let Some(holder) = self.resources.share(name, member) else { return false };
-        if self.live(holder, now).is_some_and(|record| !record.is_ended()) {
+        if self.records.get(holder).is_some_and(|record| !record.is_ended()) {
             return false;
         }
         let pool = self.resources.free_share(name, member);
@@ -287,17 +287,17 @@ impl Shelf {
 
     // --- reading ---
 
-    pub(super) fn document(&self, id: &WorkflowId, now: Timestamp) -> Option<Document> {
-        Some(self.live(id, now)?.document(id))
+    pub(super) fn document(&self, id: &WorkflowId) -> Option<Document> {
+        Some(self.records.get(id)?.document(id))
     }
 
-    pub(super) fn journal(&self, id: &WorkflowId, from: u64, limit: u32, now: Timestamp) -> Vec<StoredEntry> {
+    pub(super) fn journal(&self, id: &WorkflowId, from: u64, limit: u32) -> Vec<StoredEntry> {
         let skip = usize::try_from(from.saturating_sub(1)).unwrap_or(usize::MAX);
-        let entries = self.live(id, now).map(|record| record.journal.as_slice()).unwrap_or_default();
+        let entries = self.records.get(id).map(|record| record.journal.as_slice()).unwrap_or_default();
         entries.iter().skip(skip).take(limit as usize).cloned().collect()
     }
 
-    pub(super) fn list(&self, query: &Query, now: Timestamp) -> Vec<Document> {
+    pub(super) fn list(&self, query: &Query) -> Vec<Document> {
         let wanted = |record: &Record| {
             let in_scope = match query.scope {
                 Scope::Open => !record.is_ended(),
@@ -305,7 +305,6 @@ impl Shelf {
                 Scope::All => true,
             };
             in_scope
-                && !record.is_gone(now)
                 && query.parent.as_ref().is_none_or(|parent| record.parent.as_ref() == Some(parent))
                 && query.kind.as_ref().is_none_or(|kind| record.kind == *kind)
                 && query.target.as_ref().is_none_or(|target| record.target == *target)
@@ -316,8 +315,8 @@ impl Shelf {
         page.map(|(id, record)| record.document(id)).collect()
     }
 
-    pub(super) fn counts(&self, now: Timestamp) -> Vec<(Status, u64)> {
-        let open = || self.records.values().filter(|record| !record.is_ended() && !record.is_gone(now));
+    pub(super) fn counts(&self) -> Vec<(Status, u64)> {
+        let open = || self.records.values().filter(|record| !record.is_ended());
         let count = |status| (status, open().filter(|record| record.status == status).count() as u64);
         Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
     }
@@ -329,8 +328,18 @@ impl Shelf {
     pub(super) fn events_after(&self, after: u64) -> Option<Vec<StoreEvent>> {
         let oldest = self.events_end - self.events.len() as u64;
         let skip = usize::try_from(after.saturating_sub(oldest)).unwrap_or(usize::MAX);
-        let page: Vec<_> = self.events.iter().skip(skip).take(limits::EVENTS_PAGE_MAX).cloned().collect();
+        let told = self.events.iter().skip(skip).filter_map(|event| self.as_it_is_now(event));
+        let page: Vec<_> = told.take(limits::EVENTS_PAGE_MAX).collect();
         (!page.is_empty()).then_some(page)
+    }
+
+    /// Of a workflow that is swept there is nothing more to tell; if there is another one of that name, its entries
+    /// are told.
+    fn as_it_is_now(&self, event: &StoreEvent) -> Option<StoreEvent> {
+        let record = self.records.get(&event.workflow)?;
+        let entry = record.journal.get(usize::try_from(event.seq - 1).ok()?)?.clone();
+        let (kind, target) = (record.kind.clone(), record.target.clone());
+        Some(StoreEvent { kind, target, entry, ..event.clone() })
     }
 
     pub(super) fn holdings(&self) -> Vec<Holding> {
@@ -356,14 +365,6 @@ impl Shelf {
     }
 
     // --- within ---
-
-    fn live(&self, id: &WorkflowId, now: Timestamp) -> Option<&Record> {
-        self.records.get(id).filter(|record| !record.is_gone(now))
-    }
-
-    fn live_mut(&mut self, id: &WorkflowId, now: Timestamp) -> Option<&mut Record> {
-        self.records.get_mut(id).filter(|record| !record.is_gone(now))
-    }
 
     /// The one place where a workflow changes between leased, due, asleep and ended.
     fn set_turn(&mut self, id: &WorkflowId, turn: Turn) {

@@ -44,7 +44,7 @@ fn chunks<T>(mut all: Vec<T>, size: usize) -> std::vec::IntoIter<Vec<T>> {
 }
 
 pub(super) fn advance(mut call: Cmd, advance: &Advance, tickets: &Tickets) -> Cmd {
-    call.arg(millis(advance.lease)).arg(millis(limits::UNSWEPT_GRACE));
+    call.arg(millis(advance.lease));
     call.arg(advance.commits.len());
     for one in &advance.commits {
         commit(&mut call, one);

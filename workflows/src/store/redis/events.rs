@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::keys::Keys;
-use super::{Malformed, StoreError, StoreEvent, damaged_answer, limits, reply};
+use super::reply::Reply;
+use super::script::Scripts;
+use super::{Malformed, Status, StoreError, StoreEvent, WorkflowId, damaged_answer, limits, reply};
 
 /// How long one read blocks.
 // As for the bell: long enough to cost nothing, short enough to notice a dead peer.
@@ -20,21 +22,53 @@ pub(super) const WAIT: Duration = Duration::from_secs(30);
 /// Pause after a failed read. Who waits has its own time-out, and is told of the outage by its next look.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Elements read at once.
+// The first may have been seen already, so at least two. At most 25 KB each: 1.6 MB where the system is busiest.
+const ELEMENTS: usize = 64;
+
 const OPERATION: &str = "read what happened";
 
-/// Place in the stream: milliseconds, and a number within them.
+/// Place of an element in the stream: milliseconds, and a number within them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct StreamId(u64, u64);
 
 impl StreamId {
     /// What is no place in the stream is before all of it.
-    fn parse(cursor: &str) -> StreamId {
-        let parsed = cursor.split_once('-').and_then(|(ms, n)| Some(StreamId(ms.parse().ok()?, n.parse().ok()?)));
+    fn parse(text: &str) -> StreamId {
+        let parsed = text.split_once('-').and_then(|(ms, n)| Some(StreamId(ms.parse().ok()?, n.parse().ok()?)));
         parsed.unwrap_or(StreamId(0, 0))
     }
 
     fn text(self) -> String {
         format!("{}-{}", self.0, self.1)
+    }
+}
+
+/// Place of an event: so many of that element's have been seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    element: StreamId,
+    seen: usize,
+}
+
+/// All that an element has.
+const ALL: usize = usize::MAX;
+
+impl Cursor {
+    fn parse(cursor: &str) -> Cursor {
+        match cursor.split_once('.') {
+            Some((element, seen)) => {
+                Cursor { element: StreamId::parse(element), seen: seen.parse().unwrap_or(ALL) }
+            }
+            None => Cursor { element: StreamId::parse(cursor), seen: ALL },
+        }
+    }
+
+    fn text(self) -> String {
+        match self.seen {
+            ALL => self.element.text(),
+            seen => format!("{}.{seen}", self.element.text()),
+        }
     }
 }
 
@@ -45,7 +79,7 @@ pub(super) struct Events {
 
 struct Shared {
     connection: Connection,
-    key: String,
+    keys: Keys,
     /// Who waits, and after which event.
     waiting: Mutex<BTreeMap<u64, StreamId>>,
     changed: Notify,
@@ -56,7 +90,7 @@ impl Events {
     pub(super) fn new(connection: Connection, keys: &Keys) -> Events {
         let shared = Shared {
             connection,
-            key: keys.events.clone(),
+            keys: keys.clone(),
             waiting: Mutex::default(),
             changed: Notify::new(),
             wanted: Notify::new(),
@@ -66,39 +100,97 @@ impl Events {
 
     pub(super) async fn end(&self, connection: &Connection) -> Result<String, StoreError> {
         let mut command = cmd("XREVRANGE");
-        command.arg(&self.shared.key).arg("+").arg("-").arg("COUNT").arg(1);
-        let newest = read_page(connection.query(OPERATION, &command).await?)?;
-        Ok(newest.into_iter().next().map_or_else(|| StreamId(0, 0).text(), |event| event.cursor))
+        command.arg(&self.shared.keys.events).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest = elements(connection.query(OPERATION, &command).await?);
+        let newest = newest.map_err(|source| damaged_answer(OPERATION, source))?;
+        Ok(newest.first().map_or(StreamId(0, 0), |element| element.id).text())
     }
 
+    /// What `scripts` read of the workflows that something happened to.
     pub(super) async fn after(
         &self,
         connection: &Connection,
+        scripts: &Scripts,
         cursor: &str,
         timeout: Duration,
     ) -> Result<Vec<StoreEvent>, StoreError> {
         let deadline = Instant::now() + timeout;
-        let after = StreamId::parse(cursor);
-        let mut command = cmd("XRANGE");
-        command.arg(&self.shared.key).arg(format!("({}", after.text())).arg("+");
-        command.arg("COUNT").arg(limits::EVENTS_PAGE_MAX);
+        let mut after = Cursor::parse(cursor);
         let mut waiter = None;
         loop {
             let noticed = self.shared.changed.notified();
             tokio::pin!(noticed);
             // Before looking, so that a notice between looking and waiting is not missed.
             noticed.as_mut().enable();
-            let page = read_page(connection.query(OPERATION, &command).await?)?;
+            let (page, last) = self.look(connection, scripts, after).await?;
             if !page.is_empty() || Instant::now() >= deadline {
                 return Ok(page);
             }
+            if last != after {
+                // All of it was about workflows that are swept.
+                after = last;
+                continue;
+            }
             if waiter.is_none() {
                 self.start();
-                waiter = Some(Waiter::join(&self.shared, after));
+                waiter = Some(Waiter::join(&self.shared, after.element));
             }
             // Out of time: one last look.
             let _ = tokio::time::timeout_at(deadline, noticed).await;
         }
+    }
+
+    /// The next events, and up to where was looked.
+    async fn look(
+        &self,
+        connection: &Connection,
+        scripts: &Scripts,
+        after: Cursor,
+    ) -> Result<(Vec<StoreEvent>, Cursor), StoreError> {
+        let mut command = cmd("XRANGE");
+        // From that element, whose rest may not have been seen.
+        command.arg(&self.shared.keys.events).arg(after.element.text()).arg("+").arg("COUNT").arg(ELEMENTS);
+        let found = elements(connection.query(OPERATION, &command).await?);
+        let found = found.map_err(|source| damaged_answer(OPERATION, source))?;
+        let mut new = Vec::new();
+        for element in found {
+            let skip = if element.id == after.element { after.seen } else { 0 };
+            let count = element.happenings.len();
+            for (place, happening) in element.happenings.into_iter().enumerate().skip(skip) {
+                let seen = if place + 1 == count { ALL } else { place + 1 };
+                new.push((Cursor { element: element.id, seen }, happening));
+            }
+        }
+        new.truncate(limits::EVENTS_PAGE_MAX);
+        let last = new.last().map_or(after, |(cursor, _)| *cursor);
+        Ok((self.fill_in(connection, scripts, new).await?, last))
+    }
+
+    /// Adds what the stream does not say. A workflow that was swept since is left out.
+    async fn fill_in(
+        &self,
+        connection: &Connection,
+        scripts: &Scripts,
+        new: Vec<(Cursor, Happening)>,
+    ) -> Result<Vec<StoreEvent>, StoreError> {
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let places: Vec<_> = new.iter().map(|(_, happening)| (happening.workflow.as_str(), happening.seq)).collect();
+        let found = scripts.entries(connection, &self.shared.keys, OPERATION, &places).await?;
+        let read = || {
+            let mut texts = Reply::of(found)?;
+            let mut events = Vec::new();
+            for (cursor, Happening { workflow, seq, status, headline }) in new {
+                let (kind, target) = (texts.optional_text()?, texts.optional_text()?);
+                let entry = texts.optional_text()?;
+                let (Some(kind), Some(target), Some(entry)) = (kind, target, entry) else { continue };
+                let (cursor, entry) = (cursor.text(), reply::entry(entry)?);
+                events.push(StoreEvent { cursor, workflow, kind, target, status, headline, seq, entry });
+            }
+            Ok(events)
+        };
+        read().map_err(|source| damaged_answer(OPERATION, source))
     }
 
     fn start(&self) {
@@ -155,7 +247,7 @@ async fn listen(shared: Arc<Shared>) {
         };
         let mut command = cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(WAIT.as_secs() * 1_000);
-        command.arg("STREAMS").arg(&shared.key).arg(after.text());
+        command.arg("STREAMS").arg(&shared.keys.events).arg(after.text());
         match shared.connection.query(OPERATION, &command).await {
             Ok(Value::Nil) => {}
             Ok(_) => {
@@ -174,34 +266,60 @@ async fn listen(shared: Arc<Shared>) {
 /// Also bounds how often one process looks at the stream while much happens.
 const SETTLE: Duration = Duration::from_millis(10);
 
-fn read_page(answer: Value) -> Result<Vec<StoreEvent>, StoreError> {
-    let read = |answer| match answer {
-        Value::Array(items) => items.into_iter().map(event).collect(),
-        other => Err(Malformed::new("an array", format!("{other:?}"))),
-    };
-    read(answer).map_err(|source| damaged_answer(OPERATION, source))
+/// One write, as the stream keeps it.
+struct Element {
+    id: StreamId,
+    happenings: Vec<Happening>,
 }
 
-fn event(item: Value) -> Result<StoreEvent, Malformed> {
-    let Value::Array(parts) = item else { return Err(Malformed::new("an event", format!("{item:?}"))) };
+/// What the stream says about one entry. The rest is read where it is.
+struct Happening {
+    workflow: WorkflowId,
+    seq: u64,
+    status: Status,
+    headline: String,
+}
+
+fn elements(answer: Value) -> Result<Vec<Element>, Malformed> {
+    match answer {
+        Value::Array(items) => items.into_iter().map(element).collect(),
+        other => Err(Malformed::new("an array", format!("{other:?}"))),
+    }
+}
+
+fn element(item: Value) -> Result<Element, Malformed> {
+    let Value::Array(parts) = item else { return Err(Malformed::new("an element", format!("{item:?}"))) };
     let mut parts = parts.into_iter();
-    let (Some(cursor), Some(fields)) = (parts.next(), parts.next()) else {
-        return Err(Malformed::new("an event's id and fields", "fewer"));
+    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else {
+        return Err(Malformed::new("an element's id and field", "fewer"));
     };
-    let fields = reply::pairs(fields)?;
-    let field = |name: &'static str| {
-        let found = fields.iter().find(|(field, _)| field == name);
-        found.map(|(_, value)| value.clone()).ok_or_else(|| Malformed::new(name, "nothing"))
+    let packed = reply::pairs(fields)?.into_iter().next().map(|(_, packed)| packed).unwrap_or_default();
+    Ok(Element { id: StreamId::parse(&reply::text(id)?), happenings: unpack(&packed)? })
+}
+
+/// `<workflow> <seq> <status> <bytes>:<headline>`, again and again.
+fn unpack(mut packed: &str) -> Result<Vec<Happening>, Malformed> {
+    let mut happenings = Vec::new();
+    while !packed.is_empty() {
+        let (happening, rest) =
+            unpack_one(packed).ok_or_else(|| Malformed::new("what happened to a workflow", packed))?;
+        happenings.push(happening);
+        packed = rest;
+    }
+    Ok(happenings)
+}
+
+fn unpack_one(packed: &str) -> Option<(Happening, &str)> {
+    let (workflow, rest) = packed.split_once(' ')?;
+    let (seq, rest) = rest.split_once(' ')?;
+    let (status, rest) = rest.split_once(' ')?;
+    let (length, rest) = rest.split_once(':')?;
+    let (headline, rest) = rest.split_at_checked(length.parse().ok()?)?;
+    let happening = Happening {
+        workflow: workflow.parse().ok()?,
+        seq: seq.parse().ok()?,
+        status: reply::status(status).ok()?,
+        headline: headline.to_owned(),
     };
-    let seq = field("seq")?;
-    Ok(StoreEvent {
-        cursor: reply::text(cursor)?,
-        workflow: reply::id(field("id")?)?,
-        kind: field("kind")?,
-        target: field("target")?,
-        status: reply::status(&field("status")?)?,
-        headline: field("headline")?,
-        seq: seq.parse().map_err(|_| Malformed::new("a place in the journal", seq))?,
-        entry: reply::entry(field("entry")?)?,
-    })
+    Some((happening, rest))
 }

@@ -1,15 +1,10 @@
 //! The names of all keys.
 
-use std::time::Duration;
-
 use super::{StoreError, WorkflowId};
-
-/// The list of a swept parent's children is kept for so long, in case some of them are still there.
-pub(super) const CHILDREN_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// | key | type | holds |
 /// |---|---|---|
-/// | `wf:<id>` | hash | the document, the newest fence granted on it, the mark of its last commit |
+/// | `wf:<id>` | hash | the document; the newest fence granted on it, to whom, and whether it is leased; the mark of its last commit; whether there is mail, a freed resource, locks held |
 /// | `wf:<id>:journal` | list | `<digest> <body>` of each entry |
 /// | `wf:<id>:inbox` | list | unread signals |
 /// | `wf:<id>:locks` | set | names of the locks that it holds |

@@ -218,7 +218,7 @@ impl Store for RedisStore {
             Some(cursor) => cursor.to_owned(),
             None => self.events_end().await?,
         };
-        self.events.after(&self.connection, &after, timeout).await
+        self.events.after(&self.connection, &self.scripts, &after, timeout).await
     }
 
     async fn events_end(&self) -> Result<String, StoreError> {
@@ -277,7 +277,7 @@ impl Store for RedisStore {
         const OPERATION: &str = "sweep";
         let script = &self.scripts.sweep;
         let mut arguments = script.call(&self.keys);
-        arguments.arg(limits::SWEEP_MAX).arg(keys::CHILDREN_KEPT.as_secs() * 1_000);
+        arguments.arg(limits::SWEEP_MAX);
         let swept = script.run(&self.connection, OPERATION, arguments).await?;
         reply::number(&swept).map_err(|source| damaged_answer(OPERATION, source))
     }

@@ -53,7 +53,7 @@ impl Reply {
         text(self.value()?)
     }
 
-    fn optional_text(&mut self) -> Result<Option<String>, Malformed> {
+    pub(super) fn optional_text(&mut self) -> Result<Option<String>, Malformed> {
         match self.value()? {
             Value::Nil => Ok(None),
             other => text(other).map(Some),

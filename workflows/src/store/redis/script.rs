@@ -63,6 +63,7 @@ pub(super) struct Scripts {
     pub(super) release_budget: Script,
     pub(super) sweep: Script,
     read: Script,
+    entries: Script,
 }
 
 macro_rules! with_common {
@@ -81,6 +82,7 @@ impl Scripts {
             release_budget: with_common!("scripts/release_budget.lua"),
             sweep: with_common!("scripts/sweep.lua"),
             read: Script::new(include_str!("scripts/read.lua")),
+            entries: Script::new(include_str!("scripts/entries.lua")),
         }
     }
 
@@ -97,5 +99,20 @@ impl Scripts {
             call.arg(id.as_ref());
         }
         self.read.run(connection, operation, call).await
+    }
+
+    /// Reads single entries by workflow and place: for each the kind, the target and the entry, or nils.
+    pub(super) async fn entries(
+        &self,
+        connection: &Connection,
+        keys: &Keys,
+        operation: &'static str,
+        places: &[(&str, u64)],
+    ) -> Result<Value, StoreError> {
+        let mut call = self.entries.reading_call(keys);
+        for (id, seq) in places {
+            call.arg(*id).arg(*seq);
+        }
+        self.entries.run(connection, operation, call).await
     }
 }

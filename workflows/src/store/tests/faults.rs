@@ -23,7 +23,16 @@ fn id(name: &str) -> WorkflowId {
 
 /// Short, because these tests wait for it.
 fn impatient(server: &PrivateRedis) -> RedisOptions {
-    RedisOptions { reply_timeout: Duration::from_millis(200), ..server.options() }
+    RedisOptions { reply_timeout: Duration::from_millis(500), ..server.options() }
+}
+
+async fn connect(options: RedisOptions) -> RedisStore {
+    loop {
+        match RedisStore::connect(options.clone()).await {
+            Ok(store) => return store,
+            Err(error) => assert!(error.is_outage(), "{error}"),
+        }
+    }
 }
 
 async fn claim(store: &RedisStore) -> Vec<Claimed> {
@@ -174,9 +183,10 @@ async fn where_config_is_forbidden_what_is_unknown_counts_as_weak() {
 #[tokio::test]
 async fn a_redis_that_hangs_is_unavailable_and_no_stale_commit_lands_afterwards() {
     let server = PrivateRedis::start();
-    let store = RedisStore::connect(impatient(&server)).await.unwrap();
-    store.create(sample("w")).await.unwrap();
-    let held = claim(&store).await.remove(0);
+    let patient = RedisStore::connect(server.options()).await.unwrap();
+    patient.create(sample("w")).await.unwrap();
+    let held = claim(&patient).await.remove(0);
+    let store = connect(impatient(&server)).await;
     let advance = Advance {
         lease: LONG,
         commits: vec![commit(&id("w"), held.fence, 1, "00", Next::Keep)],
@@ -190,17 +200,17 @@ async fn a_redis_that_hangs_is_unavailable_and_no_stale_commit_lands_afterwards(
     server.resume();
     let committed = until_answered(&store, &advance).await.commits.remove(0);
     assert!(matches!(committed, Committed::Done { .. }), "{committed:?}");
-    assert_eq!(store.journal(&id("w"), 1, 10).await.unwrap().len(), 2);
+    assert_eq!(patient.journal(&id("w"), 1, 10).await.unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn what_was_granted_to_a_lost_claim_is_claimed_again_at_once() {
     let server = PrivateRedis::start();
-    let store = RedisStore::connect(impatient(&server)).await.unwrap();
+    let store = connect(impatient(&server)).await;
     let other = RedisStore::connect(server.options()).await.unwrap();
-    store.create(sample("held")).await.unwrap();
+    other.create(sample("held")).await.unwrap();
     let held = claim(&other).await.remove(0);
-    store.create(sample("lost")).await.unwrap();
+    other.create(sample("lost")).await.unwrap();
     let asked = Claim { max: 100, lease: LONG, worker: "w".to_owned() };
     server.pause();
     let Err(error) = store.advance(Advance { claim: Some(asked), ..Advance::default() }).await else {

@@ -31,13 +31,40 @@ end
 
 local LEASE_UNTIL = whole(now + number())
 
-local function unread(id)
-  return call('LRANGE', inbox_key(id), 0, SIGNALS_HANDED_MAX - 1)
+-- Leases that last until LEASE_UNTIL, and leases that are over: written before anything is claimed.
+local kept, over = {}, {}
+-- Ended workflows: removed from the open ones, and by when they were created and when they are swept.
+local closed, by_creation, by_expiry = {}, {}, {}
+
+local function settle_leases()
+  local gone, lasting = {}, {}
+  for id in pairs(over) do gone[#gone + 1] = id end
+  for id in pairs(kept) do
+    lasting[#lasting + 1] = LEASE_UNTIL
+    lasting[#lasting + 1] = id
+  end
+  in_slices('ZREM', KEY_LEASE, gone)
+  in_slices('ZADD', KEY_LEASE, lasting)
+  in_slices('ZREM', KEY_OPEN, closed)
+  in_slices('ZADD', KEY_ENDED, by_creation)
+  in_slices('ZADD', KEY_EXPIRY, by_expiry)
 end
 
-local function keep(id)
-  call('ZADD', KEY_LEASE, LEASE_UNTIL, id)
-  return { 'done', LEASE_UNTIL, unread(id) }
+local function release(id)
+  kept[id], over[id] = nil, true
+end
+
+-- The signals that are handed out with a lease. `mail`: there may be some.
+local function unread(id, mail)
+  if not mail then return {} end
+  local bodies = call('LRANGE', inbox_key(id), 0, SIGNALS_HANDED_MAX - 1)
+  if #bodies == 0 then call('HDEL', workflow_key(id), 'mail') end
+  return bodies
+end
+
+local function keep(id, mail)
+  kept[id] = true
+  return { 'done', LEASE_UNTIL, unread(id, mail) }
 end
 
 -- The first wish that can't be granted, as a reply; nil if all can.
@@ -88,93 +115,107 @@ local function move_resources(id, commit)
   end
 end
 
-local function finish(id, keep_ms, grace_ms, created)
-  local expires = whole(now + keep_ms)
-  call('ZREM', KEY_LEASE, id)
-  call('HSET', workflow_key(id), 'ended', NOW)
-  call('ZREM', KEY_OPEN, id)
-  call('ZADD', KEY_ENDED, created, id)
-  call('ZADD', KEY_EXPIRY, expires, id)
-  for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
-  call('UNLINK', inbox_key(id), held_key(id))
-  call('PEXPIRE', workflow_key(id), whole(keep_ms + grace_ms))
-  call('PEXPIRE', journal_key(id), whole(keep_ms + grace_ms))
+local function takes_a_lock(take)
+  for _, wish in ipairs(take) do
+    if wish.kind == 'lock' then return true end
+  end
+  return false
+end
+
+local function finish(id, keep_ms, mail, locks)
+  release(id)
+  closed[#closed + 1] = id
+  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = call('ZSCORE', KEY_OPEN, id), id
+  by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
+  if locks then
+    for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
+    call('UNLINK', held_key(id))
+  end
+  if mail then call('UNLINK', inbox_key(id)) end
 end
 
 -- Ends the lease. What has arrived meanwhile makes the workflow due now.
-local function park(id, at, woken)
-  call('ZREM', KEY_LEASE, id)
-  -- Asked again: a resource that this very commit freed may have woken it.
-  if woken then call('HDEL', workflow_key(id), 'woken') end
-  if woken or call('LLEN', inbox_key(id)) > 0 then
+local function park(id, at, mail, was_woken)
+  release(id)
+  if mail and call('LLEN', inbox_key(id)) == 0 then
+    call('HDEL', workflow_key(id), 'mail')
+    mail = false
+  end
+  -- Its being woken is forgotten when it is claimed, which is next.
+  if mail or was_woken then
     make_due(id, now)
   elseif at then
     make_due(id, math.max(at, now))
   end
 end
 
-local GRACE_MS = number()
-
 local function commit_one(commit)
   local id, key = commit.id, workflow_key(commit.id)
-  local found = call('HMGET', key, 'seq', 'fence', 'mark', 'status', 'kind', 'target', 'created')
-  local seq, kind, target = tonumber(found[1]), found[5], found[6]
+  local found = call('HMGET', key, 'seq', 'fence', 'leased', 'mark', 'status', 'mail', 'woken', 'locks')
+  local seq, status, mail = found[1], found[5], found[6]
   if not seq then return { 'fenced' } end
-  local holds = found[2] == commit.fence and call('ZSCORE', KEY_LEASE, id)
-  if found[3] == commit.mark then
+  local holds = found[2] == commit.fence and found[3] == '1'
+  if found[4] == commit.mark then
     if commit.next ~= 'keep' then return { 'done', false, {} } end
-    return holds and keep(id) or { 'fenced' }
+    return holds and keep(id, mail) or { 'fenced' }
   end
   if not holds then return { 'fenced' } end
-  if seq ~= commit.expected then return { 'conflict', found[1] } end
+  if tonumber(seq) ~= commit.expected then return { 'conflict', seq } end
   local refused = busy(id, commit.take)
   if refused then return refused end
 
-  local fields = { 'mark', commit.mark, 'status', commit.status, 'headline', commit.headline, 'updated', NOW }
-  for _, entry in ipairs(commit.entries) do
-    seq = seq + 1
-    call('RPUSH', journal_key(id), entry.digest .. ' ' .. entry.body)
-    publish(id, kind, target, commit.status, commit.headline, seq, entry.digest, entry.body)
-    fields[9], fields[10], fields[11], fields[12] = 'seq', whole(seq), 'head', entry.digest
-  end
-  if commit.with_state == '1' then
-    fields[#fields + 1], fields[#fields + 2] = 'state', commit.state
-  end
-  if commit.trace ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'trace', commit.trace
-  end
-  call('HSET', key, unpack(fields))
-  if commit.consumed > 0 then call('LTRIM', inbox_key(id), commit.consumed, -1) end
   local ends = commit.next == 'end'
+  local locks = found[8] or takes_a_lock(commit.take)
+  local fields = { 'mark', commit.mark, 'status', commit.status, 'headline', commit.headline, 'updated', NOW }
+  local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
+  for i, entry in ipairs(commit.entries) do
+    seq = whole(commit.expected + i)
+    call('RPUSH', journal_key(id), entry.digest .. ' ' .. entry.body)
+    publish(id, seq, commit.status, commit.headline)
+  end
+  if #commit.entries > 0 then
+    set('seq', seq)
+    set('head', commit.entries[#commit.entries].digest)
+  end
+  if commit.with_state == '1' then set('state', commit.state) end
+  if commit.trace ~= '' then set('trace', commit.trace) end
+  if commit.next ~= 'keep' then set('leased', '0') end
+  if ends then set('ended', NOW) end
+  if locks and not found[8] then set('locks', '1') end
+  call('HSET', key, unpack(fields))
+  if commit.consumed > 0 and mail then call('LTRIM', inbox_key(id), commit.consumed, -1) end
   if ends then
-    call('HINCRBY', KEY_COUNTS, found[4], -1)
-  elseif found[4] ~= commit.status then
-    call('HINCRBY', KEY_COUNTS, found[4], -1)
-    call('HINCRBY', KEY_COUNTS, commit.status, 1)
+    count(status, -1)
+  elseif status ~= commit.status then
+    count(status, -1)
+    count(commit.status, 1)
   end
   move_resources(id, commit)
   for _, new in ipairs(commit.create) do create(new) end
+  if ends then finish(id, commit.value, mail, locks) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
-  if ends then finish(id, commit.value, GRACE_MS, found[7]) end
   for _, sent in ipairs(commit.signals) do signal(sent.id, sent.body, false) end
-  if commit.next == 'keep' then return keep(id) end
-  if not ends then park(id, commit.next == 'at' and commit.value, call('HGET', key, 'woken')) end
+  mail = mail or mailed[id]
+  if commit.next == 'keep' then return keep(id, mail) end
+  if not ends then park(id, commit.next == 'at' and commit.value, mail, found[7] or woken[id]) end
   return { 'done', false, {} }
 end
 
 local function holds(lease)
-  return call('HGET', workflow_key(lease.id), 'fence') == lease.fence and call('ZSCORE', KEY_LEASE, lease.id)
+  local found = call('HMGET', workflow_key(lease.id), 'fence', 'leased')
+  return found[1] == lease.fence and found[2] == '1'
 end
 
 local function renew(lease)
   if not holds(lease) then return false end
-  call('ZADD', KEY_LEASE, LEASE_UNTIL, lease.id)
+  kept[lease.id] = true
   return LEASE_UNTIL
 end
 
 local function hand_back(lease)
   if not holds(lease) then return end
-  call('ZREM', KEY_LEASE, lease.id)
+  call('HSET', workflow_key(lease.id), 'leased', '0')
+  release(lease.id)
   make_due(lease.id, now)
 end
 
@@ -186,20 +227,19 @@ local function next_fence()
   return whole(fence)
 end
 
-local function grant(id, lease_ms, worker, ticket)
+-- The workflow as its new holder finds it; nil if it is gone without having ended: somebody removed it by hand.
+local function grant(id, until_text, worker, ticket)
   local key = workflow_key(id)
   local found = call('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'state', 'trace',
-    'created', 'updated', 'woken')
+    'created', 'updated', 'woken', 'mail')
   if not found[6] then
-    -- It is gone without having ended: somebody removed it by hand.
     call('ZREM', KEY_LEASE, id)
     return nil
   end
-  local until_, token = whole(now + lease_ms), next_fence()
-  call('ZADD', KEY_LEASE, until_, id)
-  call('HSET', key, 'fence', token, 'worker', worker, 'ticket', ticket)
+  local token = next_fence()
+  call('HSET', key, 'fence', token, 'leased', '1', 'worker', worker, 'ticket', ticket)
   if found[12] then call('HDEL', key, 'woken') end
-  return { id, token, until_, found, unread(id) }
+  return { id, token, until_text, found, unread(id, found[13]) }
 end
 
 -- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
@@ -208,6 +248,7 @@ local function take_back(lost, look_max)
   for _, ticket in ipairs(lost) do is_lost[ticket] = true end
   for _, id in ipairs(call('ZRANGE', KEY_LEASE, 0, look_max - 1)) do
     if is_lost[call('HGET', workflow_key(id), 'ticket') or ''] then
+      call('HSET', workflow_key(id), 'leased', '0')
       call('ZREM', KEY_LEASE, id)
       make_due(id, now)
     end
@@ -220,8 +261,15 @@ local function claim(max, lease_ms, worker, ticket)
   local due = call('ZRANGEBYSCORE', KEY_DUE, '-inf', NOW, 'LIMIT', 0, max - #ids)
   if #due > 0 then call('ZREM', KEY_DUE, unpack(due)) end
   for _, id in ipairs(due) do ids[#ids + 1] = id end
-  local claimed = {}
-  for _, id in ipairs(ids) do claimed[#claimed + 1] = grant(id, lease_ms, worker, ticket) end
+  local claimed, leases, until_text = {}, {}, whole(now + lease_ms)
+  for _, id in ipairs(ids) do
+    local granted = grant(id, until_text, worker, ticket)
+    if granted then
+      claimed[#claimed + 1] = granted
+      leases[#leases + 1], leases[#leases + 2] = until_text, id
+    end
+  end
+  in_slices('ZADD', KEY_LEASE, leases)
   if fence then call('SET', KEY_FENCE, whole(fence)) end
   return claimed
 end
@@ -243,6 +291,9 @@ local reply = { NOW, {}, {}, {}, false }
 for i, commit in ipairs(commits) do reply[2][i] = commit_one(commit) end
 for i, lease in ipairs(renewals) do reply[3][i] = renew(lease) end
 for _, lease in ipairs(hand_backs) do hand_back(lease) end
+settle_leases()
+settle_counts()
+settle_events()
 if #lost > 0 then take_back(lost, lost_look_max) end
 if claim_max >= 0 then reply[4] = claim(claim_max, claim_lease_ms, worker, ticket) end
 local next_look = earliest()

@@ -5,6 +5,8 @@
 -- A script first reads all of its arguments, then decides, then writes: no error can leave half of it.
 -- Redis refuses a script for want of memory or replicas at its first write, and only if that write adds something:
 -- so what adds something comes first.
+-- Each redis.call costs about a microsecond beside its own work. Hence the flags in the hash (`leased`, `mail`, `locks`),
+-- which spare a look at another key, and what is collected here and written at the end (`settle`).
 
 local call = redis.call
 local KEY_FENCE, KEY_DUE, KEY_LEASE, KEY_BELL, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -14,6 +16,8 @@ local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[
 local PREFIX = ARGV[1]
 local EVENTS_KEPT, BELL_RINGS_MAX, WAITERS_LOOKED_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local INBOX_SIGNALS_MAX, SIGNALS_HANDED_MAX = tonumber(ARGV[5]), tonumber(ARGV[6])
+-- Lua's stack holds 8,000; even, so that a score and its member stay together.
+local SLICE = 1000
 
 local place = 6
 local function text()
@@ -34,17 +38,42 @@ local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local NOW = whole(now)
 
-local function workflow_key(id) return PREFIX .. ':wf:' .. id end
-local function journal_key(id) return PREFIX .. ':wf:' .. id .. ':journal' end
-local function inbox_key(id) return PREFIX .. ':wf:' .. id .. ':inbox' end
-local function held_key(id) return PREFIX .. ':wf:' .. id .. ':locks' end
+local WORKFLOW = PREFIX .. ':wf:'
+local function workflow_key(id) return WORKFLOW .. id end
+local function journal_key(id) return WORKFLOW .. id .. ':journal' end
+local function inbox_key(id) return WORKFLOW .. id .. ':inbox' end
+local function held_key(id) return WORKFLOW .. id .. ':locks' end
 local function children_key(id) return PREFIX .. ':children:' .. id end
 local function budget_key(name) return PREFIX .. ':budget:' .. name end
 local function wait_key(pool) return PREFIX .. ':wait:' .. pool end
 
--- --- the bell ---
+local function in_slices(command, key, items)
+  for from = 1, #items, SLICE do call(command, key, unpack(items, from, math.min(from + SLICE - 1, #items))) end
+end
+
+-- --- what is written at the end ---
 
 local rings = 0
+local moved = {}
+local happened = {}
+
+-- `by` more open workflows have that status.
+local function count(status, by)
+  moved[status] = (moved[status] or 0) + by
+end
+
+local function settle_counts()
+  for status, by in pairs(moved) do
+    if by ~= 0 then call('HINCRBY', KEY_COUNTS, status, by) end
+  end
+end
+
+-- All that one script did is one element of the stream: an element costs as much as the commit that it tells of.
+-- events.rs reads the rest, the entry for instance, where it is.
+local function settle_events()
+  if #happened == 0 then return end
+  call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'e', table.concat(happened))
+end
 
 local function settle_bell()
   if rings == 0 then return end
@@ -53,6 +82,12 @@ local function settle_bell()
   if call('LPUSH', KEY_BELL, unpack(pushed)) > BELL_RINGS_MAX then
     call('LTRIM', KEY_BELL, 0, BELL_RINGS_MAX - 1)
   end
+end
+
+local function settle()
+  settle_counts()
+  settle_events()
+  settle_bell()
 end
 
 -- --- due ---
@@ -71,9 +106,8 @@ end
 
 -- --- events ---
 
-local function publish(id, kind, target, status, headline, seq, digest, body)
-  call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'id', id, 'kind', kind, 'target', target,
-    'status', status, 'headline', headline, 'seq', whole(seq), 'entry', digest .. ' ' .. body)
+local function publish(id, seq, status, headline)
+  happened[#happened + 1] = id .. ' ' .. seq .. ' ' .. status .. ' ' .. #headline .. ':' .. headline
 end
 
 -- --- create ---
@@ -89,14 +123,9 @@ end
 local function create(new)
   local id, key = new.id, workflow_key(new.id)
   if call('EXISTS', key) == 1 then return false end
-  -- One of that name may have expired without having been swept. (Asked first: see the rule on memory above.)
-  if call('ZSCORE', KEY_EXPIRY, id) then
-    call('ZREM', KEY_EXPIRY, id)
-    call('ZREM', KEY_ENDED, id)
-    call('UNLINK', journal_key(id))
-  end
   local due = new.due or now
   local status = due > now and 'waiting' or 'runnable'
+  local entry = new.digest .. ' ' .. new.body
   local fields = { 'kind', new.kind, 'target', new.target, 'status', status, 'headline', new.headline, 'seq', '1',
     'head', new.digest, 'state', new.state, 'created', NOW, 'updated', NOW }
   if new.parent ~= '' then
@@ -107,26 +136,34 @@ local function create(new)
     fields[#fields + 1], fields[#fields + 2] = 'trace', new.trace
   end
   call('HSET', key, unpack(fields))
-  call('RPUSH', journal_key(id), new.digest .. ' ' .. new.body)
+  call('RPUSH', journal_key(id), entry)
   call('ZADD', KEY_OPEN, NOW, id)
-  call('HINCRBY', KEY_COUNTS, status, 1)
-  publish(id, new.kind, new.target, status, new.headline, 1, new.digest, new.body)
+  count(status, 1)
+  publish(id, '1', status, new.headline)
   make_due(id, math.max(due, now))
   return true
 end
 
 -- --- signals ---
 
+-- Workflows that were sent something, or woken, by this very script.
+local mailed, woken = {}, {}
+
 -- What became of it. `once`: what is in the inbox already is not put there again.
 local function signal(id, body, once)
-  local found = call('HMGET', workflow_key(id), 'seq', 'ended')
+  local key, inbox = workflow_key(id), inbox_key(id)
+  local found = call('HMGET', key, 'seq', 'ended', 'leased', 'mail')
   if not found[1] then return 'missing' end
   if found[2] then return 'ended' end
-  local inbox = inbox_key(id)
-  if once and call('LPOS', inbox, body) then return 'kept' end
-  if call('LLEN', inbox) >= INBOX_SIGNALS_MAX then return 'full' end
+  if found[4] then
+    if once and call('LPOS', inbox, body) then return 'kept' end
+    if call('LLEN', inbox) >= INBOX_SIGNALS_MAX then return 'full' end
+  else
+    call('HSET', key, 'mail', '1')
+  end
   call('RPUSH', inbox, body)
-  if not call('ZSCORE', KEY_LEASE, id) then make_due_now(id) end
+  mailed[id] = true
+  if found[3] ~= '1' then make_due_now(id) end
   return 'kept'
 end
 
@@ -137,10 +174,11 @@ local function wake_one(pool)
   for _ = 1, WAITERS_LOOKED_MAX do
     local id = call('ZPOPMIN', wait_key(pool))[1]
     if not id then return end
-    local found = call('HMGET', workflow_key(id), 'seq', 'ended')
+    local found = call('HMGET', workflow_key(id), 'seq', 'ended', 'leased')
     if found[1] and not found[2] then
-      if call('ZSCORE', KEY_LEASE, id) then
+      if found[3] == '1' then
         call('HSET', workflow_key(id), 'woken', '1')
+        woken[id] = true
       else
         make_due_now(id)
       end

@@ -1,4 +1,4 @@
 -- Creates one workflow.
 local made = create(read_new())
-settle_bell()
+settle()
 return made and 'new' or 'existing'

@@ -5,5 +5,5 @@ for i = 1, count do created[i] = read_new() end
 if (call('HGET', KEY_TICKS, schedule) or '') ~= last then return 'judged-before' end
 call('HSET', KEY_TICKS, schedule, judged)
 for i = 1, count do create(created[i]) end
-settle_bell()
+settle()
 return 'judged'

@@ -5,5 +5,5 @@ if not holder then return 'nobody' end
 local found = call('HMGET', workflow_key(holder), 'seq', 'ended')
 if found[1] and not found[2] then return 'open' end
 free_share(name, member)
-settle_bell()
+settle()
 return 'released'

@@ -1,5 +1,5 @@
 -- Puts one signal into a workflow's inbox.
 local id, body = text(), text()
 local became = signal(id, body, true)
-settle_bell()
+settle()
 return became
