@@ -127,6 +127,12 @@ fn ask(socket: &Path, words: &[&str]) -> std::io::Result<String> {
     stream.write_all(format!("{}\r\n", words.join(" ")).as_bytes())?;
     // One read is enough for the short answers that tests ask for.
     let mut answer = vec![0; 64 * 1_024];
-    let length = stream.read(&mut answer)?;
+    let length = loop {
+        match stream.read(&mut answer) {
+            // A signal came in between.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
     Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
