@@ -1,8 +1,9 @@
 //! The pump: the one place in a worker that talks to the store.
 //!
 //! It has a thread of its own, so that a step that blocks its thread loses nobody's lease. One call is outstanding at a time;
-//! what completes meanwhile goes with the next one (group commit). It never polls on an interval: it sleeps until the bell
-//! rings, somebody asks, a lease is to be renewed, or the next workflow is due. An outage is waited out: the same batch is
+//! what completes meanwhile goes with the next one (group commit). It does not poll for work: it sleeps until the bell
+//! rings, somebody asks, a lease is to be renewed, or the next workflow is due; once in a lease's length it looks for
+//! leases of workers that died since. An outage is waited out: the same batch is
 //! sent again until it is answered, which is safe by the store's contract.
 
 use std::collections::HashMap;
@@ -335,7 +336,11 @@ impl Loop {
         for claimed in advanced.claimed {
             self.hand_out(claimed);
         }
-        self.claim_at = advanced.next.map(|next| self.shared.clock.instant(next));
+        // The reply can't know of leases that are granted later. One granted now ends a lease's length from now at the earliest,
+        // so whoever looks that often meets every dead worker's lease at its end.
+        let look_again = Instant::now() + self.shared.options.lease;
+        let next = advanced.next.map(|next| self.shared.clock.instant(next));
+        self.claim_at = Some(next.map_or(look_again, |next| next.min(look_again)));
     }
 
     fn lose(&mut self, id: &WorkflowId) {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::activation::Run;
+use super::run::Run;
 use super::{Child, State, Step, StepError};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
@@ -28,7 +28,7 @@ pub struct StepCx<'a> {
 }
 
 impl<'a> StepCx<'a> {
-    pub(crate) fn new(
+    pub(super) fn new(
         ports: &'a Ports,
         id: &'a WorkflowId,
         step: &'static str,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::activation::Snapshot;
+use super::run::Snapshot;
 use super::{Entry, Event, State, seal};
 use crate::clock::Timestamp;
 use crate::store::{Fence, NewWorkflow, WorkflowId};

@@ -1,0 +1,355 @@
+//! Drives one workflow by the decisions of its state.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use serde_json::Value;
+use tracing::Instrument as _;
+use tracing::{error, info, info_span, warn};
+
+use super::activation::{Activation, Engine, LeaseLost};
+use super::run::{Met, Run};
+use super::step::deadline;
+use super::{
+    AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, Progress, Question, Remedy, Signal,
+    SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
+};
+use crate::store::{Fence, Next, Resource, StoredSignal, WorkflowId};
+use crate::telemetry::{StepCall, StepOutcome, metrics};
+
+/// A workflow that waits for a lock or budget looks again after this long, should its wake-up be lost. Freed
+/// resources wake it at once, so this only bounds the damage.
+const RESOURCE_LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Transitions of one activation, before the workflow goes back into the queue so that others get their turn. A
+/// node's renewal has about 20.
+const TRANSITIONS_MAX: u32 = 256;
+/// Children that one workflow may start. A rollout of a whole site has one for each node.
+const CHILDREN_MAX: usize = 10_000;
+
+/// Drives one workflow by the decisions of its state.
+pub(super) struct Driver<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) definition: &'a Definition,
+    pub(super) id: &'a WorkflowId,
+    pub(super) fence: Fence,
+    pub(super) run: tokio::sync::Mutex<Run<'a>>,
+}
+
+impl<'a> Driver<'a> {
+    pub(super) async fn drive(&'a self, signals: &[StoredSignal]) -> Result<Activation, LeaseLost> {
+        let names = self.definition.step_names();
+        self.run.lock().await.inbox = signals.iter().cloned().collect();
+        for _ in 0..TRANSITIONS_MAX {
+            self.read_inbox().await?;
+            let decision = {
+                let run = self.run.lock().await;
+                decide(&run.state, &names, run.now())
+            };
+            match decision {
+                Decision::Begin { step } => {
+                    if let Some(parked) = self.begin(&step).await? {
+                        return Ok(parked);
+                    }
+                }
+                Decision::Continue { step } => self.go_on(&step).await?,
+                Decision::BeginUndo { step } => {
+                    let cx = self.cx(&step).await?;
+                    let policy = self.step(&step)?.policy(&cx);
+                    let mut run = self.run.lock().await;
+                    let deadline = deadline(&policy, run.now());
+                    run.push(Event::UndoBegun { step, deadline })?;
+                    run.commit(Vec::new(), Next::Keep).await?;
+                }
+                Decision::ContinueUndo { step } => self.go_on_undoing(&step).await?,
+                Decision::SleepUntil(then) => return self.park(Next::At(then)).await,
+                Decision::AwaitSignal => return self.park(Next::Signal).await,
+                Decision::End { outcome, why } => {
+                    self.run.lock().await.push(Event::Ended { outcome, why })?;
+                }
+                Decision::Nothing => return self.end().await,
+            }
+            if let Some(parked) = self.park_if_unchanged().await? {
+                return Ok(parked);
+            }
+        }
+        let now = self.run.lock().await.now();
+        self.park(Next::At(now)).await
+    }
+
+    async fn park(&self, next: Next) -> Result<Activation, LeaseLost> {
+        self.run.lock().await.commit(Vec::new(), next).await?;
+        Ok(Activation::Parked)
+    }
+
+    /// A poll that saw nothing new is not worth an entry: only the time of the next look is committed.
+    async fn park_if_unchanged(&self) -> Result<Option<Activation>, LeaseLost> {
+        let again = self.run.lock().await.look_again.take();
+        match again {
+            Some(then) => self.park(Next::At(then)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn end(&self) -> Result<Activation, LeaseLost> {
+        let mut run = self.run.lock().await;
+        let Course::Ended { outcome, why } = run.state.course.clone() else { return Ok(Activation::Parked) };
+        if let (Some(parent), Some(key)) = (run.state.parent.clone(), run.state.key.clone()) {
+            let kind = SignalKind::ChildEnded { key, id: self.id.clone(), outcome, headline: why };
+            let signal = Signal { id: format!("{}-ended", self.id), at: run.now(), by: format!("workflow {}", self.id), kind };
+            if let Ok(stored) = signal.stored() {
+                run.pending.signals.push((parent, stored));
+            }
+        }
+        run.commit(Vec::new(), Next::End { keep: self.engine.keep_finished }).await?;
+        info!(workflow = %self.id, outcome = outcome.as_str(), "workflow ended");
+        metrics::workflow_ended(self.definition.kind, outcome.as_str());
+        Ok(Activation::Ended)
+    }
+
+    fn step(&self, name: &str) -> Result<&'a dyn AnyStep, LeaseLost> {
+        self.definition.step(name).ok_or_else(|| {
+            error!(workflow = %self.id, step = name, "the journal names a step that its definition does not have");
+            LeaseLost
+        })
+    }
+
+    async fn cx(&'a self, step: &str) -> Result<StepCx<'a>, LeaseLost> {
+        let name = self.step(step)?.name();
+        let run = self.run.lock().await;
+        Ok(StepCx::new(&self.engine.ports, self.id, name, run.state.clone(), run.now(), self.fence, Some(&self.run)))
+    }
+
+    /// Commits the intent to run the step, and takes what it needs. Some if it has to wait.
+    async fn begin(&'a self, name: &str) -> Result<Option<Activation>, LeaseLost> {
+        let step = self.step(name)?;
+        let cx = self.cx(name).await?;
+        let take = match step.takes(&cx) {
+            Ok(take) => take,
+            Err(error) => {
+                let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
+                self.run.lock().await.push(Event::UnwindBegun { cause })?;
+                return Ok(None);
+            }
+        };
+        let mut run = self.run.lock().await;
+        let (state, pending) = (run.state.clone(), run.pending.clone());
+        let deadline = deadline(&step.policy(&cx), run.now());
+        let took = take.iter().map(|take| take.resource.clone()).collect();
+        run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
+        match run.commit(take, Next::Keep).await? {
+            Met::Done => Ok(None),
+            Met::Busy { resource, holders } => {
+                (run.state, run.pending) = (state, pending);
+                if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
+                    run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
+                }
+                let then = run.now() + RESOURCE_LOOK_AGAIN;
+                run.commit(Vec::new(), Next::At(then)).await?;
+                Ok(Some(Activation::Parked))
+            }
+        }
+    }
+
+    /// Looks, and acts if there is something to do.
+    async fn go_on(&'a self, name: &str) -> Result<(), LeaseLost> {
+        let step = self.step(name)?;
+        let cx = self.cx(name).await?;
+        let span = info_span!("step", otel.name = name, step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
+        let tried = AssertUnwindSafe(look_and_act(step, &cx)).catch_unwind().instrument(span).await;
+        let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        call.end(match &tried {
+            Ok(Progress::Done(_)) => StepOutcome::Done,
+            Ok(Progress::LookAgain { .. } | Progress::StartChildren { .. } | Progress::AwaitChildren { .. }) => StepOutcome::Waits,
+            Err(error) => outcome(error),
+        });
+        let mut run = self.run.lock().await;
+        match tried {
+            Ok(Progress::Done(output)) => {
+                let gave = match step.gives(&cx) {
+                    Ok(gave) => gave,
+                    Err(error) => return self.failed(&mut run, name, step, &cx, error),
+                };
+                info!(workflow = %self.id, step = name, "step succeeded");
+                run.pending.give.extend(gave.iter().cloned());
+                run.push(Event::StepSucceeded { step: name.to_owned(), output, gave })
+            }
+            Ok(Progress::LookAgain { after, note }) => {
+                let now = run.now();
+                let until = cx.deadline().map_or(now + after, |deadline| (now + after).min(deadline.max(now)));
+                let parked = matches!(&run.state.current, Some(current) if matches!(current.stage, Stage::Parked { .. }));
+                if parked && run.state.note == note {
+                    run.look_again = Some(until);
+                    return Ok(());
+                }
+                run.push(Event::StepParked { step: name.to_owned(), until: Some(until), note })
+            }
+            Ok(Progress::StartChildren { children, note }) => self.start_children(&mut run, name, children, note),
+            Ok(Progress::AwaitChildren { note }) => {
+                run.push(Event::StepParked { step: name.to_owned(), until: None, note })
+            }
+            Err(error) => self.failed(&mut run, name, step, &cx, error),
+        }
+    }
+
+    fn start_children(&self, run: &mut Run<'_>, name: &str, children: Vec<ChildSpec>, note: String) -> Result<(), LeaseLost> {
+        let mut started = Vec::new();
+        if run.state.children.len() + children.len() > CHILDREN_MAX {
+            let question = stuck(run, name, &format!("it wants more than {CHILDREN_MAX} children"), self.can_go_back(&run.state));
+            return run.push(Event::OperatorAsked { step: name.to_owned(), question });
+        }
+        for child in children {
+            if run.state.children.contains_key(&child.key) {
+                continue;
+            }
+            let Some(definition) = self.engine.registry.get(&child.kind) else {
+                return Err(run.give_up(&StepError::fatal(format!("there is no kind `{}`", child.kind))));
+            };
+            let id = self.id.child(&child.key).map_err(|error| run.give_up(&error))?;
+            let new = Start {
+                id: id.clone(),
+                kind: child.kind,
+                version: definition.version,
+                target: child.target,
+                input: child.input,
+                parent: Some(self.id.clone()),
+                key: Some(child.key.clone()),
+                by: format!("workflow {}", self.id),
+                traceparent: run.traceparent.clone(),
+            };
+            run.pending.create.push(start(new, run.now()).map_err(|error| run.give_up(&error))?);
+            started.push(ChildStarted { key: child.key, id });
+        }
+        run.push(Event::ChildrenStarted { step: name.to_owned(), children: started })?;
+        if run.state.note != note {
+            run.state.note = note;
+        }
+        Ok(())
+    }
+
+    async fn go_on_undoing(&'a self, name: &str) -> Result<(), LeaseLost> {
+        let step = self.step(name)?;
+        let cx = self.cx(name).await?;
+        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
+        let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
+        let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        call.end(match &tried {
+            Ok(Undone::Done { .. }) => StepOutcome::Done,
+            Ok(Undone::LookAgain { .. }) => StepOutcome::Waits,
+            Err(error) => outcome(error),
+        });
+        let mut run = self.run.lock().await;
+        match tried {
+            Ok(Undone::Done { note }) => {
+                let gave: Vec<Resource> = match step.takes(&cx) {
+                    Ok(took) => took.into_iter().map(|take| take.resource).collect(),
+                    Err(error) => return self.failed(&mut run, name, step, &cx, error),
+                };
+                run.pending.give.extend(gave.iter().cloned());
+                run.push(Event::StepUndone { step: name.to_owned(), note, gave })
+            }
+            Ok(Undone::LookAgain { after, note }) => {
+                let until = run.now() + after;
+                run.push(Event::StepParked { step: name.to_owned(), until: Some(until), note })
+            }
+            Err(error) => self.failed(&mut run, name, step, &cx, error),
+        }
+    }
+
+    fn failed(&self, run: &mut Run<'_>, name: &str, step: &dyn AnyStep, cx: &StepCx<'_>, error: StepError) -> Result<(), LeaseLost> {
+        let policy = step.policy(cx);
+        let now = run.now();
+        let failures = run.state.current.as_ref().map_or(0, |current| current.failures) + 1;
+        let overdue = cx.deadline().is_some_and(|deadline| now >= deadline);
+        let back = self.can_go_back(&run.state);
+        match error.remedy.clone() {
+            Remedy::LeaseLost => Err(LeaseLost),
+            Remedy::Ask(question) => run.push(Event::OperatorAsked { step: name.to_owned(), question }),
+            Remedy::Fatal if back => {
+                let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
+                self.go_back(run, cause)
+            }
+            Remedy::RetryLater if failures < policy.failures_max && !overdue => {
+                let text = error.chain();
+                warn!(workflow = %self.id, step = name, failures, error = text, "step failed, will be tried again");
+                let retry_at = now + jittered(policy.backoff(failures));
+                run.push(Event::StepFailed { step: name.to_owned(), error: text, failures, retry_at })
+            }
+            Remedy::Fatal | Remedy::RetryLater => {
+                let question = stuck(run, name, &error.chain(), back);
+                run.push(Event::OperatorAsked { step: name.to_owned(), question })
+            }
+        }
+    }
+
+    /// May it still be unwound? Not after a point of no return, and not while it is being unwound.
+    pub(super) fn can_go_back(&self, state: &State) -> bool {
+        state.course == Course::Forward && self.no_return(state).is_none()
+    }
+
+    /// The step after whose beginning there is only forward, if it has begun.
+    pub(super) fn no_return(&self, state: &State) -> Option<&'static str> {
+        let mut past = self.definition.steps.iter().filter(|step| step.is_point_of_no_return() && state.record(step.name()).is_some());
+        past.next().map(|step| step.name())
+    }
+
+    pub(super) fn go_back(&self, run: &mut Run<'_>, cause: UnwindCause) -> Result<(), LeaseLost> {
+        run.tell_children(&SignalKind::Abort { why: format!("its rollout goes back: {cause}") }, "abort");
+        run.push(Event::UnwindBegun { cause })
+    }
+
+}
+
+async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError> {
+    match step.observe(cx).await? {
+        Observed::AlreadyDone(output) => Ok(Progress::Done(output)),
+        Observed::ToDo { would } if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
+            Err(StepError::retry(format!("not done by its deadline: {would}")))
+        }
+        Observed::ToDo { .. } => step.act(cx).await,
+    }
+}
+
+/// What a failure means to those who count.
+fn outcome(error: &StepError) -> StepOutcome {
+    match error.remedy {
+        Remedy::RetryLater => StepOutcome::Retry,
+        Remedy::Ask(_) => StepOutcome::Asks,
+        Remedy::Fatal => StepOutcome::Fatal,
+        Remedy::LeaseLost => StepOutcome::LeaseLost,
+    }
+}
+
+/// What is asked when a step has used up its patience.
+fn stuck(run: &Run<'_>, step: &str, error: &str, can_go_back: bool) -> Question {
+    let undoing = matches!(run.state.course, Course::Unwinding { .. });
+    let what = if undoing { format!("undoing `{step}`") } else { format!("`{step}`") };
+    let question = Question::new(format!("{what} of {} does not succeed: what now?", run.state.target))
+        .seen(error)
+        .answer("retry", AnswerEffect::Retry, "tries again, with fresh attempts and a fresh deadline");
+    let question = if can_go_back {
+        question.answer("unwind", AnswerEffect::Unwind, "undoes what was done, last first, and ends")
+    } else {
+        question
+    };
+    question.answer("leave", AnswerEffect::Leave, "ends here and leaves everything as it is now; a node that is out of service stays out")
+}
+
+fn panicked(step: &str, panic: &(dyn std::any::Any + Send)) -> StepError {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text = text.unwrap_or_else(|| "no message".to_owned());
+    error!(step, text, "a step panicked; this is a bug of ours");
+    StepError::ask(
+        Question::new(format!("`{step}` met a bug in this program: what now?"))
+            .seen(format!("panic: {text}"))
+            .answer("retry", AnswerEffect::Retry, "tries again")
+            .answer("leave", AnswerEffect::Leave, "ends here and leaves everything as it is now"),
+    )
+}
+
+/// Between half and the whole of `pause`, so that what failed together is not tried again together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..=1.0))
+}

@@ -1,0 +1,98 @@
+//! What a signal does to a workflow.
+
+use tracing::{error, info};
+
+use super::activation::LeaseLost;
+use super::driver::Driver;
+use super::run::Run;
+use super::{AnswerEffect, Course, Event, Outcome, Signal, SignalKind, Stage, UnwindCause};
+
+impl Driver<'_> {
+    /// Folds unread signals into the state.
+    pub(super) async fn read_inbox(&self) -> Result<(), LeaseLost> {
+        let mut run = self.run.lock().await;
+        while let Some(stored) = run.inbox.pop_front() {
+            run.pending.consumed += 1;
+            match serde_json::from_str::<Signal>(&stored.body) {
+                Ok(signal) if run.remember(&signal.id) => self.follow(&mut run, signal)?,
+                Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),
+                Err(source) => error!(workflow = %self.id, %source, "a signal that can't be read was dropped"),
+            }
+        }
+        Ok(())
+    }
+
+    fn follow(&self, run: &mut Run<'_>, signal: Signal) -> Result<(), LeaseLost> {
+        let Signal { id, by, kind, .. } = signal;
+        if let Course::Ended { .. } = run.state.course {
+            return Ok(());
+        }
+        match kind {
+            SignalKind::Pause { why } if run.state.paused.is_none() => {
+                run.tell_children(&SignalKind::Pause { why: why.clone() }, &id);
+                run.push(Event::Paused { by, why })
+            }
+            SignalKind::Pause { .. } => refuse(run, by, "pause", "it is paused already"),
+            SignalKind::Resume if run.state.paused.is_some() => {
+                run.tell_children(&SignalKind::Resume, &id);
+                run.push(Event::Resumed { by })
+            }
+            SignalKind::Resume => refuse(run, by, "resume", "it is not paused"),
+            SignalKind::Abort { why } => match (self.can_go_back(&run.state), self.no_return(&run.state)) {
+                (true, _) => self.go_back(run, UnwindCause::Aborted { by, why }),
+                (false, Some(step)) => {
+                    let why = format!("`{step}` has begun, and from there the only way is forward");
+                    refuse(run, by, "abort", &why)
+                }
+                (false, None) => refuse(run, by, "abort", "it goes back already"),
+            },
+            SignalKind::Retry => match &run.state.current {
+                Some(_) => self.retry(run, by),
+                None => refuse(run, by, "retry", "no step is under way"),
+            },
+            SignalKind::Answer { key } => self.answer(run, by, key),
+            SignalKind::ChildEnded { key, outcome, headline, .. } => {
+                run.push(Event::ChildEnded { key, outcome, headline })
+            }
+        }
+    }
+
+    fn retry(&self, run: &mut Run<'_>, by: String) -> Result<(), LeaseLost> {
+        let Some(current) = run.state.current.clone() else { return Ok(()) };
+        // The patience that the step began with, from now on.
+        let deadline = run.now() + current.deadline.since(current.begun);
+        run.push(Event::RetryRequested { by, deadline })
+    }
+
+    fn answer(&self, run: &mut Run<'_>, by: String, key: String) -> Result<(), LeaseLost> {
+        let Some(current) = run.state.current.clone() else { return refuse(run, by, "answer", "no question is open") };
+        let Some(question) = run.state.question() else { return refuse(run, by, "answer", "no question is open") };
+        let Some(answer) = question.find(&key).cloned() else {
+            let why = format!("`{key}` is none of the answers");
+            return refuse(run, by, "answer", &why);
+        };
+        if answer.effect == AnswerEffect::Unwind && !self.can_go_back(&run.state) {
+            return refuse(run, by, "answer", "there is no way back any more");
+        }
+        run.push(Event::OperatorAnswered { step: current.step.clone(), key, by: by.clone() })?;
+        match answer.effect {
+            AnswerEffect::Retry => self.retry(run, by),
+            AnswerEffect::Unwind => self.go_back(run, UnwindCause::Answered { by }),
+            AnswerEffect::Leave => {
+                let why = format!("left as it is by {by} at {}: {}", current.step, question_text(&current.stage));
+                run.push(Event::Ended { outcome: Outcome::Failed, why })
+            }
+        }
+    }
+}
+
+fn question_text(stage: &Stage) -> &str {
+    match stage {
+        Stage::Asking { question } => &question.text,
+        Stage::Running | Stage::Parked { .. } | Stage::Retrying { .. } => "",
+    }
+}
+
+fn refuse(run: &mut Run<'_>, by: String, signal: &str, why: &str) -> Result<(), LeaseLost> {
+    run.push(Event::SignalRefused { by, signal: signal.to_owned(), why: why.to_owned() })
+}

@@ -1,0 +1,209 @@
+//! A workflow in hand: its state, and what is not committed yet.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::error;
+
+use super::activation::{Committer, LeaseLost};
+use super::{Entry, Event, Remedy, Signal, SignalKind, State, StepError, seal};
+use crate::clock::Timestamp;
+use crate::store::{
+    Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Resource, StoredEntry, StoredSignal, Take, WorkflowId,
+};
+
+/// The state as it is kept, with what is not part of the journal's fold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    pub(super) state: State,
+    /// Ids of the newest signals, to recognise a second delivery.
+    signals_seen: VecDeque<String>,
+}
+
+/// Ids of signals that are remembered. A client repeats within seconds; more signals than this in
+/// between would be a flood.
+const SIGNALS_REMEMBERED: usize = 64;
+
+impl Snapshot {
+    pub(super) fn new(state: State) -> Snapshot {
+        Snapshot { state, signals_seen: VecDeque::new() }
+    }
+
+    pub(super) fn written(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+impl State {
+    /// The state that a document carries.
+    pub fn of(document: &Document) -> Result<State, serde_json::Error> {
+        serde_json::from_str::<Snapshot>(&document.state).map(|snapshot| snapshot.state)
+    }
+}
+
+/// A workflow in hand: its state, and what is not committed yet.
+pub(super) struct Run<'a> {
+    committer: &'a dyn Committer,
+    id: WorkflowId,
+    fence: Fence,
+    /// Committed entries.
+    seq: u64,
+    head: Digest,
+    pub(super) state: State,
+    signals_seen: VecDeque<String>,
+    pub(super) traceparent: Option<String>,
+    /// Unread signals.
+    pub(super) inbox: VecDeque<StoredSignal>,
+    pub(super) pending: Pending,
+    /// A poll saw nothing new: only the time of the next look is to be committed.
+    pub(super) look_again: Option<Timestamp>,
+}
+
+/// What goes with the next commit.
+#[derive(Clone, Default)]
+pub(super) struct Pending {
+    pub(super) entries: Vec<StoredEntry>,
+    pub(super) consumed: u32,
+    pub(super) give: Vec<Resource>,
+    pub(super) create: Vec<NewWorkflow>,
+    pub(super) signals: Vec<(WorkflowId, StoredSignal)>,
+}
+
+/// What a commit met.
+pub(super) enum Met {
+    Done,
+    Busy { resource: Resource, holders: Vec<WorkflowId> },
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(claimed: &Claimed, snapshot: Snapshot, committer: &'a dyn Committer, traceparent: Option<String>) -> Run<'a> {
+        let document = &claimed.document;
+        Run {
+            committer,
+            id: document.id.clone(),
+            fence: claimed.fence,
+            seq: document.seq,
+            head: document.head.clone(),
+            state: snapshot.state,
+            signals_seen: snapshot.signals_seen,
+            traceparent,
+            inbox: VecDeque::new(),
+            pending: Pending::default(),
+            look_again: None,
+        }
+    }
+
+    /// False if the signal was seen before.
+    pub(super) fn remember(&mut self, id: &str) -> bool {
+        if self.signals_seen.iter().any(|seen| seen == id) {
+            return false;
+        }
+        self.signals_seen.push_back(id.to_owned());
+        if self.signals_seen.len() > SIGNALS_REMEMBERED {
+            self.signals_seen.pop_front();
+        }
+        true
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.committer.now()
+    }
+
+    /// Appends `event` to what the next commit carries, and folds it into the state.
+    pub(super) fn push(&mut self, event: Event) -> Result<(), LeaseLost> {
+        let at = self.now();
+        let seq = self.seq + self.pending.entries.len() as u64 + 1;
+        let before = self.pending.entries.last().map_or(&self.head, |newest| &newest.digest);
+        let folded = self.state.clone().apply(at, &event);
+        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, event });
+        match (folded, sealed) {
+            (Ok(state), Ok(entry)) => {
+                self.state = state;
+                self.pending.entries.push(entry);
+                Ok(())
+            }
+            (Err(illegal), _) => Err(self.give_up(&illegal)),
+            (_, Err(source)) => Err(self.give_up(&source)),
+        }
+    }
+
+    /// A bug of ours: nothing is written, and the lease is left to expire, so that it is tried again, slowly.
+    pub(super) fn give_up(&self, why: &dyn std::error::Error) -> LeaseLost {
+        error!(workflow = %self.id, why = %why, "the engine contradicts itself; nothing was written");
+        LeaseLost
+    }
+
+    pub(super) async fn commit(&mut self, take: Vec<Take>, next: Next) -> Result<Met, LeaseLost> {
+        let snapshot = Snapshot { state: self.state.clone(), signals_seen: self.signals_seen.clone() };
+        let state = match (self.pending.entries.is_empty(), snapshot.written()) {
+            (true, _) => None,
+            (false, Ok(written)) => Some(written),
+            (false, Err(source)) => return Err(self.give_up(&source)),
+        };
+        let pending = self.pending.clone();
+        let added = pending.entries.len() as u64;
+        let head = pending.entries.last().map(|newest| newest.digest.clone());
+        let commit = Commit {
+            id: self.id.clone(),
+            fence: self.fence,
+            expected: self.seq,
+            entries: pending.entries,
+            state,
+            status: self.state.status(),
+            headline: self.state.headline(),
+            consumed: pending.consumed,
+            take,
+            give: pending.give,
+            create: pending.create,
+            signals: pending.signals,
+            traceparent: self.traceparent.clone(),
+            next,
+        };
+        match self.committer.commit(commit).await? {
+            Committed::Done { signals, .. } => {
+                self.seq += added;
+                if let Some(head) = head {
+                    self.head = head;
+                }
+                self.pending = Pending::default();
+                self.inbox = signals.into();
+                Ok(Met::Done)
+            }
+            Committed::Busy { resource, holders } => Ok(Met::Busy { resource, holders }),
+            Committed::Fenced => Err(LeaseLost),
+            Committed::Conflict { seq } => {
+                error!(workflow = %self.id, expected = self.seq, found = seq, "the journal is not where its holder left it");
+                Err(LeaseLost)
+            }
+        }
+    }
+
+    pub(super) async fn checkpoint(&mut self, step: &str, checkpoint: Value, note: String) -> Result<(), StepError> {
+        let event = Event::StepCheckpointed { step: step.to_owned(), checkpoint, note };
+        self.push(event).map_err(lease_lost)?;
+        match self.commit(Vec::new(), Next::Keep).await {
+            Ok(Met::Done) => Ok(()),
+            Ok(Met::Busy { .. }) | Err(LeaseLost) => Err(lease_lost(LeaseLost)),
+        }
+    }
+
+    pub(super) async fn guard(&self) -> Result<(), StepError> {
+        self.committer.guard().await.map_err(lease_lost)
+    }
+
+    /// The same message to every child that is still open, in the next commit.
+    pub(super) fn tell_children(&mut self, kind: &SignalKind, cause: &str) {
+        let at = self.now();
+        for child in self.state.children.values().filter(|child| child.outcome.is_none()) {
+            let signal = Signal { id: format!("{}-{cause}", self.id), at, by: format!("workflow {}", self.id), kind: kind.clone() };
+            if let Ok(stored) = signal.stored() {
+                self.pending.signals.push((child.id.clone(), stored));
+            }
+        }
+    }
+}
+
+pub(super) fn lease_lost(_: LeaseLost) -> StepError {
+    StepError { what: LeaseLost.to_string(), remedy: Remedy::LeaseLost, source: None }
+}
