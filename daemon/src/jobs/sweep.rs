@@ -1,4 +1,4 @@
-//! Drops what expired workflows left in the store's indexes.
+//! Removes finished workflows whose time is up, with all that the store has of them.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ pub struct Sweep {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SweepReport {
-    /// Index entries dropped.
+    /// Workflows removed.
     pub dropped: u32,
 }
 
 impl JobReport for SweepReport {
     fn summary(&self) -> String {
-        format!("dropped {} expired workflows from the listings", self.dropped)
+        format!("removed {} finished workflows whose time was up", self.dropped)
     }
 
     fn worked(&self) -> bool {
@@ -35,7 +35,7 @@ impl JobReport for SweepReport {
 #[async_trait]
 impl BackgroundJob for Sweep {
     const NAME: &'static str = "sweep";
-    const ABOUT: &'static str = "drops expired workflows from the listings";
+    const ABOUT: &'static str = "removes finished workflows whose time is up";
     type Report = SweepReport;
     type Error = StoreError;
 
