@@ -16,9 +16,9 @@ use turnaround_workflows::store::{Store, StoreError, StoreEvent};
 
 use crate::wire::EventView;
 
-/// Events in the ring. About 1 KiB each; at some 300 events a second, as fast as a store writes them, this is how long
-/// a client may stall before it costs reads of the store.
-const RING_EVENTS_MAX: usize = 2_048;
+/// Events in the ring: a quarter of what the store keeps (2,000), so that who falls behind the ring still finds the rest
+/// there. About 1 KiB each.
+const RING_EVENTS_MAX: usize = 512;
 /// How long one read of the store waits for an event. Only bounds how late the reader notices that it should stop.
 const READ_WAITS: Duration = Duration::from_secs(20);
 /// A catch-up does not wait. Not zero, which Redis takes for "for ever".
