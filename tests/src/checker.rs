@@ -11,12 +11,15 @@ use serde_json::Value;
 /// What must hold, and what is excused.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// At most so many nodes out of service at once. Those that were out before anything began don't count, those that failed
-    /// by themselves do.
+    /// At most so many nodes out of service at once. Those that were out before anything began don't count.
     pub out_max: usize,
+    /// Nodes that others closed, or that failed by themselves, don't count either.
+    pub only_own_count: bool,
     /// Nodes about which a question to an operator is open: they need not be as they were found.
     pub open_questions: BTreeSet<String>,
-    /// Resets of a node that an operator asked for again, with the same order.
+    /// Nodes that an operator has said to leave as they are: they need not be as they were found, and go on counting as out.
+    pub left_by_operators: BTreeSet<String>,
+    /// Resets (and with them images) of a node that an operator asked for again, with the same order.
     pub resets_again: BTreeMap<String, usize>,
     /// Instances may be moved off nodes that are in service: back to where they came from.
     pub moves_back: bool,
@@ -93,20 +96,26 @@ struct Node {
     /// Its system runs and its compute service reports.
     running: bool,
     up: bool,
-    /// It was out of service before anything began, and nobody has touched it since.
+    /// It was closed before anything began, and has been since.
     found_out: bool,
     /// How others want it to be: as found, or as they left it since.
     wanted: (bool, Option<String>),
     /// It failed by itself: that it is down is nobody's doing.
     crashed: bool,
+    /// Whoever changed its service last was somebody else.
+    others_turn: bool,
     staged: Option<String>,
     resets: BTreeMap<String, usize>,
-    images: BTreeSet<String>,
+    images: BTreeMap<String, usize>,
 }
 
 impl Node {
+    fn is_down(&self) -> bool {
+        !self.running || !self.up
+    }
+
     fn is_out(&self) -> bool {
-        !(self.enabled && self.running && self.up)
+        !self.enabled || self.is_down()
     }
 }
 
@@ -216,7 +225,7 @@ impl<'a> Judge<'a> {
         if self.moves.contains_key(&instance) {
             self.say(Rule::OneMoveAtATime, format!("a second move of {instance} is asked for while one is under way"));
         }
-        if !self.rules.moves_back && self.nodes.get(&from).is_some_and(|node| node.enabled) {
+        if !self.rules.moves_back && self.nodes.get(&from).is_some_and(|node| node.enabled && !node.others_turn) {
             let what = format!("a move of {instance} is asked for from {from}, which is in service");
             self.say(Rule::MovesOnlyOffClosedNodes, what);
         }
@@ -232,10 +241,10 @@ impl<'a> Judge<'a> {
             return self.say(Rule::LogIsWhole, format!("`{kind}` of `{name}`: not an event, or not a node"));
         };
         match kind {
-            "service_disabled" => return self.disabled(&name, event),
-            "service_enabled" => return self.enabled(&name, event),
-            "reset_requested" => return self.reset(&name, event),
-            "image_written" => return self.image(&name, event),
+            "service_disabled" => self.disabled(&name, event),
+            "service_enabled" => self.enabled(&name, event),
+            "reset_requested" => self.reset(&name, event),
+            "image_written" => self.image(&name, event),
             "service_down" => node.up = false,
             "service_up" => (node.up, node.running, node.crashed) = (true, true, false),
             "power_lost" => node.running = false,
@@ -243,10 +252,7 @@ impl<'a> Judge<'a> {
             "ticket_staged" => node.staged = Some(text(event, "token").to_owned()),
             "ticket_withdrawn" => node.staged = None,
             "boot_override" | "power_back" | "netbooted" | "disk_booted" | "came_up" => {}
-            _ => return self.say(Rule::LogIsWhole, format!("`{kind}` is not an event that is known here")),
-        }
-        if !node.enabled {
-            node.found_out &= node.running;
+            _ => self.say(Rule::LogIsWhole, format!("`{kind}` is not an event that is known here")),
         }
     }
 
@@ -256,6 +262,7 @@ impl<'a> Judge<'a> {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let was_enabled = std::mem::replace(&mut node.enabled, false);
         node.reason.clone_from(&reason);
+        node.others_turn = by_other;
         if by_other {
             node.wanted = (false, reason);
         } else if was_enabled {
@@ -267,6 +274,7 @@ impl<'a> Judge<'a> {
         let by_other = event["by"] == "other";
         let Some(node) = self.nodes.get_mut(name) else { return };
         (node.enabled, node.reason, node.found_out) = (true, None, false);
+        node.others_turn = by_other;
         if by_other {
             node.wanted = (true, None);
         } else if !node.wanted.0 {
@@ -279,12 +287,15 @@ impl<'a> Judge<'a> {
 
     /// Judged when one of ours goes out, not when one fails by itself.
     fn count_out(&mut self, name: &str) {
-        let out: Vec<&str> = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.is_out() && !node.found_out)
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let only_own = self.rules.only_own_count;
+        let counts = |node: &Node| {
+            let excused = only_own && (node.crashed || node.others_turn);
+            // What was closed before we came is only out by our doing while we have it down.
+            let out = if node.found_out { node.is_down() } else { node.is_out() };
+            out && !excused
+        };
+        let out = self.nodes.iter().filter(|(is, node)| counts(node) || *is == name).map(|(name, _)| name.as_str());
+        let out: Vec<&str> = out.collect();
         if out.len() > self.rules.out_max {
             let what = format!(
                 "{name} is taken out of service as number {} of at most {}: {}",
@@ -313,17 +324,20 @@ impl<'a> Judge<'a> {
                 format!("{what} of {name} while {} has not wholly left it", leaving.join(", ")),
             );
         }
-        if self.nodes.get(name).is_some_and(|node| node.enabled) || event["enabled"] == true {
+    }
+
+    fn must_be_closed(&mut self, name: &str, what: &str) {
+        if self.nodes.get(name).is_some_and(|node| node.enabled) {
             self.say(Rule::OnlyClosedNodesAreTaken, format!("{what} of {name}, which is in service"));
         }
     }
 
     fn reset(&mut self, name: &str, event: &Value) {
         self.objections(name, "a reset", event);
+        self.must_be_closed(name, "a reset");
         let token = text(event, "token").to_owned();
         let again = self.rules.resets_again.get(name).copied().unwrap_or_default();
         let Some(node) = self.nodes.get_mut(name) else { return };
-        node.found_out = false;
         // A BMC that said yes and did nothing has to be asked again.
         if event["obeyed"] == true {
             let resets = node.resets.entry(token.clone()).or_default();
@@ -338,9 +352,16 @@ impl<'a> Judge<'a> {
 
     fn image(&mut self, name: &str, event: &Value) {
         self.objections(name, "an image", event);
+        // Whom somebody else opens while it is being installed, nobody could keep closed.
+        if !self.nodes.get(name).is_some_and(|node| node.others_turn) {
+            self.must_be_closed(name, "an image");
+        }
         let token = text(event, "token").to_owned();
+        let again = self.rules.resets_again.get(name).copied().unwrap_or_default();
         let Some(node) = self.nodes.get_mut(name) else { return };
-        if !node.images.insert(token.clone()) {
+        let images = node.images.entry(token.clone()).or_default();
+        *images += 1;
+        if *images > 1 + again {
             self.say(Rule::OneImageAnOrder, format!("the image of the order `{token}` is written to {name} once more"));
         }
     }
@@ -352,14 +373,15 @@ impl<'a> Judge<'a> {
             self.say(Rule::LogIsWhole, "it is empty".to_owned());
         }
         let mut said = Vec::new();
-        for (name, node) in self.nodes.iter().filter(|(name, _)| !self.rules.open_questions.contains(*name)) {
+        let excused =
+            |name: &String| self.rules.open_questions.contains(name) || self.rules.left_by_operators.contains(name);
+        for (name, node) in self.nodes.iter().filter(|(name, _)| !excused(name)) {
             let is = (node.enabled, node.reason.clone());
             if is != node.wanted {
                 let what = format!("{name} is {}, and was {}", service(&is), service(&node.wanted));
                 said.push((Rule::LeftAsFound, what));
             }
-            let down = !node.running || !node.up;
-            if down && !node.crashed {
+            if node.is_down() && !node.crashed {
                 said.push((Rule::LeftAsFound, format!("{name} is down")));
             }
             if let Some(token) = &node.staged {

@@ -237,6 +237,34 @@ fn two_nodes_may_be_out_where_two_may() {
 }
 
 #[test]
+fn what_others_do_may_be_excused() {
+    let others = Rules { only_own_count: true, ..rules() };
+    good_by(&history![of("node_crashed", "c"), of("service_down", "c"), close("b"), open("b")], &others);
+    good_by(&history![closed_by_others("c"), close("b"), open("b")], &others);
+    let opened = json!({ "kind": "service_enabled", "node": "b", "was_enabled": false, "by": "other" });
+    let installing = vec![close("b"), reset("b", "t1"), of("power_lost", "b")];
+    good(&history![installing, opened.clone(), image("b", "t1"), of("service_up", "b")]);
+    let opened_a = json!({ "kind": "service_enabled", "node": "a", "was_enabled": false, "by": "other" });
+    good(&history![close("a"), opened_a, ask("a1", "a", "r1")]);
+    bad(Rule::OnlyClosedNodesAreTaken, &history![close("b"), opened, reset("b", "t1"), of("service_up", "b")]);
+}
+
+#[test]
+fn a_node_that_was_closed_already_is_out_by_our_doing_only_while_we_have_it_down() {
+    let mut renewal = renewed("d", "t1");
+    renewal.pop();
+    good(&history![renewal, close("b"), open("b")]);
+}
+
+#[test]
+fn what_an_operator_said_to_leave_is_left() {
+    let left = Rules { left_by_operators: ["c".to_owned()].into(), ..rules() };
+    good_by(&history![close("c")], &left);
+    let mut broken = judge(&history![close("c"), close("b"), open("b")], &left);
+    assert_eq!(broken.pop().map(|violation| violation.rule), Some(Rule::NotTooManyOut), "it goes on counting as out");
+}
+
+#[test]
 fn a_second_move_while_one_is_under_way() {
     bad(
         Rule::OneMoveAtATime,

@@ -15,6 +15,7 @@ mod site;
 mod snapshot;
 mod tickets;
 mod trouble;
+mod troubled;
 mod world;
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ impl Site {
 
     pub(super) fn uuid(&mut self) -> String {
         let r: u128 = self.random.random();
-        let tail = r & 0xffff_ffff_ffff;
+        let tail = r >> 80;
         format!(
             "{:08x}-{:04x}-4{:03x}-a{:03x}-{tail:012x}",
             r as u32,

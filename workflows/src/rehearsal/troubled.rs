@@ -1,0 +1,145 @@
+//! Sites where things go wrong, made up from a seed: the same seed makes the same site.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::guest::VmState;
+use super::plan::{
+    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, Outage, SitePlan,
+};
+use crate::ports::Move;
+
+/// In this time, from the beginning, others do what they do. A renewal takes about ten minutes.
+const MEANWHILE_SECS: u64 = 45 * 60;
+
+/// Nodes of a troubled site: enough for two to be out at once, and to find room elsewhere.
+const NODES: std::ops::RangeInclusive<usize> = 4..=7;
+
+impl SitePlan {
+    /// A small site with everything that was ever seen to go wrong, each rarely enough that most goes well.
+    pub fn troubled(seed: u64) -> SitePlan {
+        let mut random = StdRng::seed_from_u64(seed);
+        let nodes = random.random_range(NODES);
+        let mut plan = SitePlan::uniform(nodes, 0);
+        for index in 0..nodes {
+            let name = plan.nodes[index].name.clone();
+            plan.nodes[index].faults = node_faults(&mut random);
+            if one_in(&mut random, 10) {
+                plan.nodes[index].disabled = Some("broken fan, ask bob".to_owned());
+            }
+            for number in 0..random.random_range(0..5) {
+                plan.instances.push(instance(&mut random, &name, number));
+            }
+        }
+        for number in 0..random.random_range(0..4) {
+            let happening = happening(&mut random, &plan, number);
+            plan = plan.happens(Duration::from_secs(random.random_range(0..MEANWHILE_SECS)), happening);
+        }
+        calls(&mut random, &mut plan);
+        plan
+    }
+}
+
+fn one_in(random: &mut StdRng, chance: u32) -> bool {
+    random.random_range(0..chance) == 0
+}
+
+fn pick<T: Clone>(random: &mut StdRng, of: &[T]) -> T {
+    of[random.random_range(0..of.len())].clone()
+}
+
+fn node_faults(random: &mut StdRng) -> NodeFaults {
+    let mut faults = NodeFaults::default();
+    if !one_in(random, 3) {
+        return faults;
+    }
+    let mut sometimes = |chance: u32, times: &mut u32| {
+        if one_in(random, chance) {
+            *times = if one_in(random, 4) { ALWAYS } else { random.random_range(1..3) };
+        }
+    };
+    sometimes(8, &mut faults.loses_boot_override);
+    sometimes(8, &mut faults.ignores_boot_override);
+    sometimes(8, &mut faults.ignores_reset);
+    sometimes(8, &mut faults.repeats_reset);
+    sometimes(8, &mut faults.netboot_fails);
+    sometimes(12, &mut faults.installer_hangs);
+    sometimes(12, &mut faults.never_comes_back);
+    sometimes(10, &mut faults.hypervisor_stays_away);
+    if one_in(random, 10) {
+        faults.wrong_kernel = Some("6.8.0-31-generic".to_owned());
+    }
+    if one_in(random, 15) {
+        faults.wrong_hostname = Some("gpu-99".to_owned());
+    }
+    if one_in(random, 15) {
+        faults.wrong_sha256 = Some("0".repeat(64));
+    }
+    if one_in(random, 15) {
+        faults.loses_memory_mb = 32 * 1024;
+    }
+    faults
+}
+
+fn instance(random: &mut StdRng, node: &str, number: usize) -> InstancePlan {
+    use VmState::{Active, Error, Paused, Resized, Stopped, Suspended};
+    let movable = [Active, Active, Active, Active, Stopped, Stopped, Paused];
+    let state = if one_in(random, 25) { pick(random, &[Resized, Error, Suspended]) } else { pick(random, &movable) };
+    let mut instance = InstancePlan::new(&format!("{node}-{number}")).on(node).state(state);
+    instance.project = format!("tenant-{}", random.random_range(0..3));
+    if one_in(random, 10) {
+        // Not `Hangs`: a migration that never ends keeps a node for ever, and hides what else may go wrong.
+        let ways = [MoveGoesWrong::Refused, MoveGoesWrong::PreCheck, MoveGoesWrong::Midway];
+        let times = if one_in(random, 8) { ALWAYS } else { random.random_range(1..4) };
+        instance.fault = MoveFault::new(pick(random, &ways), times, "Migration pre-check error: CPU does not match.");
+        if one_in(random, 2) {
+            instance.fault.only = Some(Move::Live);
+        }
+    }
+    instance
+}
+
+fn happening(random: &mut StdRng, plan: &SitePlan, number: usize) -> Happens {
+    let node = pick(random, &plan.nodes).name;
+    match random.random_range(0..6) {
+        0 => Happens::InstanceCreated(InstancePlan::new(&format!("late-{number}")).on(&node)),
+        1 => Happens::InstanceCreated(InstancePlan::new(&format!("late-{number}"))),
+        2 if !plan.instances.is_empty() => Happens::InstanceDeleted { name: pick(random, &plan.instances).name },
+        3 => Happens::ServiceDisabled { node, reason: "DIMM, ask carol".to_owned() },
+        4 => Happens::NodeCrashes { node },
+        _ => Happens::ServiceEnabled { node },
+    }
+}
+
+fn calls(random: &mut StdRng, plan: &mut SitePlan) {
+    let all = [
+        Call::Close,
+        Call::Reopen,
+        Call::StartMove,
+        Call::Confirm,
+        Call::NetbootNext,
+        Call::Reset,
+        Call::Stage,
+        Call::Withdraw,
+    ];
+    for _ in 0..random.random_range(0..5) {
+        plan.faults.lost_answers.push(LostAnswer { call: pick(random, &all), nth: random.random_range(1..5) });
+    }
+    if one_in(random, 4) {
+        plan.faults.lost_answer_percent = random.random_range(1..20);
+    }
+    if one_in(random, 4) {
+        plan.faults.unavailable_percent = random.random_range(1..10);
+    }
+    for _ in 0..random.random_range(0..3) {
+        let node = if one_in(random, 2) { Some(pick(random, &plan.nodes).name) } else { None };
+        plan.faults.outages.push(Outage {
+            api: pick(random, &[Api::Nova, Api::Bmc, Api::NetBoot, Api::Ssh]),
+            node,
+            from: Duration::from_secs(random.random_range(0..MEANWHILE_SECS)),
+            lasts: Duration::from_secs(random.random_range(1..600)),
+        });
+    }
+}
