@@ -53,6 +53,14 @@ impl<'a> StepCx<'a> {
         self.now
     }
 
+    /// The store's clock at this moment: calls to the outside world, and commits, take their time.
+    pub async fn just_now(&self) -> Timestamp {
+        match self.run {
+            Some(run) => run.lock().await.now(),
+            None => self.now,
+        }
+    }
+
     pub fn fence(&self) -> Fence {
         self.fence
     }

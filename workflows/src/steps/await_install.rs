@@ -9,7 +9,7 @@ use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, pre
 use super::{Reprovision, StageImage, needed, order};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::Facts;
+use crate::ports::{Facts, PortErrorKind};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledBoot {
@@ -72,8 +72,14 @@ impl Step for AwaitInstall {
             return Ok(Observed::ToDo { would });
         }
         match look(cx).await? {
-            Seen::Ours(installed) if cx.ports.netboot.staged(&order.node).await?.is_none() => Ok(Observed::AlreadyDone(installed)),
-            Seen::Ours(_) | Seen::Other(_) | Seen::NotYet => Ok(Observed::ToDo { would }),
+            Seen::Ours(installed) => match cx.ports.netboot.staged(&order.node).await {
+                Ok(None) => Ok(Observed::AlreadyDone(installed)),
+                Ok(Some(_)) => Ok(Observed::ToDo { would }),
+                // It may still be our ticket, of an image whose settings have changed since: to be withdrawn all the same.
+                Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => Ok(Observed::ToDo { would }),
+                Err(error) => Err(error.into()),
+            },
+            Seen::Other(_) | Seen::NotYet => Ok(Observed::ToDo { would }),
         }
     }
 
@@ -107,7 +113,11 @@ async fn netboot_again(cx: &StepCx<'_>, facts: &Facts, poll: Duration) -> Result
         Some(reset) if again.asked.is_some_and(|asked| reset.intended > asked) => {
             match settle(cx, &node, reset).await? {
                 Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
-                Settled::Happened if reset.boot_id_before.as_ref() == Some(&facts.boot_id) => {
+                // (A BMC may have said yes and done nothing once more.)
+                Settled::Happened
+                    if reset.boot_id_before.as_ref() == Some(&facts.boot_id)
+                        && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED =>
+                {
                     return Ok(Progress::LookAgain { after: poll, note: "installs".to_owned() });
                 }
                 Settled::Happened => {
@@ -123,7 +133,7 @@ async fn netboot_again(cx: &StepCx<'_>, facts: &Facts, poll: Duration) -> Result
     let mut reset = prepare(cx, &node).await?;
     again.reset = Some(reset.clone());
     cx.save(&again, "about to reset it into the network once more").await?;
-    carry_out(cx, &node).await?;
+    carry_out(cx, &node, &reset).await?;
     reset.acknowledged = true;
     again.reset = Some(reset);
     cx.save(&again, "reset once more").await?;
@@ -139,5 +149,5 @@ fn came_back_wrong(node: &turnaround_config::NodeName, facts: &Facts) -> Questio
         .seen(format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
         .seen(installed)
         .answer("retry", AnswerEffect::Retry, "netboots it once more, if it is still closed and empty")
-        .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed")
+        .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn")
 }

@@ -14,12 +14,14 @@ use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
 use crate::ports::{BootDevice, Facts, PortErrorKind, Power};
 
-/// A reset takes effect within this time. Until then a node that still answers says nothing.
-// Measured BMCs took up to 5 s from acknowledging a reset to cutting the power; doubled.
-const RESET_TAKES_EFFECT: Duration = Duration::from_secs(10);
-/// A node that still runs as before this long after a reset, with its boot device gone, was never reset: some BMCs drop
-/// the boot device after 60 s.
-pub(super) const RESET_NEVER_HAPPENED: Duration = Duration::from_secs(120);
+/// What was seen may be acted upon for this long. Between the look and the reset an outage of the store may have been waited
+/// out, and somebody may have opened the node meanwhile.
+// Four questions to a slow Nova take 10 s.
+const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(30);
+/// A node that still runs as before this long after a reset was meant was never reset.
+// 30 s until it is asked for, 60 s each for reading and asking a slow BMC, which then took up to 5 s to cut the power: 160 s
+// with some room. Some BMCs drop the boot device after 60 s, so its absence proves nothing earlier.
+pub(super) const RESET_NEVER_HAPPENED: Duration = Duration::from_secs(180);
 /// From a reset until the firmware has chosen a boot device, at most.
 // The slowest self-test we measured is 9 min; half of it on top, because resetting a machine in its self-test starts it anew.
 const SELF_TEST_MAX: Duration = Duration::from_secs(14 * 60);
@@ -65,15 +67,18 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
         (None, Some(_)) => return Ok(Settled::Happened),
         (Some(now), Some(before)) if now.boot_id != *before => return Ok(Settled::Happened),
         (Some(_), Some(_) | None) => true,
-        (None, None) if cx.ports.bmc.power(node).await? != Power::On => return Ok(Settled::Happened),
-        (None, None) => false,
+        (None, None) => match cx.ports.bmc.power(node).await? {
+            Power::On => false,
+            Power::Changing => return Ok(Settled::Happened),
+            // Perhaps it was off before, too.
+            Power::Off => true,
+        },
     };
     let armed = cx.ports.bmc.boot_override(node).await?.device == BootDevice::Pxe;
     let certain_after = match (as_before, armed, &reset.boot_id_before) {
         // It never answered, and a boot has consumed its boot device.
         (_, false, None) => return Ok(Settled::Happened),
-        (true, true, _) => RESET_TAKES_EFFECT,
-        (true, false, Some(_)) | (false, false, Some(_)) => RESET_NEVER_HAPPENED,
+        (true, _, _) | (false, false, Some(_)) => RESET_NEVER_HAPPENED,
         (false, true, _) => SELF_TEST_MAX,
     };
     let age = cx.now().since(reset.intended);
@@ -87,14 +92,19 @@ pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, S
     let boot_id_before = facts(cx, node).await?.map(|facts| facts.boot_id);
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
-    Ok(Reset { boot_id_before, intended: cx.now(), acknowledged: false })
+    // Not when this call began: how long ago it was meant tells later whether it can still happen.
+    Ok(Reset { boot_id_before, intended: cx.just_now().await, acknowledged: false })
 }
 
-/// Resets the node, at once after [`prepare`]: some BMCs drop the boot device after 60 s.
-pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
+/// Carries out what was meant, at once: some BMCs drop the boot device after 60 s.
+pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<(), StepError> {
     last_look(cx, node).await?;
     // The last thing before what can't be taken back: is the workflow still ours?
     cx.guard().await?;
+    // Last of all, because the guard too may have waited for the store.
+    if cx.just_now().await.since(reset.intended) > LOOK_IS_GOOD_FOR {
+        return Err(StepError::retry(format!("too much time has passed since {node} was made ready for its reset")));
+    }
     cx.ports.bmc.reset(node).await?;
     Ok(())
 }
@@ -112,6 +122,6 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     Err(StepError::ask(
         question
             .answer("retry", AnswerEffect::Retry, "looks again, and resets the node if it is closed and empty then")
-            .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, with a boot ticket staged"),
+            .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn"),
     ))
 }

@@ -43,14 +43,21 @@ impl Step for Reprovision {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Reprovisioned>, StepError> {
         let node = order(cx)?.node;
         let earlier: Option<Reset> = cx.checkpoint()?;
-        if let Some(reset) = earlier
-            && settle(cx, &node, &reset).await? == Settled::TooEarly
-        {
-            return Ok(Progress::LookAgain { after: SETTLE_POLL, note: "looks whether the reset has happened".to_owned() });
+        if let Some(reset) = earlier {
+            match settle(cx, &node, &reset).await? {
+                Settled::TooEarly => {
+                    return Ok(Progress::LookAgain { after: SETTLE_POLL, note: "looks whether the reset has happened".to_owned() });
+                }
+                // It went down since `observe` looked.
+                Settled::Happened => {
+                    return Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }));
+                }
+                Settled::NeverHappened => {}
+            }
         }
         let mut reset = prepare(cx, &node).await?;
         cx.save(&reset, "about to reset it into the network").await?;
-        carry_out(cx, &node).await?;
+        carry_out(cx, &node, &reset).await?;
         reset.acknowledged = true;
         cx.save(&reset, "reset").await?;
         Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))
