@@ -259,6 +259,7 @@ impl RawNodeOs {
     fn check(self, problems: &mut Problems<'_>) -> Option<NodeOs> {
         let max_out = problems.count(&self.max_out, &limits::MAX_OUT);
         let moves_at_once = problems.count(&self.moves_at_once, &limits::MOVES_AT_ONCE);
+        let settle = problems.length(&self.settle, &limits::SETTLE);
         let evacuate_deadline = problems.length(&self.evacuate_deadline, &limits::EVACUATE_DEADLINE);
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
@@ -266,6 +267,7 @@ impl RawNodeOs {
         Some(NodeOs {
             max_out: max_out?,
             moves_at_once: moves_at_once?,
+            settle: settle?,
             evacuate_deadline: evacuate_deadline?,
             install_deadline: install_deadline?,
             rejoin_deadline: rejoin_deadline?,

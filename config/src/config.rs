@@ -124,6 +124,8 @@ pub struct NodeOs {
     pub max_out: u16,
     /// Instances of one node that are moved at the same time.
     pub moves_at_once: u16,
+    /// How long after a node was closed an instance may turn up on it whose place was chosen before.
+    pub settle: Duration,
     /// A node that is not empty after this long becomes a question to the operator.
     pub evacuate_deadline: Duration,
     /// A node that has not reported its installation after this long becomes a question.

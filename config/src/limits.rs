@@ -137,6 +137,10 @@ pub(crate) const INSTALL_DEADLINE: Limits<Duration> =
 // It follows a deployment by Ansible of up to 40 min.
 pub(crate) const REJOIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: minutes(60), most: days(7) };
 
+/// From closing a node until it may be found empty.
+// Between the choice of a node for an instance and the node's taking it stand the message queue and its time limit of 60 s.
+pub(crate) const SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(60), most: hours(1) };
+
 /// Between two looks at a node that is being installed or verified.
 // Nothing in a boot happens faster than this; labs look faster.
 pub(crate) const NODE_POLL: Limits<Duration> = Limits { least: millis(10), default: seconds(15), most: hours(1) };

@@ -113,6 +113,7 @@ tables! {
     RawNodeOs {
         max_out: i64,
         moves_at_once: i64,
+        settle: Timespan,
         evacuate_deadline: Timespan,
         install_deadline: Timespan,
         rejoin_deadline: Timespan,

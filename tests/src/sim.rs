@@ -18,7 +18,7 @@ use turnaround_workflows::ports::{
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
-    Advance, Claim, Claimed, Commit, Committed, Document, Query, Scope, Status, Store, WorkflowId,
+    Advance, Claim, Claimed, Commit, Committed, Document, Query, Scope, Store, WorkflowId,
 };
 use turnaround_workflows::updates::{self, OrderedImage, RolloutOrder, Rules};
 
@@ -103,8 +103,20 @@ impl Mortal {
 struct DirectLease {
     store: Arc<dyn Store>,
     clock: Arc<HandClock>,
+    outage: Option<(Timestamp, Timestamp)>,
     claimed: (WorkflowId, turnaround_workflows::store::Fence),
     mortal: Mortal,
+}
+
+impl DirectLease {
+    /// Like a worker's: an outage of the store is waited out.
+    fn wait_out(&self) {
+        if let Some((from, until)) = self.outage
+            && self.clock.now() >= from
+        {
+            self.clock.advance_to(until);
+        }
+    }
 }
 
 #[async_trait]
@@ -114,6 +126,7 @@ impl Committer for DirectLease {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, LeaseLost> {
+        self.wait_out();
         let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
         let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
         let advanced = self.mortal.call("commit", call).await;
@@ -121,6 +134,7 @@ impl Committer for DirectLease {
     }
 
     async fn guard(&self) -> Result<(), LeaseLost> {
+        self.wait_out();
         let advance = Advance { lease: LEASE, renew: vec![self.claimed.clone()], ..Advance::default() };
         let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
         let advanced = self.mortal.call("guard", call).await;
@@ -136,88 +150,97 @@ impl Committer for DirectLease {
 struct MortalPorts {
     inner: Ports,
     mortal: Mortal,
+    clock: Arc<HandClock>,
+    takes: Duration,
 }
 
+impl MortalPorts {
+    /// What others do meanwhile happens before the call's own effect.
+    fn inner(&self) -> &Ports {
+        self.clock.advance(self.takes);
+        &self.inner
+    }
+}
 
 #[async_trait]
 impl ComputeServices for MortalPorts {
     async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError> {
-        self.inner.compute.service(node).await
+        self.inner().compute.service(node).await
     }
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
-        self.inner.compute.hypervisor(node).await
+        self.inner().compute.hypervisor(node).await
     }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
-        self.mortal.call("close", self.inner.compute.close(node, reason)).await
+        self.mortal.call("close", self.inner().compute.close(node, reason)).await
     }
     async fn reopen(&self, node: &NodeName) -> Result<(), PortError> {
-        self.mortal.call("reopen", self.inner.compute.reopen(node)).await
+        self.mortal.call("reopen", self.inner().compute.reopen(node)).await
     }
 }
 
 #[async_trait]
 impl Instances for MortalPorts {
     async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
-        self.inner.instances.on(node).await
+        self.inner().instances.on(node).await
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
-        self.inner.instances.get(id).await
+        self.inner().instances.get(id).await
     }
     async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
-        self.mortal.call("start_move", self.inner.instances.start_move(id, how)).await
+        self.mortal.call("start_move", self.inner().instances.start_move(id, how)).await
     }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
-        self.mortal.call("confirm", self.inner.instances.confirm(id)).await
+        self.mortal.call("confirm", self.inner().instances.confirm(id)).await
     }
     async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
-        self.inner.instances.migrations(id).await
+        self.inner().instances.migrations(id).await
     }
     async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
-        self.inner.instances.leaving(node).await
+        self.inner().instances.leaving(node).await
     }
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
-        self.inner.instances.why_failed(id, request).await
+        self.inner().instances.why_failed(id, request).await
     }
 }
 
 #[async_trait]
 impl Bmc for MortalPorts {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
-        self.inner.bmc.power(node).await
+        self.inner().bmc.power(node).await
     }
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
-        self.inner.bmc.boot_override(node).await
+        self.inner().bmc.boot_override(node).await
     }
     async fn netboot_next(&self, node: &NodeName) -> Result<(), PortError> {
-        self.mortal.call("netboot_next", self.inner.bmc.netboot_next(node)).await
+        self.mortal.call("netboot_next", self.inner().bmc.netboot_next(node)).await
     }
     async fn reset(&self, node: &NodeName) -> Result<(), PortError> {
-        self.mortal.call("reset", self.inner.bmc.reset(node)).await
+        self.mortal.call("reset", self.inner().bmc.reset(node)).await
     }
 }
 
 #[async_trait]
 impl NetBoot for MortalPorts {
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
-        self.mortal.call("stage", self.inner.netboot.stage(node, ticket)).await
+        self.mortal.call("stage", self.inner().netboot.stage(node, ticket)).await
     }
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
-        self.inner.netboot.staged(node).await
+        self.inner().netboot.staged(node).await
     }
     async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
-        self.mortal.call("withdraw", self.inner.netboot.withdraw(node)).await
+        self.mortal.call("withdraw", self.inner().netboot.withdraw(node)).await
     }
 }
 
 #[async_trait]
 impl NodeFacts for MortalPorts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
-        self.inner.facts.facts(node).await
+        self.inner().facts.facts(node).await
     }
 }
 
-fn mortal_ports(inner: &Ports, mortal: &Mortal) -> Ports {
-    let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone() });
+fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
+    let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
     Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all }
 }
 
@@ -229,6 +252,10 @@ pub struct Sim {
     /// Deaths of the coming workers; the next one is first. Without one a worker lives for ever.
     pub deaths: VecDeque<Death>,
     pub registry: Registry,
+    /// How long each call to the site takes.
+    pub call_takes: Duration,
+    /// From when until when the store does not answer a worker that holds a lease.
+    pub store_outage: Option<(Timestamp, Timestamp)>,
     signals: u32,
 }
 
@@ -237,7 +264,16 @@ impl Sim {
         let clock = Arc::new(HandClock::at(MORNING));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
         let world = World::new(clock.clone(), plan, seed);
-        Sim { clock, store, world, deaths: VecDeque::new(), registry: updates::registry(), signals: 0 }
+        Sim {
+            clock,
+            store,
+            world,
+            deaths: VecDeque::new(),
+            registry: updates::registry(),
+            call_takes: Duration::ZERO,
+            store_outage: None,
+            signals: 0,
+        }
     }
 
     /// Orders a rollout; its id.
@@ -295,9 +331,9 @@ impl Sim {
             return true;
         }
         let open = self.open().await;
-        let asleep = open.iter().all(|document| matches!(document.status, Status::NeedsOperator | Status::Paused) && document.due.is_none());
-        let waits_for_children = open.iter().all(|document| document.due.is_none() && document.lease.is_none());
-        if asleep || waits_for_children {
+        // (They ask, are paused, or wait for children that do.)
+        let asleep = open.iter().all(|document| document.due.is_none() && document.lease.is_none());
+        if asleep {
             return false;
         }
         let next = [advanced.next, self.world.next_event()].into_iter().flatten().min();
@@ -315,12 +351,13 @@ impl Sim {
         let mortal = Mortal { death: death.clone(), token: CancellationToken::new() };
         let engine = Engine {
             registry: self.registry.clone(),
-            ports: mortal_ports(&self.world.ports(), &mortal),
+            ports: mortal_ports(&self.world.ports(), &mortal, &self.clock, self.call_takes),
             keep_finished: Duration::from_secs(86_400),
         };
         let lease = DirectLease {
             store: self.store.clone(),
             clock: self.clock.clone(),
+            outage: self.store_outage,
             claimed: (claimed.document.id.clone(), claimed.fence),
             mortal,
         };
@@ -348,6 +385,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
         rules: Rules {
             max_out,
             moves_at_once: 2,
+            settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,
             rejoin_deadline_ms: 3_600_000,

@@ -151,6 +151,7 @@ connect_timeout = "5s"
 [node_os]
 max_out = {max_out}
 moves_at_once = {moves_at_once}
+settle = "1s"
 evacuate_deadline = "{evacuate_deadline}"
 install_deadline = "{install_deadline}"
 rejoin_deadline = "{rejoin_deadline}"

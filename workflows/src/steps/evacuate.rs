@@ -4,7 +4,7 @@
 //! looked for before another is asked for. The instance's host is the truth, migrations are hints. One stubborn
 //! instance never holds up the others; it is named, with Nova's own reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +24,9 @@ const TRIES_MAX: u32 = 2;
 /// After an answer was lost, Nova shows a migration record within this time if it took the request.
 // Observed: about 1 s; ten times that for a loaded conductor.
 const RECORD_APPEARS: Duration = Duration::from_secs(10);
+/// An instance that is busy is waited for so long before it becomes a question: most are being built, rebooted or
+/// stopped, which takes seconds. The snapshot of a large disk takes minutes.
+const BUSY_MAX: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evacuated {
@@ -33,9 +36,13 @@ pub struct Evacuated {
     pub gone: u32,
 }
 
-/// What is known of each instance that was found on the node.
+/// What is known of the instances that were found on the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Moves(BTreeMap<InstanceId, Moving>);
+struct Moves {
+    instances: BTreeMap<InstanceId, Moving>,
+    /// Since when each of those that are busy has been seen to be.
+    busy: BTreeMap<InstanceId, Timestamp>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Moving {
@@ -72,9 +79,15 @@ impl Moving {
 /// Empties the node by live migration, and cold migration with confirmation for stopped instances.
 pub struct Evacuate;
 
+/// What it is busy with, if that passes by itself.
+fn busy(instance: &Instance) -> Option<&str> {
+    let building = (instance.vm_state == "building").then_some("building");
+    instance.task_state.as_deref().or(building)
+}
+
 /// How an instance can be moved, or why it can't.
 fn classify(instance: &Instance) -> Result<Move, String> {
-    if let Some(task) = &instance.task_state {
+    if let Some(task) = busy(instance) {
         return Err(format!("is busy ({task})"));
     }
     match instance.vm_state.as_str() {
@@ -116,7 +129,7 @@ impl Step for Evacuate {
         let node = order(cx)?.node;
         let scene = Scene::look(cx, &node).await?;
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
-        if scene.is_empty() && !moves.0.values().any(Moving::is_under_way) {
+        if scene.is_empty() && !moves.instances.values().any(Moving::is_under_way) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
         let (mut live, mut cold, mut blocked) = (0, 0, Vec::new());
@@ -141,13 +154,25 @@ impl Step for Evacuate {
             node: &order.node,
             scene: Scene::look(cx, &order.node).await?,
             moves: cx.checkpoint()?.unwrap_or_default(),
+            waited_for: BTreeSet::new(),
             blocked: Vec::new(),
             changed: false,
         };
         evacuation.follow_up().await?;
-        evacuation.start_more(order.rules.moves_at_once).await?;
+        // Whoever opens a node wants instances on it.
+        let opened = cx.ports.compute.service(&order.node).await?.enabled;
+        if !opened {
+            evacuation.start_more(order.rules.moves_at_once).await?;
+        }
         evacuation.write_down().await?;
-        let under_way = evacuation.moves.0.values().filter(|moving| moving.is_under_way()).count();
+        let under_way = evacuation.moves.instances.values().filter(|moving| moving.is_under_way()).count();
+        if opened && under_way == 0 {
+            return Err(StepError::ask(question_opened(&order.node, evacuation.scene.on_node.len())));
+        }
+        if evacuation.scene.is_empty() && under_way == 0 {
+            let note = "empty; waits for instances that were on their way to it when it was closed".to_owned();
+            return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
+        }
         let stuck = evacuation.stuck();
         if under_way == 0 && !stuck.is_empty() {
             return Err(StepError::ask(question(&order.node, &stuck)));
@@ -163,12 +188,13 @@ impl Step for Evacuate {
             node: &order.node,
             scene: Scene::look(cx, &order.node).await?,
             moves: cx.checkpoint()?.unwrap_or_default(),
+            waited_for: BTreeSet::new(),
             blocked: Vec::new(),
             changed: false,
         };
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
-        if evacuation.moves.0.values().any(Moving::is_under_way) {
+        if evacuation.moves.instances.values().any(Moving::is_under_way) {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to their end the moves that are under way".to_owned() });
         }
@@ -181,7 +207,7 @@ impl Step for Evacuate {
 impl Moves {
     fn report(&self) -> Evacuated {
         let mut report = Evacuated { moved_live: 0, moved_cold: 0, gone: 0 };
-        for moving in self.0.values() {
+        for moving in self.instances.values() {
             match (&moving.stage, moving.how) {
                 (MoveStage::Landed { .. }, Move::Live) => report.moved_live += 1,
                 (MoveStage::Landed { .. }, Move::Cold) => report.moved_cold += 1,
@@ -193,12 +219,22 @@ impl Moves {
     }
 }
 
+/// How much longer an instance may turn up whose place was chosen before the node was closed: Nova shows it only once the node
+/// has taken it.
+fn unsettled(cx: &StepCx<'_>) -> Result<Duration, StepError> {
+    let settle = Duration::from_millis(order(cx)?.rules.settle_ms);
+    // A dry run has not begun anything.
+    Ok(cx.begun().map_or(Duration::ZERO, |begun| settle.saturating_sub(cx.now().since(begun))))
+}
+
 /// One look at one node's evacuation.
 struct Evacuation<'a, 'b> {
     cx: &'a StepCx<'b>,
     node: &'a NodeName,
     scene: Scene,
     moves: Moves,
+    /// Busy instances that were met in this look.
+    waited_for: BTreeSet<InstanceId>,
     /// Instances that can't be asked to move, and why.
     blocked: Vec<String>,
     /// Something is not written down yet.
@@ -209,9 +245,9 @@ impl Evacuation<'_, '_> {
     /// Looks what became of every move that is under way.
     async fn follow_up(&mut self) -> Result<(), StepError> {
         let under_way: Vec<InstanceId> =
-            self.moves.0.iter().filter(|(_, moving)| moving.is_under_way()).map(|(id, _)| id.clone()).collect();
+            self.moves.instances.iter().filter(|(_, moving)| moving.is_under_way()).map(|(id, _)| id.clone()).collect();
         for id in under_way {
-            let Some(moving) = self.moves.0.get(&id).cloned() else { continue };
+            let Some(moving) = self.moves.instances.get(&id).cloned() else { continue };
             if let Some(stage) = self.outcome(&id, &moving).await? {
                 self.set(&id, stage);
             }
@@ -289,8 +325,15 @@ impl Evacuation<'_, '_> {
     /// Asks Nova for as many more moves as there is room for.
     async fn start_more(&mut self, at_once: u32) -> Result<(), StepError> {
         let waiting: Vec<Instance> = self.scene.on_node.clone();
+        for migration in &self.scene.leaving {
+            let id = &migration.instance;
+            let resized = migration.kind == MigrationKind::Resize && migration.state == MigrationState::AwaitsConfirmation;
+            if resized && !waiting.iter().any(|instance| instance.id == *id) {
+                self.blocked.push(format!("{id}, elsewhere by now, waits for its owner to confirm or revert a resize"));
+            }
+        }
         for instance in waiting {
-            let known = self.moves.0.get(&instance.id);
+            let known = self.moves.instances.get(&instance.id);
             if known.is_some_and(Moving::is_under_way) {
                 continue;
             }
@@ -299,9 +342,10 @@ impl Evacuation<'_, '_> {
                 continue;
             }
             match classify(&instance) {
+                Err(why) if busy(&instance).is_some() => self.wait_for(&instance, &why),
                 Err(why) => self.blocked.push(format!("{} ({}) {why}", instance.name, instance.id)),
                 Ok(how) => {
-                    let under_way = self.moves.0.values().filter(|moving| moving.is_under_way()).count();
+                    let under_way = self.moves.instances.values().filter(|moving| moving.is_under_way()).count();
                     if under_way >= at_once as usize {
                         continue;
                     }
@@ -309,6 +353,7 @@ impl Evacuation<'_, '_> {
                 }
             }
         }
+        self.forget_busy();
         Ok(())
     }
 
@@ -319,21 +364,27 @@ impl Evacuation<'_, '_> {
     }
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
-        let found = match self.moves.0.get(&instance.id) {
+        let found = match self.moves.instances.get(&instance.id) {
             Some(moving) => moving.found.clone(),
             None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;
+        if before.iter().any(|migration| migration.state == MigrationState::InProgress) {
+            // It has just arrived: its last move is not over, though it runs here already.
+            self.wait_for(instance, "is still being moved");
+            return Ok(());
+        }
         let moving = Moving {
             name: instance.name.clone(),
             how,
             found,
             tries: tries + 1,
-            asked: self.cx.now(),
+            // Not when this look began: how long ago it was tells later whether Nova can have taken it.
+            asked: self.cx.just_now().await,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
-        self.moves.0.insert(instance.id.clone(), moving);
+        self.moves.instances.insert(instance.id.clone(), moving);
         self.changed = true;
         self.write_down().await?;
         self.cx.guard().await?;
@@ -349,7 +400,7 @@ impl Evacuation<'_, '_> {
                 PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
                     // Nothing was asked: the try does not count.
                     self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
-                    if let Some(moving) = self.moves.0.get_mut(&instance.id) {
+                    if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
                         moving.tries = tries;
                     }
                     self.write_down().await?;
@@ -360,8 +411,33 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
+    /// Notes that it is busy; one that has been for too long is a matter for a person.
+    fn wait_for(&mut self, instance: &Instance, why: &str) {
+        let now = self.cx.now();
+        self.waited_for.insert(instance.id.clone());
+        let since = match self.moves.busy.get(&instance.id) {
+            Some(since) => *since,
+            None => {
+                self.moves.busy.insert(instance.id.clone(), now);
+                self.changed = true;
+                now
+            }
+        };
+        let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
+        if now.since(since) >= BUSY_MAX {
+            self.blocked.push(format!("{} ({}) {why}, since {since}", instance.name, instance.id));
+        }
+    }
+
+    /// Those that nobody waits for any more.
+    fn forget_busy(&mut self) {
+        let before = self.moves.busy.len();
+        self.moves.busy.retain(|id, _| self.waited_for.contains(id));
+        self.changed |= self.moves.busy.len() != before;
+    }
+
     fn set(&mut self, id: &InstanceId, stage: MoveStage) {
-        if let Some(moving) = self.moves.0.get_mut(id) {
+        if let Some(moving) = self.moves.instances.get_mut(id) {
             moving.stage = stage;
             self.changed = true;
         }
@@ -378,9 +454,11 @@ impl Evacuation<'_, '_> {
     /// Instances that won't leave by themselves, each with its reason.
     fn stuck(&self) -> Vec<String> {
         let mut stuck = self.blocked.clone();
-        for (id, moving) in &self.moves.0 {
+        for (id, moving) in &self.moves.instances {
+            let is_here = self.scene.on_node.iter().any(|instance| instance.id == *id);
             if let MoveStage::Failed { reason } = &moving.stage
                 && self.tries(moving) >= TRIES_MAX
+                && is_here
             {
                 stuck.push(format!("{} ({id}): {reason}", moving.name));
             }
@@ -389,10 +467,10 @@ impl Evacuation<'_, '_> {
     }
 
     fn note(&self) -> String {
-        let count = |wanted: fn(&MoveStage) -> bool| self.moves.0.values().filter(|moving| wanted(&moving.stage)).count();
+        let count = |wanted: fn(&MoveStage) -> bool| self.moves.instances.values().filter(|moving| wanted(&moving.stage)).count();
         let moved = count(|stage| matches!(stage, MoveStage::Landed { .. } | MoveStage::Gone));
         let under_way = count(|stage| matches!(stage, MoveStage::Intended | MoveStage::Accepted { .. }));
-        let left = self.scene.on_node.iter().filter(|instance| !self.moves.0.contains_key(&instance.id)).count();
+        let left = self.scene.on_node.iter().filter(|instance| !self.moves.instances.contains_key(&instance.id)).count();
         let failed = count(|stage| matches!(stage, MoveStage::Failed { .. }));
         let mut note = format!("{moved} moved, {under_way} under way, {left} to go");
         if failed > 0 {
@@ -403,6 +481,13 @@ impl Evacuation<'_, '_> {
         }
         note
     }
+}
+
+fn question_opened(node: &NodeName, left: usize) -> Question {
+    Question::new(format!("{node} was opened by somebody while it was being emptied: what now?"))
+        .seen(format!("{left} instances are on it; more may land on it at any time"))
+        .answer("retry", AnswerEffect::Retry, "goes on emptying it, once you have closed it again")
+        .answer("unwind", AnswerEffect::Unwind, format!("leaves {node} open, without renewing it; what has been moved stays where it is"))
 }
 
 fn question(node: &NodeName, stuck: &[String]) -> Question {

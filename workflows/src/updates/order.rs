@@ -24,6 +24,8 @@ pub struct Rules {
     /// At most so many nodes are out of service at once, for whatever rollout.
     pub max_out: u32,
     pub moves_at_once: u32,
+    /// After a node was closed, instances may turn up for so long whose place was chosen before.
+    pub settle_ms: u64,
     pub evacuate_deadline_ms: u64,
     pub install_deadline_ms: u64,
     pub rejoin_deadline_ms: u64,
@@ -97,6 +99,7 @@ impl RolloutOrder {
         let rules = Rules {
             max_out: u32::from(config.node_os.max_out),
             moves_at_once: u32::from(config.node_os.moves_at_once),
+            settle_ms: millis(config.node_os.settle),
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
             install_deadline_ms: millis(config.node_os.install_deadline),
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
