@@ -117,7 +117,7 @@ async fn a_workflow_is_shown_with_its_steps_their_timings_and_its_question() {
     let child: WorkflowId = id.child("gpu-01").unwrap();
     let events = vec![
         begun("renew-nodes"),
-        Event::ChildrenStarted { step: "renew-nodes".to_owned(), children: vec![ChildStarted { key: "gpu-01".to_owned(), id: child }] },
+        Event::ChildrenStarted { step: "renew-nodes".to_owned(), children: vec![ChildStarted { key: "gpu-01".to_owned(), id: child }], note: String::new() },
         Event::StepFailed { step: "renew-nodes".to_owned(), error: "no".to_owned(), failures: 1, retry_at: at(NOON) },
         Event::OperatorAsked { step: "renew-nodes".to_owned(), question },
     ];

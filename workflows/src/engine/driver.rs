@@ -175,17 +175,12 @@ impl<'a> Driver<'a> {
                 run.pending.give.extend(gave.iter().cloned());
                 run.push(Event::StepSucceeded { step: name.to_owned(), output, gave })
             }
-            Ok(Progress::LookAgain { after, note }) => {
-                let now = run.now();
-                let until = cx.deadline().map_or(now + after, |deadline| (now + after).min(deadline.max(now)));
-                let parked = matches!(&run.state.current, Some(current) if matches!(current.stage, Stage::Parked { .. }));
-                if parked && run.state.note == note {
-                    run.look_again = Some(until);
-                    return Ok(());
-                }
-                run.push(Event::StepParked { step: name.to_owned(), until: Some(until), note })
+            Ok(Progress::LookAgain { after, note }) => look_again(&mut run, name, &cx, after, note),
+            Ok(Progress::StartChildren { children, note }) => {
+                self.start_children(&mut run, name, children, note)?;
+                // Each lot by itself: a store takes only so many in one commit.
+                run.commit(Vec::new(), Next::Keep).await.map(drop)
             }
-            Ok(Progress::StartChildren { children, note }) => self.start_children(&mut run, name, children, note),
             Ok(Progress::AwaitChildren { note }) => {
                 run.push(Event::StepParked { step: name.to_owned(), until: None, note })
             }
@@ -221,11 +216,7 @@ impl<'a> Driver<'a> {
             run.pending.create.push(start(new, run.now()).map_err(|error| run.give_up(&error))?);
             started.push(ChildStarted { key: child.key, id });
         }
-        run.push(Event::ChildrenStarted { step: name.to_owned(), children: started })?;
-        if run.state.note != note {
-            run.state.note = note;
-        }
-        Ok(())
+        run.push(Event::ChildrenStarted { step: name.to_owned(), children: started, note })
     }
 
     async fn go_on_undoing(&'a self, name: &str) -> Result<(), LeaseLost> {
@@ -236,23 +227,26 @@ impl<'a> Driver<'a> {
         let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
         call.end(match &tried {
-            Ok(Undone::Done { .. }) => StepOutcome::Done,
+            Ok(Undone::Done { .. } | Undone::DoneKeeping { .. }) => StepOutcome::Done,
             Ok(Undone::LookAgain { .. }) => StepOutcome::Waits,
             Err(error) => outcome(error),
         });
         let mut run = self.run.lock().await;
-        match tried {
-            Ok(Undone::Done { note }) => {
-                let gave: Vec<Resource> = match step.takes(&cx) {
-                    Ok(took) => took.into_iter().map(|take| take.resource).collect(),
-                    Err(error) => return self.failed(&mut run, name, step, &cx, error),
-                };
+        let (note, keeps) = match tried {
+            Ok(Undone::Done { note }) => (note, Vec::new()),
+            Ok(Undone::DoneKeeping { keeps, note }) => (note, keeps),
+            Ok(Undone::LookAgain { note, .. }) if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
+                let error = StepError::retry(format!("not undone by its deadline: {note}"));
+                return self.failed(&mut run, name, step, &cx, error);
+            }
+            Ok(Undone::LookAgain { after, note }) => return look_again(&mut run, name, &cx, after, note),
+            Err(error) => return self.failed(&mut run, name, step, &cx, error),
+        };
+        match step.takes(&cx) {
+            Ok(took) => {
+                let gave: Vec<Resource> = took.into_iter().map(|take| take.resource).filter(|one| !keeps.contains(one)).collect();
                 run.pending.give.extend(gave.iter().cloned());
                 run.push(Event::StepUndone { step: name.to_owned(), note, gave })
-            }
-            Ok(Undone::LookAgain { after, note }) => {
-                let until = run.now() + after;
-                run.push(Event::StepParked { step: name.to_owned(), until: Some(until), note })
             }
             Err(error) => self.failed(&mut run, name, step, &cx, error),
         }
@@ -300,6 +294,18 @@ impl<'a> Driver<'a> {
         run.push(Event::UnwindBegun { cause })
     }
 
+}
+
+/// Parks the step until its next look, or its deadline. That it waits for the same as before is not worth an entry.
+fn look_again(run: &mut Run<'_>, name: &str, cx: &StepCx<'_>, after: Duration, note: String) -> Result<(), LeaseLost> {
+    let now = run.now();
+    let until = cx.deadline().map_or(now + after, |deadline| (now + after).min(deadline.max(now)));
+    let parked = matches!(&run.state.current, Some(current) if matches!(current.stage, Stage::Parked { .. }));
+    if parked && run.state.note == note {
+        run.look_again = Some(until);
+        return Ok(());
+    }
+    run.push(Event::StepParked { step: name.to_owned(), until: Some(until), note })
 }
 
 async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError> {

@@ -37,7 +37,12 @@ pub enum Event {
     OperatorAnswered { step: String, key: String, by: String },
     /// An operator asked for another try before its time.
     RetryRequested { by: String, deadline: Timestamp },
-    ChildrenStarted { step: String, children: Vec<ChildStarted> },
+    ChildrenStarted {
+        step: String,
+        children: Vec<ChildStarted>,
+        #[serde(default)]
+        note: String,
+    },
     ChildEnded { key: String, outcome: Outcome, headline: String },
     Paused { by: String, why: String },
     Resumed { by: String },

@@ -194,7 +194,8 @@ impl State {
                 current.succeeded_somewhat();
                 current.stage = Stage::Running;
             }
-            Event::ChildrenStarted { step, children } => {
+            Event::ChildrenStarted { step, children, note } => {
+                self.note.clone_from(note);
                 self.running(event, step)?.succeeded_somewhat();
                 for child in children {
                     let fresh = Child { id: child.id.clone(), outcome: None, headline: String::new() };
@@ -216,7 +217,12 @@ impl State {
             Event::Paused { by, why } => {
                 self.paused = Some(Pause { by: by.clone(), why: why.clone(), since: at });
             }
-            Event::Resumed { .. } => self.paused = None,
+            Event::Resumed { .. } => {
+                // A pause uses up nobody's patience.
+                if let (Some(pause), Some(current)) = (self.paused.take(), &mut self.current) {
+                    current.deadline = current.deadline + at.since(pause.since);
+                }
+            }
             Event::SignalRefused { .. } => {}
             Event::UnwindBegun { cause } => {
                 if self.course != Course::Forward {

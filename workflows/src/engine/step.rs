@@ -47,6 +47,12 @@ pub trait Step: Send + Sync + 'static {
     async fn undo(&self, _cx: &StepCx<'_>) -> Result<Undone, StepError> {
         Ok(Undone::Done { note: "nothing to undo".to_owned() })
     }
+
+    /// Takes away what must not stay behind when an operator leaves everything as it is: what would harm later. May run
+    /// more than once. The engine has asked whether the lease stands; there is no `cx.guard()` here, and nothing is saved.
+    async fn leave(&self, _cx: &StepCx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
 }
 
 /// What `observe` saw.
@@ -73,6 +79,8 @@ pub enum Progress<T> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Undone {
     Done { note: String },
+    /// Done, and these resources stay taken all the same.
+    DoneKeeping { keeps: Vec<Resource>, note: String },
     LookAgain { after: Duration, note: String },
 }
 
@@ -205,6 +213,7 @@ pub trait AnyStep: Send + Sync {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Value>, StepError>;
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError>;
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError>;
+    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError>;
 }
 
 struct Erased<S>(S);
@@ -258,6 +267,10 @@ impl<S: Step> AnyStep for Erased<S> {
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         self.0.undo(cx).await
+    }
+
+    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
+        self.0.leave(cx).await
     }
 }
 
