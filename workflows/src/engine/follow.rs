@@ -1,11 +1,14 @@
 //! What a signal does to a workflow.
 
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
 use tracing::{error, info};
 
 use super::activation::LeaseLost;
 use super::driver::Driver;
 use super::run::Run;
-use super::{AnswerEffect, Course, Event, Outcome, Signal, SignalKind, Stage, UnwindCause};
+use super::{AnswerEffect, Course, Event, Outcome, Remedy, Signal, SignalKind, Stage, StepCx, StepError, UnwindCause};
 
 impl Driver<'_> {
     /// Folds unread signals into the state.
@@ -14,7 +17,7 @@ impl Driver<'_> {
         while let Some(stored) = run.inbox.pop_front() {
             run.pending.consumed += 1;
             match serde_json::from_str::<Signal>(&stored.body) {
-                Ok(signal) if run.remember(&signal.id) => self.follow(&mut run, signal)?,
+                Ok(signal) if run.remember(&signal.id) => self.follow(&mut run, signal).await?,
                 Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),
                 Err(source) => error!(workflow = %self.id, %source, "a signal that can't be read was dropped"),
             }
@@ -22,7 +25,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn follow(&self, run: &mut Run<'_>, signal: Signal) -> Result<(), LeaseLost> {
+    async fn follow(&self, run: &mut Run<'_>, signal: Signal) -> Result<(), LeaseLost> {
         let Signal { id, by, kind, .. } = signal;
         if let Course::Ended { .. } = run.state.course {
             return Ok(());
@@ -50,7 +53,7 @@ impl Driver<'_> {
                 Some(_) => self.retry(run, by),
                 None => refuse(run, by, "retry", "no step is under way"),
             },
-            SignalKind::Answer { key } => self.answer(run, by, key),
+            SignalKind::Answer { key } => self.answer(run, by, key).await,
             SignalKind::ChildEnded { key, outcome, headline, .. } => {
                 run.push(Event::ChildEnded { key, outcome, headline })
             }
@@ -64,7 +67,7 @@ impl Driver<'_> {
         run.push(Event::RetryRequested { by, deadline })
     }
 
-    fn answer(&self, run: &mut Run<'_>, by: String, key: String) -> Result<(), LeaseLost> {
+    async fn answer(&self, run: &mut Run<'_>, by: String, key: String) -> Result<(), LeaseLost> {
         let Some(current) = run.state.current.clone() else { return refuse(run, by, "answer", "no question is open") };
         let Some(question) = run.state.question() else { return refuse(run, by, "answer", "no question is open") };
         let Some(answer) = question.find(&key).cloned() else {
@@ -73,6 +76,12 @@ impl Driver<'_> {
         };
         if answer.effect == AnswerEffect::Unwind && !self.can_go_back(&run.state) {
             return refuse(run, by, "answer", "there is no way back any more");
+        }
+        if answer.effect == AnswerEffect::Leave
+            && let Err(error) = self.leave(run).await
+        {
+            let why = format!("it can't be left like this: {}", error.chain());
+            return if error.remedy == Remedy::LeaseLost { Err(LeaseLost) } else { refuse(run, by, "answer", &why) };
         }
         run.push(Event::OperatorAnswered { step: current.step.clone(), key, by: by.clone() })?;
         match answer.effect {
@@ -83,6 +92,18 @@ impl Driver<'_> {
                 run.push(Event::Ended { outcome: Outcome::Failed, why })
             }
         }
+    }
+
+    /// Every step that was begun takes away what must not stay behind, last first.
+    async fn leave(&self, run: &Run<'_>) -> Result<(), StepError> {
+        for record in run.state.steps.iter().rev() {
+            let Some(step) = self.definition.step(&record.step) else { continue };
+            run.guard().await?;
+            let cx = StepCx::new(&self.engine.ports, self.id, step.name(), run.state.clone(), run.now(), self.fence, None);
+            let left = AssertUnwindSafe(step.leave(&cx)).catch_unwind().await;
+            left.unwrap_or_else(|_| Err(StepError::fatal(format!("leaving `{}` met a bug in this program", step.name()))))?;
+        }
+        Ok(())
     }
 }
 

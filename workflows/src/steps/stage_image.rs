@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::order;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
-use crate::ports::{BootTicket, Token};
+use crate::ports::{BootTicket, PortErrorKind, Token};
 use crate::updates::NodeOrder;
 
 /// What is staged, and how the node was before.
@@ -60,15 +60,31 @@ impl Step for StageImage {
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         let order = order(cx)?;
-        let known: Option<Staged> = cx.checkpoint()?;
-        let there = cx.ports.netboot.staged(&order.node).await?;
-        match (known, there) {
-            (Some(staged), Some(there)) if staged.ticket == there => {
-                cx.guard().await?;
-                cx.ports.netboot.withdraw(&order.node).await?;
-                Ok(Undone::Done { note: "boot ticket withdrawn".to_owned() })
-            }
-            _ => Ok(Undone::Done { note: "no boot ticket of ours is staged".to_owned() }),
+        if !is_ours(cx, &order).await? {
+            return Ok(Undone::Done { note: "no boot ticket of ours is staged".to_owned() });
         }
+        cx.guard().await?;
+        cx.ports.netboot.withdraw(&order.node).await?;
+        Ok(Undone::Done { note: "boot ticket withdrawn".to_owned() })
+    }
+
+    /// A node that is left is mended by hand, and opened one day. Whatever netboots it then must not wipe it.
+    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
+        let order = order(cx)?;
+        if is_ours(cx, &order).await? {
+            cx.ports.netboot.withdraw(&order.node).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Is what is staged our ticket, or can it be?
+async fn is_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<bool, StepError> {
+    let Some(known) = cx.checkpoint::<Staged>()? else { return Ok(false) };
+    match cx.ports.netboot.staged(&order.node).await {
+        Ok(there) => Ok(there.as_ref() == Some(&known.ticket)),
+        // Ours may be the ticket of an image whose settings have changed since. What is not ours, nobody lets us withdraw.
+        Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
