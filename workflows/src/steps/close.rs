@@ -7,6 +7,7 @@ use super::{node_lock, node_out, order};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
 use crate::store::{Resource, Take, WorkflowId};
+use crate::updates::NodeOrder;
 
 /// Begins every reason that we leave in Nova's `disabled_reason`.
 const OURS: &str = "turnaround";
@@ -88,7 +89,7 @@ impl Step for Close {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Closed>, StepError> {
         let order = order(cx)?;
         let closed = match cx.checkpoint()? {
-            Some(closed) => closed,
+            Some(closed) => heard(cx, closed).await?,
             None => {
                 let closed = look(cx).await?;
                 cx.save(&closed, if closed.reopen { "found open" } else { "found closed" }).await?;
@@ -107,6 +108,7 @@ impl Step for Close {
         let order = order(cx)?;
         let known: Option<Closed> = cx.checkpoint()?;
         let note = match known {
+            Some(Closed { reopen: true, found, .. }) if !found.enabled => return leave_again(cx, &order, &found).await,
             Some(closed) if closed.reopen => reopen_if_ours(cx, &order.node).await?,
             Some(_) => "left disabled, as found".to_owned(),
             None => "was never closed".to_owned(),
@@ -135,6 +137,31 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
             Reason::Foreign => false,
         };
     Ok(Closed { reopen, found, hypervisor })
+}
+
+/// What was written down before this try. Somebody may have disabled the node since: that is theirs, then, and stays.
+async fn heard(cx: &StepCx<'_>, closed: Closed) -> Result<Closed, StepError> {
+    let found = cx.ports.compute.service(&order(cx)?.node).await?;
+    if !closed.reopen || found.enabled || whose(found.disabled_reason.as_deref(), cx.id) != Reason::Foreign {
+        return Ok(closed);
+    }
+    let closed = Closed { reopen: false, found, ..closed };
+    cx.save(&closed, "closed by somebody else meanwhile").await?;
+    Ok(closed)
+}
+
+/// An operator had left the node closed after an earlier workflow of ours, for a good reason: nothing was mended since. It stays
+/// closed with the reason it had, and goes on counting as out.
+async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService) -> Result<Undone, StepError> {
+    let service = cx.ports.compute.service(&order.node).await?;
+    if service.enabled {
+        return Ok(Undone::Done { note: "opened by somebody else meanwhile".to_owned() });
+    }
+    if whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours {
+        cx.guard().await?;
+        cx.ports.compute.close(&order.node, found.disabled_reason.as_deref().unwrap_or(OURS)).await?;
+    }
+    Ok(Undone::DoneKeeping { keeps: vec![node_out(order)], note: "left closed, as an operator had left it".to_owned() })
 }
 
 /// Enables the node's compute service unless somebody else has disabled it meanwhile. Says what it did.
