@@ -315,8 +315,13 @@ impl Loop {
                 Committed::Fenced | Committed::Conflict { .. } => true,
                 Committed::Busy { .. } => false,
             };
-            if over && self.held.remove(&commit.id).is_some() && committed == Committed::Fenced {
-                metrics::lease_lost();
+            // By its fence: this worker may have lost the workflow and claimed it again meanwhile.
+            let is_held = self.held.get(&commit.id).is_some_and(|held| held.fence == commit.fence);
+            if over && is_held {
+                self.held.remove(&commit.id);
+                if committed == Committed::Fenced {
+                    metrics::lease_lost();
+                }
             }
             // Whoever asked may be gone: what was committed stands all the same.
             let _ = reply.send(committed);

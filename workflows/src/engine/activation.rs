@@ -115,7 +115,8 @@ impl Engine {
     }
 }
 
-/// Parks a workflow without touching its journal.
+/// Parks a workflow without touching its journal. One with unread signals would be due again at once, and claimed again, as
+/// fast as workers can: its lease is left to expire instead.
 async fn set_aside(
     claimed: &Claimed,
     committer: &dyn Committer,
@@ -138,7 +139,7 @@ async fn set_aside(
         create: Vec::new(),
         signals: Vec::new(),
         traceparent,
-        next,
+        next: if claimed.signals.is_empty() { next } else { Next::Keep },
     };
     match committer.commit(commit).await? {
         Committed::Done { .. } => Ok(Activation::Parked),

@@ -13,6 +13,9 @@ pub(super) const VERSION: u32 = 1;
 /// A rollout waits for its nodes and their operators. A year is "no deadline" that still is a number.
 const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
+/// Nodes that are started in one commit: far from what a store takes at once, and from blocking it.
+const STARTED_AT_ONCE: usize = 250;
+
 pub(super) fn definition() -> Definition {
     Definition { kind: NODE_OS_ROLLOUT, version: VERSION, steps: vec![step(RenewNodes)] }
 }
@@ -71,7 +74,7 @@ impl Step for RenewNodes {
         let note = format!("{ended} of {} nodes ended", order.nodes.len());
         let room = (order.rules.max_out as usize).saturating_sub(open);
         let next: Vec<&NodeName> =
-            order.nodes.iter().filter(|node| !cx.children().contains_key(node.as_str())).take(room).collect();
+            order.nodes.iter().filter(|node| !cx.children().contains_key(node.as_str())).take(room.min(STARTED_AT_ONCE)).collect();
         if next.is_empty() {
             return Ok(Progress::AwaitChildren { note });
         }
