@@ -146,6 +146,7 @@ impl Step for Evacuate {
         };
         evacuation.follow_up().await?;
         evacuation.start_more(order.rules.moves_at_once).await?;
+        evacuation.find_unconfirmed().await?;
         evacuation.write_down().await?;
         let under_way = evacuation.moves.0.values().filter(|moving| moving.is_under_way()).count();
         let stuck = evacuation.stuck();
@@ -308,6 +309,30 @@ impl Evacuation<'_, '_> {
                     self.start(&instance, how, tries).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Instances that have left by a move of somebody else's, which is not confirmed yet. Nova lists them on their new host
+    /// only, and keeps their old disk here until then: for ever, if nobody says anything.
+    async fn find_unconfirmed(&mut self) -> Result<(), StepError> {
+        for leaving in &self.scene.leaving {
+            let id = &leaving.instance;
+            let ours = self.moves.0.get(id).is_some_and(Moving::is_under_way);
+            // One that was on the node at this look is told about there.
+            let here = self.scene.on_node.iter().any(|instance| instance.id == *id);
+            if leaving.state != MigrationState::AwaitsConfirmation || ours || here {
+                continue;
+            }
+            let Some(instance) = self.cx.ports.instances.get(id).await? else { continue };
+            let what = match leaving.kind {
+                MigrationKind::Resize => "a resize",
+                MigrationKind::Live | MigrationKind::Cold | MigrationKind::Evacuation => "somebody's cold migration",
+            };
+            self.blocked.push(format!(
+                "{} ({id}) has left by {what} that waits to be confirmed or reverted: until then its old disk is on {}",
+                instance.name, self.node
+            ));
         }
         Ok(())
     }
