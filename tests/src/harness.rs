@@ -66,19 +66,23 @@ impl Running {
     /// Orders a rollout by the command that an operator types; its id.
     pub async fn renew(&self, nodes: &[&str]) -> io::Result<String> {
         let image = self.world.images()[0].name.clone();
-        let output = tokio::process::Command::new(&self.programs.cli)
-            .arg("--socket")
-            .arg(self.site.socket())
-            .args(["--json", "node", "renew"])
-            .args(nodes)
-            .args(["--image", &image, "--yes"])
-            .output()
-            .await?;
-        if !output.status.success() {
-            return Err(io::Error::other(format!("the rollout was refused: {}", String::from_utf8_lossy(&output.stderr))));
-        }
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let answer = self.turnaround(&[&["--json", "node", "renew"], nodes, &["--image", &image, "--yes"]].concat()).await?;
+        let answer: serde_json::Value = serde_json::from_str(&answer)?;
         answer["id"].as_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("no id in the answer: {answer}")))
+    }
+
+    /// What the command `turnaround` prints.
+    ///
+    /// # Errors
+    /// If it ends with another exit code than 0: with what it said.
+    pub async fn turnaround(&self, arguments: &[&str]) -> io::Result<String> {
+        let mut command = tokio::process::Command::new(&self.programs.cli);
+        let output = command.arg("--socket").arg(self.site.socket()).args(arguments).output().await?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("`turnaround {}`: {}: {said}", arguments.join(" "), output.status)));
+        }
+        String::from_utf8(output.stdout).map_err(io::Error::other)
     }
 }
 
@@ -102,13 +106,23 @@ impl Client {
 }
 
 /// Waits until `found` finds something; an error that names `what` if it does not.
-pub async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> io::Result<T> {
-    let end = tokio::time::Instant::now() + PATIENCE;
+pub async fn until<T>(what: &str, found: impl AsyncFnMut() -> Option<T>) -> io::Result<T> {
+    until_within(PATIENCE, POLL, what, found).await
+}
+
+/// The same with another patience, looking every `poll`: for what is slower than a simulated site.
+pub async fn until_within<T>(
+    patience: Duration,
+    poll: Duration,
+    what: &str,
+    mut found: impl AsyncFnMut() -> Option<T>,
+) -> io::Result<T> {
+    let end = tokio::time::Instant::now() + patience;
     while tokio::time::Instant::now() < end {
         if let Some(found) = found().await {
             return Ok(found);
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(poll).await;
     }
-    Err(io::Error::other(format!("waited {} s in vain for {what}", PATIENCE.as_secs())))
+    Err(io::Error::other(format!("waited {} s in vain for {what}", patience.as_secs())))
 }

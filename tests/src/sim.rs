@@ -195,8 +195,8 @@ impl Instances for MortalPorts {
     async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
         self.inner().instances.migrations(id).await
     }
-    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
-        self.inner().instances.leaving(node).await
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        self.inner().instances.moving(node).await
     }
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
         self.inner().instances.why_failed(id, request).await

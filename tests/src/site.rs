@@ -46,6 +46,8 @@ pub struct Settings {
     pub more: String,
     /// Lines for `[store]`: a Redis of one's own, in place of the private one.
     pub store: String,
+    /// A cloud in place of the simulated one: its `clouds.yaml`, and the entry in it.
+    pub cloud: Option<(PathBuf, String)>,
 }
 
 impl Settings {
@@ -63,6 +65,7 @@ impl Settings {
             slots: 16,
             more: String::new(),
             store: String::new(),
+            cloud: None,
         }
     }
 }
@@ -118,6 +121,8 @@ impl Site {
         let at = |name: &str| self.folder().join(name).display().to_string();
         let Settings { ssh_program, max_out, moves_at_once, evacuate_deadline, .. } = settings;
         let Settings { install_deadline, rejoin_deadline, poll, lease, slots, more, store, .. } = settings;
+        let simulated = || (self.folder().join("secrets/clouds.yaml"), CLOUD.to_owned());
+        let (clouds, cloud) = settings.cloud.clone().unwrap_or_else(simulated);
         let mut toml = format!(
             r#"site = "simulated"
 state_dir = "{state}"
@@ -134,7 +139,7 @@ lease = "{lease}"
 
 [openstack]
 clouds_file = "{clouds}"
-cloud = "{CLOUD}"
+cloud = "{cloud}"
 poll = "{poll}"
 
 [netboot]
@@ -159,7 +164,7 @@ poll = "{poll}"
 "#,
             state = at("state"),
             socket = at("api.sock"),
-            clouds = at("secrets/clouds.yaml"),
+            clouds = clouds.display(),
             netboot = at("netboot"),
             ssh = ssh_program.display(),
             user = self.servers.credentials.ssh.user,

@@ -96,8 +96,8 @@ impl Bench {
         self.ports.instances.migrations(&self.id(name)).await.unwrap().remove(0)
     }
 
-    async fn leaving(&self, name: &str) -> Vec<Migration> {
-        self.ports.instances.leaving(&node(name)).await.unwrap()
+    async fn moving(&self, name: &str) -> Vec<Migration> {
+        self.ports.instances.moving(&node(name)).await.unwrap()
     }
 
     async fn renew(&self, name: &str, token: &str) {
@@ -187,7 +187,7 @@ async fn what_nova_does_not_know_never_looks_empty(on: On) {
     assert_eq!(ports.compute.close(&ghost, "turnaround").await.unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(ports.compute.hypervisor(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(ports.instances.on(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
-    assert_eq!(ports.instances.leaving(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.moving(&ghost).await.unwrap_err().kind, PortErrorKind::NotFound);
 }
 
 async fn every_instance_of_every_project_and_state_is_listed(on: On) {
@@ -255,7 +255,7 @@ async fn nova_may_know_a_node_by_another_name(on: On) {
     bench.ports.compute.close(&node("gpu-01"), "turnaround").await.unwrap();
     assert!(!bench.world.snapshot().node("gpu-01").unwrap().enabled);
     bench.start_move("gpu-01-a", Move::Live).await.unwrap();
-    assert_eq!(bench.leaving("gpu-01").await.len(), 1);
+    assert_eq!(bench.moving("gpu-01").await.len(), 1);
     bench.settle();
     assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap(), []);
 }
@@ -268,19 +268,19 @@ async fn a_live_move_is_accepted_then_arrives_then_is_over(on: On) {
     let migration = bench.newest_migration("gpu-01-a").await;
     assert_eq!((migration.kind, migration.state), (MigrationKind::Live, MigrationState::InProgress));
     assert_eq!(migration.created.since(START), Duration::ZERO);
-    assert_eq!(bench.leaving("gpu-01").await.len(), 1);
+    assert_eq!(bench.moving("gpu-01").await.len(), 1);
 
     bench.until("it has arrived", |site| site.instance("gpu-01-a").unwrap().host.as_deref() == Some("gpu-02"));
     let instance = bench.instance("gpu-01-a").await;
     assert_eq!((instance.vm_state.as_str(), instance.task_state), ("active", None));
     assert_eq!(bench.newest_migration("gpu-01-a").await.status, "running");
-    assert_eq!(bench.leaving("gpu-01").await.len(), 1, "it arrives before it is over");
+    assert_eq!(bench.moving("gpu-01").await.len(), 1, "it arrives before it is over");
 
     bench.settle();
     let migration = bench.newest_migration("gpu-01-a").await;
     assert_eq!((migration.state, migration.status.as_str()), (MigrationState::Succeeded, "completed"));
     assert_eq!((migration.source.as_deref(), migration.destination.as_deref()), (Some("gpu-01"), Some("gpu-02")));
-    assert_eq!(bench.leaving("gpu-01").await, []);
+    assert_eq!(bench.moving("gpu-01").await, []);
     let why = bench.ports.instances.why_failed(&bench.id("gpu-01-a"), &started.request).await.unwrap();
     assert_eq!(why, None);
 }
@@ -321,7 +321,7 @@ async fn a_cold_move_is_confirmed_and_then_as_it_was(on: On) {
     let migration = bench.newest_migration("gpu-01-a").await;
     assert_eq!((migration.kind, migration.state), (MigrationKind::Cold, MigrationState::AwaitsConfirmation));
     assert_eq!(bench.instance("gpu-01-a").await.host.as_deref(), Some("gpu-02"));
-    assert_eq!(bench.leaving("gpu-01").await.len(), 1, "its disk is still on the source");
+    assert_eq!(bench.moving("gpu-01").await.len(), 1, "its disk is still on the source");
     for _ in 0..3 {
         bench.ports.instances.confirm(&bench.id("gpu-01-a")).await.unwrap();
     }
@@ -330,7 +330,7 @@ async fn a_cold_move_is_confirmed_and_then_as_it_was(on: On) {
     bench.ports.instances.confirm(&bench.id("gpu-01-a")).await.unwrap();
     assert_eq!(bench.instance("gpu-01-a").await.vm_state, "stopped");
     assert_eq!(bench.newest_migration("gpu-01-a").await.state, MigrationState::Succeeded);
-    assert_eq!(bench.leaving("gpu-01").await, []);
+    assert_eq!(bench.moving("gpu-01").await, []);
 }
 
 async fn a_tenants_change_of_flavour_is_not_ours_to_confirm(on: On) {
@@ -373,7 +373,7 @@ async fn an_instance_that_is_gone_is_gone(on: On) {
     bench.settle();
     assert_eq!(bench.ports.instances.get(&id).await.unwrap(), None);
     assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap(), []);
-    assert_eq!(bench.leaving("gpu-01").await, []);
+    assert_eq!(bench.moving("gpu-01").await, []);
     let error = bench.ports.instances.start_move(&id, Move::Live).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::NotFound);
 }

@@ -760,7 +760,7 @@ async fn chaos(seed: u64) -> Vec<String> {
         }
     }
     let others = scenario.plan.happenings.iter().filter(|one| matches!(one.what, Happens::ServiceDisabled { .. })).count();
-    let rules = checker::Rules { out_max: max_out as usize + others, open_questions: excused, resets_again: chaos.again.clone(), moves_back: false };
+    let rules = checker::Rules { out_max: max_out as usize + others, open_questions: excused, resets_again: chaos.again.clone(), ..checker::Rules::default() };
     let opened = |name: &str| {
         scenario.plan.happenings.iter().any(|one| matches!(&one.what, Happens::ServiceEnabled { node } if node == name))
     };

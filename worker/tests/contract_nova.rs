@@ -81,7 +81,7 @@ async fn a_host_that_nova_does_not_know_is_not_found_and_never_looks_empty() {
     assert_eq!(ports.compute.close(&nowhere, "x").await.unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(ports.compute.hypervisor(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(ports.instances.on(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
-    assert_eq!(ports.instances.leaving(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.moving(&nowhere).await.unwrap_err().kind, PortErrorKind::NotFound);
     let stranger = ports.instances.on(&node("stranger")).await.unwrap_err();
     assert_eq!(reason(&stranger), "stranger is not a node of the configuration");
 }
@@ -175,7 +175,7 @@ async fn a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrive
     assert_eq!((moved.vm_state.as_str(), moved.task_state.as_deref(), &moved.host), ("active", None, &ended.destination));
     assert!(moved.host.is_some_and(|host| host.starts_with("node-") && host != from.as_str()));
     assert_eq!(ports.instances.why_failed(&id, &started.request).await.unwrap(), None);
-    assert_eq!(ports.instances.leaving(&from).await.unwrap(), []);
+    assert_eq!(ports.instances.moving(&from).await.unwrap(), []);
     bed.tidy().await;
 }
 
@@ -195,14 +195,14 @@ async fn a_stopped_instance_is_moved_cold_and_confirmed_twice() {
 
     ports.instances.start_move(&id, Move::Cold).await.unwrap();
     let leaving = eventually("the migration among those that leave", || async {
-        ports.instances.leaving(&from).await.unwrap().into_iter().next()
+        ports.instances.moving(&from).await.unwrap().into_iter().next()
     })
     .await;
     assert_eq!((&leaving.instance, leaving.kind), (&id, MigrationKind::Cold));
     let waiting = migration(&ports, &id, &[MigrationState::AwaitsConfirmation, MigrationState::Failed]).await;
     assert_eq!((waiting.state, waiting.status.as_str()), (MigrationState::AwaitsConfirmation, "finished"));
     admin.settled(&id.0, "resized").await;
-    assert_eq!(ports.instances.leaving(&from).await.unwrap().len(), 1);
+    assert_eq!(ports.instances.moving(&from).await.unwrap().len(), 1);
 
     ports.instances.confirm(&id).await.unwrap();
     ports.instances.confirm(&id).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_stopped_instance_is_moved_cold_and_confirmed_twice() {
     assert_eq!(ended.status, "confirmed");
     admin.settled(&id.0, "stopped").await;
     ports.instances.confirm(&id).await.unwrap();
-    assert_eq!(ports.instances.leaving(&from).await.unwrap(), []);
+    assert_eq!(ports.instances.moving(&from).await.unwrap(), []);
     assert_ne!(ports.instances.get(&id).await.unwrap().unwrap().host.as_deref(), Some(from.as_str()));
     bed.tidy().await;
 }

@@ -384,7 +384,7 @@ async fn migrations_are_newest_first_and_those_of_deleted_instances_do_not_hold_
     let ports = ports(&cloud);
     let uuids = |migrations: Vec<Migration>| migrations.into_iter().map(|migration| migration.uuid).collect::<Vec<_>>();
     assert_eq!(uuids(ports.instances.migrations(&InstanceId("one".to_owned())).await.unwrap()), ["m4", "m3", "m2", "m1"]);
-    let leaving = ports.instances.leaving(&node("gpu-01")).await.unwrap();
+    let leaving = ports.instances.moving(&node("gpu-01")).await.unwrap();
     assert_eq!(leaving[0].source.as_deref(), Some("gpu-01"), "a host of ours is called as we call it");
     assert_eq!(uuids(leaving), ["m4"]);
 }

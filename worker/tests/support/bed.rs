@@ -1,6 +1,7 @@
 //! A real OpenStack, whose address is taken from the environment, and what a test does to it that is none of the
 //! adapters' business: flavours, an image, servers.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use reqwest::{Method, StatusCode};
@@ -20,7 +21,7 @@ pub(crate) struct Bed {
     clouds: Value,
     cloud: String,
     http: reqwest::Client,
-    _alone: MutexGuard<'static, ()>,
+    _alone: (MutexGuard<'static, ()>, File),
 }
 
 /// A user's token and what it leads to.
@@ -47,7 +48,11 @@ impl Bed {
         let clouds: Value = serde_saphyr::from_str(&text).unwrap();
         turnaround_worker::adapters::install_tls();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let bed = Bed { clouds, cloud, http, _alone: ONE_AT_A_TIME.lock().await };
+        let alone = ONE_AT_A_TIME.lock().await;
+        // Other test programs use the same cloud.
+        let lock = File::open(&file).unwrap();
+        let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.unwrap().unwrap();
+        let bed = Bed { clouds, cloud, http, _alone: (alone, lock) };
         bed.tidy().await;
         Some(bed)
     }

@@ -35,7 +35,7 @@ pub struct Instance {
     pub id: InstanceId,
     pub name: String,
     pub project: String,
-    /// `OS-EXT-SRV-ATTR:host`: where it is. None while it is being scheduled or shelved away.
+    /// `OS-EXT-SRV-ATTR:host`: where it is, by our own name for that node if it is one of ours. None while it is being scheduled or shelved away.
     pub host: Option<String>,
     /// Nova's `OS-EXT-STS:vm_state`: `active`, `stopped`, `paused`, `resized`, `error`, ...
     pub vm_state: String,
@@ -116,8 +116,8 @@ pub trait Instances: Send + Sync {
     /// Migrations of one instance, newest first.
     async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError>;
 
-    /// Migrations away from `node` that are not over yet (in progress, or awaiting confirmation).
-    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError>;
+    /// Migrations from `node` or to it that are not over yet (in progress, or awaiting confirmation).
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError>;
 
     /// Why the move of that request failed, in Nova's own words; None if it does not say.
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError>;

@@ -23,11 +23,28 @@ impl World {
     fn instances_of(&self, node: &NodeName) -> Result<Vec<Instance>, Trouble> {
         let host = self.service_of(node)?.host;
         let here = self.guests_where(|guest| guest.host.as_ref() == Some(&host))?;
-        Ok(here.iter().map(Guest::as_instance).collect())
+        Ok(here.iter().map(|guest| self.told(guest)).collect())
+    }
+
+    /// As the ports tell it: hosts by our own names for them.
+    fn told(&self, guest: &Guest) -> Instance {
+        let mut instance = guest.as_instance();
+        instance.host = instance.host.map(|host| self.our_name(host));
+        instance
+    }
+
+    fn our_name(&self, host: String) -> String {
+        self.machines().into_iter().find(|machine| machine.host == host).map_or(host, |machine| machine.node)
     }
 
     fn newest_first(&self, wanted: impl Fn(&MigrationRecord) -> bool) -> Result<Vec<Migration>, Trouble> {
-        Ok(self.migrations_where(wanted)?.iter().rev().map(MigrationRecord::as_migration).collect())
+        let told = |record: &MigrationRecord| {
+            let mut migration = record.as_migration();
+            migration.source = migration.source.map(|host| self.our_name(host));
+            migration.destination = migration.destination.map(|host| self.our_name(host));
+            migration
+        };
+        Ok(self.migrations_where(wanted)?.iter().rev().map(told).collect())
     }
 
     fn newest_cold(&self, id: &InstanceId) -> Result<Option<(MigrationKind, MigrationStatus)>, Trouble> {
@@ -72,7 +89,7 @@ impl Instances for World {
 
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         let guest = self.guest(id).map_err(|e| e.while_trying_to(format_args!("read instance {id}")))?;
-        Ok(guest.as_ref().map(Guest::as_instance))
+        Ok(guest.as_ref().map(|guest| self.told(guest)))
     }
 
     async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
@@ -101,11 +118,13 @@ impl Instances for World {
         found.map_err(|e| e.while_trying_to(format_args!("list the migrations of instance {id}")))
     }
 
-    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
         let found = self.service_of(node).and_then(|service| {
-            self.newest_first(|migration| migration.source == service.host && !migration.status.is_over())
+            let here = |host: &str| host == service.host;
+            let touches = |migration: &MigrationRecord| here(&migration.source) || migration.destination.as_deref().is_some_and(here);
+            self.newest_first(|migration| touches(migration) && !migration.status.is_over())
         });
-        found.map_err(|e| e.while_trying_to(format_args!("list the migrations away from {node}")))
+        found.map_err(|e| e.while_trying_to(format_args!("list the migrations from and to {node}")))
     }
 
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {

@@ -22,8 +22,9 @@ pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<S
     for instance in cx.ports.instances.on(node).await? {
         objections.push(format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state));
     }
-    for migration in cx.ports.instances.leaving(node).await? {
-        objections.push(format!("instance {} is still on its way out ({})", migration.instance, migration.status));
+    for migration in cx.ports.instances.moving(node).await? {
+        let to = migration.destination.as_deref().unwrap_or("wherever Nova chooses");
+        objections.push(format!("instance {} is on its way to {to} ({})", migration.instance, migration.status));
     }
     for instance in cx.ports.compute.hypervisor(node).await?.running {
         objections.push(format!("the hypervisor still has instance {instance}"));

@@ -102,16 +102,16 @@ fn classify(instance: &Instance) -> Result<Move, String> {
 /// Where the node stands.
 struct Scene {
     on_node: Vec<Instance>,
-    leaving: Vec<Migration>,
+    moving: Vec<Migration>,
 }
 
 impl Scene {
     async fn look(cx: &StepCx<'_>, node: &NodeName) -> Result<Scene, StepError> {
-        Ok(Scene { on_node: cx.ports.instances.on(node).await?, leaving: cx.ports.instances.leaving(node).await? })
+        Ok(Scene { on_node: cx.ports.instances.on(node).await?, moving: cx.ports.instances.moving(node).await? })
     }
 
     fn is_empty(&self) -> bool {
-        self.on_node.is_empty() && self.leaving.is_empty()
+        self.on_node.is_empty() && self.moving.is_empty()
     }
 }
 
@@ -149,21 +149,14 @@ impl Step for Evacuate {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
         let order = order(cx)?;
-        let mut evacuation = Evacuation {
-            cx,
-            node: &order.node,
-            scene: Scene::look(cx, &order.node).await?,
-            moves: cx.checkpoint()?.unwrap_or_default(),
-            waited_for: BTreeSet::new(),
-            blocked: Vec::new(),
-            changed: false,
-        };
+        let mut evacuation = Evacuation::look(cx, &order.node).await?;
         evacuation.follow_up().await?;
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
             evacuation.start_more(order.rules.moves_at_once).await?;
         }
+        evacuation.find_unconfirmed().await?;
         evacuation.write_down().await?;
         let under_way = evacuation.moves.instances.values().filter(|moving| moving.is_under_way()).count();
         if opened && under_way == 0 {
@@ -183,15 +176,7 @@ impl Step for Evacuate {
     /// Instances stay where they are by now; what is under way is seen to its end, so that nothing is left half moved.
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         let order = order(cx)?;
-        let mut evacuation = Evacuation {
-            cx,
-            node: &order.node,
-            scene: Scene::look(cx, &order.node).await?,
-            moves: cx.checkpoint()?.unwrap_or_default(),
-            waited_for: BTreeSet::new(),
-            blocked: Vec::new(),
-            changed: false,
-        };
+        let mut evacuation = Evacuation::look(cx, &order.node).await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
@@ -241,7 +226,19 @@ struct Evacuation<'a, 'b> {
     changed: bool,
 }
 
-impl Evacuation<'_, '_> {
+impl<'a, 'b> Evacuation<'a, 'b> {
+    async fn look(cx: &'a StepCx<'b>, node: &'a NodeName) -> Result<Evacuation<'a, 'b>, StepError> {
+        Ok(Evacuation {
+            cx,
+            node,
+            scene: Scene::look(cx, node).await?,
+            moves: cx.checkpoint()?.unwrap_or_default(),
+            waited_for: BTreeSet::new(),
+            blocked: Vec::new(),
+            changed: false,
+        })
+    }
+
     /// Looks what became of every move that is under way.
     async fn follow_up(&mut self) -> Result<(), StepError> {
         let under_way: Vec<InstanceId> =
@@ -276,7 +273,7 @@ impl Evacuation<'_, '_> {
             return self.still_here(id, moving, ours).await;
         }
         // It runs elsewhere some seconds before its migration is over; rebooting the source in between would harm it.
-        if self.scene.leaving.iter().any(|leaving| leaving.instance == *id) {
+        if self.scene.moving.iter().any(|moving| moving.instance == *id) {
             return Ok(None);
         }
         if instance.vm_state == "error" {
@@ -325,13 +322,6 @@ impl Evacuation<'_, '_> {
     /// Asks Nova for as many more moves as there is room for.
     async fn start_more(&mut self, at_once: u32) -> Result<(), StepError> {
         let waiting: Vec<Instance> = self.scene.on_node.clone();
-        for migration in &self.scene.leaving {
-            let id = &migration.instance;
-            let resized = migration.kind == MigrationKind::Resize && migration.state == MigrationState::AwaitsConfirmation;
-            if resized && !waiting.iter().any(|instance| instance.id == *id) {
-                self.blocked.push(format!("{id}, elsewhere by now, waits for its owner to confirm or revert a resize"));
-            }
-        }
         for instance in waiting {
             let known = self.moves.instances.get(&instance.id);
             if known.is_some_and(Moving::is_under_way) {
@@ -354,6 +344,30 @@ impl Evacuation<'_, '_> {
             }
         }
         self.forget_busy();
+        Ok(())
+    }
+
+    /// Instances that have left by a move of somebody else's, which is not confirmed yet. Nova lists them on their new host
+    /// only, and keeps their old disk here until then: for ever, if nobody says anything.
+    async fn find_unconfirmed(&mut self) -> Result<(), StepError> {
+        for migration in &self.scene.moving {
+            let id = &migration.instance;
+            let ours = self.moves.instances.get(id).is_some_and(Moving::is_under_way);
+            // One that was on the node at this look, as one that has come here is, is told about there.
+            let here = self.scene.on_node.iter().any(|instance| instance.id == *id);
+            if migration.state != MigrationState::AwaitsConfirmation || ours || here {
+                continue;
+            }
+            let Some(instance) = self.cx.ports.instances.get(id).await? else { continue };
+            let what = match migration.kind {
+                MigrationKind::Resize => "a resize",
+                MigrationKind::Live | MigrationKind::Cold | MigrationKind::Evacuation => "somebody's cold migration",
+            };
+            self.blocked.push(format!(
+                "{} ({id}) has left by {what} that waits to be confirmed or reverted: until then its old disk is on {}",
+                instance.name, self.node
+            ));
+        }
         Ok(())
     }
 

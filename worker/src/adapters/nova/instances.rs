@@ -91,12 +91,12 @@ impl Instances for Nova {
         self.migration_records(format!("list the migrations of instance {id}"), "instance_uuid", &id.0).await
     }
 
-    async fn leaving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
-        let operation = format!("list the migrations that leave {node}");
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        let operation = format!("list the migrations from and to {node}");
         self.known_service(node, &operation).await?;
         let host = self.host(node, &operation)?;
-        let all = self.migration_records(operation, "source_compute", host).await?;
-        let mut leaving = Vec::new();
+        let all = self.migration_records(operation, "host", host).await?;
+        let mut moving = Vec::new();
         // Nova keeps the records of deleted instances, some of them unfinished for ever.
         let mut exists: BTreeMap<String, bool> = BTreeMap::new();
         for migration in all {
@@ -110,10 +110,10 @@ impl Instances for Nova {
             };
             exists.insert(id.0.clone(), there);
             if there {
-                leaving.push(migration);
+                moving.push(migration);
             }
         }
-        Ok(leaving)
+        Ok(moving)
     }
 
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {

@@ -10,11 +10,11 @@ fn a_live_migration_arrives_before_it_is_over() {
     bench.until("it is on the other node", |site| site.instance("gpu-01-a").unwrap().host.as_deref() == Some("gpu-02"));
     assert_eq!(bench.state("gpu-01-a"), "active");
     assert_eq!(bench.newest_migration("gpu-01-a").status, "running");
-    assert_eq!(block_on(bench.ports.instances.leaving(&node("gpu-01"))).unwrap().len(), 1);
+    assert_eq!(block_on(bench.ports.instances.moving(&node("gpu-01"))).unwrap().len(), 1);
     bench.settle();
     assert_eq!(bench.newest_migration("gpu-01-a").status, "completed");
     assert_eq!(bench.newest_migration("gpu-01-a").state, MigrationState::Succeeded);
-    assert_eq!(block_on(bench.ports.instances.leaving(&node("gpu-01"))).unwrap(), []);
+    assert_eq!(block_on(bench.ports.instances.moving(&node("gpu-01"))).unwrap(), []);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_change_of_flavour_by_a_tenant_waits_for_the_tenant() {
     let bench = Bench::of(plan);
     let migration = bench.newest_migration("gpu-01-a");
     assert_eq!((migration.kind, migration.state), (MigrationKind::Resize, MigrationState::AwaitsConfirmation));
-    assert_eq!(block_on(bench.ports.instances.leaving(&node("gpu-01"))).unwrap().len(), 1);
+    assert_eq!(block_on(bench.ports.instances.moving(&node("gpu-01"))).unwrap().len(), 1);
     let error = block_on(bench.ports.instances.confirm(&bench.id("gpu-01-a"))).unwrap_err();
     assert_eq!(refusal(&error), "its last move is a tenant's change of flavour");
 }
@@ -180,7 +180,7 @@ fn an_instance_may_be_deleted_while_it_is_moved() {
     bench.start_move("gpu-01-a", Move::Live).unwrap();
     bench.settle();
     assert_eq!(block_on(bench.ports.instances.get(&id)).unwrap(), None);
-    assert_eq!(block_on(bench.ports.instances.leaving(&node("gpu-01"))).unwrap(), []);
+    assert_eq!(block_on(bench.ports.instances.moving(&node("gpu-01"))).unwrap(), []);
     let error = block_on(bench.ports.instances.start_move(&id, Move::Live)).unwrap_err();
     assert_eq!(error.kind, PortErrorKind::NotFound);
 }
@@ -190,7 +190,7 @@ fn an_unknown_host_never_looks_empty() {
     let bench = Bench::of(SitePlan::uniform(1, 0));
     let nowhere = node("gpu-99");
     assert_eq!(block_on(bench.ports.instances.on(&nowhere)).unwrap_err().kind, PortErrorKind::NotFound);
-    assert_eq!(block_on(bench.ports.instances.leaving(&nowhere)).unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(block_on(bench.ports.instances.moving(&nowhere)).unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(block_on(bench.ports.compute.service(&nowhere)).unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(block_on(bench.ports.compute.hypervisor(&nowhere)).unwrap_err().kind, PortErrorKind::NotFound);
 }
