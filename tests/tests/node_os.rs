@@ -213,6 +213,29 @@ async fn a_reset_whose_answer_is_lost_is_not_asked_for_twice_however_slow_the_ca
 }
 
 #[tokio::test]
+async fn a_node_that_could_not_be_asked_before_its_reset_is_not_taken_for_one_that_came_back_wrong() {
+    let unreachable = |lasts| {
+        let mut plan = SitePlan::uniform(3, 0);
+        plan.latencies.reset = 5 * SECOND;
+        plan.faults.outages = vec![Outage { api: Api::Ssh, node: None, from: Duration::ZERO, lasts }];
+        plan
+    };
+    let mut reset_after = 2 * MINUTE;
+    // First to see when the reset is; then SSH is back right after it, and the node is still going down.
+    for _ in 0..2 {
+        let plan = unreachable(reset_after + Duration::from_millis(1));
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.call_takes = Duration::from_millis(400);
+        let mut scenario = Scenario::with(sim, plan, &["gpu-01"], 1).await;
+        scenario.rest().await;
+        let reset = scenario.sim.world.events().into_iter().find(|event| matches!(event.what, Happened::ResetRequested { .. })).unwrap();
+        reset_after = reset.at.since(MORNING);
+        scenario.succeeded("gpu-01").await;
+        scenario.is_clean();
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_never_comes_back_is_a_question_at_the_deadline() {
     for faults in [
         NodeFaults { never_comes_back: 1, ..NodeFaults::default() },

@@ -462,3 +462,52 @@ async fn at(when: Option<Instant>) {
 fn rand_factor() -> f64 {
     rand::random_range(0.5..=1.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use turnaround_workflows::clock::{SystemClock, Timestamp};
+    use turnaround_workflows::store::Status;
+    use turnaround_workflows::store::memory::MemoryStore;
+
+    use super::*;
+
+    fn parked(id: &WorkflowId, fence: Fence) -> Commit {
+        Commit {
+            id: id.clone(),
+            fence,
+            expected: 1,
+            entries: Vec::new(),
+            state: None,
+            status: Status::Waiting,
+            headline: String::new(),
+            consumed: 0,
+            take: Vec::new(),
+            give: Vec::new(),
+            create: Vec::new(),
+            signals: Vec::new(),
+            traceparent: None,
+            next: Next::Signal,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_old_lease_is_not_the_end_of_a_new_one() {
+        let options = PumpOptions { slots: 1, lease: Duration::from_secs(30), worker: "under test".to_owned() };
+        let clock = Arc::new(StoreClock::new(Timestamp::default()));
+        let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+        let shared = Shared { store, clock, stopping: CancellationToken::new(), options };
+        let mut pump = Loop::new(shared, mpsc::channel(1).0, watch::channel(false).0);
+        let id: WorkflowId = "node-os-rollout-abc.gpu-01".parse().expect("an id");
+        // Lost, and claimed again by this very worker; then what the old activation had asked for is answered.
+        let lost = CancellationToken::new();
+        pump.held.insert(id.clone(), Held { fence: Fence(2), lost: lost.clone() });
+        for committed in [Committed::Fenced, Committed::Done { lease_until: None, signals: Vec::new() }] {
+            let batch = Batch { commits: vec![(parked(&id, Fence(1)), oneshot::channel().0)], ..Batch::default() };
+            let advanced =
+                Advanced { now: Timestamp::default(), commits: vec![committed], renewed: Vec::new(), claimed: Vec::new(), next: None };
+            pump.settle(batch, &Advance::default(), advanced);
+            assert!(pump.held.contains_key(&id), "it is renewed for as long as it is worked on");
+        }
+        assert!(!lost.is_cancelled());
+    }
+}

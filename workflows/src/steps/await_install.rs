@@ -43,16 +43,17 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let reset = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?;
     let before = reset.boot_id_before.or(staged.boot_id_before);
     let Some(facts) = facts(cx, &order.node).await? else { return Ok(Seen::NotYet) };
-    if before.as_ref() == Some(&facts.boot_id) {
-        // It still runs as before. A BMC may say yes to a reset and do nothing.
-        let never = cx.now().since(reset.reset_at) > RESET_NEVER_HAPPENED;
-        return Ok(if never { Seen::Other(facts) } else { Seen::NotYet });
-    }
     let ours = facts
         .installed
         .as_ref()
         .is_some_and(|installed| installed.token == staged.ticket.token && installed.sha256 == staged.ticket.sha256);
-    Ok(if ours { Seen::Ours(InstalledBoot { boot_id: facts.boot_id }) } else { Seen::Other(facts) })
+    if ours {
+        return Ok(Seen::Ours(InstalledBoot { boot_id: facts.boot_id }));
+    }
+    // It may still run as before, also where it could not be asked then. A BMC may say yes to a reset and do nothing.
+    let as_before = before.is_none_or(|before| before == facts.boot_id);
+    let perhaps = cx.now().since(reset.reset_at) <= RESET_NEVER_HAPPENED;
+    Ok(if as_before && perhaps { Seen::NotYet } else { Seen::Other(facts) })
 }
 
 #[async_trait]
