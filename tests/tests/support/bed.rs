@@ -17,8 +17,8 @@ pub(crate) const PREFIX: &str = "turnaround-renewal";
 /// Begins the reasons that Turnaround leaves.
 const OURS: &str = "turnaround:";
 
-/// A test Nova on a busy machine takes up to half a minute for one move.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// A test Nova on a busy machine takes up to half a minute for one move, and a drain is several.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(250);
 
 /// One real cloud, ours alone for as long as this lives.
