@@ -323,6 +323,38 @@ async fn a_host_that_a_person_had_disabled_stays_disabled_with_their_reason() {
     site.end().await;
 }
 
+#[tokio::test]
+async fn a_server_that_ends_in_error_on_its_new_host_is_a_question_before_its_old_disk_is_wiped() {
+    let test = "a_server_that_ends_in_error_on_its_new_host_is_a_question_before_its_old_disk_is_wiped";
+    let bed = bed!("a_server_that_ends_in_error_on_its_new_host_is_a_question_before_its_old_disk_is_wiped");
+    if !bed.can_fail(test) {
+        return;
+    }
+    let site = Site::start(&bed).await;
+    let stopped = bed.boot_in("stopped", site.host()).await;
+    for host in &site.hosts[1..] {
+        bed.fail(host, &json!({ "finish": -1 }));
+    }
+    let rollout = site.running.renew(&[NODE]).await.unwrap();
+    let node = site.of_node(&rollout).await;
+    let asked = site.asks(&node).await;
+    let server = bed.server(&stopped).await.unwrap();
+    assert_eq!((server.vm_state.as_str(), server.host != site.host()), ("error", true));
+    let name = bed.name_of(&stopped).await;
+    assert!(asked.contains(&format!("    - {name} ({stopped}): is in error on ")), "{asked}");
+    assert!(asked.contains("injected fault: finish"), "{asked}");
+    assert_eq!(site.images_written(), 0);
+
+    bed.tidy_faults().await;
+    bed.action(&stopped, json!({ "os-resetState": { "state": "active" } })).await;
+    bed.settled(&stopped, "active").await;
+    site.answer(&node, "retry").await;
+    site.ends_well(&rollout).await;
+    assert_eq!(bed.actions(&stopped).await, ["create", "stop", "migrate", "resetState"]);
+    assert_eq!(bed.service(site.host()).await, (true, None));
+    site.end().await;
+}
+
 /// Between two blows.
 const BLOW: Duration = Duration::from_secs(1);
 /// After these the workers are left in peace: one look at Nova may take longer than a blow on a busy machine.
