@@ -47,3 +47,18 @@ async fn a_cold_migration_of_somebody_else_that_waits_to_be_confirmed_is_a_quest
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
 }
+
+#[tokio::test]
+async fn an_instance_that_somebody_else_is_moving_is_waited_for_and_nobody_is_asked() {
+    let plan = SitePlan::uniform(3, 1);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let busy = guest(&sim, "gpu-01-a");
+    sim.world.request_move(&busy.id, Move::Live).unwrap();
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&sim.child(&rollout, "gpu-01").await).await.status, Status::Succeeded);
+    let moves = sim.world.migrations_where(|record| record.instance == busy.id).unwrap();
+    assert_eq!(moves.len(), 1, "theirs was enough: {moves:?}");
+}

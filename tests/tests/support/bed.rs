@@ -17,8 +17,8 @@ pub(crate) const PREFIX: &str = "turnaround-renewal";
 /// Begins the reasons that Turnaround leaves.
 const OURS: &str = "turnaround:";
 
-/// A test Nova on a busy machine takes up to half a minute for one move.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
+/// A test Nova on a busy machine takes up to half a minute for one move, and a drain is several.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(250);
 
 /// One real cloud, ours alone for as long as this lives.
@@ -218,11 +218,18 @@ impl Bed {
         actions.iter().map(|action| action["action"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// No host fails any more.
+    pub(crate) async fn tidy_faults(&self) {
+        for service in self.get("/os-services?binary=nova-compute").await["services"].as_array().unwrap() {
+            self.fail(service["host"].as_str().unwrap(), &json!({}));
+        }
+    }
+
     /// Everything as it was: no servers of ours, no host closed by us, no faults.
     pub(crate) async fn tidy(&self) {
+        self.tidy_faults().await;
         let services = self.get("/os-services?binary=nova-compute").await;
         for service in services["services"].as_array().unwrap() {
-            self.fail(service["host"].as_str().unwrap(), &json!({}));
             let reason = service["disabled_reason"].as_str().unwrap_or_default();
             if reason.starts_with(PREFIX) || reason.starts_with(OURS) {
                 let id = service["id"].as_str().unwrap();

@@ -74,6 +74,11 @@ impl Moving {
     fn is_under_way(&self) -> bool {
         matches!(self.stage, MoveStage::Intended | MoveStage::Accepted { .. })
     }
+
+    /// Nothing more is to be found out about it, if it is not on the node.
+    fn has_left(&self) -> bool {
+        matches!(self.stage, MoveStage::Landed { .. } | MoveStage::Gone)
+    }
 }
 
 /// Empties the node by live migration, and cold migration with confirmation for stopped instances.
@@ -81,8 +86,9 @@ pub struct Evacuate;
 
 /// What it is busy with, if that passes by itself.
 fn busy(instance: &Instance) -> Option<&str> {
-    let building = (instance.vm_state == "building").then_some("building");
-    instance.task_state.as_deref().or(building)
+    // Real Nova lists one that its tenant has deleted as `deleted`, without any task, for some moments before it is gone.
+    let passing = matches!(instance.vm_state.as_str(), "building" | "deleted").then_some(instance.vm_state.as_str());
+    instance.task_state.as_deref().or(passing)
 }
 
 /// How an instance can be moved, or why it can't.
@@ -129,7 +135,7 @@ impl Step for Evacuate {
         let node = order(cx)?.node;
         let scene = Scene::look(cx, &node).await?;
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
-        if scene.is_empty() && !moves.instances.values().any(Moving::is_under_way) && unsettled(cx)?.is_zero() {
+        if scene.is_empty() && moves.instances.values().all(Moving::has_left) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
         let (mut live, mut cold, mut blocked) = (0, 0, Vec::new());
@@ -162,11 +168,11 @@ impl Step for Evacuate {
         if opened && under_way == 0 {
             return Err(StepError::ask(question_opened(&order.node, evacuation.scene.on_node.len())));
         }
-        if evacuation.scene.is_empty() && under_way == 0 {
+        let stuck = evacuation.stuck();
+        if evacuation.scene.is_empty() && under_way == 0 && stuck.is_empty() {
             let note = "empty; waits for instances that were on their way to it when it was closed".to_owned();
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
-        let stuck = evacuation.stuck();
         if under_way == 0 && !stuck.is_empty() {
             return Err(StepError::ask(question(&order.node, &stuck)));
         }
@@ -239,24 +245,34 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         })
     }
 
-    /// Looks what became of every move that is under way.
+    /// Looks what became of every move that is under way, and of instances that have left although their move had failed:
+    /// somebody else has moved or deleted them, or they ended in error on their new host.
     async fn follow_up(&mut self) -> Result<(), StepError> {
-        let under_way: Vec<InstanceId> =
-            self.moves.instances.iter().filter(|(_, moving)| moving.is_under_way()).map(|(id, _)| id.clone()).collect();
-        for id in under_way {
-            let Some(moving) = self.moves.instances.get(&id).cloned() else { continue };
-            if let Some(stage) = self.outcome(&id, &moving).await? {
+        let open = self.moves.instances.iter().filter(|(id, moving)| match moving.stage {
+            MoveStage::Intended | MoveStage::Accepted { .. } => true,
+            MoveStage::Failed { .. } => !self.is_here(id),
+            MoveStage::Landed { .. } | MoveStage::Gone => false,
+        });
+        let open: Vec<(InstanceId, Moving)> = open.map(|(id, moving)| (id.clone(), moving.clone())).collect();
+        for (id, moving) in open {
+            if let Some(stage) = self.outcome(&id, &moving).await?
+                && stage != moving.stage
+            {
                 self.set(&id, stage);
             }
         }
         Ok(())
     }
 
+    fn is_here(&self, id: &InstanceId) -> bool {
+        self.scene.on_node.iter().any(|instance| instance.id == *id)
+    }
+
     /// What became of one move; None while it is under way.
     async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<MoveStage>, StepError> {
         let instances = &self.cx.ports.instances;
         let Some(instance) = instances.get(id).await? else { return Ok(Some(MoveStage::Gone)) };
-        if instance.task_state.is_some() {
+        if busy(&instance).is_some() {
             return Ok(None);
         }
         let host = instance.host.clone().unwrap_or_default();
@@ -354,8 +370,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             let id = &migration.instance;
             let ours = self.moves.instances.get(id).is_some_and(Moving::is_under_way);
             // One that was on the node at this look, as one that has come here is, is told about there.
-            let here = self.scene.on_node.iter().any(|instance| instance.id == *id);
-            if migration.state != MigrationState::AwaitsConfirmation || ours || here {
+            if migration.state != MigrationState::AwaitsConfirmation || ours || self.is_here(id) {
                 continue;
             }
             let Some(instance) = self.cx.ports.instances.get(id).await? else { continue };
@@ -469,10 +484,9 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     fn stuck(&self) -> Vec<String> {
         let mut stuck = self.blocked.clone();
         for (id, moving) in &self.moves.instances {
-            let is_here = self.scene.on_node.iter().any(|instance| instance.id == *id);
+            // One that ended in error on its new host is not moved again, and its old disk may be what it is mended with.
             if let MoveStage::Failed { reason } = &moving.stage
-                && self.tries(moving) >= TRIES_MAX
-                && is_here
+                && (self.tries(moving) >= TRIES_MAX || !self.is_here(id))
             {
                 stuck.push(format!("{} ({id}): {reason}", moving.name));
             }
