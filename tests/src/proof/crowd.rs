@@ -425,6 +425,10 @@ impl Crowd {
         if hear.is_empty() || now < self.unheard_until || self.due().is_none_or(|due| due > now) {
             return false;
         }
+        if let Some(up) = down_until(&self.outages, now) {
+            self.unheard_until = up;
+            return false;
+        }
         if self.gate.with_fate(|fate| fate.rings_unheard()) {
             self.sometimes.count("ring unheard");
             self.unheard_until = hear.iter().map(|&place| self.workers[place].look_at).min().unwrap_or(now);
