@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use turnaround_workflows::clock::{Clock as _, HandClock, Timestamp};
-use turnaround_workflows::engine::{Activation, Engine, Registry, Signal, SignalKind, Start, start};
+use turnaround_workflows::engine::{Activation, Engine, Registry, Signal, SignalKind, Start, State, start};
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
-use turnaround_workflows::store::{Advance, Claim, Claimed, Document, Fence, Query, Scope, Signalled, Status, Store, WorkflowId};
+use turnaround_workflows::store::{Advance, Advanced, Claim, Claimed, Document, Fence, Query, Scope, Signalled, Status, Store, WorkflowId};
 
 use super::gate::{At, Befalls, Fate, Gate, Moment};
 use super::lease::{GatedLease, down_until};
@@ -99,7 +99,8 @@ impl Crowd {
         let gate = Arc::new(Gate::new(clock.clone(), workers, fate));
         let registry = watched(registry, &gate);
         let ports = gated(world.ports(), gate.clone());
-        let engine = Arc::new(Engine { registry: registry.clone(), ports, keep_finished: KEEP_FINISHED });
+        let queues = registry.queues();
+        let engine = Arc::new(Engine { registry: registry.clone(), ports, queues, keep_finished: KEEP_FINISHED });
         let workers = (0..workers).map(|_| Worker { job: None, look_at: MORNING, up_at: MORNING }).collect();
         Crowd {
             clock,
@@ -145,6 +146,10 @@ impl Crowd {
 
     pub fn document(&self, id: &WorkflowId) -> Option<Document> {
         done(self.store.load(id)).expect("the memory store always answers")
+    }
+
+    pub fn state(&self, document: &Document) -> State {
+        done(State::load(&*self.store, document)).expect("the memory store always answers").expect("the journal folds")
     }
 
     pub fn list(&self, scope: Scope) -> Vec<Document> {
@@ -256,7 +261,13 @@ impl Crowd {
 
     /// When there may be something to claim.
     fn due(&self) -> Option<Timestamp> {
-        done(self.store.advance(Advance::default())).expect("the memory store always answers").next
+        self.claim(0, String::new()).next
+    }
+
+    fn claim(&self, max: u32, worker: String) -> Advanced {
+        let claim = Claim { max, lease: LEASE, worker, queues: self.engine.queues.clone() };
+        let advance = Advance { lease: LEASE, claim: Some(claim), ..Advance::default() };
+        done(self.store.advance(advance)).expect("the memory store always answers")
     }
 
     /// One worker's pump renews what is to be renewed.
@@ -356,9 +367,7 @@ impl Crowd {
             self.workers[place].look_at = up;
             return true;
         }
-        let claim = Claim { max: 1, lease: LEASE, worker: format!("worker {place}") };
-        let advance = Advance { lease: LEASE, claim: Some(claim), ..Advance::default() };
-        let advanced = done(self.store.advance(advance)).expect("the memory store always answers");
+        let advanced = self.claim(1, format!("worker {place}"));
         let look_again = now + LEASE;
         self.workers[place].look_at = advanced.next.map_or(look_again, |next| next.min(look_again)).max(now + Duration::from_millis(1));
         if let Some(claimed) = advanced.claimed.into_iter().next() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 use turnaround_workflows::engine::{AnyStep, Definition, Observed, Policy, Progress, Registry, StepCx, StepError, Undone};
-use turnaround_workflows::store::{Resource, Take};
+use turnaround_workflows::store::{Queue, Resource, Take};
 
 use super::gate::{At, Gate, Moment};
 
@@ -54,6 +54,10 @@ impl AnyStep for Watched {
 
     fn is_point_of_no_return(&self) -> bool {
         self.step().is_point_of_no_return()
+    }
+
+    fn queue(&self) -> Queue {
+        self.step().queue()
     }
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {

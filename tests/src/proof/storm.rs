@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
-use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind, State};
+use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
 use turnaround_workflows::rehearsal::SitePlan;
 use turnaround_workflows::store::{Document, Resource, Scope, Status};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
@@ -19,6 +19,8 @@ use crate::sim::order;
 
 /// At most so many nodes out of service at once.
 const OUT_MAX: u32 = 2;
+/// Nodes that are ordered of the four to seven of a site: more of them only do the same once more.
+const NODES_ORDERED: std::ops::RangeInclusive<usize> = 1..=4;
 /// Questions that are answered in one run, once everything is mended; then the operator goes home.
 const ANSWERS_MAX: u32 = 14;
 /// What was seen of a node may be acted upon for so long (ARCHITECTURE, "What a killed worker costs").
@@ -145,7 +147,7 @@ impl People {
                 SignalKind::Retry
             }
             8 => SignalKind::Answer { key: "nonsense".to_owned() },
-            _ => match self.answer(document) {
+            _ => match self.answer(crowd, document) {
                 Some(answer) => answer,
                 None => {
                     // By the time it is read, something may be asked.
@@ -167,8 +169,8 @@ impl People {
     }
 
     /// Some answer to the question of this workflow, if it asks one.
-    fn answer(&mut self, document: &Document) -> Option<SignalKind> {
-        let state = State::of(document).expect("the state can be read");
+    fn answer(&mut self, crowd: &Crowd, document: &Document) -> Option<SignalKind> {
+        let state = crowd.state(document);
         let mut answers = state.question()?.answers.clone();
         // Nodes that are left go on counting as out: with as many as may be out, nothing would go on.
         if self.rules.left_by_operators.len() + 1 >= self.rules.out_max {
@@ -188,7 +190,7 @@ impl People {
     fn mend(&mut self, crowd: &mut Crowd) -> bool {
         let mut said = false;
         for document in crowd.list(Scope::Open) {
-            let state = State::of(&document).expect("the state can be read");
+            let state = crowd.state(&document);
             if state.paused.is_some() {
                 crowd.tell(&document.id, SignalKind::Resume, 1);
                 said = true;
@@ -198,7 +200,7 @@ impl People {
             return said;
         }
         let asking = crowd.list(Scope::Open).into_iter().find(|document| document.status == Status::NeedsOperator);
-        let Some((asking, answer)) = asking.and_then(|asking| self.answer(&asking).map(|answer| (asking, answer))) else { return false };
+        let Some((asking, answer)) = asking.and_then(|asking| self.answer(crowd, &asking).map(|answer| (asking, answer))) else { return false };
         self.asked += 1;
         crowd.run_until(crowd.clock.now() + ANSWERS_AFTER);
         crowd.sometimes.count("question answered");
@@ -245,8 +247,12 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
 /// One rollout of all nodes; sometimes a second one of some of them, whose nodes then have two workflows that want them.
 fn orders(random: &mut StdRng, plan: &SitePlan) -> Vec<RolloutOrder> {
     let mut first = order(plan, OUT_MAX);
-    first.rules.node_poll_ms = [10_000, 20_000, 45_000][random.random_range(0..3)];
-    first.rules.move_poll_ms = [5_000, 10_000, 15_000][random.random_range(0..3)];
+    first.nodes.truncate(random.random_range(NODES_ORDERED));
+    first.rules.node_poll_ms = [10_000, 30_000, 60_000][random.random_range(0..3)];
+    first.rules.move_poll_ms = [5_000, 10_000, 20_000][random.random_range(0..3)];
+    first.rules.evacuate_deadline_ms = 3_600_000;
+    first.rules.install_deadline_ms = 1_800_000;
+    first.rules.rejoin_deadline_ms = 900_000;
     let mut orders = vec![first.clone()];
     if random.random_range(0..6) == 0 {
         let mut second = first;
