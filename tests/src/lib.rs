@@ -5,6 +5,7 @@ pub mod checker;
 pub mod harness;
 pub mod lab;
 pub mod otlp;
+pub mod proof;
 pub mod servers;
 pub mod sim;
 pub mod site;
