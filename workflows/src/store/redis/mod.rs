@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Value, cmd};
 use async_trait::async_trait;
 
+use super::high_water::{HighWater, Standing};
 use super::{
     Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
@@ -27,6 +28,7 @@ mod options;
 mod outage;
 mod reply;
 mod script;
+mod standing;
 mod tickets;
 
 pub use options::{RedisAddress, RedisOptions};
@@ -78,6 +80,7 @@ impl RedisStore {
                 weaknesses: durability.weaknesses,
             });
         }
+        store.open().await?;
         Ok(store)
     }
 
@@ -284,6 +287,18 @@ impl Store for RedisStore {
 
     async fn durability(&self) -> Result<Durability, StoreError> {
         durability::look(&self.connection).await
+    }
+
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        self.read_standing().await
+    }
+
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
+        self.compared(remembered, by).await
+    }
+
+    async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
+        self.accepted(remembered, by).await
     }
 }
 

@@ -13,6 +13,9 @@ const PASSING: [&str; 10] = [
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 
 pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
+    if error.code() == Some("HALTED") {
+        return StoreError::Halted { operation };
+    }
     match remedy(&error) {
         None => StoreError::Unavailable { operation, source: Box::new(error) },
         Some(remedy) => StoreError::Unusable { operation, remedy, source: Box::new(error) },

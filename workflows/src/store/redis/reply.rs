@@ -41,7 +41,7 @@ impl Reply {
         }
     }
 
-    fn value(&mut self) -> Result<Value, Malformed> {
+    pub(super) fn value(&mut self) -> Result<Value, Malformed> {
         self.0.next().ok_or_else(|| Malformed::new("one more element", "the end"))
     }
 

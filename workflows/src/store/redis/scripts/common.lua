@@ -11,6 +11,7 @@
 local call = redis.call
 local KEY_FENCE, KEY_DUE, KEY_LEASE, KEY_BELL, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local KEY_REVISION = KEYS[#KEYS]
 
 -- Limits: the reasons are in limits.rs, which hands them over.
 local PREFIX = ARGV[1]
@@ -72,6 +73,7 @@ end
 -- events.rs reads the rest, the entry for instance, where it is.
 local function settle_events()
   if #happened == 0 then return end
+  call('INCR', KEY_REVISION)
   call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'e', table.concat(happened))
 end
 
