@@ -25,8 +25,10 @@ pub mod private_redis;
 pub mod redis;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 pub use error::StoreError;
+pub use trouble::Trouble;
 use high_water::{HighWater, Standing};
 
 /// Longest workflow id. Ids of children are made of their parent's and a key.

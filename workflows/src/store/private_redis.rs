@@ -55,6 +55,11 @@ impl PrivateRedis {
         self.directory.join("redis.sock")
     }
 
+    /// Where it keeps its file.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Patient ones: a loaded machine is no outage.
     pub fn options(&self) -> RedisOptions {
         RedisOptions { reply_timeout: PATIENCE, ..RedisOptions::new(RedisAddress::Socket(self.socket())) }

@@ -32,6 +32,7 @@ mod standing;
 mod tickets;
 
 pub use options::{RedisAddress, RedisOptions};
+pub(super) use outage::trouble;
 
 use bell::Bell;
 use connection::{Connection, Server};

@@ -3,6 +3,7 @@
 use ::redis::{ErrorKind, RedisError};
 
 use super::StoreError;
+use crate::store::Trouble;
 
 /// Answers that mean "not just now": it loads its file, is out of memory or disk, was demoted, or runs a script.
 const PASSING: [&str; 10] = [
@@ -20,6 +21,21 @@ pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
         None => StoreError::Unavailable { operation, source: Box::new(error) },
         Some(remedy) => StoreError::Unusable { operation, remedy, source: Box::new(error) },
     }
+}
+
+/// What an error of Redis that passes tells of; None of other errors.
+pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
+    let error = error.downcast_ref::<RedisError>()?;
+    Some(match error.code() {
+        Some("LOADING") => Trouble::Loading,
+        Some("MISCONF") => Trouble::DiskFull,
+        Some("OOM") => Trouble::MemoryFull,
+        Some("READONLY" | "MASTERDOWN") => Trouble::Demoted,
+        Some("NOREPLICAS") => Trouble::FewReplicas,
+        Some("BUSY") => Trouble::Busy,
+        _ if error.is_timeout() => Trouble::Silent,
+        _ => Trouble::Unreachable,
+    })
 }
 
 /// What a person should do; None if it passes.

@@ -4,6 +4,7 @@ use super::{Digest, NewWorkflow, StoredEntry};
 
 mod embedded;
 mod faults;
+mod high_water;
 mod memory;
 mod model;
 mod redis;
