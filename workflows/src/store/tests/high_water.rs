@@ -41,8 +41,15 @@ impl Witness {
         self.look().await.halt.map(|halt| halt.loss)
     }
 
+    /// As soon as Redis answers.
     async fn create(&self, name: &str) {
-        assert_eq!(self.store.create(sample(name)).await.unwrap(), Created::New);
+        let created = loop {
+            match self.store.create(sample(name)).await {
+                Ok(created) => break created,
+                Err(error) => assert!(error.is_outage(), "{error}: {:?}", std::error::Error::source(&error)),
+            }
+        };
+        assert_eq!(created, Created::New);
     }
 }
 

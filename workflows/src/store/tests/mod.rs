@@ -8,6 +8,7 @@ mod high_water;
 mod memory;
 mod model;
 mod redis;
+mod sentinel;
 
 fn sample(name: &str) -> NewWorkflow {
     NewWorkflow {
