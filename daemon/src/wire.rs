@@ -217,6 +217,8 @@ pub enum ReasonCode {
     UnknownDefinition,
     /// Its stored state can't be read.
     Unreadable,
+    /// What is kept of it can't be right: a person has to look.
+    Quarantined,
 }
 
 impl ReasonCode {
@@ -232,6 +234,7 @@ impl ReasonCode {
             ReasonCode::NoWorker => "no-worker",
             ReasonCode::UnknownDefinition => "unknown-definition",
             ReasonCode::Unreadable => "unreadable",
+            ReasonCode::Quarantined => "quarantined",
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::high_water::{HighWater, Standing};
 use super::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Signalled, Status, Store,
+    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::{Clock, Timestamp};
@@ -108,13 +108,12 @@ impl Store for MemoryStore {
         self.write_unless_halted("advance workflows", |shelf, now| shelf.advance(advance, now))
     }
 
-    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError> {
-        self.wait_until(&self.rung, timeout, Shelf::take_ring).await;
-        Ok(())
+    async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        Ok(self.wait_until(&self.rung, timeout, |shelf| shelf.take_ring(queues)).await)
     }
 
-    async fn ring(&self) -> Result<(), StoreError> {
-        self.write(|shelf, _| shelf.ring());
+    async fn ring(&self, queue: &Queue) -> Result<(), StoreError> {
+        self.write(|shelf, _| shelf.ring(queue));
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What is noticed to be missing, and what a halted store does until a person has looked.
 
 use super::*;
-use crate::store::StoreError;
+use crate::store::{Queue, StoreError};
 use crate::store::high_water::{HighWater, Loss, Standing};
 
 const WHO: &str = "daemon at host:1";
@@ -81,7 +81,7 @@ pub async fn a_halted_store_hands_out_and_takes_nothing(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let held = desk.begin("held").await;
     desk.create("due").await;
-    let claim = Claim { max: 10, lease: LONG, worker: "host:2".to_owned() };
+    let claim = Claim { max: 10, lease: LONG, worker: "host:2".to_owned(), queues: vec![Queue::DEFAULT] };
     let calls = [
         Advance { lease: LONG, claim: Some(claim), ..Advance::default() },
         Advance { lease: LONG, commits: vec![commit(&held, Next::Keep)], ..Advance::default() },

@@ -15,9 +15,13 @@ call('SET', KEY_REVISION, whole(math.max(there, revision) + 1))
 call('DEL', KEY_HALT)
 
 local leased = call('ZRANGE', KEY_LEASE, 0, -1)
-for _, id in ipairs(leased) do redis.pcall('HSET', workflow_key(id), 'leased', '0') end
+for _, id in ipairs(leased) do redis.pcall('HSET', workflow_key(id), 'fence', '') end
 in_slices('ZREM', KEY_LEASE, leased)
-for _, id in ipairs(call('ZRANGE', KEY_OPEN, 0, -1)) do make_due_now(id) end
+for _, id in ipairs(call('ZRANGE', KEY_OPEN, 0, -1)) do
+  -- What can't be read was set aside, or will be.
+  local found = redis.pcall('HMGET', workflow_key(id), 'status', 'queue')
+  if not found.err and found[2] and found[1] ~= 'quarantined' then make_due_now(id, found[2]) end
+end
 for _, schedule in ipairs(call('HKEYS', KEY_TICKS)) do
   local judged = tonumber(call('HGET', KEY_TICKS, schedule)) or 0
   call('HSET', KEY_TICKS, schedule, whole(math.max(judged, now)))
