@@ -52,6 +52,8 @@ fn remedy(error: &RedisError) -> Option<String> {
         return Some("use Redis 6.2 or newer, or Valkey, with no command renamed or disabled".to_owned());
     }
     match error.kind() {
+        // Cut off in the middle of an answer: nothing says that it would have been a wrong one.
+        ErrorKind::Parse if text.contains("end of input") => None,
         ErrorKind::Io
         | ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::NoValidReplicasFoundBySentinel

@@ -7,6 +7,7 @@ mod faults;
 mod high_water;
 mod memory;
 mod model;
+mod outages;
 mod redis;
 mod sentinel;
 
