@@ -8,6 +8,7 @@ mod high_water;
 mod memory;
 mod model;
 mod outages;
+mod poison;
 mod redis;
 mod sentinel;
 
