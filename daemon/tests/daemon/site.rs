@@ -11,12 +11,14 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use turnaround_config::Config;
+use turnaround_daemon::alarms::Alarms;
 use turnaround_daemon::api::app::App;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::socket::SocketClaim;
 use turnaround_daemon::archive::Archive;
 use turnaround_daemon::feed::EventFeed;
 use turnaround_daemon::jobs::JobBoard;
+use turnaround_daemon::store_watch::StoreWatch;
 use turnaround_daemon::tick_log::TickLog;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Entry, Event, State, seal};
@@ -104,7 +106,10 @@ impl Site {
         let memory = Arc::new(MemoryStore::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let store = wish.store.unwrap_or(Arc::clone(&memory) as Arc<dyn Store>);
         let stop = CancellationToken::new();
+        let alarms = Arc::new(Alarms::new(Arc::clone(&clock) as Arc<dyn Clock>));
         let app = Arc::new(App {
+            watch: Arc::new(StoreWatch::new(Arc::clone(&store), Arc::clone(&alarms), folder.path())),
+            alarms,
             config: Arc::new(config(&wish.config)),
             feed: EventFeed::new(Arc::clone(&store)),
             store,
