@@ -168,6 +168,11 @@ fn abort() -> Befalls {
     Befalls::Told(SignalKind::Abort { why: "a tenant called".to_owned() })
 }
 
+/// When an abort is told so that the step in this place has begun by the time it is read.
+fn told_at(place: usize) -> Moment {
+    if place == 0 { Moment::Claimed } else { Moment::EffectBegun }
+}
+
 /// Each definition from its beginning to its end; and each aborted in each of its steps.
 fn stories(registry: &Registry) -> Vec<Story> {
     let mut stories = Vec::new();
@@ -177,10 +182,8 @@ fn stories(registry: &Registry) -> Vec<Story> {
             stories.push(Story { kind, name: format!("{kind}, undisturbed"), lines: Box::new(Vec::new), only_undoing: false });
         }
         for (place, step) in definition.steps.iter().enumerate() {
-            // What is told while a step runs is read when the next one has begun.
-            let (told_in, moment) =
-                if place == 0 { (step, Moment::Claimed) } else { (&definition.steps[place - 1], Moment::EffectBegun) };
-            let told = At { kind, step: told_in.name(), undoing: false };
+            let moment = told_at(place);
+            let told = At { kind, step: step.name(), undoing: false };
             let lines = Box::new(move || vec![(at(told, moment), abort())]);
             stories.push(Story { kind, name: format!("{kind}, aborted in {}", step.name()), lines, only_undoing: true });
         }
@@ -241,34 +244,32 @@ fn judge_all<T: Sync>(cases: &[T], judge: impl Fn(&T) -> (Vec<String>, Coverage)
 }
 
 /// Killed once in a step, or in its undoing, and again as soon as the next worker has claimed it.
-fn killed_twice(registry: &Registry) -> Vec<(String, At, At)> {
+fn killed_twice(registry: &Registry) -> Vec<(At, Moment)> {
     let mut cases = Vec::new();
     for definition in registry.all() {
         let mut may_be_undone = true;
         for (place, step) in definition.steps.iter().enumerate() {
             may_be_undone &= !step.is_point_of_no_return();
-            let told = At { kind: definition.kind, step: definition.steps[place.saturating_sub(1)].name(), undoing: false };
             for undoing in [false, true].into_iter().take(1 + usize::from(may_be_undone)) {
                 let here = At { kind: definition.kind, step: step.name(), undoing };
-                cases.push((format!("{here:?}"), here, told));
+                cases.push((here, told_at(place)));
             }
         }
     }
     cases
 }
 
-fn judge_killed_twice((name, here, told): &(String, At, At)) -> (Vec<String>, Coverage) {
+fn judge_killed_twice((here, told_at): &(At, Moment)) -> (Vec<String>, Coverage) {
     let mut lines: Vec<(Where, Befalls)> = Vec::new();
     if here.undoing {
-        let moment = if told.step == here.step { Moment::Claimed } else { Moment::EffectBegun };
-        lines.push((at(*told, moment), abort()));
+        lines.push((at(At { undoing: false, ..*here }, *told_at), abort()));
     }
     lines.push((at(*here, Moment::IntentWritten), Befalls::Death));
     lines.push((at(*here, Moment::Claimed), Befalls::Death));
     let ran = run(here.kind, lines);
     let mut coverage = Coverage::default();
     ran.played.struck.iter().for_each(|point| coverage.add(point));
-    (ran.against.into_iter().map(|what| format!("killed twice in {name}: {what}")).collect(), coverage)
+    (ran.against.into_iter().map(|what| format!("killed twice in {here:?}: {what}")).collect(), coverage)
 }
 
 #[test]
