@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod engine;
+pub mod history;
 pub mod ports;
 pub mod rehearsal;
 pub mod steps;
