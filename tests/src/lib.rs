@@ -4,6 +4,7 @@
 pub mod campaign;
 pub mod checker;
 pub mod harness;
+pub mod history;
 pub mod lab;
 pub mod otlp;
 pub mod servers;

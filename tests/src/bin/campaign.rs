@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use turnaround_tests::campaign::{Campaign, Scale};
+use turnaround_tests::campaign::{self, Campaign, Scale};
 
 /// Runs the product's processes through faults of many kinds, and judges what came of it.
 #[derive(Parser)]
@@ -21,17 +21,27 @@ struct Arguments {
     /// The same in seconds.
     #[arg(long)]
     seconds: Option<u64>,
+    /// One JSON object in place of the report.
+    #[arg(long)]
+    json: bool,
+    /// Keep the logs, and say where they are, also if all is well.
+    #[arg(long)]
+    keep: bool,
 }
+
+/// From this length on one BMC is deaf, which takes three minutes to be settled: a short campaign would only wait for that.
+const DEAF_BMC_FROM: Duration = Duration::from_secs(240);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let lasts = Duration::from_secs(arguments.seconds.unwrap_or(arguments.minutes * 60));
-    let campaign = Campaign { seed: arguments.seed, lasts, scale: Scale::default() };
+    let scale = Scale { deaf_bmc: lasts >= DEAF_BMC_FROM, ..Scale::default() };
+    let campaign = Campaign { seed: arguments.seed, lasts, scale, keep: arguments.keep };
     match campaign.run().await {
         Ok(outcome) => {
-            println!("{outcome:#?}");
-            if outcome.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if arguments.json { println!("{}", campaign::json(&outcome)) } else { campaign::tell(&outcome) }
+            if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("error: {error}");

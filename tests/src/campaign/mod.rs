@@ -8,11 +8,13 @@ mod evidence;
 mod faults;
 mod ledger;
 mod operators;
+mod report;
 mod run;
 mod stage;
 mod tail;
 mod wire;
 
 pub use faults::Fault;
+pub use report::{json, tell};
 pub use run::{Campaign, Outcome};
 pub use stage::Scale;

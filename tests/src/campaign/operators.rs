@@ -15,10 +15,10 @@ use super::desk::{Answer, Desk};
 use super::stage::Stage;
 
 /// Pauses between two of their deeds, in milliseconds.
-const PAUSE_MS: Range<u64> = 250..1_200;
+const PAUSE_MS: Range<u64> = 100..600;
 /// Rollouts and surveys that are open at once: more would only queue up, and have to be waited for at the end.
-const ROLLOUTS_MAX: usize = 5;
-const SURVEYS_MAX: usize = 3;
+const ROLLOUTS_MAX: usize = 8;
+const SURVEYS_MAX: usize = 5;
 /// Nodes of one rollout.
 const NODES: Range<usize> = 1..4;
 /// One in so many requests is sent again once it was answered, as an impatient client does.

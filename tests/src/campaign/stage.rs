@@ -34,13 +34,19 @@ pub struct Scale {
     pub slots: u16,
     /// In the configuration's own form.
     pub lease: &'static str,
+    /// Every answer of the site takes so long.
+    pub latency: Duration,
     /// The site has troubles of its own.
     pub troubled: bool,
+    /// One BMC says yes to a reset and does nothing, which takes three minutes to find out.
+    pub deaf_bmc: bool,
 }
 
 impl Default for Scale {
     fn default() -> Scale {
-        Scale { nodes: 12, instances: 24, out: 4, workers: 4, slots: 16, lease: "2s", troubled: true }
+        // A Nova answers in some tens of milliseconds: long enough for a worker to be caught in the middle of a step.
+        let latency = Duration::from_millis(40);
+        Scale { nodes: 24, instances: 48, out: 8, workers: 4, slots: 16, lease: "2s", latency, troubled: true, deaf_bmc: false }
     }
 }
 
@@ -48,6 +54,7 @@ impl Default for Scale {
 pub(super) struct Stage {
     pub seed: u64,
     pub out_max: u16,
+    pub latency: Duration,
     pub world: Arc<World>,
     pub site: Site,
     pub processes: Mutex<Processes>,
@@ -68,6 +75,7 @@ impl Stage {
         let programs = programs().await?;
         let world = World::new(Arc::new(SystemClock), plan(scale), seed);
         let site = Site::start(&world).await?;
+        site.servers.mishaps.slow_down(scale.latency);
         let folder = site.folder().to_owned();
         let history_folder = folder.join("history");
         std::fs::create_dir(&history_folder)?;
@@ -88,6 +96,7 @@ impl Stage {
         Ok(Stage {
             seed,
             out_max: scale.out,
+            latency: scale.latency,
             orders: Ledger::create(&folder.join("orders.jsonl"))?,
             faults: Ledger::create(&folder.join("faults.jsonl"))?,
             processes: Mutex::new(processes),
@@ -119,14 +128,14 @@ impl Stage {
     }
 
     /// Ends all processes; what they wrote stays until this is dropped.
-    pub(super) async fn end(self) -> io::Result<(Site, Arc<World>)> {
-        let Stage { processes, site, world, disk, wire, .. } = self;
+    pub(super) async fn end(self) -> io::Result<Site> {
+        let Stage { processes, site, disk, wire, .. } = self;
         processes.into_inner().end().await?;
         drop(wire);
         if let Some(disk) = disk {
             disk.unmount().await?;
         }
-        Ok((site, world))
+        Ok(site)
     }
 }
 
@@ -148,7 +157,8 @@ fn plan(scale: &Scale) -> SitePlan {
         plan.instances.push(instance);
     }
     if scale.troubled {
-        for (node, faults) in [("gpu-02", forgetful()), ("gpu-03", wrong_kernel()), ("gpu-04", deaf())] {
+        let deaf = if scale.deaf_bmc { deaf() } else { NodeFaults::default() };
+        for (node, faults) in [("gpu-02", forgetful()), ("gpu-03", wrong_kernel()), ("gpu-04", deaf)] {
             if let Some(node) = plan.node(node) {
                 node.faults = faults;
             }

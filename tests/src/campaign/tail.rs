@@ -32,6 +32,7 @@ pub struct Tail {
 pub(super) async fn heal(stage: &Stage) -> io::Result<()> {
     stage.wire.heal();
     stage.site.servers.mishaps.clear();
+    stage.site.servers.mishaps.slow_down(stage.latency);
     if let Some(disk) = &stage.disk {
         disk.make_room()?;
     }

@@ -82,7 +82,8 @@ impl Wire {
     }
 
     /// Answers that were swallowed so far.
-    pub(super) fn swallowed(&self) -> u32 {
+    #[cfg(test)]
+    fn swallowed(&self) -> u32 {
         *self.shared.swallowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
