@@ -56,19 +56,18 @@ impl Reader {
         let key = format!("{{ta}}:wf:{id}");
         let fields: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(&key)).await?;
         let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
-        let due: Option<f64> = self.ask(redis::cmd("ZSCORE").arg("{ta}:due").arg(id)).await?;
         let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{key}:inbox"))).await?;
         self.line(
             "workflow",
             json!({
                 "workflow": id, "kind": field("kind"), "target": field("target"), "parent": field("parent"), "status": field("status"),
-                "leased": field("leased") == "1", "due": due, "unread": unread, "headline": field("headline"),
+                "leased": !field("fence").is_empty(), "unread": unread, "headline": field("headline"),
             }),
         );
-        let journal: Vec<Vec<u8>> = self.ask(redis::cmd("LRANGE").arg(format!("{key}:journal")).arg(0).arg(-1)).await?;
-        for (seq, entry) in (1..).zip(journal) {
-            let entry = String::from_utf8_lossy(&entry);
-            let (digest, body) = entry.split_once(' ').unwrap_or(("", &entry));
+        // Each entry is a field `e` and its place, so that one that is too many is found as well.
+        let entries = fields.iter().filter_map(|(name, entry)| Some((name.strip_prefix('e')?.parse::<u64>().ok()?, entry)));
+        for (seq, entry) in entries {
+            let (digest, body) = entry.split_once(' ').unwrap_or(("", entry));
             self.line("entry", json!({ "workflow": id, "seq": seq, "digest": digest, "body": body }));
         }
         Ok(())

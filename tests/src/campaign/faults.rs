@@ -350,16 +350,22 @@ impl Dealer<'_> {
 
 /// Wakes an open workflow, also one that somebody has in hand, and rings twice.
 const WAKE: &str = r"
-if redis.call('HEXISTS', '{ta}:wf:' .. ARGV[1], 'ended') == 1 then return 0 end
-redis.call('ZADD', '{ta}:due', ARGV[2], ARGV[1])
-return redis.call('LPUSH', '{ta}:bell', '1', '1')";
+local found = redis.call('HMGET', '{ta}:wf:' .. ARGV[1], 'queue', 'ended')
+if not found[1] or found[2] then return 0 end
+redis.call('ZADD', '{ta}:due:' .. found[1], ARGV[2], ARGV[1])
+return redis.call('LPUSH', '{ta}:bell:' .. found[1], '1', '1')";
 /// Moves a wake-up that is due anyway.
-const MOVE: &str = "return redis.call('ZADD', '{ta}:due', 'XX', ARGV[2], ARGV[1])";
-const SILENCE: &str = "return redis.call('DEL', '{ta}:bell')";
+const MOVE: &str = r"
+local queue = redis.call('HGET', '{ta}:wf:' .. ARGV[1], 'queue')
+return queue and redis.call('ZADD', '{ta}:due:' .. queue, 'XX', ARGV[2], ARGV[1])";
+const SILENCE: &str = r"
+local queue = redis.call('HGET', '{ta}:wf:' .. ARGV[1], 'queue')
+return queue and redis.call('DEL', '{ta}:bell:' .. queue)";
 /// Something that is no signal in the inbox of a workflow that is open and not in hand, as if a program had gone wrong.
 const GARBLE: &str = r"
 local key = '{ta}:wf:' .. ARGV[1]
-if redis.call('EXISTS', key) == 0 or redis.call('HGET', key, 'ended') or redis.call('HGET', key, 'leased') == '1' then return 0 end
+local found = redis.call('HMGET', key, 'queue', 'ended', 'fence')
+if not found[1] or found[2] or (found[3] and found[3] ~= '') then return 0 end
 redis.call('RPUSH', key .. ':inbox', '{\34no\34: \34signal')
 redis.call('HSET', key, 'mail', '1')
-return redis.call('ZADD', '{ta}:due', ARGV[2], ARGV[1])";
+return redis.call('ZADD', '{ta}:due:' .. found[1], ARGV[2], ARGV[1])";

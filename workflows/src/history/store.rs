@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::tell;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Signalled, Status, Store,
+    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
@@ -141,11 +141,11 @@ impl Store for Told {
     async fn now(&self) -> Result<Timestamp, StoreError> {
         self.0.now().await
     }
-    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError> {
-        self.0.wait_for_bell(timeout).await
+    async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        self.0.wait_for_bell(queues, timeout).await
     }
-    async fn ring(&self) -> Result<(), StoreError> {
-        self.0.ring().await
+    async fn ring(&self, queue: &Queue) -> Result<(), StoreError> {
+        self.0.ring(queue).await
     }
     async fn load(&self, id: &WorkflowId) -> Result<Option<Document>, StoreError> {
         self.0.load(id).await
