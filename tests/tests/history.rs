@@ -59,7 +59,7 @@ impl Story {
             (NODE, 20, step("step-succeeded", "close")),
             (NODE, 20, step("step-begun", "reprovision")),
             (NODE, 20, step("step-checkpointed", "reprovision")),
-            (NODE, 20, json!({ "event": "paused", "by": "ada", "signal_id": "ada/k1" })),
+            (NODE, 20, json!({ "event": "paused", "by": "ada", "follows": "ada/k1" })),
             (NODE, 20, step("step-succeeded", "reprovision")),
             (NODE, 20, json!({ "event": "ended", "outcome": "succeeded", "why": "" })),
         ];

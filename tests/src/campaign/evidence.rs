@@ -54,7 +54,9 @@ impl Reader {
 
     async fn workflow(&mut self, id: &str) -> io::Result<()> {
         let key = format!("{{ta}}:wf:{id}");
-        let fields: BTreeMap<String, String> = self.ask(redis::cmd("HGETALL").arg(&key)).await?;
+        let fields: BTreeMap<String, Vec<u8>> = self.ask(redis::cmd("HGETALL").arg(&key)).await?;
+        let fields: BTreeMap<String, String> =
+            fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect();
         let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
         let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{key}:inbox"))).await?;
         self.line(

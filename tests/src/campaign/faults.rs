@@ -31,6 +31,8 @@ const FULL_MS: Range<u64> = 300..1_500;
 const WRITE_PATIENCE: Duration = Duration::from_secs(3);
 /// Workflows that one doubled wake-up concerns.
 const WOKEN_MAX: usize = 8;
+/// Rollouts whose journal is damaged: each is lost to the campaign, so only a few.
+const DAMAGED_MAX: usize = 3;
 /// Wake-ups are put forward or back by up to this much.
 const MOVED_MS: i64 = 300;
 
@@ -54,6 +56,7 @@ pub enum Fault {
     WakeUpsReordered,
     BellsLost,
     SignalGarbled,
+    JournalDamaged,
     SiteAnswersLost,
 }
 
@@ -78,6 +81,7 @@ impl Fault {
             Fault::WakeUpsReordered => "wake-ups reordered",
             Fault::BellsLost => "bells lost",
             Fault::SignalGarbled => "garbage in an inbox",
+            Fault::JournalDamaged => "a byte of a journal flipped",
             Fault::SiteAnswersLost => "answers of the site lost",
         }
     }
@@ -107,6 +111,7 @@ const NOISE: &[(Fault, u32)] = &[
     (Fault::WakeUpsReordered, 2),
     (Fault::BellsLost, 2),
     (Fault::SignalGarbled, 1),
+    (Fault::JournalDamaged, 1),
     (Fault::SiteAnswersLost, 3),
 ];
 
@@ -126,7 +131,7 @@ pub(super) async fn deal(stage: &Stage, stop: &CancellationToken) -> io::Result<
     let dealt = Mutex::new(BTreeMap::new());
     let runs = lanes().into_iter().enumerate().map(|(number, lane)| {
         let random = StdRng::seed_from_u64(stage.seed.wrapping_mul(31).wrapping_add(number as u64));
-        Dealer { stage, random, lane }.run(stop, &dealt)
+        Dealer { stage, random, lane, damaged: Vec::new() }.run(stop, &dealt)
     });
     let [one, two, three, four, five] = runs.collect::<Vec<_>>().try_into().unwrap_or_else(|_| unreachable!("five lanes"));
     tokio::try_join!(one, two, three, four, five)?;
@@ -135,6 +140,8 @@ pub(super) async fn deal(stage: &Stage, stop: &CancellationToken) -> io::Result<
 
 struct Dealer<'a> {
     stage: &'a Stage,
+    /// Journals that were damaged so far.
+    damaged: Vec<String>,
     random: StdRng,
     lane: Lane,
 }
@@ -188,6 +195,7 @@ impl Dealer<'_> {
             Fault::MemoryFull => self.memory().await,
             Fault::AnswerCut | Fault::WireCut | Fault::WireSilent | Fault::WireSlow => self.wire(fault).await,
             Fault::WakeUpsDoubled | Fault::WakeUpsReordered | Fault::BellsLost | Fault::SignalGarbled => self.noise(fault).await,
+            Fault::JournalDamaged => self.damage().await,
             Fault::SiteAnswersLost => Ok(self.site()),
         }
     }
@@ -321,6 +329,32 @@ impl Dealer<'_> {
         true
     }
 
+    /// One bit of one entry of a rollout that waits for its nodes: they end as they would, and only it can't be believed any more.
+    async fn damage(&mut self) -> io::Result<bool> {
+        let Ok(mut redis) = self.stage.redis().await else { return Ok(false) };
+        let open: Vec<String> = match redis::cmd("ZRANGE").arg("{ta}:idx:open").arg(0).arg(-1).query_async(&mut redis).await {
+            Ok(open) => open,
+            Err(_) => return Ok(false),
+        };
+        let rollouts: Vec<&String> = open.iter().filter(|id| !id.contains('.') && id.contains("rollout") && !self.damaged.contains(id)).collect();
+        if rollouts.is_empty() || self.damaged.len() >= DAMAGED_MAX {
+            return Ok(false);
+        }
+        let id = rollouts[self.random.random_range(0..rollouts.len())].clone();
+        let entries = redis::cmd("HGET").arg(format!("{{ta}}:wf:{id}")).arg("seq").query_async::<u64>(&mut redis).await;
+        let Ok(entries @ 1..) = entries else { return Ok(false) };
+        let (seq, place) = (self.random.random_range(1..=entries), self.random.random_range(0..1_000));
+        let flipped = redis::cmd("EVAL").arg(FLIP).arg(0).arg(&id).arg(seq).arg(place).query_async::<u8>(&mut redis).await;
+        if flipped.as_ref().is_ok_and(|flipped| *flipped == 0) {
+            return Ok(false);
+        }
+        self.damaged.push(id.clone());
+        // Redis may have been killed before it said that it had done so.
+        let line = json!({ "kind": Fault::JournalDamaged.name(), "pids": [], "workflow": id, "poisoned": seq, "perhaps": flipped.is_err() });
+        self.stage.faults.tell("fault", line);
+        Ok(true)
+    }
+
     /// What a queue may do to its messages, by Redis's own commands on the product's keys.
     async fn noise(&mut self, fault: Fault) -> io::Result<bool> {
         let Ok(mut redis) = self.stage.redis().await else { return Ok(false) };
@@ -369,3 +403,16 @@ if not found[1] or found[2] or (found[3] and found[3] ~= '') then return 0 end
 redis.call('RPUSH', key .. ':inbox', '{\34no\34: \34signal')
 redis.call('HSET', key, 'mail', '1')
 return redis.call('ZADD', '{ta}:due:' .. found[1], ARGV[2], ARGV[1])";
+/// Flips a bit in one entry of a workflow that waits and whose lease nobody has, and wakes it. 0: it does not wait.
+const FLIP: &str = r"
+local key = '{ta}:wf:' .. ARGV[1]
+local found = redis.call('HMGET', key, 'queue', 'status', 'fence')
+if not found[1] or found[2] ~= 'waiting' or (found[3] and found[3] ~= '') then return 0 end
+local name = 'e' .. ARGV[2]
+local entry = redis.call('HGET', key, name)
+-- The digest and a space are in front: it is the text that is damaged.
+local at = 66 + ARGV[3] % (#entry - 65)
+local flipped = string.char(bit.bxor(string.byte(entry, at), 1))
+redis.call('HSET', key, name, string.sub(entry, 1, at - 1) .. flipped .. string.sub(entry, at + 1))
+redis.call('ZADD', '{ta}:due:' .. found[1], 0, ARGV[1])
+return 1";

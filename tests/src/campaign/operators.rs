@@ -105,6 +105,8 @@ impl<'a> Operators<'a> {
             return self.answer(&id).await;
         }
         let signal = match (line["status"].as_str(), number) {
+            // Only a person with a backup can mend it.
+            (Some("quarantined"), _) => return Ok(()),
             (Some("paused"), _) => json!({ "signal": "resume" }),
             (_, 35..60) => json!({ "signal": "pause", "why": "lunch" }),
             (_, 60..72) => json!({ "signal": "abort", "why": "not today" }),

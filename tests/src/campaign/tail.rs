@@ -24,7 +24,7 @@ const RETRIES: u32 = 2;
 #[derive(Debug, Clone)]
 pub struct Tail {
     pub took: Duration,
-    /// What is still open: id, status, headline.
+    /// What is still open and neither asks nor is set aside: id, status, headline.
     pub open: Vec<(String, String, String)>,
 }
 
@@ -55,12 +55,12 @@ pub(super) async fn until_all_has_ended(stage: &Stage) -> io::Result<Tail> {
         stage.processes.lock().await.check()?;
         if let Some(lines) = desk.open().await {
             if lines.iter().all(is_at_rest) {
-                return Ok(Tail { took: began.elapsed(), open: lines.iter().map(told).collect() });
+                return Ok(Tail { took: began.elapsed(), open: Vec::new() });
             }
             for line in &lines {
                 help(&desk, line, &mut answered).await?;
             }
-            open = lines.iter().map(told).collect();
+            open = lines.iter().filter(|line| !is_at_rest(line)).map(told).collect();
         }
         tokio::time::sleep(POLL).await;
     }

@@ -8,7 +8,7 @@ use super::{Invariant, Violation};
 pub(super) fn judge(facts: &Facts, violations: &mut Vec<Violation>) {
     let claims: BTreeMap<(&str, u64), &Claim> =
         facts.claims.iter().map(|claim| ((claim.workflow.as_str(), claim.fence), claim)).collect();
-    for effect in facts.effects.iter().filter(|effect| !facts.poisoned.contains_key(&effect.workflow)) {
+    for effect in facts.effects.iter().filter(|effect| facts.poisoned(&effect.workflow).is_none()) {
         let Some(claim) = claims.get(&(effect.workflow.as_str(), effect.fence)) else {
             let what = format!("{} of {} for {} under fence {}, which was never granted", effect.call, effect.on, effect.workflow, effect.fence);
             violations.push(Violation { invariant: Invariant::FencesGrow, what });

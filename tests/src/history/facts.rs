@@ -134,8 +134,8 @@ pub(super) struct Facts {
     pub(super) faults: Vec<Fault>,
     pub(super) workflows: BTreeMap<String, Workflow>,
     pub(super) holdings: Vec<Value>,
-    /// Workflows in whose journal a byte was flipped on purpose, and in which entry.
-    pub(super) poisoned: BTreeMap<String, u64>,
+    /// Workflows in whose journal a bit was flipped on purpose, in which entry, and whether that is certain.
+    poisoned: BTreeMap<String, (u64, bool)>,
 }
 
 fn text(line: &Value, key: &str) -> String {
@@ -151,6 +151,16 @@ impl Facts {
     pub(super) fn commits_of<'a>(&'a self, workflow: &'a str) -> impl Iterator<Item = (&'a CommitKey, &'a Sent)> {
         let first = CommitKey { workflow: workflow.to_owned(), fence: 0, expected: 0, digests: Vec::new(), next: String::new(), pid: 0 };
         self.commits.range(first..).take_while(move |(commit, _)| commit.workflow == workflow)
+    }
+
+    /// In which entry of its journal a bit was flipped on purpose.
+    pub(super) fn poisoned(&self, workflow: &str) -> Option<u64> {
+        self.poisoned.get(workflow).map(|(seq, _)| *seq)
+    }
+
+    /// It was flipped if the entry is damaged, and perhaps not at all.
+    pub(super) fn perhaps_poisoned(&self, workflow: &str) -> bool {
+        self.poisoned.get(workflow).is_some_and(|(_, certain)| !certain)
     }
 
     /// Claims of one workflow, in order of their time.
@@ -230,7 +240,8 @@ impl Facts {
     fn fault(&mut self, at: i64, line: &Value) {
         let pids = line["pids"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         if let Some(seq) = line["poisoned"].as_u64() {
-            self.poisoned.insert(text(line, "workflow"), seq);
+            let certain = line["perhaps"] != true;
+            self.poisoned.insert(text(line, "workflow"), (seq, certain));
         }
         self.faults.push(Fault { at, kind: text(line, "kind"), pids });
     }

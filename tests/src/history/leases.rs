@@ -65,7 +65,7 @@ fn journals_keep_the_order(facts: &Facts, violations: &mut Vec<Violation>) {
         let mut newest = 0;
         for (seq, entry) in &workflow.entries {
             // Whose text was damaged on purpose says nothing any more.
-            if facts.poisoned.get(id) == Some(seq) {
+            if facts.poisoned(id) == Some(*seq) {
                 continue;
             }
             if entry.fence() < newest {

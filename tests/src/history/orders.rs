@@ -25,7 +25,7 @@ fn accepted(facts: &Facts, order: &Value, violations: &mut Vec<Violation>) {
         return say(violations, Invariant::NothingLost, format!("`{what}` was accepted for {id}, and there is no such workflow"));
     };
     let Some(signal) = order["signal"].as_str() else { return };
-    if followed(workflow).any(|followed| followed == signal) || facts.poisoned.contains_key(id) {
+    if followed(workflow).any(|followed| followed == signal) || facts.poisoned(id).is_some() {
         return;
     }
     // Nobody has read it: it came when the workflow was in hand for the last time. Whoever claims later is given it, and
@@ -44,7 +44,7 @@ fn accepted(facts: &Facts, order: &Value, violations: &mut Vec<Violation>) {
 
 /// Ids of the signals that are in the journal.
 fn followed(workflow: &Workflow) -> impl Iterator<Item = &str> {
-    workflow.entries.values().filter_map(|entry| entry.said["signal_id"].as_str())
+    workflow.entries.values().filter_map(|entry| entry.said["follows"].as_str())
 }
 
 fn acknowledged(facts: &Facts, violations: &mut Vec<Violation>) {
@@ -52,7 +52,7 @@ fn acknowledged(facts: &Facts, violations: &mut Vec<Violation>) {
         let workflow = facts.workflows.get(&commit.workflow);
         for (seq, digest) in (commit.expected + 1..).zip(&commit.digests) {
             let kept = workflow.and_then(|workflow| workflow.entries.get(&seq)).map(|entry| &entry.digest);
-            if kept != Some(digest) && facts.poisoned.get(&commit.workflow) != Some(&seq) {
+            if kept != Some(digest) && facts.poisoned(&commit.workflow) != Some(seq) {
                 let what = format!("entry {seq} of {} was acknowledged to {} under fence {}, and is not there", commit.workflow, commit.pid, commit.fence);
                 say(violations, Invariant::NothingLost, what);
             }

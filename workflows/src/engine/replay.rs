@@ -127,7 +127,7 @@ pub(super) fn replay(claimed: &Claimed) -> Result<Replayed, Damage> {
         return Err(Damage::Contradicted { says, is: format!("`{}` of {}", state.kind, state.target) });
     }
     let mut signals_seen = SignalsSeen::default();
-    for signal in entries.iter().filter_map(|entry| entry.signal.as_deref()) {
+    for signal in entries.iter().filter_map(|entry| entry.follows.as_deref()) {
         signals_seen.remember(signal);
     }
     Ok(Replayed { state, signals_seen })

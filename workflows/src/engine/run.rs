@@ -120,8 +120,8 @@ impl<'a> Run<'a> {
         let seq = self.seq + self.pending.entries.len() as u64 + 1;
         let before = self.pending.entries.last().map_or(&self.head, |newest| &newest.digest);
         let folded = self.state.clone().apply(at, &event);
-        let signal = self.following.take();
-        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, signal, event });
+        let follows = self.following.take();
+        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, follows, event });
         match (folded, sealed) {
             (Ok(state), Ok(entry)) => {
                 self.state = state;
