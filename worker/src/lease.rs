@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{Committer, LeaseLost};
+use turnaround_workflows::history;
 use turnaround_workflows::store::{Claimed, Commit, Committed, Fence, Next, WorkflowId};
 
 use crate::clock::StoreClock;
@@ -78,7 +79,10 @@ impl Committer for Lease {
         self.asks.send(Ask::Guard { id: self.id.clone(), fence: self.fence, reply }).map_err(|_| LeaseLost)?;
         match answer.await {
             Ok(true) if !self.lost.is_cancelled() => Ok(()),
-            Ok(_) | Err(_) => Err(LeaseLost),
+            Ok(_) | Err(_) => {
+                history::tell("guard-refused", || serde_json::json!({ "workflow": self.id, "fence": self.fence }));
+                Err(LeaseLost)
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use turnaround_workflows::engine::Engine;
+use turnaround_workflows::history;
 use turnaround_workflows::store::StoreError;
 
 use crate::lease::Leased;
@@ -72,7 +73,7 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
 async fn bring_on(leased: Leased, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {
     let Leased { claimed, lease } = leased;
     let id = claimed.document.id.clone();
-    let end = engine.activate(claimed, &lease).await;
+    let end = history::in_hand(id.clone(), claimed.fence, engine.activate(claimed, &lease)).await;
     debug!(workflow = %id, ?end, "activation ended");
     Ok(())
 }
