@@ -115,6 +115,8 @@ impl WorkerProcess {
         if let Some(begins) = told.begins {
             command.arg("--begins").arg(begins);
         }
+        // As under systemd, which is how workers run: plain lines without the time.
+        command.env("JOURNAL_STREAM", "0:0");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(lines).kill_on_drop(true);
         Ok(WorkerProcess { child: command.spawn()?, log })
     }
