@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::engine::{Current, Question, Stage, State};
-use turnaround_workflows::store::{Document, Status, WorkflowId};
+use turnaround_workflows::store::{Document, Queue, Status, WorkflowId};
 
 use crate::wire::{ReasonCode, WhyNotNow};
 
@@ -19,9 +19,23 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
         return None;
     }
     let id = &document.id;
+    if document.status == Status::Quarantined {
+        let unblock = format!(
+            "look at `turnaround journal {id}` and at the node by hand; after its journal was put back from a backup `turnaround retry {id}` \
+             goes on, and `turnaround abort {id}` discards it and undoes nothing (docs/errors/quarantined.md)"
+        );
+        return Some(reason(ReasonCode::Quarantined, since, None, &document.headline, unblock));
+    }
     let Ok(state) = State::of(document) else {
         let unblock = format!("look at `turnaround journal {id}`, and report it: this is a bug, or a damaged store");
         return Some(reason(ReasonCode::Unreadable, since, None, "its stored state can't be read", unblock));
+    };
+    let Some(state) = state else {
+        // It was never parked since its newest entry: it is new, or its worker died.
+        return Some(match document.status {
+            Status::NeedsOperator => unknown_definition(document, since),
+            _ => queued(document, since),
+        });
     };
     if let Some(question) = state.question() {
         return Some(reason(ReasonCode::Question, since, None, &question.text, how_to_answer(id, question)));
@@ -33,8 +47,7 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
     }
     // Without a question, this is what a worker says of a workflow that it can't bring on.
     if document.status == Status::NeedsOperator {
-        let unblock = "start a worker of the release that created it".to_owned();
-        return Some(reason(ReasonCode::UnknownDefinition, since, document.due, &document.headline, unblock));
+        return Some(unknown_definition(document, since));
     }
     if let (None, Some((resource, holders))) = (&state.current, &state.awaits) {
         let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
@@ -70,11 +83,22 @@ fn from_stage(document: &Document, state: &State, since: Timestamp, now: Timesta
         None if document.due.is_none() && state.children.values().any(|child| child.outcome.is_none()) => {
             reason(ReasonCode::Children, since, None, &state.headline(), "it goes on when its children have ended".to_owned())
         }
-        Some(_) | None => {
-            let unblock = "the next free worker takes it".to_owned();
-            reason(ReasonCode::Queued, since, document.due, "it is due, and waits for a free worker", unblock)
-        }
+        Some(_) | None => queued(document, since),
     }
+}
+
+fn queued(document: &Document, since: Timestamp) -> WhyNotNow {
+    let text = match &document.queue {
+        queue if *queue == Queue::DEFAULT => "it is due, and waits for a free worker".to_owned(),
+        queue => format!("it is due, and waits for a free worker that serves the queue `{queue}`"),
+    };
+    reason(ReasonCode::Queued, since, document.due, &text, "the next free worker takes it".to_owned())
+}
+
+/// What a worker says of a workflow that it can't bring on.
+fn unknown_definition(document: &Document, since: Timestamp) -> WhyNotNow {
+    let unblock = "start a worker of the release that created it".to_owned();
+    reason(ReasonCode::UnknownDefinition, since, document.due, &document.headline, unblock)
 }
 
 fn how_to_answer(id: &WorkflowId, question: &Question) -> String {

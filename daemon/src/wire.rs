@@ -174,6 +174,8 @@ pub enum ReasonCode {
     UnknownDefinition,
     /// Its stored state can't be read.
     Unreadable,
+    /// What is kept of it can't be right: a person has to look.
+    Quarantined,
 }
 
 impl ReasonCode {
@@ -189,6 +191,7 @@ impl ReasonCode {
             ReasonCode::NoWorker => "no-worker",
             ReasonCode::UnknownDefinition => "unknown-definition",
             ReasonCode::Unreadable => "unreadable",
+            ReasonCode::Quarantined => "quarantined",
         }
     }
 }

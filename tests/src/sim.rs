@@ -295,7 +295,7 @@ impl Sim {
     }
 
     pub async fn state(&self, id: &WorkflowId) -> State {
-        State::of(&self.document(id).await).expect("the state can be read")
+        State::load(&*self.store, &self.document(id).await).await.expect("the memory store always answers").expect("the journal folds")
     }
 
     /// The workflow of one node of a rollout.
@@ -324,7 +324,7 @@ impl Sim {
 
     /// Brings on what is due, or else moves the clock to what comes next. False if nothing will ever happen.
     async fn turn(&mut self) -> bool {
-        let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned() };
+        let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned(), queues: self.registry.queues() };
         let advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         if let Some(claimed) = advanced.claimed.into_iter().next() {
             self.activate(claimed).await;
@@ -352,6 +352,7 @@ impl Sim {
         let engine = Engine {
             registry: self.registry.clone(),
             ports: mortal_ports(&self.world.ports(), &mortal, &self.clock, self.call_takes),
+            queues: self.registry.queues(),
             keep_finished: Duration::from_secs(86_400),
         };
         let lease = DirectLease {

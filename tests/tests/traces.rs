@@ -18,7 +18,7 @@ use turnaround_workflows::engine::{
 };
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
-use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Document, Fence, Store, WorkflowId};
+use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Document, Fence, Queue, Store, WorkflowId};
 use turnaround_workflows::telemetry::{self, Telemetry};
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -142,7 +142,7 @@ impl Lab {
         Lab {
             receiver: Receiver::start().await.unwrap(),
             store: MemoryStore::new(clock.clone()),
-            engine: Engine { registry: registry(), ports: world.ports(), keep_finished: Duration::from_secs(3_600) },
+            engine: Engine { registry: registry(), ports: world.ports(), queues: vec![Queue::DEFAULT], keep_finished: Duration::from_secs(3_600) },
             clock,
         }
     }
@@ -175,7 +175,7 @@ impl Lab {
     }
 
     async fn claim(&self) -> Claimed {
-        let claim = Claim { max: 1, lease: LEASE, worker: "worker".to_owned() };
+        let claim = Claim { max: 1, lease: LEASE, worker: "worker".to_owned(), queues: vec![Queue::DEFAULT] };
         let mut advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         assert_eq!(advanced.claimed.len(), 1, "something is due");
         advanced.claimed.remove(0)

@@ -13,11 +13,13 @@ use turnaround_config::Config;
 use turnaround_worker::{MakeStore, Pump, PumpOptions, adapters};
 use turnaround_workflows::engine::Engine;
 use turnaround_workflows::store::redis::{RedisOptions, RedisStore};
-use turnaround_workflows::store::{Store, StoreError};
+use turnaround_workflows::store::{Queue, Store, StoreError};
 use turnaround_workflows::{telemetry, updates};
 
 /// Exit code for a configuration that can't be used, from sysexits.h.
 const EX_CONFIG: u8 = 78;
+/// Exit code for arguments that can't be used, from sysexits.h.
+const EX_USAGE: u8 = 64;
 /// Pause between tries to reach the store at the start. Workers may be started before the daemon's private Redis is there.
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -28,6 +30,10 @@ struct Arguments {
     /// The configuration file, the same as the daemon's.
     #[arg(long, default_value = "/etc/turnaround/config.toml")]
     config: PathBuf,
+    /// Work only on what waits in these queues, for a worker that does not reach everything: `default`, `openstack`, `pxe`, `bmc`, `nodes`,
+    /// `survey`. Each of them must be served by somebody. All of them if not given.
+    #[arg(long, value_delimiter = ',', value_name = "QUEUE")]
+    queues: Vec<Queue>,
 }
 
 fn main() -> ExitCode {
@@ -39,6 +45,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EX_CONFIG);
         }
     };
+    let queues = match served(arguments.queues) {
+        Ok(queues) => queues,
+        Err(unknown) => {
+            eprintln!("error: {unknown}");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
     adapters::install_tls();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -47,10 +60,25 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(work(config))
+    runtime.block_on(work(config, queues))
 }
 
-async fn work(config: Config) -> ExitCode {
+/// All queues there are, or those that were named. An unknown one would never have work: more likely it is a slip.
+fn served(named: Vec<Queue>) -> Result<Vec<Queue>, String> {
+    let known = updates::registry().queues();
+    if named.is_empty() {
+        return Ok(known);
+    }
+    match named.iter().find(|queue| !known.contains(queue)) {
+        None => Ok(named),
+        Some(unknown) => {
+            let known: Vec<&str> = known.iter().map(Queue::as_str).collect();
+            Err(format!("there is no queue `{unknown}`; there are {}", known.join(", ")))
+        }
+    }
+}
+
+async fn work(config: Config, queues: Vec<Queue>) -> ExitCode {
     let telemetry = match telemetry::init("turnaround-worker", &config.telemetry) {
         Ok(telemetry) => telemetry,
         Err(error) => return refused(&error),
@@ -63,15 +91,16 @@ async fn work(config: Config) -> ExitCode {
         Ok(options) => options,
         Err(error) => return refused(&error),
     };
-    let options = PumpOptions { slots: config.worker.slots, lease: config.worker.lease, worker: who() };
+    let options = PumpOptions { slots: config.worker.slots, lease: config.worker.lease, worker: who(), queues: queues.clone() };
     let pump = match Pump::start(connector(redis), options) {
         Ok(pump) => pump,
         Err(error) => return refused(&error),
     };
     let stop = stop_on_signal();
     let ready = tokio::spawn(tell_supervisor(pump.ready.clone(), stop.clone()));
-    let engine = Engine { registry: updates::registry(), ports, keep_finished: config.store.keep_finished };
-    info!(slots = config.worker.slots, lease_seconds = config.worker.lease.as_secs_f64(), worker = who(), "worker started");
+    let names: Vec<&str> = queues.iter().map(Queue::as_str).collect();
+    info!(slots = config.worker.slots, lease_seconds = config.worker.lease.as_secs_f64(), worker = who(), queues = names.join(","), "worker started");
+    let engine = Engine { registry: updates::registry(), ports, queues, keep_finished: config.store.keep_finished };
     let ended = turnaround_worker::run(pump, engine, config.worker.slots, stop).await;
     ready.abort();
     // A supervisor that is not there need not be told.

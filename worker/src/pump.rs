@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use turnaround_workflows::store::{
-    Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Store, StoreError, WorkflowId,
+    Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Queue, Store, StoreError, WorkflowId,
 };
 use turnaround_workflows::telemetry::metrics;
 
@@ -51,6 +51,8 @@ pub struct PumpOptions {
     pub lease: Duration,
     /// Who claims, for people to read.
     pub worker: String,
+    /// What is claimed: workflows that wait in these.
+    pub queues: Vec<Queue>,
 }
 
 /// A running pump.
@@ -183,7 +185,8 @@ impl Loop {
     }
 
     async fn run(mut self) -> Result<(), StoreError> {
-        let listener = tokio::spawn(listen(self.shared.store.clone(), self.bell.clone(), self.free.subscribe()));
+        let queues = self.shared.options.queues.clone();
+        let listener = tokio::spawn(listen(self.shared.store.clone(), queues, self.bell.clone(), self.free.subscribe()));
         let pumped = self.pump().await;
         // From here on rings are for others.
         listener.abort();
@@ -248,6 +251,11 @@ impl Loop {
         }
     }
 
+    fn claim(&self, max: u32) -> Claim {
+        let PumpOptions { lease, worker, queues, .. } = &self.shared.options;
+        Claim { max, lease: *lease, worker: worker.clone(), queues: queues.clone() }
+    }
+
     /// One call: commits, renewals, hand-backs, and a claim for what is free.
     async fn call(&mut self) -> Result<(), StoreError> {
         let batch = std::mem::take(&mut self.batch);
@@ -264,7 +272,7 @@ impl Loop {
             commits: batch.commits.iter().map(|(commit, _)| commit.clone()).collect(),
             renew,
             hand_back: batch.hand_back.clone(),
-            claim: (free > 0).then(|| Claim { max: free, lease: self.shared.options.lease, worker: self.shared.options.worker.clone() }),
+            claim: (free > 0).then(|| self.claim(free)),
         };
         let advanced = self.until_answered(&advance).await?;
         self.settle(batch, &advance, advanced);
@@ -424,21 +432,24 @@ impl Loop {
 }
 
 /// Listens to the bell while there is a free slot; passes on a ring that came when there was none left.
-async fn listen(store: Arc<dyn Store>, bell: Arc<Notify>, mut free: watch::Receiver<bool>) {
+async fn listen(store: Arc<dyn Store>, queues: Vec<Queue>, bell: Arc<Notify>, mut free: watch::Receiver<bool>) {
     let mut pause = OUTAGE_PAUSE_FIRST;
     loop {
         if free.wait_for(|free| *free).await.is_err() {
             return;
         }
-        match store.wait_for_bell(BELL_WAIT).await {
-            Ok(()) if *free.borrow() => {
+        match store.wait_for_bell(&queues, BELL_WAIT).await {
+            Ok(_) if *free.borrow() => {
                 pause = OUTAGE_PAUSE_FIRST;
                 bell.notify_one();
                 // The pump claims before it listens again, so that one ring is not answered twice.
                 tokio::task::yield_now().await;
             }
-            Ok(()) => {
-                let _ = store.ring().await;
+            Ok(rang) => {
+                if let Some(queue) = rang {
+                    // Whoever is free looks once in a lease's length anyway.
+                    let _ = store.ring(&queue).await;
+                }
                 tokio::task::yield_now().await;
             }
             Err(_) => {
@@ -487,12 +498,14 @@ mod tests {
             signals: Vec::new(),
             traceparent: None,
             next: Next::Signal,
+            queue: Queue::DEFAULT,
         }
     }
 
     #[tokio::test]
     async fn the_end_of_an_old_lease_is_not_the_end_of_a_new_one() {
-        let options = PumpOptions { slots: 1, lease: Duration::from_secs(30), worker: "under test".to_owned() };
+        let options =
+            PumpOptions { slots: 1, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
         let clock = Arc::new(StoreClock::new(Timestamp::default()));
         let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
         let shared = Shared { store, clock, stopping: CancellationToken::new(), options };

@@ -58,9 +58,15 @@ async fn newest_survey(store: &Arc<dyn Store>) -> Result<Option<SurveyReport>, S
     let query = Query { scope: Scope::Ended, kind: Some(SURVEY.to_owned()), limit: SURVEYS_LOOKED_AT, ..Query::default() };
     let documents = store.list(&query).await?;
     let newest = documents.into_iter().find(|document| document.status == Status::Succeeded);
-    Ok(newest.and_then(|document| {
-        let state = Folded::of(&document).ok()?;
-        let output = state.steps.last()?.output.clone()?;
+    let Some(document) = newest else { return Ok(None) };
+    let state = match Folded::load(&**store, &document).await? {
+        Ok(state) => state,
+        Err(damage) => {
+            warn!(workflow = %document.id, damage = damage.chain(), "a survey's journal can't be read");
+            return Ok(None);
+        }
+    };
+    Ok(state.steps.last().and_then(|step| step.output.clone()).and_then(|output| {
         let read = serde_json::from_value(output);
         read.inspect_err(|error| warn!(workflow = %document.id, %error, "a survey's report can't be read")).ok()
     }))

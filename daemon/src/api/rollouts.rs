@@ -83,7 +83,7 @@ fn keyed_id(kind: &str, user: &str, key: &str) -> String {
 async fn same_order(app: &App, id: &turnaround_workflows::store::WorkflowId, input: &serde_json::Value) -> Result<bool, Problem> {
     // Gone between two calls: it ended and expired, which takes days. Then it was the same key at least.
     let Some(document) = app.store.load(id).await? else { return Ok(true) };
-    let there = Folded::of(&document).map_err(|error| Problem::internal(&error))?.input;
+    let there = Folded::load(&*app.store, &document).await?.map_err(|damage| Problem::internal(&damage))?.input;
     let what = |input: &serde_json::Value| (input.get("nodes").cloned(), input.pointer("/image/name").cloned());
     Ok(what(&there) == what(input))
 }

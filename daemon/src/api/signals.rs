@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use rand::Rng as _;
 use tracing::info;
 use turnaround_workflows::engine::{AnswerEffect, Course, Signal, SignalKind, State as Folded};
-use turnaround_workflows::store::{Document, Signalled, WorkflowId};
+use turnaround_workflows::store::{Document, Signalled, Status, WorkflowId};
 
 use super::app::App;
 use super::caller::Caller;
@@ -31,7 +31,7 @@ pub(super) async fn signal(
     Body(asked): Body<SignalRequest>,
 ) -> Result<(StatusCode, Json<SignalledView>), Problem> {
     let document = load(&app, &id).await?;
-    refuse_what_cannot_be(&app, &document, &asked)?;
+    refuse_what_cannot_be(&app, &document, &asked).await?;
     let signal = Signal {
         id: match idempotency_key(&headers)? {
             Some(key) => format!("{}/{key}", caller.0.user),
@@ -67,13 +67,21 @@ fn kind(asked: &SignalRequest) -> Result<SignalKind, Problem> {
 }
 
 /// What can be known at once. The worker that reads the signal checks all of it again.
-fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<(), Problem> {
+async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<(), Problem> {
     let id = &document.id;
     if document.status.is_ended() {
         return Err(Problem::ended(id, document.status));
     }
-    let state = Folded::of(document).map_err(|error| Problem::internal(&error))?;
     let no = |why: &str| Err(Problem::not_now(id, asked.name(), why));
+    if document.status == Status::Quarantined {
+        return match asked {
+            SignalRequest::Retry {} | SignalRequest::Abort { .. } => Ok(()),
+            SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Answer { .. } => {
+                no("it is quarantined: `retry` checks it again, `abort` discards it")
+            }
+        };
+    }
+    let state = Folded::load(&*app.store, document).await?.map_err(|damage| Problem::internal(&damage))?;
     match asked {
         SignalRequest::Pause { .. } if state.paused.is_some() => no("it is paused already"),
         SignalRequest::Resume {} if state.paused.is_none() => no("it is not paused"),

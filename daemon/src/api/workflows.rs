@@ -105,16 +105,15 @@ pub(super) async fn load(app: &App, id: &str) -> Result<Document, Problem> {
 }
 
 async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
-    let folded = Folded::of(&document).map_err(|error| Problem::internal(&error));
     let (journal, journal_problem) = steps::read(&app.store, &document).await?;
     let journal_entries = document.seq;
     let defined = app.registry.get(&document.kind).map(|definition| definition.step_names()).unwrap_or_default();
     let steps = steps::steps(&defined, &journal);
     let line = line(&app.store, document, app.clock.now()).await?;
-    let state = match folded {
+    let state = match Folded::of_entries(&journal) {
         Ok(state) => state,
-        // The journal is the truth, and shows what it can.
-        Err(_) => {
+        // The journal shows what it can.
+        Err(damage) => {
             return Ok(WorkflowView {
                 line,
                 created_by: String::new(),
@@ -125,7 +124,7 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
                 holds: Vec::new(),
                 waits_for: None,
                 journal_entries,
-                journal_problem: journal_problem.or(Some("the folded state beside the journal can't be read".to_owned())),
+                journal_problem: journal_problem.or(Some(damage.chain())),
             });
         }
     };

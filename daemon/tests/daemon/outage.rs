@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::store::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, Query, Signalled, Status, Store, StoreError,
+    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, Query, Queue, Signalled, Status, Store, StoreError,
     StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
@@ -31,10 +31,10 @@ impl Store for Silent {
     async fn advance(&self, _: Advance) -> Result<Advanced, StoreError> {
         silent()
     }
-    async fn wait_for_bell(&self, _: Duration) -> Result<(), StoreError> {
+    async fn wait_for_bell(&self, _: &[Queue], _: Duration) -> Result<Option<Queue>, StoreError> {
         silent()
     }
-    async fn ring(&self) -> Result<(), StoreError> {
+    async fn ring(&self, _: &Queue) -> Result<(), StoreError> {
         silent()
     }
     async fn signal(&self, _: &WorkflowId, _: StoredSignal) -> Result<Signalled, StoreError> {

@@ -90,7 +90,7 @@ async fn a_tick_starts_what_it_is_for_under_an_id_made_of_it() {
     let started = daemons.started().await;
     assert_eq!(started.len(), 1);
     assert_eq!(started[0].id.as_str(), format!("tick-s-{}", at("2026-11-22T01:00:00Z").millis() / 1000));
-    let state = State::of(&started[0]).unwrap();
+    let state = State::load(&*daemons.store, &started[0]).await.unwrap().unwrap();
     assert_eq!(state.created_by, "schedule s");
     assert_eq!(state.input["nodes"], serde_json::json!(["gpu-01", "gpu-02"]), "no node named: all of them");
 }

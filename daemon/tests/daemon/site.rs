@@ -19,9 +19,9 @@ use turnaround_daemon::feed::EventFeed;
 use turnaround_daemon::jobs::JobBoard;
 use turnaround_daemon::tick_log::TickLog;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
-use turnaround_workflows::engine::{Entry, Event, State, seal};
+use turnaround_workflows::engine::{Entry, Event, fold, seal};
 use turnaround_workflows::store::memory::MemoryStore;
-use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Next, Store, StoredEntry, Take, WorkflowId};
+use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Next, Queue, Store, StoredEntry, Take, WorkflowId};
 use turnaround_workflows::updates;
 
 /// When every test begins.
@@ -200,13 +200,13 @@ impl Work {
     pub(crate) async fn on(self, store: &dyn Store, id: &WorkflowId) {
         let claimed = claim(store, id).await;
         let document = claimed.document;
-        let mut state = State::of(&document).unwrap();
+        let mut state = fold(&claimed.journal).unwrap();
         let mut entries: Vec<StoredEntry> = Vec::new();
         for event in self.events {
             let at = store.now().await.unwrap();
             let seq = document.seq + entries.len() as u64 + 1;
             let before = entries.last().map_or(&document.head, |newest| &newest.digest);
-            let entry = Entry { seq, at, fence: claimed.fence, event };
+            let entry = Entry { seq, at, fence: claimed.fence, signal: None, event };
             let sealed = seal(Some(before), &entry).unwrap();
             state = state.apply(at, &entry.event).unwrap();
             entries.push(sealed);
@@ -218,7 +218,7 @@ impl Work {
             id: id.clone(),
             fence: claimed.fence,
             expected: document.seq,
-            state: (!entries.is_empty()).then(|| json!({ "state": state, "signals_seen": [] }).to_string()),
+            state: Some(state.kept(document.seq + entries.len() as u64).unwrap()),
             entries,
             status: state.status(),
             headline: state.headline(),
@@ -229,6 +229,7 @@ impl Work {
             signals: Vec::new(),
             traceparent: None,
             next: self.next,
+            queue: Queue::DEFAULT,
         };
         let advance = Advance { lease: Duration::from_secs(10), commits: vec![commit], ..Advance::default() };
         let done = store.advance(advance).await.unwrap();
@@ -239,7 +240,7 @@ impl Work {
 /// The lease on `id`; other workflows that are due are handed back.
 pub(crate) async fn claim(store: &dyn Store, id: &WorkflowId) -> Claimed {
     let lease = Duration::from_secs(10);
-    let claim = Some(Claim { max: 256, lease, worker: "test:1".to_owned() });
+    let claim = Some(Claim { max: 256, lease, worker: "test:1".to_owned(), queues: vec![Queue::DEFAULT] });
     let claimed = store.advance(Advance { lease, claim, ..Advance::default() }).await.unwrap().claimed;
     let (mut ours, others): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|claimed| claimed.document.id == *id);
     let hand_back = others.into_iter().map(|claimed| (claimed.document.id, claimed.fence)).collect();

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tracing::Instrument as _;
-use tracing::{error, info, info_span, warn};
+use tracing::{info, info_span, warn};
 
 use super::Registry;
 use super::driver::Driver;
-use super::run::{Run, Snapshot};
+use super::quarantine::quarantine;
+use super::replay::replay;
+use super::run::Run;
 use crate::clock::Timestamp;
 use crate::ports::Ports;
-use crate::store::{Claimed, Commit, Committed, Next, Status};
+use crate::store::{Claimed, Commit, Committed, Next, Queue, Status};
 use crate::telemetry::{self, metrics};
 
 /// A workflow that this worker does not know how to bring on is offered again after this long: an upgraded
@@ -62,6 +64,8 @@ impl Activation {
 pub struct Engine {
     pub registry: Registry,
     pub ports: Ports,
+    /// Steps that wait in other queues are left to other workers.
+    pub queues: Vec<Queue>,
     /// How long a finished workflow stays in the store.
     pub keep_finished: Duration,
 }
@@ -96,21 +100,17 @@ impl Engine {
 
     async fn bring_on(&self, claimed: &Claimed, committer: &dyn Committer, traceparent: Option<String>) -> Result<Activation, LeaseLost> {
         let document = &claimed.document;
-        let known = self.registry.get(&document.kind);
-        let snapshot = serde_json::from_str::<Snapshot>(&document.state);
-        let (definition, snapshot) = match (known, snapshot) {
-            (_, Err(source)) => {
-                error!(workflow = %document.id, %source, "the stored state can't be read; the workflow is left alone");
-                return set_aside(claimed, committer, "its stored state can't be read", Next::Signal, traceparent).await;
-            }
-            (Some(definition), Ok(snapshot)) if definition.version == snapshot.state.version => (definition, snapshot),
-            (_, Ok(snapshot)) => {
-                let why = format!("no worker here knows version {} of `{}`", snapshot.state.version, document.kind);
-                warn!(workflow = %document.id, why, "left for another worker");
-                return set_aside(claimed, committer, &why, Next::At(committer.now() + UNKNOWN_LOOK_AGAIN), traceparent).await;
-            }
+        let replayed = match replay(claimed) {
+            Ok(replayed) => replayed,
+            Err(damage) => return quarantine(claimed, committer, &damage, self.keep_finished).await,
         };
-        let run = Run::new(claimed, snapshot, committer, traceparent);
+        let version = replayed.state.version;
+        let Some(definition) = self.registry.get(&document.kind).filter(|known| known.version == version) else {
+            let why = format!("no worker here knows version {version} of `{}`", document.kind);
+            warn!(workflow = %document.id, why, "left for another worker");
+            return set_aside(claimed, committer, &why, traceparent).await;
+        };
+        let run = Run::new(claimed, replayed, committer, traceparent);
         Driver { engine: self, definition, id: &document.id, fence: claimed.fence, run: tokio::sync::Mutex::new(run) }.drive(&claimed.signals).await
     }
 }
@@ -121,7 +121,6 @@ async fn set_aside(
     claimed: &Claimed,
     committer: &dyn Committer,
     why: &str,
-    next: Next,
     traceparent: Option<String>,
 ) -> Result<Activation, LeaseLost> {
     let document = &claimed.document;
@@ -139,7 +138,8 @@ async fn set_aside(
         create: Vec::new(),
         signals: Vec::new(),
         traceparent,
-        next: if claimed.signals.is_empty() { next } else { Next::Keep },
+        next: if claimed.signals.is_empty() { Next::At(committer.now() + UNKNOWN_LOOK_AGAIN) } else { Next::Keep },
+        queue: document.queue.clone(),
     };
     match committer.commit(commit).await? {
         Committed::Done { .. } => Ok(Activation::Parked),

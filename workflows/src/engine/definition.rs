@@ -1,9 +1,10 @@
 //! What a kind of workflow consists of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::AnyStep;
+use crate::store::Queue;
 
 /// A kind of workflow: its steps in order, to be read aloud.
 pub struct Definition {
@@ -36,6 +37,12 @@ impl Registry {
 
     pub fn get(&self, kind: &str) -> Option<&Arc<Definition>> {
         self.0.get(kind)
+    }
+
+    /// Every queue that a step of a known kind waits in, and the one where workflows begin; sorted.
+    pub fn queues(&self) -> Vec<Queue> {
+        let steps = self.all().flat_map(|definition| definition.steps.iter().map(|step| step.queue()));
+        steps.chain([Queue::DEFAULT]).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Definition>> {

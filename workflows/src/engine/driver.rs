@@ -15,7 +15,7 @@ use super::{
     AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, Progress, Question, Remedy, Signal,
     SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
 };
-use crate::store::{Fence, Next, Resource, StoredSignal, WorkflowId};
+use crate::store::{Fence, Next, Queue, Resource, StoredSignal, WorkflowId};
 use crate::telemetry::{StepCall, StepOutcome, metrics};
 
 /// A workflow that waits for a lock or budget looks again after this long, should its wake-up be lost. Freed
@@ -46,6 +46,10 @@ impl<'a> Driver<'a> {
                 let run = self.run.lock().await;
                 decide(&run.state, &names, run.now())
             };
+            if !self.is_served(&decision)? {
+                let now = self.run.lock().await.now();
+                return self.park(Next::At(now)).await;
+            }
             match decision {
                 Decision::Begin { step } => {
                     if let Some(parked) = self.begin(&step).await? {
@@ -59,7 +63,7 @@ impl<'a> Driver<'a> {
                     let mut run = self.run.lock().await;
                     let deadline = deadline(&policy, run.now());
                     run.push(Event::UndoBegun { step, deadline })?;
-                    run.commit(Vec::new(), Next::Keep).await?;
+                    run.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await?;
                 }
                 Decision::ContinueUndo { step } => self.go_on_undoing(&step).await?,
                 Decision::SleepUntil(then) => return self.park(Next::At(then)).await,
@@ -78,8 +82,31 @@ impl<'a> Driver<'a> {
     }
 
     async fn park(&self, next: Next) -> Result<Activation, LeaseLost> {
-        self.run.lock().await.commit(Vec::new(), next).await?;
+        let mut run = self.run.lock().await;
+        let queue = self.queue(&run.state);
+        run.commit(Vec::new(), next, queue).await?;
         Ok(Activation::Parked)
+    }
+
+    /// The queue of the step that is under way or comes next.
+    fn queue(&self, state: &State) -> Queue {
+        let step = match (&state.current, &state.course) {
+            (Some(current), _) => self.definition.step(&current.step),
+            (None, Course::Forward) => self.definition.steps.iter().map(|step| &**step).find(|step| state.record(step.name()).is_none()),
+            (None, Course::Unwinding { .. }) => state.steps.last().and_then(|newest| self.definition.step(&newest.step)),
+            (None, Course::Ended { .. }) => None,
+        };
+        step.map_or(Queue::DEFAULT, AnyStep::queue)
+    }
+
+    /// A step that waits in a queue which this worker does not serve is another worker's.
+    fn is_served(&self, decision: &Decision) -> Result<bool, LeaseLost> {
+        match decision {
+            Decision::Begin { step } | Decision::Continue { step } | Decision::BeginUndo { step } | Decision::ContinueUndo { step } => {
+                Ok(self.engine.queues.contains(&self.step(step)?.queue()))
+            }
+            Decision::SleepUntil(_) | Decision::AwaitSignal | Decision::End { .. } | Decision::Nothing => Ok(true),
+        }
     }
 
     /// A poll that saw nothing new is not worth an entry: only the time of the next look is committed.
@@ -101,7 +128,7 @@ impl<'a> Driver<'a> {
                 run.pending.signals.push((parent, stored));
             }
         }
-        run.commit(Vec::new(), Next::End { keep: self.engine.keep_finished }).await?;
+        run.commit(Vec::new(), Next::End { keep: self.engine.keep_finished }, Queue::DEFAULT).await?;
         info!(workflow = %self.id, outcome = outcome.as_str(), "workflow ended");
         metrics::workflow_ended(self.definition.kind, outcome.as_str());
         Ok(Activation::Ended)
@@ -137,7 +164,7 @@ impl<'a> Driver<'a> {
         let deadline = deadline(&step.policy(&cx), run.now());
         let took = take.iter().map(|take| take.resource.clone()).collect();
         run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
-        match run.commit(take, Next::Keep).await? {
+        match run.commit(take, Next::Keep, Queue::DEFAULT).await? {
             Met::Done => Ok(None),
             Met::Busy { resource, holders } => {
                 (run.state, run.pending) = (state, pending);
@@ -145,7 +172,7 @@ impl<'a> Driver<'a> {
                     run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
                 }
                 let then = run.now() + RESOURCE_LOOK_AGAIN;
-                run.commit(Vec::new(), Next::At(then)).await?;
+                run.commit(Vec::new(), Next::At(then), step.queue()).await?;
                 Ok(Some(Activation::Parked))
             }
         }
@@ -179,7 +206,7 @@ impl<'a> Driver<'a> {
             Ok(Progress::StartChildren { children, note }) => {
                 self.start_children(&mut run, name, children, note)?;
                 // Each lot by itself: a store takes only so many in one commit.
-                run.commit(Vec::new(), Next::Keep).await.map(drop)
+                run.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await.map(drop)
             }
             Ok(Progress::AwaitChildren { note }) => {
                 run.push(Event::StepParked { step: name.to_owned(), until: None, note })

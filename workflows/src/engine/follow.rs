@@ -17,7 +17,7 @@ impl Driver<'_> {
         while let Some(stored) = run.inbox.pop_front() {
             run.pending.consumed += 1;
             match serde_json::from_str::<Signal>(&stored.body) {
-                Ok(signal) if run.remember(&signal.id) => self.follow(&mut run, signal).await?,
+                Ok(signal) if run.follows(&signal.id) => self.follow(&mut run, signal).await?,
                 Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),
                 Err(source) => error!(workflow = %self.id, %source, "a signal that can't be read was dropped"),
             }

@@ -15,6 +15,9 @@ pub struct Entry {
     pub at: Timestamp,
     /// The lease under which it was written; 0 for the first entry, which whoever created the workflow wrote.
     pub fence: Fence,
+    /// Id of the signal that it follows; a second delivery is recognised by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
     #[serde(flatten)]
     pub event: Event,
 }
@@ -41,7 +44,13 @@ fn digest(before: Option<&Digest>, body: &str) -> Digest {
         hash.update(before.0.as_bytes());
     }
     hash.update(body.as_bytes());
-    Digest(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Digest(hex(&hash.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half & 0xf)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
 }
 
 /// `entry` as it is kept, sealed over `before` (None for the first one).
@@ -81,6 +90,7 @@ mod tests {
                     seq,
                     at: Timestamp::from_millis(1_000),
                     fence: Fence(7),
+                    signal: None,
                     event: Event::Resumed { by: format!("operator {seq}") },
                 };
                 let stored = seal(before.as_ref(), &entry).unwrap();

@@ -7,38 +7,37 @@ use serde_json::Value;
 use tracing::error;
 
 use super::activation::{Committer, LeaseLost};
+use super::replay::{Replayed, SignalsSeen};
 use super::{Entry, Event, Remedy, Signal, SignalKind, State, StepError, seal};
 use crate::clock::Timestamp;
 use crate::store::{
-    Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Resource, StoredEntry, StoredSignal, Take, WorkflowId,
+    Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Queue, Resource, Status, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 
-/// The state as it is kept, with what is not part of the journal's fold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Snapshot {
-    pub(super) state: State,
-    /// Ids of the newest signals, to recognise a second delivery.
-    signals_seen: VecDeque<String>,
+/// The state as it is kept beside the journal when a lease is given up: for listings.
+#[derive(Serialize)]
+struct Kept<'a> {
+    seq: u64,
+    state: &'a State,
 }
 
-/// Ids of signals that are remembered. A client repeats within seconds; more signals than this in
-/// between would be a flood.
-const SIGNALS_REMEMBERED: usize = 64;
-
-impl Snapshot {
-    pub(super) fn new(state: State) -> Snapshot {
-        Snapshot { state, signals_seen: VecDeque::new() }
-    }
-
-    pub(super) fn written(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
+#[derive(Deserialize)]
+struct KeptState {
+    seq: u64,
+    state: State,
 }
 
 impl State {
-    /// The state that a document carries.
-    pub fn of(document: &Document) -> Result<State, serde_json::Error> {
-        serde_json::from_str::<Snapshot>(&document.state).map(|snapshot| snapshot.state)
+    /// The state that a document carries. None if it has not parked since its newest entry: then its journal tells.
+    pub fn of(document: &Document) -> Result<Option<State>, serde_json::Error> {
+        let Some(kept) = &document.state else { return Ok(None) };
+        let kept: KeptState = serde_json::from_str(kept)?;
+        Ok((kept.seq == document.seq).then_some(kept.state))
+    }
+
+    /// What a document carries of this state, reached with entry `seq`.
+    pub fn kept(&self, seq: u64) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&Kept { seq, state: self })
     }
 }
 
@@ -51,7 +50,11 @@ pub(super) struct Run<'a> {
     seq: u64,
     head: Digest,
     pub(super) state: State,
-    signals_seen: VecDeque<String>,
+    signals_seen: SignalsSeen,
+    /// The signal that is being followed, until an entry names it.
+    following: Option<String>,
+    /// What is kept beside the journal is this state.
+    kept: bool,
     pub(super) traceparent: Option<String>,
     /// Unread signals.
     pub(super) inbox: VecDeque<StoredSignal>,
@@ -77,16 +80,20 @@ pub(super) enum Met {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(claimed: &Claimed, snapshot: Snapshot, committer: &'a dyn Committer, traceparent: Option<String>) -> Run<'a> {
+    pub(super) fn new(claimed: &Claimed, replayed: Replayed, committer: &'a dyn Committer, traceparent: Option<String>) -> Run<'a> {
         let document = &claimed.document;
+        // Its status says how its newest commit left it: parked, or at work.
+        let kept = matches!(document.status, Status::Waiting | Status::NeedsOperator | Status::Paused) && document.seq > 1;
         Run {
             committer,
             id: document.id.clone(),
             fence: claimed.fence,
             seq: document.seq,
             head: document.head.clone(),
-            state: snapshot.state,
-            signals_seen: snapshot.signals_seen,
+            state: replayed.state,
+            signals_seen: replayed.signals_seen,
+            following: None,
+            kept,
             traceparent,
             inbox: VecDeque::new(),
             pending: Pending::default(),
@@ -94,16 +101,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// False if the signal was seen before.
-    pub(super) fn remember(&mut self, id: &str) -> bool {
-        if self.signals_seen.iter().any(|seen| seen == id) {
-            return false;
+    /// False if the signal was seen before. The next entry names it.
+    pub(super) fn follows(&mut self, signal: &str) -> bool {
+        let new = self.signals_seen.remember(signal);
+        if new {
+            self.following = Some(signal.to_owned());
         }
-        self.signals_seen.push_back(id.to_owned());
-        if self.signals_seen.len() > SIGNALS_REMEMBERED {
-            self.signals_seen.pop_front();
-        }
-        true
+        new
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -116,11 +120,13 @@ impl<'a> Run<'a> {
         let seq = self.seq + self.pending.entries.len() as u64 + 1;
         let before = self.pending.entries.last().map_or(&self.head, |newest| &newest.digest);
         let folded = self.state.clone().apply(at, &event);
-        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, event });
+        let signal = self.following.take();
+        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, signal, event });
         match (folded, sealed) {
             (Ok(state), Ok(entry)) => {
                 self.state = state;
                 self.pending.entries.push(entry);
+                self.kept = false;
                 Ok(())
             }
             (Err(illegal), _) => Err(self.give_up(&illegal)),
@@ -134,15 +140,15 @@ impl<'a> Run<'a> {
         LeaseLost
     }
 
-    pub(super) async fn commit(&mut self, take: Vec<Take>, next: Next) -> Result<Met, LeaseLost> {
-        let snapshot = Snapshot { state: self.state.clone(), signals_seen: self.signals_seen.clone() };
-        let state = match (self.pending.entries.is_empty(), snapshot.written()) {
-            (true, _) => None,
-            (false, Ok(written)) => Some(written),
-            (false, Err(source)) => return Err(self.give_up(&source)),
-        };
+    /// `queue`: where the workflow waits if `next` gives up its lease.
+    pub(super) async fn commit(&mut self, take: Vec<Take>, next: Next, queue: Queue) -> Result<Met, LeaseLost> {
+        let parks = matches!(next, Next::At(_) | Next::Signal);
         let pending = self.pending.clone();
         let added = pending.entries.len() as u64;
+        let state = match (parks && !self.kept).then(|| self.state.kept(self.seq + added)).transpose() {
+            Ok(written) => written,
+            Err(source) => return Err(self.give_up(&source)),
+        };
         let head = pending.entries.last().map(|newest| newest.digest.clone());
         let commit = Commit {
             id: self.id.clone(),
@@ -159,6 +165,7 @@ impl<'a> Run<'a> {
             signals: pending.signals,
             traceparent: self.traceparent.clone(),
             next,
+            queue,
         };
         match self.committer.commit(commit).await? {
             Committed::Done { signals, .. } => {
@@ -168,6 +175,7 @@ impl<'a> Run<'a> {
                 }
                 self.pending = Pending::default();
                 self.inbox = signals.into();
+                self.kept |= parks;
                 Ok(Met::Done)
             }
             Committed::Busy { resource, holders } => Ok(Met::Busy { resource, holders }),
@@ -182,7 +190,7 @@ impl<'a> Run<'a> {
     pub(super) async fn checkpoint(&mut self, step: &str, checkpoint: Value, note: String) -> Result<(), StepError> {
         let event = Event::StepCheckpointed { step: step.to_owned(), checkpoint, note };
         self.push(event).map_err(lease_lost)?;
-        match self.commit(Vec::new(), Next::Keep).await {
+        match self.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await {
             Ok(Met::Done) => Ok(()),
             Ok(Met::Busy { .. }) | Err(LeaseLost) => Err(lease_lost(LeaseLost)),
         }

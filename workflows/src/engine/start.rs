@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::run::Snapshot;
 use super::{Entry, Event, State, seal};
 use crate::clock::Timestamp;
 use crate::store::{Fence, NewWorkflow, WorkflowId};
@@ -29,7 +28,6 @@ pub fn start(start: Start, now: Timestamp) -> Result<NewWorkflow, serde_json::Er
     let event = Event::Created { kind: kind.clone(), version, target: target.clone(), input, parent: parent.clone(), key, by };
     let state = State::begin(&event).map_err(serde::ser::Error::custom)?;
     let headline = state.headline();
-    let entry = seal(None, &Entry { seq: 1, at: now, fence: Fence(0), event })?;
-    let state = Snapshot::new(state).written()?;
-    Ok(NewWorkflow { id, kind, target, parent, headline, entry, state, traceparent, due: None })
+    let entry = seal(None, &Entry { seq: 1, at: now, fence: Fence(0), signal: None, event })?;
+    Ok(NewWorkflow { id, kind, target, parent, headline, entry, traceparent, due: None })
 }

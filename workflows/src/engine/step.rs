@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Question, StepCx};
 use crate::clock::Timestamp;
 use crate::ports::{PortError, PortErrorKind};
-use crate::store::{InvalidWorkflowId, Resource, Take};
+use crate::store::{InvalidWorkflowId, Queue, Resource, Take};
 
 /// What a step looks like from inside. It may be run again at any moment, by another process: so it looks
 /// before it acts, and what it must remember it checkpoints.
@@ -20,6 +20,8 @@ pub trait Step: Send + Sync + 'static {
     const NAME: &'static str;
     /// Once this step has begun there is no way back, only forward: the workflow can't be aborted any more.
     const POINT_OF_NO_RETURN: bool = false;
+    /// Where it waits for a worker: one that reaches what the step needs. See `turnaround_workflows::steps::queues`.
+    const QUEUE: Queue = Queue::DEFAULT;
     type Output: Serialize + DeserializeOwned + Send + Sync;
 
     fn policy(&self, _cx: &StepCx<'_>) -> Policy {
@@ -207,6 +209,7 @@ impl From<InvalidWorkflowId> for StepError {
 pub trait AnyStep: Send + Sync {
     fn name(&self) -> &'static str;
     fn is_point_of_no_return(&self) -> bool;
+    fn queue(&self) -> Queue;
     fn policy(&self, cx: &StepCx<'_>) -> Policy;
     fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError>;
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError>;
@@ -235,6 +238,10 @@ impl<S: Step> AnyStep for Erased<S> {
 
     fn is_point_of_no_return(&self) -> bool {
         S::POINT_OF_NO_RETURN
+    }
+
+    fn queue(&self) -> Queue {
+        S::QUEUE
     }
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {

@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
-use super::{Reprovision, StageImage, needed, order};
+use super::{Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{Facts, PortErrorKind};
+use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledBoot {
@@ -59,6 +60,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
 #[async_trait]
 impl Step for AwaitInstall {
     const NAME: &'static str = "await-install";
+    const QUEUE: Queue = queues::NODES;
     type Output = InstalledBoot;
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {

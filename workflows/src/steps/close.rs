@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{node_lock, node_out, order};
+use super::{node_lock, node_out, order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
-use crate::store::{Resource, Take, WorkflowId};
+use crate::store::{Queue, Resource, Take, WorkflowId};
 use crate::updates::NodeOrder;
 
 /// Begins every reason that we leave in Nova's `disabled_reason`.
@@ -58,6 +58,7 @@ pub(super) fn whose(reason: Option<&str>, id: &WorkflowId) -> Reason {
 #[async_trait]
 impl Step for Close {
     const NAME: &'static str = "close";
+    const QUEUE: Queue = queues::OPENSTACK;
     type Output = Closed;
 
     fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::order;
+use super::{order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
+use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
@@ -35,6 +36,7 @@ pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<S
 #[async_trait]
 impl Step for ConfirmEmpty {
     const NAME: &'static str = "confirm-empty";
+    const QUEUE: Queue = queues::OPENSTACK;
     type Output = Empty;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Empty>, StepError> {

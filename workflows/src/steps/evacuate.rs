@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::order;
+use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
 use crate::ports::{
     Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind, RequestId,
 };
+use crate::store::Queue;
 
 /// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
 /// first time, and twice is no accident.
@@ -124,6 +125,7 @@ impl Scene {
 #[async_trait]
 impl Step for Evacuate {
     const NAME: &'static str = "evacuate";
+    const QUEUE: Queue = queues::OPENSTACK;
     type Output = Evacuated;
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {

@@ -9,6 +9,7 @@ mod close;
 mod confirm_empty;
 mod evacuate;
 mod netboot;
+pub mod queues;
 mod reopen;
 mod reprovision;
 mod stage_image;

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::close::reopen_if_ours;
-use super::{Close, needed, node_lock, node_out, order};
+use super::{Close, needed, node_lock, node_out, order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
-use crate::store::Resource;
+use crate::store::{Queue, Resource};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenBack {
@@ -21,6 +21,7 @@ pub struct Reopen;
 #[async_trait]
 impl Step for Reopen {
     const NAME: &'static str = "reopen";
+    const QUEUE: Queue = queues::OPENSTACK;
     type Output = GivenBack;
 
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {

@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::netboot::{Reset, Settled, carry_out, prepare, settle};
-use super::order;
+use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
+use crate::store::Queue;
 
 /// How often a reset of unknown outcome is looked at.
 const SETTLE_POLL: Duration = Duration::from_secs(2);
@@ -26,6 +27,7 @@ pub struct Reprovision;
 #[async_trait]
 impl Step for Reprovision {
     const NAME: &'static str = "reprovision";
+    const QUEUE: Queue = queues::BMC;
     const POINT_OF_NO_RETURN: bool = true;
     type Output = Reprovisioned;
 

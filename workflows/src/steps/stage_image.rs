@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
-use super::order;
+use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{BootTicket, PortErrorKind, Token};
 use crate::updates::NodeOrder;
+use crate::store::Queue;
 
 /// What is staged, and how the node was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,7 @@ fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
 #[async_trait]
 impl Step for StageImage {
     const NAME: &'static str = "stage-image";
+    const QUEUE: Queue = queues::PXE;
     type Output = Staged;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Staged>, StepError> {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Close, order};
+use super::{Close, order, queues};
 use crate::engine::{Observed, Policy, Progress, Step, StepCx, StepError};
 use crate::ports::PortErrorKind;
+use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedHypervisor {
@@ -52,6 +53,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
 #[async_trait]
 impl Step for VerifyHypervisor {
     const NAME: &'static str = "verify-hypervisor";
+    const QUEUE: Queue = queues::OPENSTACK;
     type Output = VerifiedHypervisor;
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::order;
+use super::{order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
+use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedOs {
@@ -34,6 +35,7 @@ async fn differences(cx: &StepCx<'_>) -> Result<(VerifiedOs, Vec<String>), StepE
 #[async_trait]
 impl Step for VerifyOs {
     const NAME: &'static str = "verify-os";
+    const QUEUE: Queue = queues::NODES;
     type Output = VerifiedOs;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedOs>, StepError> {

@@ -1,17 +1,25 @@
 //! How a commit is recognised when it is sent again because its answer was lost.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{Commit, Next, Resource};
 
-/// The same for the same commit, and for no other commit of that workflow. Kept with the workflow until its next
-/// commit.
+/// The same for the same commit, and for no other commit of that workflow: the digest of the newest entry, which is over all
+/// before it, or without one a digest of the commit. Kept with the workflow until its next commit of that sort.
 ///
 /// Two commits in a row that are equal in everything, without entries, are one to the store: therefore a commit that
 /// consumes or sends signals should carry an entry that says so.
-pub(super) fn of(commit: &Commit) -> String {
+pub(super) fn of(commit: &Commit) -> Cow<'_, str> {
+    match commit.entries.last() {
+        Some(newest) => Cow::Borrowed(&newest.digest.0),
+        None => Cow::Owned(of_bare(commit)),
+    }
+}
+
+fn of_bare(commit: &Commit) -> String {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -20,9 +28,6 @@ pub(super) fn of(commit: &Commit) -> String {
     field(&commit.fence.0.to_le_bytes());
     field(&commit.expected.to_le_bytes());
     field(&commit.consumed.to_le_bytes());
-    for entry in &commit.entries {
-        field(entry.digest.0.as_bytes());
-    }
     field(commit.status.as_str().as_bytes());
     field(commit.headline.as_bytes());
     for take in &commit.take {
@@ -47,6 +52,7 @@ pub(super) fn of(commit: &Commit) -> String {
         Next::End { keep } => ("end", i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)),
     };
     field(next.as_bytes());
+    field(commit.queue.as_str().as_bytes());
     field(&value.to_le_bytes());
     // Half a SHA-256: it is only ever compared with one other.
     hash.finalize().iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {

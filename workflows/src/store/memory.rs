@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Signalled, Status, Store,
+    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::{Clock, Timestamp};
@@ -96,13 +96,12 @@ impl Store for MemoryStore {
         Ok(self.write(|shelf, now| shelf.advance(advance, now)))
     }
 
-    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError> {
-        self.wait_until(&self.rung, timeout, Shelf::take_ring).await;
-        Ok(())
+    async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        Ok(self.wait_until(&self.rung, timeout, |shelf| shelf.take_ring(queues)).await)
     }
 
-    async fn ring(&self) -> Result<(), StoreError> {
-        self.write(|shelf, _| shelf.ring());
+    async fn ring(&self, queue: &Queue) -> Result<(), StoreError> {
+        self.write(|shelf, _| shelf.ring(queue));
         Ok(())
     }
 

@@ -21,11 +21,13 @@ mod mark;
 pub mod memory;
 #[cfg(any(test, feature = "conformance"))]
 pub mod private_redis;
+mod queue;
 pub mod redis;
 #[cfg(test)]
 mod tests;
 
 pub use error::StoreError;
+pub use queue::{InvalidQueue, QUEUE_CHARS_MAX, Queue};
 
 /// Longest workflow id. Ids of children are made of their parent's and a key.
 pub const WORKFLOW_ID_CHARS_MAX: usize = 200;
@@ -100,6 +102,8 @@ pub enum Status {
     Paused,
     /// Undoes what it did.
     Unwinding,
+    /// What is kept of it can't be right: nobody works on it until a person has looked.
+    Quarantined,
     Succeeded,
     /// Ended without having done what it was for. Its last entry says why and what was left.
     Failed,
@@ -108,12 +112,13 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 8] = [
+    pub const ALL: [Status; 9] = [
         Status::Runnable,
         Status::Waiting,
         Status::NeedsOperator,
         Status::Paused,
         Status::Unwinding,
+        Status::Quarantined,
         Status::Succeeded,
         Status::Failed,
         Status::Aborted,
@@ -126,6 +131,7 @@ impl Status {
             Status::NeedsOperator => "needs-operator",
             Status::Paused => "paused",
             Status::Unwinding => "unwinding",
+            Status::Quarantined => "quarantined",
             Status::Succeeded => "succeeded",
             Status::Failed => "failed",
             Status::Aborted => "aborted",
@@ -142,7 +148,7 @@ impl Status {
 #[serde(transparent)]
 pub struct Digest(pub String);
 
-/// A workflow as the store keeps it beside its journal: the folded state, so that a claim reads one key.
+/// A workflow as the store keeps it beside its journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     pub id: WorkflowId,
@@ -158,8 +164,11 @@ pub struct Document {
     pub seq: u64,
     /// Digest of the newest journal entry.
     pub head: Digest,
-    /// The folded state, JSON. The store does not look inside.
-    pub state: String,
+    /// The state in which it last gave up its lease, JSON, for listings: the truth is the journal, which may have gone on since.
+    /// The store does not look inside. Not handed out with claims.
+    pub state: Option<String>,
+    /// Where it waits when nobody works on it.
+    pub queue: Queue,
     /// W3C `traceparent` of whoever created it or last worked on it.
     pub traceparent: Option<String>,
     pub created: Timestamp,
@@ -196,7 +205,6 @@ pub struct NewWorkflow {
     pub parent: Option<WorkflowId>,
     pub headline: String,
     pub entry: StoredEntry,
-    pub state: String,
     pub traceparent: Option<String>,
     /// When it is due first. None: now.
     pub due: Option<Timestamp>,
@@ -283,7 +291,7 @@ pub struct Commit {
     /// Appended in order. May be empty (only `next` changes). A commit that consumes or sends signals has one: two equal
     /// commits without entries, one after the other, are taken for one whose answer was lost.
     pub entries: Vec<StoredEntry>,
-    /// The state folded over `entries`; None if there are none.
+    /// The state in which the lease is given up, for listings; None leaves the one before.
     pub state: Option<String>,
     pub status: Status,
     pub headline: String,
@@ -300,6 +308,8 @@ pub struct Commit {
     pub signals: Vec<(WorkflowId, StoredSignal)>,
     pub traceparent: Option<String>,
     pub next: Next,
+    /// Where the workflow waits from now on when nobody works on it.
+    pub queue: Queue,
 }
 
 /// What became of a commit.
@@ -317,7 +327,8 @@ pub enum Committed {
     /// A resource is not to be had. Nothing was written, the lease stays; this workflow is woken as soon as the
     /// resource may be free.
     Busy { resource: Resource, holders: Vec<WorkflowId> },
-    /// The journal is not where the holder of the lease believes it to be. A bug, or a damaged store.
+    /// The journal is not where the holder of the lease believes it to be, or what is kept is not of the form it should have. A bug, or
+    /// a damaged store.
     Conflict { seq: u64 },
 }
 
@@ -328,7 +339,12 @@ pub struct Claim {
     pub lease: Duration,
     /// Who asks, for people to read: host and process id.
     pub worker: String,
+    /// Only what waits in these (at most [`QUEUES_MAX`]).
+    pub queues: Vec<Queue>,
 }
+
+/// Queues that one claim asks for. Each costs a look.
+pub const QUEUES_MAX: usize = 16;
 
 /// Workflows handed out by one call: bounded so that no call keeps Redis busy for long.
 pub const CLAIM_MAX: u32 = 256;
@@ -338,6 +354,12 @@ pub const COMMITS_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     pub document: Document,
+    /// All of it.
+    pub journal: Vec<StoredEntry>,
+    /// So many leases in a row, before this one, expired without a single commit.
+    pub tries: u32,
+    /// What of it can't be read, if so; then what could not be read is empty.
+    pub damage: Option<String>,
     pub fence: Fence,
     pub lease_until: Timestamp,
     /// Unread signals, oldest first.
@@ -443,12 +465,12 @@ pub trait Store: Send + Sync + 'static {
     /// Calling it again with the same commits is safe and answers what stands.
     async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError>;
 
-    /// Returns when something may have become due, or after `timeout`. May return for nothing. A ring that a
-    /// caller received and cannot use should be passed on with [`Store::ring`].
-    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError>;
+    /// Returns when something may have become due in one of `queues`, or with None after `timeout`. May return for nothing. A ring that
+    /// a caller received and cannot use should be passed on with [`Store::ring`].
+    async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError>;
 
-    /// Wakes one worker that waits for the bell.
-    async fn ring(&self) -> Result<(), StoreError>;
+    /// Wakes one worker that waits for the bell of `queue`.
+    async fn ring(&self, queue: &Queue) -> Result<(), StoreError>;
 
     /// On return the signal is in the workflow's inbox, and the workflow is due if it was waiting. An equal one that
     /// is unread is not doubled, so that calling again is safe.

@@ -36,6 +36,7 @@ struct Instruments {
     commit_seconds: Histogram<f64>,
     leases_lost: Counter<u64>,
     store_outages: Counter<u64>,
+    quarantined: Counter<u64>,
 }
 
 /// A workflow was brought on by a worker. `outcome`: `parked`, `ended` or `lost`.
@@ -77,6 +78,11 @@ pub fn lease_lost() {
 /// The store stopped answering. Once for each outage, however often it is asked again meanwhile.
 pub fn store_outage() {
     with(|all| all.store_outages.add(1, &[]));
+}
+
+/// A workflow was set apart because what is kept of it can't be right. Somebody should look.
+pub fn quarantined() {
+    with(|all| all.quarantined.add(1, &[]));
 }
 
 /// How many workflows are open, by status; what is not in `counts` is none. To be told now and then by whoever looks.
@@ -176,6 +182,7 @@ fn instruments(meter: &Meter) -> Instruments {
         commit_seconds: histogram(meter, "turnaround.store.commit.duration", "Round trip of a call that carried commits", &COMMIT_SECONDS),
         leases_lost: counter(meter, "turnaround.leases.lost", "{lease}", "Leases that were lost while work was under way"),
         store_outages: counter(meter, "turnaround.store.outages", "{outage}", "Times that the store stopped answering"),
+        quarantined: counter(meter, "turnaround.workflows.quarantined", "{workflow}", "Workflows set apart because what is kept of them can't be right"),
     }
 }
 

@@ -9,6 +9,8 @@ use turnaround_config::NodeName;
 
 use super::{NODE_OS_DRY_RUN, NodeOrder, RolloutOrder, node_os};
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
+use crate::store::Queue;
+use crate::steps::queues;
 
 pub(super) const VERSION: u32 = 1;
 /// Nodes that are looked at together.
@@ -39,6 +41,7 @@ struct Preview(Arc<Definition>);
 #[async_trait]
 impl Step for Preview {
     const NAME: &'static str = "preview";
+    const QUEUE: Queue = queues::SURVEY;
     type Output = DryRunReport;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<DryRunReport>, StepError> {

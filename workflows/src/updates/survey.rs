@@ -9,6 +9,8 @@ use super::{SURVEY, SurveyOrder};
 use crate::clock::Timestamp;
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
 use crate::ports::Ports;
+use crate::store::Queue;
+use crate::steps::queues;
 
 pub(super) const VERSION: u32 = 1;
 /// Nodes that are asked at the same time: a site of 1,000 nodes takes about a minute, and Nova hardly notices.
@@ -45,6 +47,7 @@ pub(super) struct SurveySite;
 #[async_trait]
 impl Step for SurveySite {
     const NAME: &'static str = "survey-site";
+    const QUEUE: Queue = queues::SURVEY;
     type Output = SurveyReport;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<SurveyReport>, StepError> {

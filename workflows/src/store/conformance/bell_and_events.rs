@@ -14,11 +14,11 @@ pub async fn a_bell_wakes_whoever_waits(bed: &dyn Bed) {
             Box::pin(async move { store.create(NewWorkflow { due: Some(due), ..new("later") }).await.map(drop) })
         }),
         ("a signal", &|store| Box::pin(async move { store.signal(&id("asleep"), signal("go")).await.map(drop) })),
-        ("a ring", &|store| Box::pin(async move { store.ring().await })),
+        ("a ring", &|store| Box::pin(async move { store.ring(&Queue::DEFAULT).await })),
     ];
     for (what, waker) in wakers {
         let (store, waiter) = (desk.store.clone(), desk.store.clone());
-        let waited = async { waiter.wait_for_bell(LONG).await };
+        let waited = async { waiter.wait_for_bell(&[Queue::DEFAULT], LONG).await };
         let (waited, told) = tokio::join!(tokio::time::timeout(LONG, waited), waker(store));
         told.unwrap();
         waited.unwrap_or_else(|_| panic!("{what} did not ring")).unwrap();
@@ -32,13 +32,14 @@ type Told = std::pin::Pin<Box<dyn Future<Output = Result<(), crate::store::Store
 pub async fn a_ring_waits_for_whoever_comes_later(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     // Somebody waited, and left.
-    desk.store.wait_for_bell(Duration::ZERO).await.unwrap();
-    desk.store.ring().await.unwrap();
-    desk.store.wait_for_bell(LONG).await.unwrap();
+    desk.store.wait_for_bell(&[Queue::DEFAULT], Duration::ZERO).await.unwrap();
+    desk.store.ring(&Queue::DEFAULT).await.unwrap();
+    desk.store.wait_for_bell(&[Queue::DEFAULT], LONG).await.unwrap();
     for _ in 0..3 {
-        desk.store.ring().await.unwrap();
+        desk.store.ring(&Queue::DEFAULT).await.unwrap();
     }
-    let wait = || desk.store.wait_for_bell(LONG);
+    let queues = [Queue::DEFAULT];
+    let wait = || desk.store.wait_for_bell(&queues, LONG);
     let (one, two, three) = tokio::join!(wait(), wait(), wait());
     one.and(two).and(three).unwrap();
 }

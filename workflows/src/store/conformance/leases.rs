@@ -8,7 +8,7 @@ use crate::store::CLAIM_MAX;
 pub async fn a_due_workflow_is_claimed_by_one_worker(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let claimed = desk.begin("w").await;
-    assert_eq!(claimed.document.state, new("w").state);
+    assert_eq!((claimed.document.state.as_ref(), claimed.journal.as_slice()), (None, &[new("w").entry][..]));
     assert_eq!((claimed.document.seq, claimed.document.due), (1, None));
     assert!(desk.claim(10).await.is_empty());
     assert!(desk.claim(0).await.is_empty());
@@ -30,7 +30,7 @@ pub async fn a_workflow_is_not_claimed_before_it_is_due(bed: &dyn Bed) {
 }
 
 fn claim_of(max: u32) -> Claim {
-    Claim { max, lease: LONG, worker: "host:1".to_owned() }
+    Claim { max, lease: LONG, worker: "host:1".to_owned(), queues: vec![Queue::DEFAULT] }
 }
 
 pub async fn a_lease_that_expired_unnoticed_may_still_commit(bed: &dyn Bed) {
@@ -57,6 +57,94 @@ pub async fn a_worker_that_paused_for_too_long_is_fenced(bed: &dyn Bed) {
     // Nobody holds it now, and still the old fence opens nothing.
     assert_eq!(desk.commit(commit(&paused, Next::Keep)).await, Committed::Fenced);
     assert_eq!(desk.store.journal(&id("w"), 1, 10).await.unwrap().len(), 2);
+}
+
+pub async fn a_claim_hands_out_the_whole_journal(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let mut claimed = desk.begin("w").await;
+    let mut journal = claimed.journal.clone();
+    // Around what is read at once, what is handed out at once, and a page.
+    for length in [4, 5, 127, 128, 129, 500, 640, 1_300] {
+        let mut head = claimed.document.head.0.clone();
+        let mut entries = Vec::new();
+        while journal.len() + entries.len() < length {
+            let next = entry(&head, &format!("{{\"place\":{}}}", journal.len() + entries.len()));
+            head.clone_from(&next.digest.0);
+            entries.push(next);
+        }
+        journal.extend(entries.iter().cloned());
+        let now = desk.now().await;
+        desk.must(&claimed, Commit { entries, ..commit(&claimed, Next::At(now)) }).await;
+        claimed = desk.claim_only().await;
+        assert!(claimed.journal == journal, "{} entries of {length}", claimed.journal.len());
+    }
+}
+
+pub async fn leases_that_expire_without_a_commit_are_counted(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    desk.create("w").await;
+    for tries in 0..3 {
+        let claimed = desk.claim_for(1, SHORT).await.remove(0);
+        assert_eq!(claimed.tries, tries);
+        bed.pass(SHORT).await;
+    }
+    let claimed = desk.claim_only().await;
+    assert_eq!(claimed.tries, 3);
+    let now = desk.now().await;
+    desk.must(&claimed, commit(&claimed, Next::At(now))).await;
+    let claimed = desk.claim_for(1, SHORT).await.remove(0);
+    assert_eq!(claimed.tries, 0);
+    // Nor does a lease count that was given back.
+    desk.advance(Advance { hand_back: vec![(id("w"), claimed.fence)], ..Advance::default() }).await;
+    assert_eq!(desk.claim_only().await.tries, 0);
+}
+
+pub async fn a_workflow_waits_for_workers_of_its_queue(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let bmc = Queue::of("bmc");
+    let claim = async |queues: &[&Queue], lease| {
+        let queues = queues.iter().map(|queue| (*queue).clone()).collect();
+        let claim = Claim { max: 10, lease, worker: "host:1".to_owned(), queues };
+        desk.advance(Advance { claim: Some(claim), ..Advance::default() }).await
+    };
+    let claimed = desk.begin("w").await;
+    let now = desk.now().await;
+    let parked = Commit { queue: bmc.clone(), ..commit(&claimed, Next::At(now)) };
+    desk.must(&claimed, parked).await;
+    let elsewhere = claim(&[&Queue::DEFAULT], LONG).await;
+    assert_eq!((elsewhere.claimed.len(), elsewhere.next), (0, None));
+    let claimed = claim(&[&Queue::DEFAULT, &bmc], SHORT).await.claimed.remove(0);
+    assert_eq!(claimed.document.queue, bmc);
+    bed.pass(SHORT).await;
+    // Its holder is dead, and whoever looks first can't do it: it waits where it waited.
+    assert_eq!(claim(&[&Queue::DEFAULT], LONG).await.claimed, []);
+    assert_eq!(desk.store.wait_for_bell(std::slice::from_ref(&bmc), LONG).await.unwrap(), Some(bmc.clone()));
+    assert_eq!(desk.commit(commit(&claimed, Next::Keep)).await, Committed::Fenced);
+    let heir = claim(&[&bmc], LONG).await.claimed.remove(0);
+    desk.must(&heir, Commit { queue: bmc.clone(), ..commit(&heir, Next::Signal) }).await;
+    desk.signal("w", "go").await;
+    assert_eq!(claim(&[&Queue::DEFAULT], LONG).await.claimed, []);
+    let woken = claim(&[&bmc], LONG).await.claimed.remove(0);
+    assert_eq!((woken.signals.len(), woken.document.queue), (1, bmc));
+}
+
+pub async fn what_has_been_due_longest_is_claimed_first_whatever_its_queue(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let queues = [Queue::DEFAULT, Queue::of("bmc"), Queue::of("nodes")];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        desk.create(name).await;
+    }
+    let claimed = desk.claim(10).await;
+    for (place, claimed) in claimed.iter().enumerate() {
+        let queue = queues[place % queues.len()].clone();
+        let now = desk.now().await;
+        desk.must(claimed, Commit { queue, ..commit(claimed, Next::At(now)) }).await;
+        bed.pass(Duration::from_millis(2)).await;
+    }
+    let expected = desk.names(&claimed).await;
+    let claim = Claim { max: 4, lease: LONG, worker: "host:1".to_owned(), queues: queues.to_vec() };
+    let looked = desk.advance(Advance { claim: Some(claim), ..Advance::default() }).await;
+    assert_eq!(desk.names(&looked.claimed).await, expected[..4]);
 }
 
 pub async fn a_renewed_lease_does_not_expire(bed: &dyn Bed) {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Advance, Advanced, Claim, Claimed, Commit, Committed, Created, Digest, Fence, NewWorkflow, Next, Resource, Signalled,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Created, Digest, Fence, NewWorkflow, Next, Queue, Resource, Signalled,
     Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 use crate::clock::Timestamp;
@@ -61,6 +61,10 @@ macro_rules! for_each_store_check {
             whatever_texts_are_kept_come_back
             a_lease_that_expired_unnoticed_may_still_commit
             a_worker_that_paused_for_too_long_is_fenced
+            a_claim_hands_out_the_whole_journal
+            leases_that_expire_without_a_commit_are_counted
+            a_workflow_waits_for_workers_of_its_queue
+            what_has_been_due_longest_is_claimed_first_whatever_its_queue
             a_renewed_lease_does_not_expire
             a_lost_lease_is_not_renewed
             a_lease_that_was_handed_back_is_due_at_once
@@ -126,7 +130,6 @@ fn new(name: &str) -> NewWorkflow {
         parent: None,
         headline: format!("{name} begins"),
         entry: entry("", &format!("{{\"created\":\"{name}\"}}")),
-        state: "{\"steps\":0}".to_owned(),
         traceparent: None,
         due: None,
     }
@@ -162,6 +165,7 @@ fn commit(claimed: &Claimed, next: Next) -> Commit {
         signals: Vec::new(),
         traceparent: None,
         next,
+        queue: Queue::DEFAULT,
     }
 }
 
@@ -212,7 +216,7 @@ impl Desk {
     }
 
     async fn claim_for(&self, max: u32, lease: Duration) -> Vec<Claimed> {
-        let claim = Claim { max, lease, worker: "host:1".to_owned() };
+        let claim = Claim { max, lease, worker: "host:1".to_owned(), queues: vec![Queue::DEFAULT] };
         self.advance(Advance { claim: Some(claim), ..Advance::default() }).await.claimed
     }
 
@@ -266,7 +270,7 @@ impl Desk {
 
     async fn rang(&self) -> bool {
         // A ring that is there is taken at once; the time-out only bounds a missing one.
-        let waited = tokio::time::timeout(SHORT, self.store.wait_for_bell(LONG)).await;
+        let waited = tokio::time::timeout(SHORT, self.store.wait_for_bell(&[Queue::DEFAULT], LONG)).await;
         waited.is_ok_and(|rang| rang.is_ok())
     }
 }

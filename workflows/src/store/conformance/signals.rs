@@ -102,7 +102,7 @@ pub async fn a_commit_sends_signals_and_creates_children(bed: &dyn Bed) {
     let parent = desk.begin("parent").await;
     let child = NewWorkflow { parent: Some(id("parent")), ..new("parent.child") };
     let later = NewWorkflow { due: Some(desk.now().await + LONG), ..new("parent.later") };
-    let existing = NewWorkflow { state: "overwritten".to_owned(), ..new("busy") };
+    let existing = NewWorkflow { headline: "overwritten".to_owned(), ..new("busy") };
     let told = ["sleeper", "busy", "absent", "parent.child", "sleeper"];
     let sent = Commit {
         create: vec![child, later, existing],
@@ -115,7 +115,7 @@ pub async fn a_commit_sends_signals_and_creates_children(bed: &dyn Bed) {
     assert_eq!(desk.names(&due).await, ["parent.child", "sleeper"]);
     assert_eq!(due[0].document.parent, Some(id("parent")));
     assert_eq!((due[0].signals.len(), due[1].signals.len()), (1, 2));
-    assert_eq!(desk.store.load(&id("busy")).await.unwrap().unwrap().state, new("busy").state);
+    assert_eq!(desk.store.load(&id("busy")).await.unwrap().unwrap().headline, new("busy").headline);
     desk.must(&busy, commit(&busy, Next::Signal)).await;
     assert_eq!(desk.claim_named("busy").await.signals, vec![signal("from parent")]);
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::clock::Timestamp;
 use crate::store::{
-    Digest, Document, Fence, LeaseInfo, NewWorkflow, Status, StoredEntry, StoredSignal, WorkflowId, limits,
+    Digest, Document, Fence, LeaseInfo, NewWorkflow, Queue, Status, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 
 /// Who may append. A lease that has expired is still a lease until somebody else is granted one.
@@ -18,7 +18,7 @@ pub(super) struct Lease {
 #[derive(Debug)]
 pub(super) enum Turn {
     Leased(Lease),
-    Due(Timestamp),
+    Due(Queue, Timestamp),
     /// Only a signal or a freed resource wakes it.
     Asleep,
     /// Swept at that time.
@@ -33,13 +33,16 @@ pub(super) struct Record {
     pub(super) status: Status,
     pub(super) headline: String,
     pub(super) journal: Vec<StoredEntry>,
-    pub(super) state: String,
+    pub(super) state: Option<String>,
+    pub(super) queue: Queue,
     pub(super) traceparent: Option<String>,
     pub(super) created: Timestamp,
     pub(super) updated: Timestamp,
     pub(super) turn: Turn,
-    /// Which commit was the last one, see [`crate::store::mark`].
+    /// Which commit without entries was the last one, see [`crate::store::mark`].
     pub(super) mark: Option<String>,
+    /// Leases in a row that expired without a commit.
+    pub(super) tries: u32,
     /// A resource that it waited for was freed since it was claimed.
     pub(super) woken: bool,
     pub(super) inbox: VecDeque<StoredSignal>,
@@ -56,12 +59,14 @@ impl Record {
             status: if due > now { Status::Waiting } else { Status::Runnable },
             headline: new.headline,
             journal: vec![new.entry],
-            state: new.state,
+            state: None,
+            queue: Queue::DEFAULT,
             traceparent: new.traceparent,
             created: now,
             updated: now,
             turn: Turn::Asleep,
             mark: None,
+            tries: 0,
             woken: false,
             inbox: VecDeque::new(),
             locks: BTreeSet::new(),
@@ -72,10 +77,18 @@ impl Record {
         self.journal.len() as u64
     }
 
+    /// Whether the commit of that `mark` stands.
+    pub(super) fn has(&self, mark: &str, with_entries: bool) -> bool {
+        match with_entries {
+            true => self.journal.last().is_some_and(|newest| newest.digest.0 == mark),
+            false => self.mark.as_deref() == Some(mark),
+        }
+    }
+
     pub(super) fn fence(&self) -> Option<Fence> {
         match &self.turn {
             Turn::Leased(lease) => Some(lease.fence),
-            Turn::Due(_) | Turn::Asleep | Turn::Ended { .. } => None,
+            Turn::Due(..) | Turn::Asleep | Turn::Ended { .. } => None,
         }
     }
 
@@ -98,18 +111,19 @@ impl Record {
             seq: self.seq(),
             head: self.journal.last().map_or_else(|| Digest(String::new()), |entry| entry.digest.clone()),
             state: self.state.clone(),
+            queue: self.queue.clone(),
             traceparent: self.traceparent.clone(),
             created: self.created,
             updated: self.updated,
             due: match self.turn {
-                Turn::Due(at) => Some(at),
+                Turn::Due(_, at) => Some(at),
                 Turn::Leased(_) | Turn::Asleep | Turn::Ended { .. } => None,
             },
             lease: match &self.turn {
                 Turn::Leased(lease) => {
                     Some(LeaseInfo { worker: lease.worker.clone(), fence: lease.fence, until: lease.until })
                 }
-                Turn::Due(_) | Turn::Asleep | Turn::Ended { .. } => None,
+                Turn::Due(..) | Turn::Asleep | Turn::Ended { .. } => None,
             },
         }
     }

@@ -8,14 +8,14 @@ use super::resources::{Pool, Resources};
 use crate::clock::Timestamp;
 use crate::store::{
     Advance, Advanced, CLAIM_MAX, Claim, Claimed, Commit, Committed, Created, Document, Fence, Holding,
-    INBOX_SIGNALS_MAX, NewWorkflow, Next, PAGE_MAX, Query, Resource, Scope, Signalled, Status, StoreEvent, StoredEntry,
+    INBOX_SIGNALS_MAX, NewWorkflow, Next, PAGE_MAX, QUEUES_MAX, Query, Queue, Resource, Scope, Signalled, Status, StoreEvent, StoredEntry,
     StoredSignal, WorkflowId, limits, mark,
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Shelf {
     records: BTreeMap<WorkflowId, Record>,
-    due: BTreeSet<(Timestamp, WorkflowId)>,
+    due: BTreeMap<Queue, BTreeSet<(Timestamp, WorkflowId)>>,
     leases: BTreeSet<(Timestamp, WorkflowId)>,
     resources: Resources,
     /// The newest fencing token.
@@ -24,9 +24,9 @@ pub(super) struct Shelf {
     events: VecDeque<StoreEvent>,
     /// Number of the newest event.
     events_end: u64,
-    rings: usize,
+    rings: BTreeMap<Queue, usize>,
     /// Rings of the operation that runs.
-    new_rings: usize,
+    new_rings: BTreeMap<Queue, usize>,
 }
 
 impl Shelf {
@@ -56,21 +56,25 @@ impl Shelf {
             }
         }
         let claims = advance.claim.is_some();
+        let queues = advance.claim.as_ref().map(|claim| claim.queues.clone()).unwrap_or_default();
         let claimed = advance.claim.map(|claim| self.claim(&claim, now)).unwrap_or_default();
-        let next = self.next_look();
+        let next = self.next_look(&queues);
         if claims && next.is_none_or(|next| next > now) {
             // Nothing is left that a ring could be about.
-            (self.rings, self.new_rings) = (0, 0);
+            for queue in &queues {
+                self.rings.remove(queue);
+                self.new_rings.remove(queue);
+            }
         }
         Advanced { now, commits, renewed, claimed, next }
     }
 
     fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {
-        let mark = mark::of(&commit);
+        let mark = mark::of(&commit).into_owned();
         let id = commit.id.clone();
         let Some(record) = self.records.get(&id) else { return Committed::Fenced };
         let holds = record.fence() == Some(commit.fence);
-        if record.mark.as_ref() == Some(&mark) {
+        if record.has(&mark, !commit.entries.is_empty()) {
             return match commit.next {
                 Next::Keep if holds => self.keep(&id, lease_until),
                 Next::Keep => Committed::Fenced,
@@ -114,16 +118,22 @@ impl Shelf {
         let Some(record) = self.records.get_mut(id) else { return };
         record.inbox.drain(..record.inbox.len().min(commit.consumed as usize));
         record.journal.extend(commit.entries.iter().cloned());
-        if let Some(state) = &commit.state {
-            record.state.clone_from(state);
+        if commit.state.is_some() {
+            record.state.clone_from(&commit.state);
         }
+        if commit.next != Next::Keep {
+            record.queue.clone_from(&commit.queue);
+        }
+        record.tries = 0;
         record.status = commit.status;
         record.headline.clone_from(&commit.headline);
         if commit.traceparent.is_some() {
             record.traceparent.clone_from(&commit.traceparent);
         }
         record.updated = now;
-        record.mark = Some(mark);
+        if commit.entries.is_empty() {
+            record.mark = Some(mark);
+        }
         self.publish_newest(id, commit.entries.len());
     }
 
@@ -157,7 +167,7 @@ impl Shelf {
                     *woken = true;
                     return;
                 }
-                Some(Record { turn: Turn::Due(_) | Turn::Asleep, .. }) => return self.make_due_now(&waiter, now),
+                Some(Record { turn: Turn::Due(..) | Turn::Asleep, .. }) => return self.make_due_now(&waiter, now),
                 Some(Record { turn: Turn::Ended { .. }, .. }) | None => {}
             }
         }
@@ -197,18 +207,37 @@ impl Shelf {
     fn claim(&mut self, claim: &Claim, now: Timestamp) -> Vec<Claimed> {
         let max = claim.max.min(CLAIM_MAX) as usize;
         let come = |(at, _): &&(Timestamp, WorkflowId)| *at <= now;
-        let mut ids: Vec<_> = self.leases.iter().take_while(come).take(max).cloned().collect();
-        ids.extend(self.due.iter().take_while(come).take(max - ids.len()).cloned());
-        ids.into_iter().filter_map(|(_, id)| self.grant(id, claim, now)).collect()
+        let expired: Vec<_> = self.leases.iter().take_while(come).take(max).cloned().collect();
+        let mut claimed: Vec<_> = expired.into_iter().filter_map(|(_, id)| self.grant(id, claim, true, now)).collect();
+        let served = claim.queues.iter().take(QUEUES_MAX).filter_map(|queue| self.due.get(queue));
+        let mut due: Vec<_> = served.flat_map(|due| due.iter().take_while(come).take(max)).cloned().collect();
+        due.sort();
+        due.truncate(max - claimed.len());
+        claimed.extend(due.into_iter().filter_map(|(_, id)| self.grant(id, claim, false, now)));
+        claimed
     }
 
-    fn grant(&mut self, id: WorkflowId, claim: &Claim, now: Timestamp) -> Option<Claimed> {
+    /// None if it waits for workers of another queue. `expired`: its last holder is presumed dead.
+    fn grant(&mut self, id: WorkflowId, claim: &Claim, expired: bool, now: Timestamp) -> Option<Claimed> {
+        if !claim.queues.iter().take(QUEUES_MAX).any(|queue| self.records.get(&id).is_some_and(|record| record.queue == *queue)) {
+            self.make_due(&id, now, now);
+            return None;
+        }
         self.fence += 1;
         let (fence, until) = (Fence(self.fence), now + claim.lease);
         self.set_turn(&id, Turn::Leased(Lease { worker: claim.worker.clone(), fence, until }));
         let record = self.records.get_mut(&id)?;
         record.woken = false;
-        Some(Claimed { document: record.document(&id), fence, lease_until: until, signals: record.unread() })
+        record.tries += u32::from(expired);
+        Some(Claimed {
+            document: Document { state: None, ..record.document(&id) },
+            journal: record.journal.clone(),
+            tries: record.tries,
+            damage: None,
+            fence,
+            lease_until: until,
+            signals: record.unread(),
+        })
     }
 
     pub(super) fn signal(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) -> Signalled {
@@ -274,7 +303,7 @@ impl Shelf {
             .iter()
             .filter_map(|(id, record)| match record.turn {
                 Turn::Ended { expires } if expires <= now => Some((expires, id.clone())),
-                Turn::Ended { .. } | Turn::Leased(_) | Turn::Due(_) | Turn::Asleep => None,
+                Turn::Ended { .. } | Turn::Leased(_) | Turn::Due(..) | Turn::Asleep => None,
             })
             .collect();
         expired.sort();
@@ -348,20 +377,27 @@ impl Shelf {
 
     // --- the bell ---
 
-    pub(super) fn ring(&mut self) {
-        self.new_rings += 1;
+    pub(super) fn ring(&mut self, queue: &Queue) {
+        *self.new_rings.entry(queue.clone()).or_default() += 1;
     }
 
-    pub(super) fn take_ring(&mut self) -> Option<()> {
-        self.rings = self.rings.checked_sub(1)?;
-        Some(())
+    pub(super) fn take_ring(&mut self, queues: &[Queue]) -> Option<Queue> {
+        let rang = queues.iter().find(|queue| self.rings.contains_key(queue))?.clone();
+        let left = self.rings.remove(&rang)? - 1;
+        if left > 0 {
+            self.rings.insert(rang.clone(), left);
+        }
+        Some(rang)
     }
 
     /// Adds what the operation rang. True if somebody may be woken.
     pub(super) fn settle_bell(&mut self) -> bool {
         let rang = std::mem::take(&mut self.new_rings);
-        self.rings = (self.rings + rang).min(limits::BELL_RINGS_MAX);
-        rang > 0
+        for (queue, rings) in &rang {
+            let before = self.rings.entry(queue.clone()).or_default();
+            *before = (*before + rings).min(limits::BELL_RINGS_MAX);
+        }
+        !rang.is_empty()
     }
 
     // --- within ---
@@ -373,8 +409,10 @@ impl Shelf {
             Turn::Leased(lease) => {
                 self.leases.remove(&(lease.until, id.clone()));
             }
-            Turn::Due(at) => {
-                self.due.remove(&(*at, id.clone()));
+            Turn::Due(queue, at) => {
+                if let Some(due) = self.due.get_mut(queue) {
+                    due.remove(&(*at, id.clone()));
+                }
             }
             Turn::Asleep | Turn::Ended { .. } => {}
         }
@@ -382,8 +420,8 @@ impl Shelf {
             Turn::Leased(lease) => {
                 self.leases.insert((lease.until, id.clone()));
             }
-            Turn::Due(at) => {
-                self.due.insert((*at, id.clone()));
+            Turn::Due(queue, at) => {
+                self.due.entry(queue.clone()).or_default().insert((*at, id.clone()));
             }
             Turn::Asleep | Turn::Ended { .. } => {}
         }
@@ -398,26 +436,28 @@ impl Shelf {
 
     /// Due at `at`; rings if that is now, or earlier than all else that is due.
     fn make_due(&mut self, id: &WorkflowId, at: Timestamp, now: Timestamp) {
-        self.set_turn(id, Turn::Due(at));
-        if at <= now || self.due.first().is_some_and(|(_, first)| first == id) {
-            self.new_rings += 1;
+        let Some(queue) = self.records.get(id).map(|record| record.queue.clone()) else { return };
+        self.set_turn(id, Turn::Due(queue.clone(), at));
+        let first = self.due.get(&queue).and_then(BTreeSet::first);
+        if at <= now || first.is_some_and(|(_, first)| first == id) {
+            self.ring(&queue);
         }
     }
 
     /// Due now, unless it is due already.
     fn make_due_now(&mut self, id: &WorkflowId, now: Timestamp) {
-        if !self.due.contains(&(now, id.clone())) && !self.is_due(id, now) {
+        if !self.is_due(id, now) {
             self.make_due(id, now, now);
         }
     }
 
     fn is_due(&self, id: &WorkflowId, now: Timestamp) -> bool {
-        matches!(self.records.get(id), Some(Record { turn: Turn::Due(at), .. }) if *at <= now)
+        matches!(self.records.get(id), Some(Record { turn: Turn::Due(_, at), .. }) if *at <= now)
     }
 
-    fn next_look(&self) -> Option<Timestamp> {
-        let heads = [self.due.first(), self.leases.first()];
-        heads.into_iter().flatten().map(|(at, _)| *at).min()
+    fn next_look(&self, queues: &[Queue]) -> Option<Timestamp> {
+        let due = queues.iter().filter_map(|queue| self.due.get(queue)?.first());
+        due.chain(self.leases.first()).map(|(at, _)| *at).min()
     }
 
     fn publish_newest(&mut self, id: &WorkflowId, entries: usize) {

@@ -1,8 +1,9 @@
 //! The bell: waiting until something may have become due, without asking again and again.
 //!
 //! A blocking read that is given up may lose the ring that is on its way. Therefore one task reads, with a time-out
-//! of its own, and callers wait for that task, each for as long as it likes.
+//! of its own, and callers wait for that task, each for as long as it likes. Each set of queues that is waited for has a task.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,9 +13,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::StoreError;
-use super::connection::Connection;
+use super::connection::{Connection, Server};
 use super::keys::Keys;
+use super::{Queue, StoreError, damaged_answer, reply};
 
 /// How long one read blocks.
 // Long enough to cost nothing, short enough that a dead peer (no packet, no reset) is noticed.
@@ -26,14 +27,26 @@ const PAUSE_MAX: Duration = Duration::from_millis(1_000);
 
 const OPERATION: &str = "wait for the bell";
 
+/// Sets of queues that one process waits for: a worker has one.
+const SETS_MAX: usize = 8;
+
 pub(super) struct Bell {
+    server: Arc<Server>,
+    reply_timeout: Duration,
+    keys: Keys,
+    sets: Mutex<Vec<Arc<Set>>>,
+}
+
+/// A set of queues, and the task that listens to their bells.
+struct Set {
+    queues: Vec<Queue>,
     shared: Arc<Shared>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
     connection: Connection,
-    key: String,
+    bells: Vec<(String, Queue)>,
     state: Mutex<State>,
     /// For callers: a ring, or a failure.
     changed: Notify,
@@ -45,7 +58,7 @@ struct Shared {
 struct State {
     waiting: usize,
     /// Received, and not yet taken by a caller.
-    rings: usize,
+    rings: VecDeque<Queue>,
     failures: u64,
     last_failure: String,
 }
@@ -63,18 +76,36 @@ impl fmt::Display for BellFailure {
 impl std::error::Error for BellFailure {}
 
 impl Bell {
-    pub(super) fn new(connection: Connection, keys: &Keys) -> Bell {
-        let shared = Shared {
-            connection,
-            key: keys.bell.clone(),
-            state: Mutex::default(),
-            changed: Notify::new(),
-            wanted: Notify::new(),
-        };
-        Bell { shared: Arc::new(shared), task: Mutex::default() }
+    pub(super) fn new(server: Arc<Server>, reply_timeout: Duration, keys: &Keys) -> Bell {
+        Bell { server, reply_timeout, keys: keys.clone(), sets: Mutex::default() }
     }
 
-    pub(super) async fn wait(&self, timeout: Duration) -> Result<(), StoreError> {
+    pub(super) async fn wait(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        self.set(queues).wait(timeout).await
+    }
+
+    /// The one that was not asked for longest makes room.
+    fn set(&self, queues: &[Queue]) -> Arc<Set> {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sets.iter().position(|set| set.queues == queues).map(|place| sets.remove(place));
+        let set = known.unwrap_or_else(|| {
+            sets.truncate(SETS_MAX - 1);
+            let connection = Connection::new(self.server.clone(), self.reply_timeout);
+            let bells = queues.iter().map(|queue| (self.keys.bell(queue), queue.clone())).collect();
+            let shared = Shared { connection, bells, state: Mutex::default(), changed: Notify::new(), wanted: Notify::new() };
+            Arc::new(Set { queues: queues.to_owned(), shared: Arc::new(shared), task: Mutex::default() })
+        });
+        sets.insert(0, set.clone());
+        set
+    }
+}
+
+impl Set {
+    async fn wait(&self, timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        if self.queues.is_empty() {
+            tokio::time::sleep(timeout).await;
+            return Ok(None);
+        }
         self.start();
         let deadline = Instant::now() + timeout;
         let waiter = Waiter::join(&self.shared);
@@ -87,7 +118,7 @@ impl Bell {
                 return outcome;
             }
             if tokio::time::timeout_at(deadline, noticed).await.is_err() {
-                return Ok(());
+                return Ok(None);
             }
         }
     }
@@ -101,7 +132,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for Set {
     fn drop(&mut self) {
         if let Some(task) = self.task.get_mut().unwrap_or_else(PoisonError::into_inner) {
             task.abort();
@@ -125,11 +156,10 @@ impl Waiter<'_> {
         Waiter { shared, failures_before }
     }
 
-    fn look(&self) -> Option<Result<(), StoreError>> {
+    fn look(&self) -> Option<Result<Option<Queue>, StoreError>> {
         let mut state = self.shared.state();
-        if state.rings > 0 {
-            state.rings -= 1;
-            return Some(Ok(()));
+        if let Some(rang) = state.rings.pop_front() {
+            return Some(Ok(Some(rang)));
         }
         (state.failures > self.failures_before).then(|| {
             let source = Box::new(BellFailure(state.last_failure.clone()));
@@ -155,20 +185,29 @@ impl Shared {
     async fn pass_on(&self) -> Result<(), StoreError> {
         let surplus = {
             let mut state = self.state();
-            let surplus = state.rings.saturating_sub(state.waiting);
-            state.rings -= surplus;
-            surplus
+            let waiting = state.waiting.min(state.rings.len());
+            state.rings.split_off(waiting)
         };
-        if surplus > 0 {
-            self.connection.query(OPERATION, cmd("LPUSH").arg(&self.key).arg(vec!["1"; surplus])).await?;
+        for rang in surplus {
+            if let Some((bell, _)) = self.bells.iter().find(|(_, queue)| *queue == rang) {
+                self.connection.query(OPERATION, cmd("LPUSH").arg(bell).arg("1")).await?;
+            }
         }
         Ok(())
     }
 
-    async fn read_one(&self) -> Result<bool, StoreError> {
+    async fn read_one(&self) -> Result<Option<Queue>, StoreError> {
         let mut command = cmd("BLPOP");
-        command.arg(&self.key).arg(WAIT.as_secs());
-        Ok(!matches!(self.connection.query(OPERATION, &command).await?, Value::Nil))
+        for (bell, _) in &self.bells {
+            command.arg(bell);
+        }
+        command.arg(WAIT.as_secs());
+        let answer = self.connection.query(OPERATION, &command).await?;
+        if matches!(answer, Value::Nil) {
+            return Ok(None);
+        }
+        let rang = reply::texts(answer).map_err(|source| damaged_answer(OPERATION, source))?;
+        Ok(self.bells.iter().find(|(bell, _)| rang.first() == Some(bell)).map(|(_, queue)| queue.clone()))
     }
 }
 
@@ -177,7 +216,7 @@ async fn listen(shared: Arc<Shared>) {
     loop {
         let wanted = {
             let state = shared.state();
-            state.waiting > state.rings
+            state.waiting > state.rings.len()
         };
         let outcome = match (shared.pass_on().await, wanted) {
             (Err(error), _) => Err(error),
@@ -190,8 +229,8 @@ async fn listen(shared: Arc<Shared>) {
         match outcome {
             Ok(rang) => {
                 pause = PAUSE_MIN;
-                if rang {
-                    shared.state().rings += 1;
+                if let Some(rang) = rang {
+                    shared.state().rings.push_back(rang);
                     shared.changed.notify_waiters();
                 }
             }

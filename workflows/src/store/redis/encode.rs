@@ -1,6 +1,7 @@
-//! Packs questions for the scripts: the order here is the order in which they read. Long texts are arguments of
-//! their own, so that no script has to parse them.
+//! Packs questions for the scripts: the order here is the order in which they read. What is short and has no spaces stands together
+//! in one argument, the head; long texts are arguments of their own, so that no script has to parse them.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use ::redis::Cmd;
@@ -8,7 +9,12 @@ use ::redis::Cmd;
 use super::limits;
 use super::tickets::Tickets;
 use crate::clock::Timestamp;
-use crate::store::{Advance, COMMITS_MAX, CLAIM_MAX, Commit, Fence, NewWorkflow, Next, Resource, WorkflowId, mark};
+use crate::store::{
+    Advance, CLAIM_MAX, COMMITS_MAX, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Resource, StoredEntry, WorkflowId, mark,
+};
+
+/// Stands in heads for what is not there.
+const NOTHING: &str = "-";
 
 /// Splits what is too much for one call. Claims come last, because what was committed before may be claimed.
 pub(super) fn parts(advance: Advance) -> Vec<Advance> {
@@ -44,69 +50,115 @@ fn chunks<T>(mut all: Vec<T>, size: usize) -> std::vec::IntoIter<Vec<T>> {
 }
 
 pub(super) fn advance(mut call: Cmd, advance: &Advance, tickets: &Tickets) -> Cmd {
+    let mut text = String::new();
     call.arg(millis(advance.lease));
     call.arg(advance.commits.len());
     for one in &advance.commits {
-        commit(&mut call, one);
+        commit(&mut call, &mut text, one);
     }
-    leases(&mut call, &advance.renew);
-    leases(&mut call, &advance.hand_back);
-    match &advance.claim {
-        Some(claim) => call.arg(claim.max.min(CLAIM_MAX)).arg(millis(claim.lease)).arg(&claim.worker),
-        None => call.arg(-1).arg(0).arg(""),
+    leases(&mut call, &mut text, &advance.renew);
+    leases(&mut call, &mut text, &advance.hand_back);
+    let (max, lease, worker) = match &advance.claim {
+        Some(claim) => (i64::from(claim.max.min(CLAIM_MAX)), millis(claim.lease), claim.worker.as_str()),
+        None => (-1, 0, ""),
     };
-    call.arg(&tickets.own).arg(tickets.lost.len());
+    call.arg(head(&mut text, format_args!("{max} {lease} {}", limits::LOST_LOOKED_MAX)));
+    call.arg(head(&mut text, format_args!("{worker} {}", tickets.own)));
+    let queues = advance.claim.as_ref().map(|claim| claim.queues.as_slice()).unwrap_or_default();
+    let queues = &queues[..queues.len().min(QUEUES_MAX)];
+    call.arg(queues.len());
+    for queue in queues {
+        call.arg(queue.as_str());
+    }
+    call.arg(tickets.lost.len());
     for lost in &tickets.lost {
         call.arg(lost);
     }
-    call.arg(limits::LOST_LOOKED_MAX);
     call
 }
 
-fn leases(call: &mut Cmd, leases: &[(WorkflowId, Fence)]) {
+/// `written` in a buffer that is used again and again.
+fn head<'a>(text: &'a mut String, written: std::fmt::Arguments<'_>) -> &'a str {
+    text.clear();
+    // Writing to a string does not fail.
+    let _ = text.write_fmt(written);
+    text
+}
+
+fn leases(call: &mut Cmd, text: &mut String, leases: &[(WorkflowId, Fence)]) {
     call.arg(leases.len());
     for (id, fence) in leases {
-        call.arg(id.as_str()).arg(fence.0);
+        call.arg(head(text, format_args!("{id} {}", fence.0)));
     }
 }
 
-fn commit(call: &mut Cmd, commit: &Commit) {
-    call.arg(commit.id.as_str())
-        .arg(commit.fence.0)
-        .arg(mark::of(commit))
-        .arg(commit.expected)
-        .arg(commit.status.as_str())
-        .arg(&commit.headline)
-        .arg(commit.consumed)
-        .arg(commit.traceparent.as_deref().unwrap_or_default());
-    match commit.next {
-        Next::Keep => call.arg("keep").arg(0),
-        Next::At(at) => call.arg("at").arg(limits::keepable(at).millis()),
-        Next::Signal => call.arg("signal").arg(0),
-        Next::End { keep } => call.arg("end").arg(millis(keep.min(limits::KEEP_MAX))),
+/// Arguments of one wish, one resource given, one workflow created, one signal sent.
+const TAKE_ARGUMENTS: usize = 4;
+const GIVE_ARGUMENTS: usize = 3;
+const NEW_ARGUMENTS: usize = 5;
+const SIGNAL_ARGUMENTS: usize = 2;
+
+fn commit(call: &mut Cmd, text: &mut String, commit: &Commit) {
+    let (next, value) = match commit.next {
+        Next::Keep => ("keep", 0),
+        Next::At(at) => ("at", limits::keepable(at).millis()),
+        Next::Signal => ("signal", 0),
+        Next::End { keep } => ("end", millis(keep.min(limits::KEEP_MAX))),
     };
-    call.arg(if commit.state.is_some() { "1" } else { "0" }).arg(commit.state.as_deref().unwrap_or_default());
-    call.arg(commit.entries.len());
-    for entry in &commit.entries {
-        call.arg(&entry.digest.0).arg(&entry.body);
+    let follow = 1
+        + usize::from(commit.state.is_some())
+        + commit.entries.len()
+        + commit.take.len() * TAKE_ARGUMENTS
+        + commit.give.len() * GIVE_ARGUMENTS
+        + commit.create.len() * NEW_ARGUMENTS
+        + commit.signals.len() * SIGNAL_ARGUMENTS;
+    let written = format_args!(
+        "{} {} {} {} {} {next} {value} {} {} {} {} {} {} {} {} {} {follow}",
+        commit.id,
+        commit.fence.0,
+        commit.expected,
+        commit.status.as_str(),
+        commit.consumed,
+        commit.queue,
+        in_head(commit.traceparent.as_deref()),
+        mark::of(commit),
+        commit.entries.len(),
+        commit.take.len(),
+        commit.give.len(),
+        commit.create.len(),
+        commit.signals.len(),
+        u8::from(commit.state.is_some()),
+    );
+    call.arg(head(text, written)).arg(&commit.headline);
+    if let Some(state) = &commit.state {
+        call.arg(state);
     }
-    call.arg(commit.take.len());
+    for one in &commit.entries {
+        call.arg(entry(text, one));
+    }
     for take in &commit.take {
         resource(call, &take.resource);
         call.arg(take.limit);
     }
-    call.arg(commit.give.len());
     for given in &commit.give {
         resource(call, given);
     }
-    call.arg(commit.create.len());
     for new in &commit.create {
-        append_new(call, new);
+        append_new(call, text, new);
     }
-    call.arg(commit.signals.len());
     for (to, signal) in &commit.signals {
         call.arg(to.as_str()).arg(&signal.body);
     }
+}
+
+/// As it is kept.
+fn entry<'a>(text: &'a mut String, entry: &StoredEntry) -> &'a str {
+    head(text, format_args!("{} {}", entry.digest.0, entry.body))
+}
+
+/// A text that has spaces is none that belongs there: a traceparent has hexadecimal digits and dashes.
+fn in_head(text: Option<&str>) -> &str {
+    text.filter(|text| !text.is_empty() && !text.contains(char::is_whitespace)).unwrap_or(NOTHING)
 }
 
 fn resource(call: &mut Cmd, resource: &Resource) {
@@ -117,21 +169,22 @@ fn resource(call: &mut Cmd, resource: &Resource) {
 }
 
 pub(super) fn new_workflow(mut call: Cmd, new: &NewWorkflow) -> Cmd {
-    append_new(&mut call, new);
+    append_new(&mut call, &mut String::new(), new);
     call
 }
 
-fn append_new(call: &mut Cmd, new: &NewWorkflow) {
-    call.arg(new.id.as_str())
-        .arg(&new.kind)
-        .arg(&new.target)
-        .arg(new.parent.as_ref().map_or("", WorkflowId::as_str))
-        .arg(&new.headline)
-        .arg(&new.entry.digest.0)
-        .arg(&new.entry.body)
-        .arg(&new.state)
-        .arg(new.traceparent.as_deref().unwrap_or_default());
-    optional_time(call, new.due.map(limits::keepable));
+fn append_new(call: &mut Cmd, text: &mut String, new: &NewWorkflow) {
+    let due = new.due.map(|due| limits::keepable(due).millis().to_string());
+    let written = format_args!(
+        "{} {} {} {} {}",
+        new.id,
+        due.as_deref().unwrap_or(NOTHING),
+        new.parent.as_ref().map_or(NOTHING, WorkflowId::as_str),
+        in_head(new.traceparent.as_deref()),
+        crate::store::Queue::DEFAULT,
+    );
+    call.arg(head(text, written)).arg(&new.kind).arg(&new.target).arg(&new.headline);
+    call.arg(entry(text, &new.entry));
 }
 
 pub(super) fn ticks(
@@ -142,19 +195,16 @@ pub(super) fn ticks(
     create: &[NewWorkflow],
 ) -> Cmd {
     call.arg(schedule);
-    optional_time(&mut call, last);
-    call.arg(judged.millis()).arg(create.len());
-    for new in create {
-        append_new(&mut call, new);
-    }
-    call
-}
-
-fn optional_time(call: &mut Cmd, at: Option<Timestamp>) {
-    match at {
-        Some(at) => call.arg(at.millis()),
+    match last {
+        Some(last) => call.arg(last.millis()),
         None => call.arg(""),
     };
+    call.arg(judged.millis()).arg(create.len());
+    let mut text = String::new();
+    for new in create {
+        append_new(&mut call, &mut text, new);
+    }
+    call
 }
 
 fn millis(length: Duration) -> i64 {

@@ -273,6 +273,7 @@ struct Element {
 }
 
 /// What the stream says about one entry. The rest is read where it is.
+#[derive(Clone)]
 struct Happening {
     workflow: WorkflowId,
     seq: u64,
@@ -297,21 +298,26 @@ fn element(item: Value) -> Result<Element, Malformed> {
     Ok(Element { id: StreamId::parse(&reply::text(id)?), happenings: unpack(&packed)? })
 }
 
-/// `<workflow> <seq> <status> <bytes>:<headline>`, again and again.
+/// Entries of one commit: [`crate::store::Commit`]'s bound.
+const ENTRIES_MAX: u64 = limits::COMMIT_ITEMS_MAX as u64;
+
+/// `<workflow> <first seq> <entries> <status> <bytes>:<headline>`, again and again: one for each commit.
 fn unpack(mut packed: &str) -> Result<Vec<Happening>, Malformed> {
     let mut happenings = Vec::new();
     while !packed.is_empty() {
-        let (happening, rest) =
+        let (first, entries, rest) =
             unpack_one(packed).ok_or_else(|| Malformed::new("what happened to a workflow", packed))?;
-        happenings.push(happening);
+        happenings.extend((0..entries).map(|later| Happening { seq: first.seq + later, ..first.clone() }));
         packed = rest;
     }
     Ok(happenings)
 }
 
-fn unpack_one(packed: &str) -> Option<(Happening, &str)> {
+fn unpack_one(packed: &str) -> Option<(Happening, u64, &str)> {
     let (workflow, rest) = packed.split_once(' ')?;
     let (seq, rest) = rest.split_once(' ')?;
+    let (entries, rest) = rest.split_once(' ')?;
+    let entries = entries.parse().ok().filter(|entries| *entries <= ENTRIES_MAX)?;
     let (status, rest) = rest.split_once(' ')?;
     let (length, rest) = rest.split_once(':')?;
     let (headline, rest) = rest.split_at_checked(length.parse().ok()?)?;
@@ -321,5 +327,5 @@ fn unpack_one(packed: &str) -> Option<(Happening, &str)> {
         status: reply::status(status).ok()?,
         headline: headline.to_owned(),
     };
-    Some((happening, rest))
+    Some((happening, entries, rest))
 }

@@ -1,14 +1,16 @@
 //! The names of all keys.
 
 use super::{StoreError, WorkflowId};
+use crate::store::Queue;
 
 /// | key | type | holds |
 /// |---|---|---|
-/// | `wf:<id>` | hash | the document; the newest fence granted on it, to whom, and whether it is leased; the mark of its last commit; whether there is mail, a freed resource, locks held |
-/// | `wf:<id>:journal` | list | `<digest> <body>` of each entry |
+/// | `wf:<id>` | hash | the document; its journal, `<digest> <body>` of each entry in `e1`, `e2` and so on; the fence while it is leased, and whose lease that is or was; the mark of its last commit; whether there is mail, a freed resource, locks held; leases that expired without a commit |
 /// | `wf:<id>:inbox` | list | unread signals |
 /// | `wf:<id>:locks` | set | names of the locks that it holds |
 /// | `children:<id>` | zset | its children, by creation |
+/// | `due:<queue>` | zset | workflow -> when it may next be looked at |
+/// | `bell:<queue>` | list | one element for each ring |
 /// | `budget:<name>` | hash | member -> workflow |
 /// | `wait:lock:<name>`, `wait:budget:<name>` | zset | who waits, since when |
 /// | the fields below | | |
@@ -19,12 +21,8 @@ pub(super) struct Keys {
     pub(super) prefix: String,
     /// Counter: the newest fencing token.
     fence: String,
-    /// Zset: workflow -> when it may next be looked at.
-    pub(super) due: String,
     /// Zset: workflow -> when its holder is presumed dead.
     pub(super) lease: String,
-    /// List: one element for each ring.
-    pub(super) bell: String,
     /// Stream of journal entries.
     pub(super) events: String,
     /// Hash: status -> open workflows.
@@ -44,13 +42,13 @@ pub(super) struct Keys {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a prefix: it needs one pair of braces with something in between")]
+#[error("`{0}` is not a prefix: it needs one pair of braces with something in between, and no spaces")]
 struct InvalidPrefix(String);
 
 impl Keys {
     pub(super) fn new(prefix: &str) -> Result<Keys, StoreError> {
         let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-        if tag.is_none_or(|(tag, rest)| tag.is_empty() || rest.contains(['{', '}'])) {
+        if tag.is_none_or(|(tag, rest)| tag.is_empty() || rest.contains(['{', '}'])) || prefix.contains(char::is_whitespace) {
             return Err(StoreError::Unusable {
                 operation: "name the keys in Redis",
                 remedy: "write a prefix such as `{ta}`".to_owned(),
@@ -61,9 +59,7 @@ impl Keys {
         Ok(Keys {
             prefix: prefix.to_owned(),
             fence: key("fence"),
-            due: key("due"),
             lease: key("lease"),
-            bell: key("bell"),
             events: key("events"),
             counts: key("counts"),
             open: key("idx:open"),
@@ -76,12 +72,10 @@ impl Keys {
     }
 
     /// The keys that every script is given, in the order in which `common.lua` names them.
-    pub(super) fn shared(&self) -> [&str; 12] {
+    pub(super) fn shared(&self) -> [&str; 10] {
         [
             &self.fence,
-            &self.due,
             &self.lease,
-            &self.bell,
             &self.events,
             &self.counts,
             &self.open,
@@ -93,8 +87,13 @@ impl Keys {
         ]
     }
 
-    pub(super) fn journal(&self, id: &WorkflowId) -> String {
-        format!("{}:wf:{id}:journal", self.prefix)
+    /// The workflow itself, and its journal.
+    pub(super) fn workflow(&self, id: &WorkflowId) -> String {
+        format!("{}:wf:{id}", self.prefix)
+    }
+
+    pub(super) fn bell(&self, queue: &Queue) -> String {
+        format!("{}:bell:{queue}", self.prefix)
     }
 
     pub(super) fn children(&self, id: &WorkflowId) -> String {

@@ -10,7 +10,7 @@ use ::redis::{Cmd, Value, cmd};
 use async_trait::async_trait;
 
 use super::{
-    Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Resource,
+    Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::Timestamp;
@@ -65,7 +65,7 @@ impl RedisStore {
         let connection = Arc::new(Connection::new(server.clone(), options.reply_timeout));
         let store = RedisStore {
             scripts: Scripts::new(),
-            bell: Bell::new(Connection::new(server.clone(), bell::WAIT + options.reply_timeout), &keys),
+            bell: Bell::new(server.clone(), bell::WAIT + options.reply_timeout, &keys),
             events: Events::new(Connection::new(server, events::WAIT + options.reply_timeout), &keys),
             connection,
             tickets: TicketBook::new(),
@@ -99,6 +99,46 @@ impl RedisStore {
         known.ok_or_else(|| damaged_answer(operation, Malformed::new("a known word", word)))
     }
 
+    /// Entries of one journal from place `from` (1 is the first), at most `limit`; fewer where it ends.
+    async fn entries(&self, operation: &'static str, id: &WorkflowId, from: u64, limit: u64) -> Result<Vec<StoredEntry>, StoreError> {
+        let Some(end) = from.checked_add(limit) else { return Ok(Vec::new()) };
+        let mut command = cmd("HMGET");
+        command.arg(self.keys.workflow(id));
+        for place in from..end {
+            command.arg(format!("e{place}"));
+        }
+        let read = |answer| {
+            let mut answer = Reply::of(answer)?;
+            let mut entries = Vec::new();
+            for _ in 0..limit {
+                let Some(kept) = answer.optional_text()? else { break };
+                entries.push(reply::entry(kept)?);
+            }
+            Ok(entries)
+        };
+        read(self.query(operation, &command).await?).map_err(|source: Malformed| StoreError::Damaged {
+            operation,
+            what: format!("the journal of {id}"),
+            source: source.into(),
+        })
+    }
+
+    /// A claim hands out the beginnings of journals; the rest of long ones is read in pages. Whoever holds the lease is the only one
+    /// to append.
+    async fn complete(&self, claimed: &mut super::Claimed) -> Result<(), StoreError> {
+        while claimed.damage.is_none() && (claimed.journal.len() as u64) < claimed.document.seq {
+            let from = claimed.journal.len() as u64 + 1;
+            match self.entries("read a claimed journal", &claimed.document.id, from, u64::from(PAGE_MAX)).await {
+                Ok(page) if page.is_empty() => claimed.damage = Some(format!("entry {from} of its journal is not there")),
+                Ok(page) => claimed.journal.extend(page),
+                Err(StoreError::Damaged { source, .. }) => claimed.damage = Some(format!("its journal, from entry {from} on: {source}")),
+                Err(other) => return Err(other),
+            }
+        }
+        claimed.journal.truncate(usize::try_from(claimed.document.seq).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
     /// One call of at most [`super::COMMITS_MAX`] commits.
     async fn advance_once(&self, advance: &Advance) -> Result<Advanced, StoreError> {
         const OPERATION: &str = "advance workflows";
@@ -106,8 +146,13 @@ impl RedisStore {
         let drawn = self.tickets.draw(advance.claim.is_some());
         let call = encode::advance(script.call(&self.keys), advance, drawn.tickets());
         let answer = script.run(&self.connection, OPERATION, call).await?;
+        let mut advanced = reply::advanced(answer, advance).map_err(|source| damaged_answer(OPERATION, source))?;
+        for claimed in &mut advanced.claimed {
+            self.complete(claimed).await?;
+        }
+        // Only now: what was granted and could not be handed out is taken back by the next claim.
         drawn.answered();
-        reply::advanced(answer, advance).map_err(|source| damaged_answer(OPERATION, source))
+        Ok(advanced)
     }
 }
 
@@ -147,16 +192,17 @@ impl Store for RedisStore {
         Ok(whole)
     }
 
-    async fn wait_for_bell(&self, timeout: Duration) -> Result<(), StoreError> {
-        self.bell.wait(timeout).await
+    async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
+        self.bell.wait(queues, timeout).await
     }
 
-    async fn ring(&self) -> Result<(), StoreError> {
+    async fn ring(&self, queue: &Queue) -> Result<(), StoreError> {
         const OPERATION: &str = "ring the bell";
-        let rings = self.query(OPERATION, cmd("LPUSH").arg(&self.keys.bell).arg("1")).await?;
+        let bell = self.keys.bell(queue);
+        let rings = self.query(OPERATION, cmd("LPUSH").arg(&bell).arg("1")).await?;
         if reply::number::<usize>(&rings).is_ok_and(|rings| rings > limits::BELL_RINGS_MAX) {
             let last = limits::BELL_RINGS_MAX - 1;
-            self.query(OPERATION, cmd("LTRIM").arg(&self.keys.bell).arg(0).arg(last)).await?;
+            self.query(OPERATION, cmd("LTRIM").arg(&bell).arg(0).arg(last)).await?;
         }
         Ok(())
     }
@@ -185,17 +231,7 @@ impl Store for RedisStore {
         if limit == 0 {
             return Ok(Vec::new());
         }
-        // Redis counts in i64.
-        let first = from.saturating_sub(1).min(i64::MAX as u64 / 2);
-        let mut command = cmd("LRANGE");
-        command.arg(self.keys.journal(id)).arg(first).arg(first + limit - 1);
-        let entries = reply::texts(self.query(OPERATION, &command).await?);
-        let entries = entries.and_then(|entries| entries.into_iter().map(reply::entry).collect());
-        entries.map_err(|source| StoreError::Damaged {
-            operation: OPERATION,
-            what: format!("the journal of {id}"),
-            source: source.into(),
-        })
+        self.entries(OPERATION, id, from.max(1), limit).await
     }
 
     async fn list(&self, query: &Query) -> Result<Vec<Document>, StoreError> {

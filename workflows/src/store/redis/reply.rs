@@ -3,12 +3,13 @@
 use std::str::FromStr;
 
 use ::redis::Value;
+use tracing::error;
 
 use super::split_entry;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, Advanced, Claim, Claimed, Committed, Digest, Document, Fence, LeaseInfo, Status, StoredEntry, StoredSignal,
-    WorkflowId, limits,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, LeaseInfo, Queue, Status, StoredEntry,
+    StoredSignal, WorkflowId, limits,
 };
 
 /// An answer that is not what the scripts give. Somebody else writes to these keys, or runs another version.
@@ -147,31 +148,47 @@ pub(super) fn status(name: &str) -> Result<Status, Malformed> {
 pub(super) fn advanced(answer: Value, asked: &Advance) -> Result<Advanced, Malformed> {
     let mut reply = Reply::of(answer)?;
     let now = reply.time()?;
+    let lease_until = reply.time()?;
     let mut asked_commits = asked.commits.iter();
     let commits = reply.array()?.each(|verdict| {
         let commit = asked_commits.next().ok_or_else(|| Malformed::value("no more verdicts", &verdict))?;
-        let taken = |place: usize| commit.take.get(place.checked_sub(1)?).map(|take| take.resource.clone());
-        committed(verdict, taken)
+        committed(verdict, commit, lease_until)
     })?;
     if asked_commits.next().is_some() {
         return Err(Malformed::new("a verdict on each commit", "fewer"));
     }
-    let renewed = reply.array()?.each(optional_time)?;
-    let claimed = reply.array()?.each(|one| claimed(one, asked.claim.as_ref()))?;
-    Ok(Advanced { now, commits, renewed, claimed, next: reply.optional_time()? })
+    let renewed = reply.array()?.each(|renewed| Ok(matches!(renewed, Value::Int(1) | Value::Boolean(true)).then_some(lease_until)))?;
+    let claimed = reply.array()?.each(|one| claimed(one, now, asked.claim.as_ref()))?;
+    let next = reply.optional_time()?;
+    for broken in reply.array()?.0 {
+        let told = texts(broken)?;
+        error!(workflow = told.first(), why = told.get(1), "what is kept of a workflow can't be read; nobody is granted it any more");
+    }
+    Ok(Advanced { now, commits, renewed, claimed, next })
 }
 
-fn committed(
-    verdict: Value,
-    taken: impl Fn(usize) -> Option<crate::store::Resource>,
-) -> Result<Committed, Malformed> {
-    let mut reply = Reply::of(verdict)?;
-    let tag = reply.text()?;
+fn committed(verdict: Value, commit: &Commit, lease_until: Timestamp) -> Result<Committed, Malformed> {
+    let (tag, mut reply) = match verdict {
+        Value::Array(values) => {
+            let mut reply = Reply(values.into_iter());
+            (reply.text()?, reply)
+        }
+        verdict => (text(verdict)?, Reply(Vec::new().into_iter())),
+    };
     match tag.as_str() {
-        "done" => Ok(Committed::Done { lease_until: reply.optional_time()?, signals: reply.signals()? }),
-        "fenced" => Ok(Committed::Fenced),
-        "conflict" => Ok(Committed::Conflict { seq: reply.number()? }),
+        "k" => {
+            let signals = if reply.0.as_slice().is_empty() { Vec::new() } else { reply.signals()? };
+            Ok(Committed::Done { lease_until: Some(lease_until), signals })
+        }
+        "d" => Ok(Committed::Done { lease_until: None, signals: Vec::new() }),
+        "f" => Ok(Committed::Fenced),
+        "conflict" => Ok(Committed::Conflict { seq: reply.number().unwrap_or_default() }),
+        "broken" => {
+            error!(workflow = %commit.id, why = reply.text()?, "what is kept of a workflow can't be read; its commit was refused");
+            Ok(Committed::Conflict { seq: 0 })
+        }
         "busy" => {
+            let taken = |place: usize| commit.take.get(place.checked_sub(1)?).map(|take| take.resource.clone());
             let place = reply.number()?;
             let resource = taken(place).ok_or_else(|| Malformed::new("one of the wishes", place.to_string()))?;
             let mut holders = texts(reply.value()?)?.into_iter().map(id).collect::<Result<Vec<_>, _>>()?;
@@ -184,49 +201,128 @@ fn committed(
     }
 }
 
-fn claimed(one: Value, asked: Option<&Claim>) -> Result<Claimed, Malformed> {
+fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed, Malformed> {
     let mut reply = Reply::of(one)?;
     let id = reply.id()?;
     let fence = Fence(reply.number()?);
-    let until = reply.time()?;
-    let mut document = stored_fields(id, &mut reply.array()?)?;
+    let tries = reply.number()?;
+    let (mut document, mut damage) = stored_fields(id, &mut reply.array()?)?;
+    let until = asked.map_or(now, |claim| now + claim.lease);
     let worker = asked.map(|claim| claim.worker.clone()).unwrap_or_default();
     document.lease = Some(LeaseInfo { worker, fence, until });
-    Ok(Claimed { document, fence, lease_until: until, signals: reply.signals()? })
+    let mut journal = Vec::new();
+    for kept in reply.array()?.0 {
+        match text(kept).and_then(entry) {
+            Ok(entry) => journal.push(entry),
+            Err(malformed) => {
+                damage.get_or_insert_with(|| format!("entry {} of its journal: {malformed}", journal.len() + 1));
+                break;
+            }
+        }
+    }
+    let signals = reply.array()?.0.filter_map(|body| text(body).ok()).map(|body| StoredSignal { body }).collect();
+    Ok(Claimed { document, journal, tries, damage, fence, lease_until: until, signals })
 }
 
-/// One element of `read.lua`'s answer; None if there is no such workflow.
+/// One element of `read.lua`'s answer; None if there is no such workflow. What can't be read is shown as quarantined: one bad
+/// workflow must not hide the others.
 pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>, Malformed> {
     if matches!(read, Value::Nil) {
         return Ok(None);
     }
-    let mut reply = Reply::of(read)?;
-    let mut document = stored_fields(id.clone(), &mut reply)?;
-    let (fence, worker) = (reply.optional_text()?, reply.optional_text()?);
+    let mut reply = match read {
+        Value::Array(_) => Reply::of(read)?,
+        told => return Ok(Some(unreadable(id.clone(), &text(told)?))),
+    };
+    let (mut document, damage) = stored_fields(id.clone(), &mut reply)?;
+    if let Some(damage) = damage {
+        return Ok(Some(unreadable(id.clone(), &damage)));
+    }
+    document.state = reply.optional_text()?;
+    let (fence, holder) = (reply.optional_text()?, reply.optional_text()?);
     document.due = reply.optional_time()?;
-    if let Some(until) = reply.optional_time()? {
-        let fence = fence.and_then(|fence| fence.parse().ok()).map(Fence);
-        let fence = fence.ok_or_else(|| Malformed::new("the fence of a lease", "none"))?;
+    let until = reply.optional_time()?;
+    // A fence stands for as long as the lease was not given up.
+    let fence = fence.and_then(|fence| fence.parse().ok()).map(Fence);
+    if let (Some(until), Some(fence)) = (until, fence) {
+        // The ticket follows the worker.
+        let worker = holder.as_deref().and_then(|holder| holder.rsplit_once(' ')).map(|(worker, _)| worker.to_owned());
         document.lease = Some(LeaseInfo { worker: worker.unwrap_or_default(), fence, until });
     }
     Ok(Some(document))
 }
 
-fn stored_fields(id: WorkflowId, reply: &mut Reply) -> Result<Document, Malformed> {
-    Ok(Document {
+fn unreadable(id: WorkflowId, why: &str) -> Document {
+    Document {
         id,
-        kind: reply.text()?,
-        target: reply.text()?,
-        parent: reply.optional_text()?.map(self::id).transpose()?,
-        status: status(&reply.text()?)?,
-        headline: reply.text()?,
-        seq: reply.number()?,
-        head: Digest(reply.text()?),
-        state: reply.text()?,
-        traceparent: reply.optional_text()?,
-        created: reply.time()?,
-        updated: reply.time()?,
+        kind: "unknown".to_owned(),
+        target: String::new(),
+        parent: None,
+        status: Status::Quarantined,
+        headline: format!("what is kept of it can't be read: {why}"),
+        seq: 0,
+        head: Digest(String::new()),
+        state: None,
+        queue: Queue::DEFAULT,
+        traceparent: None,
+        created: Timestamp::default(),
+        updated: Timestamp::default(),
         due: None,
         lease: None,
-    })
+    }
+}
+
+/// The fields that every answer about a workflow begins with, and what was wrong with the first of them that is not of its form.
+fn stored_fields(id: WorkflowId, reply: &mut Reply) -> Result<(Document, Option<String>), Malformed> {
+    let mut damage = None;
+    let mut field = |name: &str, optional: bool| -> Result<Option<String>, Malformed> {
+        let (found, wrong) = match reply.value()? {
+            Value::Nil => (None, (!optional).then(|| "it is not there".to_owned())),
+            value => match text(value) {
+                Ok(text) => (Some(text), None),
+                Err(malformed) => (None, Some(malformed.to_string())),
+            },
+        };
+        if let Some(wrong) = wrong {
+            damage.get_or_insert_with(|| format!("its `{name}`: {wrong}"));
+        }
+        Ok(found)
+    };
+    let (kind, target, parent) = (field("kind", false)?, field("target", false)?, field("parent", true)?);
+    let (named_status, headline, seq, head) = (field("status", false)?, field("headline", false)?, field("seq", false)?, field("head", false)?);
+    let (traceparent, created, updated, queue) = (field("trace", true)?, field("created", false)?, field("updated", false)?, field("queue", false)?);
+    let mut parsed = |name: &str, ok: bool, found: &Option<String>| {
+        if let (false, Some(found)) = (ok, found) {
+            damage.get_or_insert_with(|| format!("its `{name}` is `{}`", found.chars().take(80).collect::<String>()));
+        }
+    };
+    let millis = |found: &Option<String>| found.as_ref().and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
+    let status_read = named_status.as_deref().and_then(|name| status(name).ok());
+    parsed("status", status_read.is_some(), &named_status);
+    let seq_read = seq.as_ref().and_then(|seq| seq.parse().ok());
+    parsed("seq", seq_read.is_some(), &seq);
+    let parent_read = parent.as_ref().and_then(|parent| parent.parse().ok());
+    parsed("parent", parent_read.is_some(), &parent);
+    let queue_read = queue.as_ref().and_then(|queue| queue.parse().ok());
+    parsed("queue", queue_read.is_some(), &queue);
+    parsed("created", millis(&created).is_some(), &created);
+    parsed("updated", millis(&updated).is_some(), &updated);
+    let document = Document {
+        id,
+        kind: kind.unwrap_or_default(),
+        target: target.unwrap_or_default(),
+        parent: parent_read,
+        status: status_read.unwrap_or(Status::Quarantined),
+        headline: headline.unwrap_or_default(),
+        seq: seq_read.unwrap_or_default(),
+        head: Digest(head.unwrap_or_default()),
+        state: None,
+        queue: queue_read.unwrap_or_default(),
+        traceparent,
+        created: millis(&created).unwrap_or_default(),
+        updated: millis(&updated).unwrap_or_default(),
+        due: None,
+        lease: None,
+    };
+    Ok((document, damage))
 }

@@ -28,19 +28,22 @@ impl Script {
         for key in shared {
             call.arg(key);
         }
-        call.arg(&keys.prefix)
-            .arg(limits::EVENTS_KEPT)
-            .arg(limits::BELL_RINGS_MAX)
-            .arg(limits::WAITERS_LOOKED_MAX)
-            .arg(INBOX_SIGNALS_MAX)
-            .arg(limits::SIGNALS_HANDED_MAX);
+        call.arg(format!(
+            "{} {} {} {} {} {}",
+            keys.prefix,
+            limits::EVENTS_KEPT,
+            limits::BELL_RINGS_MAX,
+            limits::WAITERS_LOOKED_MAX,
+            INBOX_SIGNALS_MAX,
+            limits::SIGNALS_HANDED_MAX
+        ));
         call
     }
 
     /// The beginning of a call of a script that only reads documents.
     fn reading_call(&self, keys: &Keys) -> Cmd {
         let mut call = cmd("EVALSHA");
-        call.arg(&self.digest).arg(2).arg(&keys.due).arg(&keys.lease).arg(&keys.prefix);
+        call.arg(&self.digest).arg(1).arg(&keys.lease).arg(&keys.prefix);
         call
     }
 

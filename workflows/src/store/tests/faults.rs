@@ -11,7 +11,7 @@ use super::sample;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
 use crate::store::{
-    Advance, Advanced, Claim, Claimed, Commit, Committed, Created, Digest, Fence, Next, Status, Store, StoreError,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Created, Digest, Fence, Next, Queue, Status, Store, StoreError,
     StoredEntry, WorkflowId,
 };
 
@@ -36,7 +36,7 @@ async fn connect(options: RedisOptions) -> RedisStore {
 }
 
 async fn claim(store: &RedisStore) -> Vec<Claimed> {
-    let claim = Some(Claim { max: 100, lease: LONG, worker: "w".to_owned() });
+    let claim = Some(Claim { max: 100, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
     until_answered(store, &Advance { claim, ..Advance::default() }).await.claimed
 }
 
@@ -70,6 +70,7 @@ fn commit(id: &WorkflowId, fence: Fence, seq: u64, head: &str, next: Next) -> Co
         signals: Vec::new(),
         traceparent: None,
         next,
+        queue: Queue::DEFAULT,
     }
 }
 
@@ -211,7 +212,7 @@ async fn what_was_granted_to_a_lost_claim_is_claimed_again_at_once() {
     other.create(sample("held")).await.unwrap();
     let held = claim(&other).await.remove(0);
     other.create(sample("lost")).await.unwrap();
-    let asked = Claim { max: 100, lease: LONG, worker: "w".to_owned() };
+    let asked = Claim { max: 100, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] };
     server.pause();
     let Err(error) = store.advance(Advance { claim: Some(asked), ..Advance::default() }).await else {
         panic!("a stopped Redis answered")
@@ -280,8 +281,8 @@ async fn what_a_person_must_mend_is_no_outage_and_says_how() {
     drop(store);
     server.kill();
     server.start_again();
-    server.command(&["DEL", "{ta}:due"]);
-    server.command(&["SET", "{ta}:due", "something"]);
+    server.command(&["DEL", "{ta}:due:default"]);
+    server.command(&["SET", "{ta}:due:default", "something"]);
     let store = RedisStore::connect(server.options()).await.unwrap();
     let Err(StoreError::Unusable { .. }) = store.create(sample("other")).await else { panic!("not noticed") };
     server.kill();
@@ -312,7 +313,7 @@ async fn the_bell_and_the_events_are_heard_again_after_a_restart() {
     let store = Arc::new(RedisStore::connect(server.options()).await.unwrap());
     let waits = {
         let store = store.clone();
-        tokio::spawn(async move { store.wait_for_bell(LONG).await })
+        tokio::spawn(async move { store.wait_for_bell(&[Queue::DEFAULT], LONG).await })
     };
     while !server.command(&["CLIENT", "LIST"]).contains("cmd=blpop") {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -328,8 +329,8 @@ async fn the_bell_and_the_events_are_heard_again_after_a_restart() {
     };
     let rung = async {
         loop {
-            match store.wait_for_bell(LONG).await {
-                Ok(()) => return,
+            match store.wait_for_bell(&[Queue::DEFAULT], LONG).await {
+                Ok(_) => return,
                 Err(error) => assert!(error.is_outage(), "{error}"),
             }
         }
@@ -345,12 +346,13 @@ async fn a_ring_that_nobody_here_waits_for_goes_to_who_does() {
     let (leaves, stays) =
         (RedisStore::connect(server.options()).await.unwrap(), RedisStore::connect(server.options()).await.unwrap());
     // Its read goes on in the background, and is first in the queue.
-    leaves.wait_for_bell(Duration::from_millis(1)).await.unwrap();
+    leaves.wait_for_bell(&[Queue::DEFAULT], Duration::from_millis(1)).await.unwrap();
     while !server.command(&["CLIENT", "LIST"]).contains("cmd=blpop") {
-        leaves.wait_for_bell(Duration::from_millis(1)).await.unwrap();
+        leaves.wait_for_bell(&[Queue::DEFAULT], Duration::from_millis(1)).await.unwrap();
     }
-    let waits = async { tokio::time::timeout(LONG, stays.wait_for_bell(LONG)).await };
-    let (waited, rang) = tokio::join!(waits, stays.ring());
+    let waits = async { tokio::time::timeout(LONG, stays.wait_for_bell(&[Queue::DEFAULT], LONG)).await };
+    let queue = Queue::DEFAULT;
+    let (waited, rang) = tokio::join!(waits, stays.ring(&queue));
     rang.unwrap();
     waited.unwrap().unwrap();
 }

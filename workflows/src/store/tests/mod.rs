@@ -16,7 +16,6 @@ fn sample(name: &str) -> NewWorkflow {
         parent: None,
         headline: "begins".to_owned(),
         entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
-        state: "{}".to_owned(),
         traceparent: None,
         due: None,
     }

@@ -14,12 +14,14 @@ use crate::store::memory::MemoryStore;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisOptions, RedisStore};
 use crate::store::{
-    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Query, Resource,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Query, Queue, Resource,
     Scope, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 
 /// More with `PROPTEST_CASES`.
 const CASES: u32 = 24;
+/// The last one is never served.
+const QUEUES: [Queue; 3] = [Queue::DEFAULT, Queue::of("bmc"), Queue::of("nobody")];
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// A lease that has expired when the next operation begins.
@@ -180,6 +182,7 @@ impl Side {
             create: draft.create.iter().map(|made| new(made, start)).collect(),
             traceparent: place.is_multiple_of(2).then(|| format!("trace-{place}")),
             next,
+            queue: QUEUES[usize::from(draft.next) % QUEUES.len()].clone(),
         })
     }
 
@@ -197,7 +200,7 @@ impl Side {
                         .collect(),
                     renew: leases(renew),
                     hand_back: leases(hand_back),
-                    claim: claim.map(|(max, lease)| Claim { max, lease, worker: "w".to_owned() }),
+                    claim: claim.map(|(max, lease)| Claim { max, lease, worker: "w".to_owned(), queues: QUEUES[..2].to_vec() }),
                 };
                 self.advance(advance, start).await
             }

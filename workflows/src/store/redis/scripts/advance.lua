@@ -1,34 +1,5 @@
 -- Commits, renews and hands back, then claims. Each commit stands or falls alone and says how in its own reply.
 
-local function read_resource(with_limit)
-  local resource = { kind = text(), name = text(), member = text() }
-  if with_limit then resource.limit = number() end
-  return resource
-end
-
-local function read_list(read, how)
-  local list = {}
-  for i = 1, number() do list[i] = read(how) end
-  return list
-end
-
-local function read_entry() return { digest = text(), body = text() } end
-local function read_signal() return { id = text(), body = text() } end
-local function read_lease() return { id = text(), fence = text() } end
-
-local function read_commit()
-  local commit = {
-    id = text(), fence = text(), mark = text(), expected = number(), status = text(), headline = text(),
-    consumed = number(), trace = text(), next = text(), value = number(), with_state = text(), state = text(),
-  }
-  commit.entries = read_list(read_entry)
-  commit.take = read_list(read_resource, true)
-  commit.give = read_list(read_resource, false)
-  commit.create = read_list(read_new)
-  commit.signals = read_list(read_signal)
-  return commit
-end
-
 local LEASE_UNTIL = whole(now + number())
 
 -- Leases that last until LEASE_UNTIL, and leases that are over: written before anything is claimed.
@@ -62,9 +33,21 @@ local function unread(id, mail)
   return bodies
 end
 
+-- Verdicts without more to say are one letter.
+local DONE, KEPT, FENCED = 'd', 'k', 'f'
+
 local function keep(id, mail)
   kept[id] = true
-  return { 'done', LEASE_UNTIL, unread(id, mail) }
+  if not mail then return KEPT end
+  return { KEPT, unread(id, mail) }
+end
+
+local function read_resources(count, with_limit)
+  local list = {}
+  for i = 1, count do
+    list[i] = { kind = text(), name = text(), member = text(), limit = with_limit and number() }
+  end
+  return list
 end
 
 -- The first wish that can't be granted, as a reply; nil if all can.
@@ -93,8 +76,8 @@ local function busy(id, take)
   end
 end
 
-local function move_resources(id, commit)
-  for _, wish in ipairs(commit.take) do
+local function take_resources(id, take)
+  for _, wish in ipairs(take) do
     if wish.kind == 'lock' then
       call('HSET', KEY_LOCKS, wish.name, id)
       call('SADD', held_key(id), wish.name)
@@ -105,7 +88,10 @@ local function move_resources(id, commit)
       call('ZREM', wait_key('budget:' .. wish.name), id)
     end
   end
-  for _, given in ipairs(commit.give) do
+end
+
+local function give_resources(id, give)
+  for _, given in ipairs(give) do
     if given.kind == 'lock' then
       call('SREM', held_key(id), given.name)
       free_lock(id, given.name)
@@ -125,7 +111,7 @@ end
 local function finish(id, keep_ms, mail, locks)
   release(id)
   closed[#closed + 1] = id
-  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = call('ZSCORE', KEY_OPEN, id), id
+  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = call('ZSCORE', KEY_OPEN, id) or NOW, id
   by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
   if locks then
     for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
@@ -135,7 +121,7 @@ local function finish(id, keep_ms, mail, locks)
 end
 
 -- Ends the lease. What has arrived meanwhile makes the workflow due now.
-local function park(id, at, mail, was_woken)
+local function park(id, at, queue, mail, was_woken)
   release(id)
   if mail and call('LLEN', inbox_key(id)) == 0 then
     call('HDEL', workflow_key(id), 'mail')
@@ -143,80 +129,117 @@ local function park(id, at, mail, was_woken)
   end
   -- Its being woken is forgotten when it is claimed, which is next.
   if mail or was_woken then
-    make_due(id, now)
+    make_due(id, now, queue)
   elseif at then
-    make_due(id, math.max(at, now))
+    make_due(id, math.max(at, now), queue)
   end
 end
 
-local function commit_one(commit)
-  local id, key = commit.id, workflow_key(commit.id)
-  local found = call('HMGET', key, 'seq', 'fence', 'leased', 'mark', 'status', 'mail', 'woken', 'locks')
-  local seq, status, mail = found[1], found[5], found[6]
-  if not seq then return { 'fenced' } end
-  local holds = found[2] == commit.fence and found[3] == '1'
-  if found[4] == commit.mark then
-    if commit.next ~= 'keep' then return { 'done', false, {} } end
-    return holds and keep(id, mail) or { 'fenced' }
-  end
-  if not holds then return { 'fenced' } end
-  if tonumber(seq) ~= commit.expected then return { 'conflict', seq } end
-  local refused = busy(id, commit.take)
-  if refused then return refused end
+-- Head: id, fence, revision, status, signals consumed, what is next with its value, queue, traceparent or -, mark, how many entries,
+-- resources to take and to give, workflows to create, signals to send, whether there is a state, how many arguments follow.
+local COMMIT = '^' .. string.rep('(%S+) ', 16) .. '%d+$'
 
-  local ends = commit.next == 'end'
-  local locks = found[8] or takes_a_lock(commit.take)
-  local fields = { 'mark', commit.mark, 'status', commit.status, 'headline', commit.headline, 'updated', NOW }
-  local function set(field, value) fields[#fields + 1], fields[#fields + 2] = field, value end
-  for i, entry in ipairs(commit.entries) do
-    seq = whole(commit.expected + i)
-    call('RPUSH', journal_key(id), entry.digest .. ' ' .. entry.body)
-    publish(id, seq, commit.status, commit.headline)
+local function commit_one()
+  local id, fence, seq, status, consumed, next, value, queue, trace, mark, entries, take, give, created, sent, with_state =
+    match(text(), COMMIT)
+  local key, headline = WORKFLOW .. id, text()
+  local found = call('HMGET', key, 'seq', 'fence', entries == '0' and 'mark' or 'head', 'status', 'mail', 'woken', 'locks', 'tries')
+  if not found[1] then return FENCED end
+  local holds, mail = found[2] == fence, found[5]
+  if found[3] == mark then
+    if next ~= 'keep' then return DONE end
+    return holds and keep(id, mail) or FENCED
   end
-  if #commit.entries > 0 then
-    set('seq', seq)
-    set('head', commit.entries[#commit.entries].digest)
+  if not holds then return FENCED end
+  if found[1] ~= seq then return { 'conflict', found[1] } end
+
+  local fields, n = { 'headline', headline, 'updated', NOW }, 4
+  if with_state == '1' then
+    fields[5], fields[6], n = 'state', text(), 6
   end
-  if commit.with_state == '1' then set('state', commit.state) end
-  if commit.trace ~= '' then set('trace', commit.trace) end
-  if commit.next ~= 'keep' then set('leased', '0') end
-  if ends then set('ended', NOW) end
-  if locks and not found[8] then set('locks', '1') end
-  call('HSET', key, unpack(fields))
-  if commit.consumed > 0 and mail then call('LTRIM', inbox_key(id), commit.consumed, -1) end
-  if ends then
+  if entries == '0' then
+    fields[n + 1], fields[n + 2], n = 'mark', mark, n + 2
+  else
+    local first, many = seq + 1, tonumber(entries)
+    for i = 1, many do
+      fields[n + 1], fields[n + 2] = 'e' .. seq + i, text()
+      n = n + 2
+    end
+    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'seq', seq + many, 'head', mark
+    n = n + 4
+    publish(id, first, many, status, headline)
+  end
+  local ends, locks = next == 'end', found[7]
+  take = take ~= '0' and read_resources(tonumber(take), true)
+  if take then
+    local refused = busy(id, take)
+    if refused then
+      -- What it would have done did not happen.
+      if entries ~= '0' then happened[#happened] = nil end
+      return refused
+    end
+    if not locks and takes_a_lock(take) then
+      locks = true
+      fields[n + 1], fields[n + 2], n = 'locks', '1', n + 2
+    end
+  end
+  if status ~= found[4] then
+    fields[n + 1], fields[n + 2], n = 'status', status, n + 2
+    if not ends then count(status, 1) end
+    count(found[4], -1)
+  elseif ends then
     count(status, -1)
-  elseif status ~= commit.status then
-    count(status, -1)
-    count(commit.status, 1)
   end
-  move_resources(id, commit)
-  for _, new in ipairs(commit.create) do create(new) end
-  if ends then finish(id, commit.value, mail, locks) end
+  if trace ~= '-' then fields[n + 1], fields[n + 2], n = 'trace', trace, n + 2 end
+  if next ~= 'keep' then
+    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'fence', '', 'queue', queue
+    n = n + 4
+    if ends then fields[n + 1], fields[n + 2], n = 'ended', NOW, n + 2 end
+  end
+  call('HSET', key, unpack(fields, 1, n))
+  if found[8] then call('HDEL', key, 'tries') end
+  if consumed ~= '0' and mail then call('LTRIM', inbox_key(id), consumed, -1) end
+  if take then take_resources(id, take) end
+  if give ~= '0' then give_resources(id, read_resources(tonumber(give), false)) end
+  for _ = 1, tonumber(created) do create() end
+  if ends then finish(id, tonumber(value), mail, locks) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
-  for _, sent in ipairs(commit.signals) do signal(sent.id, sent.body, false) end
+  for _ = 1, tonumber(sent) do
+    local to = text()
+    signal(to, text(), false)
+  end
   mail = mail or mailed[id]
-  if commit.next == 'keep' then return keep(id, mail) end
-  if not ends then park(id, commit.next == 'at' and commit.value, mail, found[7] or woken[id]) end
-  return { 'done', false, {} }
+  if next == 'keep' then return keep(id, mail) end
+  if not ends then park(id, next == 'at' and tonumber(value), queue, mail, found[6] or woken[id]) end
+  return DONE
 end
 
-local function holds(lease)
-  local found = call('HMGET', workflow_key(lease.id), 'fence', 'leased')
-  return found[1] == lease.fence and found[2] == '1'
+-- An error in what is kept of one workflow is that workflow's alone; all others are about Redis, and refuse the whole call.
+local function its_own(problem)
+  local told = type(problem) == 'table' and problem.err or tostring(problem)
+  if not string.find(told, 'WRONGTYPE', 1, true) then error(problem, 0) end
+  return told
 end
 
-local function renew(lease)
-  if not holds(lease) then return false end
-  kept[lease.id] = true
-  return LEASE_UNTIL
+local LEASE = '^(%S+) (%S+)$'
+
+local function holds(id, fence)
+  return call('HGET', WORKFLOW .. id, 'fence') == fence
 end
 
-local function hand_back(lease)
-  if not holds(lease) then return end
-  call('HSET', workflow_key(lease.id), 'leased', '0')
-  release(lease.id)
-  make_due(lease.id, now)
+local function renew()
+  local id, fence = match(text(), LEASE)
+  if not holds(id, fence) then return false end
+  kept[id] = true
+  return true
+end
+
+local function hand_back()
+  local id, fence = match(text(), LEASE)
+  if not holds(id, fence) then return end
+  call('HSET', WORKFLOW .. id, 'fence', '')
+  release(id)
+  make_due(id, now, call('HGET', WORKFLOW .. id, 'queue'))
 end
 
 -- A token larger than any before, also than those of a store that was lost or put back from a backup: it
@@ -227,19 +250,58 @@ local function next_fence()
   return whole(fence)
 end
 
--- The workflow as its new holder finds it; nil if it is gone without having ended: somebody removed it by hand.
-local function grant(id, until_text, worker, ticket)
-  local key = workflow_key(id)
-  local found = call('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'state', 'trace',
-    'created', 'updated', 'woken', 'mail')
+-- Entries that are read before it is known how many there are, and the most that are handed out: the others are read in pages.
+local ENTRIES_AT_ONCE, ENTRIES_HANDED_MAX = 4, 128
+
+-- Workflows that can't be granted, and why: what is kept of them is not of the form it should have.
+local broken = {}
+
+-- Nobody is granted it any more. Where that can be written, listings show it.
+local function set_aside(id, why)
+  broken[#broken + 1] = { id, why }
+  call('ZREM', KEY_LEASE, id)
+  local status = redis.pcall('HGET', WORKFLOW .. id, 'status')
+  if type(status) ~= 'string' then return end
+  call('HSET', WORKFLOW .. id, 'fence', '', 'status', 'quarantined', 'headline', why)
+  count(status, -1)
+  count('quarantined', 1)
+end
+
+-- The workflow as its new holder finds it; nil if it is gone without having ended (somebody removed it by hand), can't be
+-- granted, or waits elsewhere. `expired`: its last holder is presumed dead.
+local function grant(id, holder, serves, expired)
+  local key = WORKFLOW .. id
+  local found = redis.pcall('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'trace',
+    'created', 'updated', 'queue', 'woken', 'mail', 'tries', 'e1', 'e2', 'e3', 'e4')
+  if found.err then return set_aside(id, found.err) end
   if not found[6] then
     call('ZREM', KEY_LEASE, id)
     return nil
   end
-  local token = next_fence()
-  call('HSET', key, 'fence', token, 'leased', '1', 'worker', worker, 'ticket', ticket)
+  local seq, queue = tonumber(found[6]), found[11]
+  if not seq or not queue then return set_aside(id, 'it has no number of entries, or no queue') end
+  if not serves[queue] then
+    call('HSET', key, 'fence', '')
+    call('ZREM', KEY_LEASE, id)
+    return make_due(id, now, queue)
+  end
+  local token, tries = next_fence(), found[14]
+  if expired then
+    tries = (tonumber(tries) or 0) + 1
+    call('HSET', key, 'fence', token, 'holder', holder, 'tries', tries)
+  else
+    call('HSET', key, 'fence', token, 'holder', holder)
+  end
   if found[12] then call('HDEL', key, 'woken') end
-  return { id, token, until_text, found, unread(id, found[13]) }
+  local entries, document = {}, {}
+  for i = 1, 11 do document[i] = found[i] end
+  for i = 1, math.min(seq, ENTRIES_AT_ONCE) do entries[i] = found[14 + i] or '' end
+  if seq > ENTRIES_AT_ONCE then
+    local names = {}
+    for i = ENTRIES_AT_ONCE + 1, math.min(seq, ENTRIES_HANDED_MAX) do names[#names + 1] = 'e' .. i end
+    for i, entry in ipairs(call('HMGET', key, unpack(names))) do entries[ENTRIES_AT_ONCE + i] = entry or '' end
+  end
+  return { id, token, tries or 0, document, entries, unread(id, found[13]) }
 end
 
 -- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
@@ -247,61 +309,102 @@ local function take_back(lost, look_max)
   local is_lost = {}
   for _, ticket in ipairs(lost) do is_lost[ticket] = true end
   for _, id in ipairs(call('ZRANGE', KEY_LEASE, 0, look_max - 1)) do
-    if is_lost[call('HGET', workflow_key(id), 'ticket') or ''] then
-      call('HSET', workflow_key(id), 'leased', '0')
+    local found = call('HMGET', WORKFLOW .. id, 'holder', 'queue')
+    if is_lost[match(found[1] or '', '(%S+)$') or ''] then
+      call('HSET', WORKFLOW .. id, 'fence', '')
       call('ZREM', KEY_LEASE, id)
-      make_due(id, now)
+      make_due(id, now, found[2])
     end
   end
+  settle_due()
+end
+
+-- Those of `queues` that have been due longest, at most `max`; taken out.
+local function take_due(queues, max)
+  local found, several = {}, #queues > 1
+  for _, queue in ipairs(queues) do
+    local due = call('ZRANGEBYSCORE', due_key(queue), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, max)
+    for i = 1, #due, 2 do found[#found + 1] = { due[i], tonumber(due[i + 1]), queue } end
+  end
+  if several then table.sort(found, function(one, other) return one[2] < other[2] end) end
+  local ids, gone = {}, {}
+  for i = 1, math.min(#found, max) do
+    local id, queue = found[i][1], found[i][3]
+    ids[i] = id
+    gone[queue] = gone[queue] or {}
+    table.insert(gone[queue], id)
+  end
+  for queue, taken in pairs(gone) do in_slices('ZREM', due_key(queue), taken) end
+  return ids
 end
 
 -- Expired leases first, because their workflows have waited for a dead worker; then what has been due longest.
-local function claim(max, lease_ms, worker, ticket)
-  local ids = call('ZRANGEBYSCORE', KEY_LEASE, '-inf', NOW, 'LIMIT', 0, max)
-  local due = call('ZRANGEBYSCORE', KEY_DUE, '-inf', NOW, 'LIMIT', 0, max - #ids)
-  if #due > 0 then call('ZREM', KEY_DUE, unpack(due)) end
-  for _, id in ipairs(due) do ids[#ids + 1] = id end
-  local claimed, leases, until_text = {}, {}, whole(now + lease_ms)
-  for _, id in ipairs(ids) do
-    local granted = grant(id, until_text, worker, ticket)
-    if granted then
-      claimed[#claimed + 1] = granted
-      leases[#leases + 1], leases[#leases + 2] = until_text, id
+local function claim(max, until_text, holder, queues)
+  local serves = {}
+  for _, queue in ipairs(queues) do serves[queue] = true end
+  local claimed, leases = {}, {}
+  local function grant_all(ids, expired)
+    for _, id in ipairs(ids) do
+      local ok, granted = pcall(grant, id, holder, serves, expired)
+      if not ok then granted = set_aside(id, its_own(granted)) end
+      if granted then
+        claimed[#claimed + 1] = granted
+        leases[#leases + 1], leases[#leases + 2] = until_text, id
+      end
     end
   end
+  grant_all(call('ZRANGEBYSCORE', KEY_LEASE, '-inf', NOW, 'LIMIT', 0, max), true)
+  if #claimed < max then grant_all(take_due(queues, max - #claimed), false) end
   in_slices('ZADD', KEY_LEASE, leases)
   if fence then call('SET', KEY_FENCE, whole(fence)) end
+  settle_due()
+  settle_counts()
   return claimed
 end
 
-local function earliest()
-  local due = call('ZRANGE', KEY_DUE, 0, 0, 'WITHSCORES')[2]
-  local lease = call('ZRANGE', KEY_LEASE, 0, 0, 'WITHSCORES')[2]
-  if due and lease then return math.min(tonumber(due), tonumber(lease)) end
-  return tonumber(due or lease)
+-- When there may be something to claim in `queues`, or the next lease ends.
+local function earliest(queues)
+  local first = tonumber(call('ZRANGE', KEY_LEASE, 0, 0, 'WITHSCORES')[2])
+  for _, queue in ipairs(queues) do
+    local at = tonumber(call('ZRANGE', due_key(queue), 0, 0, 'WITHSCORES')[2])
+    if at and (not first or at < first) then first = at end
+  end
+  return first
 end
 
-local commits = read_list(read_commit)
-local renewals = read_list(read_lease)
-local hand_backs = read_list(read_lease)
-local claim_max, claim_lease_ms, worker, ticket = number(), number(), text(), text()
-local lost, lost_look_max = read_list(text), number()
+local function read_texts(count)
+  local list = {}
+  for i = 1, count do list[i] = text() end
+  return list
+end
 
-local reply = { NOW, {}, {}, {}, false }
-for i, commit in ipairs(commits) do reply[2][i] = commit_one(commit) end
-for i, lease in ipairs(renewals) do reply[3][i] = renew(lease) end
-for _, lease in ipairs(hand_backs) do hand_back(lease) end
+local reply = { NOW, LEASE_UNTIL, {}, {}, {}, false, broken }
+for i = 1, number() do
+  local at = place + 1
+  local ok, verdict = pcall(commit_one)
+  reply[3][i] = ok and verdict or { 'broken', its_own(verdict) }
+  -- Also where it was refused before all of it was read.
+  place = at + tonumber(match(ARGV[at], '%d+$'))
+end
+for i = 1, number() do reply[4][i] = renew() end
+for _ = 1, number() do hand_back() end
 settle_leases()
+settle_due()
 settle_counts()
 settle_events()
-if #lost > 0 then take_back(lost, lost_look_max) end
-if claim_max >= 0 then reply[4] = claim(claim_max, claim_lease_ms, worker, ticket) end
-local next_look = earliest()
-if next_look then reply[5] = whole(next_look) end
+local claim_max, claim_until, lost_look_max = match(text(), '^(%S+) (%S+) (%S+)$')
+claim_max, claim_until = tonumber(claim_max), whole(now + claim_until)
+local holder, queues, lost = text(), read_texts(number()), read_texts(number())
+if #lost > 0 then take_back(lost, tonumber(lost_look_max)) end
+if claim_max >= 0 then reply[5] = claim(claim_max, claim_until, holder, queues) end
+local next_look = earliest(queues)
+if next_look then reply[6] = whole(next_look) end
 if claim_max >= 0 and not (next_look and next_look <= now) then
   -- Nothing is left that a ring could be about.
-  call('DEL', KEY_BELL)
-else
-  settle_bell()
+  for _, queue in ipairs(queues) do
+    call('DEL', bell_key(queue))
+    rings[queue] = nil
+  end
 end
+settle_bell()
 return reply

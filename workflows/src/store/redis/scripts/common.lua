@@ -1,25 +1,26 @@
 -- What every script that writes has in common. Rust puts this file before each of them.
 --
--- KEYS are the same for all (keys.rs). Keys of single workflows, resources and parents are made here of the prefix,
+-- KEYS are the same for all (keys.rs). Keys of single workflows, resources, queues and parents are made here of the prefix,
 -- because a claim can't know them before; all share one hash tag, and so one slot of a cluster.
--- A script first reads all of its arguments, then decides, then writes: no error can leave half of it.
 -- Redis refuses a script for want of memory or replicas at its first write, and only if that write adds something:
 -- so what adds something comes first.
--- Each redis.call costs about a microsecond beside its own work. Hence the flags in the hash (`leased`, `mail`, `locks`),
--- which spare a look at another key, and what is collected here and written at the end (`settle`).
+-- Each redis.call costs about a microsecond beside its own work, and each argument a tenth of one. Hence heads, in which what is
+-- short stands in one argument with spaces between; the flags in the hash (`mail`, `locks`), which spare a look at another key; the
+-- journal in the same hash; and what is collected here and written at the end (`settle`).
 
-local call = redis.call
-local KEY_FENCE, KEY_DUE, KEY_LEASE, KEY_BELL, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local call, match, format = redis.call, string.match, string.format
+local KEY_FENCE, KEY_LEASE, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 -- Limits: the reasons are in limits.rs, which hands them over.
-local PREFIX = ARGV[1]
-local EVENTS_KEPT, BELL_RINGS_MAX, WAITERS_LOOKED_MAX = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local INBOX_SIGNALS_MAX, SIGNALS_HANDED_MAX = tonumber(ARGV[5]), tonumber(ARGV[6])
+local PREFIX, EVENTS_KEPT, BELL_RINGS_MAX, WAITERS_LOOKED_MAX, INBOX_SIGNALS_MAX, SIGNALS_HANDED_MAX =
+  match(ARGV[1], '^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+BELL_RINGS_MAX, WAITERS_LOOKED_MAX = tonumber(BELL_RINGS_MAX), tonumber(WAITERS_LOOKED_MAX)
+INBOX_SIGNALS_MAX, SIGNALS_HANDED_MAX = tonumber(INBOX_SIGNALS_MAX), tonumber(SIGNALS_HANDED_MAX)
 -- Lua's stack holds 8,000; even, so that a score and its member stay together.
 local SLICE = 1000
 
-local place = 6
+local place = 1
 local function text()
   place = place + 1
   return ARGV[place]
@@ -31,7 +32,7 @@ end
 
 -- Lua would write 1.8e+15.
 local function whole(n)
-  return string.format('%.0f', n)
+  return format('%.0f', n)
 end
 
 local clock = call('TIME')
@@ -40,12 +41,13 @@ local NOW = whole(now)
 
 local WORKFLOW = PREFIX .. ':wf:'
 local function workflow_key(id) return WORKFLOW .. id end
-local function journal_key(id) return WORKFLOW .. id .. ':journal' end
 local function inbox_key(id) return WORKFLOW .. id .. ':inbox' end
 local function held_key(id) return WORKFLOW .. id .. ':locks' end
 local function children_key(id) return PREFIX .. ':children:' .. id end
 local function budget_key(name) return PREFIX .. ':budget:' .. name end
 local function wait_key(pool) return PREFIX .. ':wait:' .. pool end
+local function due_key(queue) return PREFIX .. ':due:' .. queue end
+local function bell_key(queue) return PREFIX .. ':bell:' .. queue end
 
 local function in_slices(command, key, items)
   for from = 1, #items, SLICE do call(command, key, unpack(items, from, math.min(from + SLICE - 1, #items))) end
@@ -53,7 +55,6 @@ end
 
 -- --- what is written at the end ---
 
-local rings = 0
 local moved = {}
 local happened = {}
 
@@ -66,6 +67,7 @@ local function settle_counts()
   for status, by in pairs(moved) do
     if by ~= 0 then call('HINCRBY', KEY_COUNTS, status, by) end
   end
+  moved = {}
 end
 
 -- All that one script did is one element of the stream: an element costs as much as the commit that it tells of.
@@ -75,72 +77,95 @@ local function settle_events()
   call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'e', table.concat(happened))
 end
 
+-- `count` entries of that workflow, the first of them at place `first`.
+local function publish(id, first, entries, status, headline)
+  happened[#happened + 1] = id .. ' ' .. first .. ' ' .. entries .. ' ' .. status .. ' ' .. #headline .. ':' .. headline
+end
+
+-- --- due ---
+
+-- By queue: scores and members to be written; who is due now; how many rings.
+local due, due_now, rings = {}, {}, {}
+
+local function make_due(id, at, queue)
+  local list = due[queue]
+  if not list then
+    list = { earliest = at }
+    due[queue] = list
+  end
+  list[#list + 1], list[#list + 2] = whole(at), id
+  if at <= now then
+    due_now[id] = true
+    rings[queue] = (rings[queue] or 0) + 1
+  elseif at < list.earliest then
+    list.earliest = at
+  end
+end
+
+-- For a workflow that is neither leased nor ended.
+local function make_due_now(id, queue)
+  if due_now[id] then return end
+  local at = call('ZSCORE', due_key(queue), id)
+  if not at or tonumber(at) > now then make_due(id, now, queue) end
+end
+
+-- What is due later rings only if it is due before all else: who waits must hear of it.
+local function settle_due()
+  for queue, list in pairs(due) do
+    local key = due_key(queue)
+    if not rings[queue] then
+      local first = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+      if not first or list.earliest < tonumber(first) then rings[queue] = 1 end
+    end
+    in_slices('ZADD', key, list)
+  end
+  due = {}
+end
+
 local function settle_bell()
-  if rings == 0 then return end
-  local pushed = {}
-  for i = 1, math.min(rings, BELL_RINGS_MAX) do pushed[i] = '1' end
-  if call('LPUSH', KEY_BELL, unpack(pushed)) > BELL_RINGS_MAX then
-    call('LTRIM', KEY_BELL, 0, BELL_RINGS_MAX - 1)
+  for queue, count in pairs(rings) do
+    local pushed = {}
+    for i = 1, math.min(count, BELL_RINGS_MAX) do pushed[i] = '1' end
+    if call('LPUSH', bell_key(queue), unpack(pushed)) > BELL_RINGS_MAX then
+      call('LTRIM', bell_key(queue), 0, BELL_RINGS_MAX - 1)
+    end
   end
 end
 
 local function settle()
+  settle_due()
   settle_counts()
   settle_events()
   settle_bell()
 end
 
--- --- due ---
-
--- Rings if that is now, or earlier than all else that is due.
-local function make_due(id, at)
-  call('ZADD', KEY_DUE, whole(at), id)
-  if at <= now or call('ZRANGE', KEY_DUE, 0, 0)[1] == id then rings = rings + 1 end
-end
-
--- For a workflow that is neither leased nor ended.
-local function make_due_now(id)
-  local at = call('ZSCORE', KEY_DUE, id)
-  if not at or tonumber(at) > now then make_due(id, now) end
-end
-
--- --- events ---
-
-local function publish(id, seq, status, headline)
-  happened[#happened + 1] = id .. ' ' .. seq .. ' ' .. status .. ' ' .. #headline .. ':' .. headline
-end
-
 -- --- create ---
 
-local function read_new()
-  return {
-    id = text(), kind = text(), target = text(), parent = text(), headline = text(),
-    digest = text(), body = text(), state = text(), trace = text(), due = number(),
-  }
-end
+-- Head: id, due or -, parent or -, traceparent or -, queue.
+local NEW = '^(%S+) (%S+) (%S+) (%S+) (%S+)$'
 
--- True if it is new.
-local function create(new)
-  local id, key = new.id, workflow_key(new.id)
+-- Reads one and creates it. True if it is new.
+local function create()
+  local id, at, parent, trace, queue = match(text(), NEW)
+  local kind, target, headline, entry = text(), text(), text(), text()
+  local key = WORKFLOW .. id
   if call('EXISTS', key) == 1 then return false end
-  local due = new.due or now
-  local status = due > now and 'waiting' or 'runnable'
-  local entry = new.digest .. ' ' .. new.body
-  local fields = { 'kind', new.kind, 'target', new.target, 'status', status, 'headline', new.headline, 'seq', '1',
-    'head', new.digest, 'state', new.state, 'created', NOW, 'updated', NOW }
-  if new.parent ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'parent', new.parent
-    call('ZADD', children_key(new.parent), NOW, id)
+  at = at ~= '-' and math.max(tonumber(at), now) or now
+  local status = at > now and 'waiting' or 'runnable'
+  local fields = { 'kind', kind, 'target', target, 'status', status, 'headline', headline, 'seq', '1',
+    'head', match(entry, '^%S+'), 'created', NOW, 'updated', NOW, 'queue', queue, 'e1', entry }
+  if parent ~= '-' then
+    fields[#fields + 1], fields[#fields + 2] = 'parent', parent
+    call('ZADD', children_key(parent), NOW, id)
   end
-  if new.trace ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'trace', new.trace
+  if trace ~= '-' then
+    fields[#fields + 1], fields[#fields + 2] = 'trace', trace
   end
   call('HSET', key, unpack(fields))
-  call('RPUSH', journal_key(id), entry)
   call('ZADD', KEY_OPEN, NOW, id)
   count(status, 1)
-  publish(id, '1', status, new.headline)
-  make_due(id, math.max(due, now))
+  publish(id, '1', '1', status, headline)
+  make_due(id, at, queue)
   return true
 end
 
@@ -149,10 +174,13 @@ end
 -- Workflows that were sent something, or woken, by this very script.
 local mailed, woken = {}, {}
 
+-- Whether a lease was granted and not given up: fences are kept for that long.
+local function is_leased(fence) return fence and fence ~= '' end
+
 -- What became of it. `once`: what is in the inbox already is not put there again.
 local function signal(id, body, once)
-  local key, inbox = workflow_key(id), inbox_key(id)
-  local found = call('HMGET', key, 'seq', 'ended', 'leased', 'mail')
+  local key, inbox = WORKFLOW .. id, inbox_key(id)
+  local found = call('HMGET', key, 'seq', 'ended', 'fence', 'mail', 'queue')
   if not found[1] then return 'missing' end
   if found[2] then return 'ended' end
   if found[4] then
@@ -163,7 +191,7 @@ local function signal(id, body, once)
   end
   call('RPUSH', inbox, body)
   mailed[id] = true
-  if found[3] ~= '1' then make_due_now(id) end
+  if not is_leased(found[3]) then make_due_now(id, found[5]) end
   return 'kept'
 end
 
@@ -174,13 +202,13 @@ local function wake_one(pool)
   for _ = 1, WAITERS_LOOKED_MAX do
     local id = call('ZPOPMIN', wait_key(pool))[1]
     if not id then return end
-    local found = call('HMGET', workflow_key(id), 'seq', 'ended', 'leased')
+    local found = call('HMGET', WORKFLOW .. id, 'seq', 'ended', 'fence', 'queue')
     if found[1] and not found[2] then
-      if found[3] == '1' then
-        call('HSET', workflow_key(id), 'woken', '1')
+      if is_leased(found[3]) then
+        call('HSET', WORKFLOW .. id, 'woken', '1')
         woken[id] = true
       else
-        make_due_now(id)
+        make_due_now(id, found[4])
       end
       return
     end

@@ -1,4 +1,4 @@
 -- Creates one workflow.
-local made = create(read_new())
+local made = create()
 settle()
 return made and 'new' or 'existing'

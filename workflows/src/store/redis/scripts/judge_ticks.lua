@@ -1,9 +1,7 @@
 -- Moves the ledger of a schedule and creates what its ticks start.
 local schedule, last, judged, count = text(), text(), text(), number()
-local created = {}
-for i = 1, count do created[i] = read_new() end
 if (call('HGET', KEY_TICKS, schedule) or '') ~= last then return 'judged-before' end
 call('HSET', KEY_TICKS, schedule, judged)
-for i = 1, count do create(created[i]) end
+for _ = 1, count do create() end
 settle()
 return 'judged'

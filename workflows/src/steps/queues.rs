@@ -1,0 +1,15 @@
+//! Where steps wait, by what a worker must reach to do them. A worker serves all of them unless it is told otherwise
+//! (`turnaround-worker --queues bmc,openstack`). Somebody must serve each, and `default`, where workflows begin and rollouts wait.
+
+use crate::store::Queue;
+
+/// Nova and Keystone.
+pub const OPENSTACK: Queue = Queue::of("openstack");
+/// The folder of the PXE server, and the nodes by SSH.
+pub const PXE: Queue = Queue::of("pxe");
+/// The BMCs; and Nova and the nodes, which are looked at a last time right before a reset.
+pub const BMC: Queue = Queue::of("bmc");
+/// The nodes by SSH; and the folder of the PXE server.
+pub const NODES: Queue = Queue::of("nodes");
+/// Everything that can be looked at: surveys and dry runs.
+pub const SURVEY: Queue = Queue::of("survey");
