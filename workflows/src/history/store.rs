@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::tell;
 use crate::clock::Timestamp;
+use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
     Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
@@ -179,5 +180,16 @@ impl Store for Told {
     }
     async fn durability(&self) -> Result<Durability, StoreError> {
         self.0.durability().await
+    }
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        self.0.standing().await
+    }
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
+        self.0.compare(remembered, by).await
+    }
+    async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
+        let done = self.0.accept(remembered, by).await;
+        tell("accepted", || json!({ "by": by, "lifted": matches!(done, Ok(Some(_))) }));
+        done
     }
 }
