@@ -156,13 +156,11 @@ impl RawConfig {
 impl RawStore {
     fn check(self, problems: &mut Problems<'_>) -> Option<Store> {
         let url = problems.maybe(&self.url, |text| values::redis_url(text));
+        let sentinel = self.sentinel(problems);
         let password = secret(&self.password_file, &self.password_credential, problems);
         let program = path_or(&self.embedded_program, limits::EMBEDDED_PROGRAM, problems, values::program);
-        if let (Some(_), Some(embedded)) = (self.url.written(), self.embedded_program.written()) {
-            let help = "leave out `url` for a private Redis, or `embedded_program` for the one at `url`";
-            problems.add(&embedded.key, "there are both `url` and `embedded_program`", help);
-        }
-        if self.url.is_nothing() {
+        self.only_one_redis(problems);
+        if self.url.is_nothing() && self.sentinel.is_nothing() {
             for lonely in [&self.password_file, &self.password_credential].into_iter().filter_map(Field::written) {
                 let help = "leave it out: the private Redis needs none, or write `url` too";
                 problems.add(&lonely.key, "there is a password, but no `url` to use it with", help);
@@ -171,9 +169,10 @@ impl RawStore {
         let reply_timeout = problems.length(&self.reply_timeout, &limits::REPLY_TIMEOUT);
         let keep_finished = problems.length(&self.keep_finished, &limits::KEEP_FINISHED);
         let accept_weaker_durability = problems.or(&self.accept_weaker_durability, || false, |flag| Ok(*flag));
-        let redis = match url? {
-            Some(url) => Redis::Url { url, password: password? },
-            None => Redis::Embedded { program: program? },
+        let redis = match (url?, sentinel?) {
+            (Some(url), _) => Redis::Url { url, password: password? },
+            (None, Some((nodes, primary))) => Redis::Sentinel { nodes, primary, password: password? },
+            (None, None) => Redis::Embedded { program: program? },
         };
         Some(Store {
             redis,
@@ -181,6 +180,47 @@ impl RawStore {
             reply_timeout: reply_timeout?,
             keep_finished: keep_finished?,
         })
+    }
+
+    /// The Sentinels and the name of the primary: both or neither.
+    fn sentinel(&self, problems: &mut Problems<'_>) -> Option<Option<(Vec<String>, String)>> {
+        let primary = problems.maybe(&self.primary, |text| values::word(text));
+        let Some(list) = self.sentinel.written() else {
+            if let Some(lonely) = self.primary.written() {
+                let help = "write `sentinel = [\"HOST:26379\", ..]` too, or leave it out";
+                problems.add(&lonely.key, "there is a `primary`, but no `sentinel` that knows it", help);
+            }
+            return self.sentinel.is_nothing().then_some(None);
+        };
+        if list.value.is_empty() || list.value.len() > limits::SENTINELS_MAX {
+            let reason = format!("`store.sentinel` has 1 to {} Sentinels", limits::SENTINELS_MAX);
+            problems.add(&list.span, reason, "write each as \"HOST:26379\"; three on three hosts are usual");
+        }
+        let nodes: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::server(text))).collect();
+        if self.primary.is_nothing() {
+            let help = "write `primary = \"NAME\"` too: the name in `sentinel monitor NAME ..` of sentinel.conf";
+            problems.add(&list.key, "there is a `sentinel`, but no `primary` to ask it for", help);
+            return None;
+        }
+        Some(Some((nodes.into_iter().collect::<Option<_>>()?, primary??)))
+    }
+
+    /// A private Redis, one at a URL, or one that Sentinels name: not two of them.
+    fn only_one_redis(&self, problems: &mut Problems<'_>) {
+        let embedded = self.embedded_program.written().map(|written| &written.key);
+        let sentinel = self.sentinel.written().map(|written| &written.key);
+        if let (Some(_), Some(embedded)) = (self.url.written(), embedded) {
+            let help = "leave out `url` for a private Redis, or `embedded_program` for the one at `url`";
+            problems.add(embedded, "there are both `url` and `embedded_program`", help);
+        }
+        if let (Some(_), Some(sentinel)) = (self.url.written(), sentinel) {
+            let help = "leave out `url` if Sentinel is to name the primary, or `sentinel` if it is always the one at `url`";
+            problems.add(sentinel, "there are both `url` and `sentinel`", help);
+        }
+        if let (Some(embedded), Some(_)) = (embedded, sentinel) {
+            let help = "leave out `sentinel` for a private Redis, or `embedded_program` for the one that Sentinel names";
+            problems.add(embedded, "there are both `sentinel` and `embedded_program`", help);
+        }
     }
 }
 

@@ -60,6 +60,15 @@ pub enum Redis {
         /// Sent by AUTH; never part of `url`.
         password: Option<Secret>,
     },
+    /// The primary that Redis Sentinel names, asked for anew whenever a connection is opened.
+    Sentinel {
+        /// `HOST:PORT` of each Sentinel. One that answers is enough.
+        nodes: Vec<String>,
+        /// The name under which they know it.
+        primary: String,
+        /// Sent to the primary by AUTH.
+        password: Option<Secret>,
+    },
 }
 
 #[derive(Debug, Clone)]

@@ -53,6 +53,9 @@ pub(crate) const EMBEDDED_PROGRAM: &str = "redis-server";
 /// The site-wide place of the three in which every OpenStack client looks for `clouds.yaml`.
 pub(crate) const CLOUDS_FILE: &str = "/etc/openstack/clouds.yaml";
 
+/// Sentinels that can be named. Three or five are usual, and as many as this are asked at once.
+pub(crate) const SENTINELS_MAX: usize = 16;
+
 /// From `PATH`, so that a site's wrapper is found where its operators find it.
 pub(crate) const SSH_PROGRAM: &str = "ssh";
 

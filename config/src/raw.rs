@@ -60,6 +60,8 @@ tables! {
     /// `[store]`
     RawStore {
         url: String,
+        sentinel: Texts,
+        primary: String,
         password_file: Hidden,
         password_credential: Hidden,
         embedded_program: String,

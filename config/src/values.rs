@@ -192,7 +192,11 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (name, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (address, after) = rest.split_once(']')?;
         address.parse::<std::net::Ipv6Addr>().ok()?;
-        (address, after.strip_prefix(':').or(if after.is_empty() { None } else { return None }))
+        match after.strip_prefix(':') {
+            Some(port) => (address, Some(port)),
+            None if after.is_empty() => (address, None),
+            None => return None,
+        }
     } else {
         let (name, port) = authority.split_once(':').map_or((authority, None), |(name, port)| (name, Some(port)));
         host(name).ok()?;
@@ -236,6 +240,18 @@ pub(crate) fn redis_url(text: &str) -> Result<String, Wrong> {
     }
     let example = if scheme.contains("unix") { "unix:///run/redis/redis.sock" } else { "redis://192.0.2.5:6379" };
     Err(Wrong::new(format!("`{}` does not say which server", show_url(text)), format!("write it like \"{example}\"")))
+}
+
+/// `HOST:PORT`.
+pub(crate) fn server(text: &str) -> Result<String, Wrong> {
+    match host_and_port(text) {
+        Some((_, Some(_))) => Ok(text.to_owned()),
+        Some((_, None)) => Err(Wrong::new(format!("`{}` has no port", show(text)), "write it like \"192.0.2.5:26379\"")),
+        None => Err(Wrong::new(
+            format!("`{}` is not a host and a port", show_url(text)),
+            "write it like \"192.0.2.5:26379\", without a scheme and without credentials",
+        )),
+    }
 }
 
 /// A MAC address, in lower case.

@@ -92,7 +92,7 @@ fn every_commented_alternative_in_the_example_is_good_when_it_is_taken() {
     }
     assert!(blocks.len() >= 5, "only {} found", blocks.len());
     for block in blocks {
-        let takes_url = block.iter().any(|setting| setting.path == "store.url");
+        let takes_url = block.iter().any(|setting| matches!(setting.path.as_str(), "store.url" | "store.sentinel"));
         let taken = example_with(|n, text| match text {
             text if block.iter().any(|setting| setting.line == n) => Some(text[1..].to_owned()),
             text if takes_url && text.starts_with("embedded_program") => None,

@@ -369,3 +369,35 @@ fn a_schedule_names_images_and_nodes_that_exist_even_where_they_are_not_good() {
     let about: Vec<_> = report.problems().iter().filter(|problem| problem.line() < 9).map(|p| p.reason()).collect();
     assert_eq!(about, ["there is no node `b`"], "{report}");
 }
+
+#[test]
+fn sentinels_and_the_name_of_the_primary_go_together_and_without_a_url() {
+    assert_good("[store]\nsentinel = [\"192.0.2.5:26379\", \"[2001:db8::5]:26379\"]\nprimary = \"ta\"\n");
+    assert_only(
+        "[store]\nsentinel = [\"192.0.2.5:26379\"]\n",
+        "there is a `sentinel`, but no `primary` to ask it for",
+        "write `primary = \"NAME\"` too: the name in `sentinel monitor NAME ..` of sentinel.conf",
+    );
+    assert_only(
+        "[store]\nprimary = \"ta\"\n",
+        "there is a `primary`, but no `sentinel` that knows it",
+        "write `sentinel = [\"HOST:26379\", ..]` too, or leave it out",
+    );
+    assert_only(
+        "[store]\nurl = \"redis://192.0.2.5:6379\"\nsentinel = [\"192.0.2.5:26379\"]\nprimary = \"ta\"\n",
+        "there are both `url` and `sentinel`",
+        "leave out `url` if Sentinel is to name the primary, or `sentinel` if it is always the one at `url`",
+    );
+    assert_only(
+        "[store]\nembedded_program = \"redis-server\"\nsentinel = [\"192.0.2.5:26379\"]\nprimary = \"ta\"\n",
+        "there are both `sentinel` and `embedded_program`",
+        "leave out `sentinel` for a private Redis, or `embedded_program` for the one that Sentinel names",
+    );
+    assert_only("[store]\nsentinel = [\"192.0.2.5\"]\nprimary = \"ta\"\n", "`192.0.2.5` has no port", "write it like \"192.0.2.5:26379\"");
+    let (reason, _) = only("[store]\nsentinel = []\nprimary = \"ta\"\n");
+    assert_eq!(reason, "`store.sentinel` has 1 to 16 Sentinels");
+    let (reason, _) = only("[store]\nsentinel = [\"redis://:hunter2@192.0.2.5:26379\"]\nprimary = \"ta\"\n");
+    assert!(!reason.contains("hunter2"), "{reason}");
+    // Its password is the primary's.
+    assert_good("[store]\nsentinel = [\"a:1\"]\nprimary = \"ta\"\npassword_file = \"/etc/x\"\n");
+}

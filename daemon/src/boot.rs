@@ -41,7 +41,7 @@ pub fn redis_options(config: &Config) -> Result<RedisOptions, StoreRefused> {
 pub async fn private_redis(config: &Config) -> Result<Option<EmbeddedRedis>, StoreRefused> {
     match &config.store.redis {
         Redis::Embedded { program } => Ok(Some(EmbeddedRedis::start(&config.state_dir, program).await?)),
-        Redis::Url { .. } => Ok(None),
+        Redis::Url { .. } | Redis::Sentinel { .. } => Ok(None),
     }
 }
 

@@ -3,15 +3,18 @@
 //! The daemon touches nothing but the store. Every effect on the outside world is a worker's.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod alarms;
 pub mod api;
 pub mod archive;
 pub mod boot;
 pub mod cli;
 pub mod exit;
 pub mod feed;
+pub mod high_water_file;
 pub mod jobs;
 pub mod schedule;
 pub mod service;
+pub mod store_watch;
 pub mod systemd;
 pub mod tick_log;
 pub mod why;

@@ -12,13 +12,15 @@ use turnaround_workflows::store::Store;
 use turnaround_workflows::store::embedded::Health;
 use turnaround_workflows::updates;
 
+use crate::alarms::{AlarmCode, Alarms};
 use crate::api::app::App;
 use crate::api::caller::Access;
 use crate::api::socket::ApiListener;
 use crate::archive::Archive;
 use crate::feed::EventFeed;
-use crate::jobs::{ArchiveFinished, Driver, JobBoard, JobDefinition, Overdue, Sweep};
+use crate::jobs::{ArchiveFinished, Driver, JobBoard, JobDefinition, Overdue, Sweep, Watch};
 use crate::schedule::{self, Schedules};
+use crate::store_watch::StoreWatch;
 use crate::tick_log::TickLog;
 
 /// How often finished workflows are archived, unless they expire so soon that it has to be more often.
@@ -29,6 +31,8 @@ const ARCHIVE_PASSES_WHILE_KEPT: u32 = 5;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A workflow that nobody takes for 15 s is told of within another 15.
 const OVERDUE_EVERY: Duration = Duration::from_secs(15);
+/// What is lost is noticed within two seconds.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Idle streams show that they live this often, below the usual minute after which middlemen cut them.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a stopping daemon waits for requests that are under way: one that waits for a silent Redis ends by itself after
@@ -43,7 +47,10 @@ pub fn app(
     stop: CancellationToken,
 ) -> Arc<App> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let alarms = Arc::new(Alarms::new(Arc::clone(&clock)));
     Arc::new(App {
+        watch: Arc::new(StoreWatch::new(Arc::clone(&store), Arc::clone(&alarms), &config.state_dir)),
+        alarms,
         registry: updates::registry(),
         access: Access::new(&config.daemon.operators),
         feed: EventFeed::new(Arc::clone(&store)),
@@ -65,7 +72,10 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
     let stop = app.stop.clone();
     let feed = tokio::spawn(Arc::clone(&app.feed).run(stop.clone()));
     let wake_schedules = Arc::new(Notify::new());
-    let mut driver = Driver::new(Arc::clone(&app.board), Arc::clone(&app.clock), stop.clone());
+    let health = app.private_redis.clone().map(|health| tokio::spawn(heed(health, Arc::clone(&app.alarms))));
+    // Before anything else is begun on a store that may not be the one that is remembered.
+    app.watch.look().await;
+    let mut driver = Driver::new(Arc::clone(&app.board), Arc::clone(&app.clock), stop.clone()).quiet_during(Arc::clone(&app.alarms));
     register(&mut driver, &app, &wake_schedules);
     let pulse = schedule::pulse(wake_schedules).await;
     if let Err(error) = &pulse {
@@ -83,6 +93,9 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
     }
     driver.finish().await;
     feed.abort();
+    if let Some(health) = health {
+        health.abort();
+    }
     let served = match served {
         Some(ended) => ended,
         None => match tokio::time::timeout(DRAIN_MAX, &mut serving).await {
@@ -97,6 +110,19 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
     served.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
 }
 
+/// Raises an alarm for as long as the private Redis is down.
+async fn heed(mut health: watch::Receiver<Health>, alarms: Arc<Alarms>) {
+    loop {
+        match health.borrow_and_update().clone() {
+            Health::Down { why } => alarms.raise(AlarmCode::PrivateRedis, why),
+            Health::Running => alarms.over(AlarmCode::PrivateRedis),
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
     let store = || Arc::clone(&app.store);
     driver.register(JobDefinition {
@@ -105,6 +131,7 @@ fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
         wake: Arc::clone(wake_schedules),
     });
     let alone = || Arc::new(Notify::new());
+    driver.register(JobDefinition { job: Watch(Arc::clone(&app.watch)), period: WATCH_EVERY, wake: alone() });
     driver.register(JobDefinition {
         job: ArchiveFinished::new(store(), app.archive.clone()),
         period: ARCHIVE_EVERY.min(app.config.store.keep_finished / ARCHIVE_PASSES_WHILE_KEPT),

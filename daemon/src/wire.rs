@@ -12,6 +12,7 @@ use serde_json::Value;
 use turnaround_config::{ImageName, NodeName};
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::engine::{AnswerEffect, Outcome};
+use turnaround_workflows::store::high_water::Loss;
 use turnaround_workflows::store::{Resource, Status, WorkflowId};
 use turnaround_workflows::updates::NodeSurvey;
 
@@ -70,6 +71,9 @@ pub struct StatusView {
     pub started: When,
     pub you: CallerView,
     pub store: StoreView,
+    /// What a person should look at, each with a page of its own.
+    #[serde(default)]
+    pub alarms: Vec<AlarmView>,
     /// Open workflows by status.
     pub counts: BTreeMap<String, u64>,
     pub budgets: Vec<BudgetView>,
@@ -98,6 +102,45 @@ pub struct StoreView {
     pub description: String,
     /// What is weaker than it should be, each with its remedy.
     pub weaknesses: Vec<String>,
+    /// Something is missing from it: nothing is handed out and nothing is taken until a person has looked.
+    #[serde(default)]
+    pub halt: Option<HaltView>,
+}
+
+/// What is missing from a halted store, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HaltView {
+    pub since: When,
+    pub noticed_by: String,
+    pub loss: Loss,
+    pub expected: String,
+    pub found: String,
+    /// What it means.
+    pub means: String,
+}
+
+/// An alarm that is raised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmView {
+    /// Stays the same from release to release; the page about it is called so.
+    pub code: String,
+    pub since: When,
+    /// What is the matter.
+    pub text: String,
+    /// What was seen.
+    pub detail: String,
+    pub remedy: String,
+    /// Where there is more about it.
+    pub page: String,
+}
+
+/// POST /v1/store/accept
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedView {
+    /// Name of the store.
+    pub store: String,
+    /// From where it goes on.
+    pub revision: u64,
 }
 
 /// Something that only so many may have at once.

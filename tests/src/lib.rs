@@ -7,6 +7,7 @@ pub mod harness;
 pub mod history;
 pub mod lab;
 pub mod otlp;
+pub mod proof;
 pub mod servers;
 pub mod sim;
 pub mod site;

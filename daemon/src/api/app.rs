@@ -12,9 +12,11 @@ use turnaround_workflows::store::Store;
 use turnaround_workflows::store::embedded::Health;
 
 use super::caller::Access;
+use crate::alarms::Alarms;
 use crate::archive::Archive;
 use crate::feed::EventFeed;
 use crate::jobs::JobBoard;
+use crate::store_watch::StoreWatch;
 use crate::tick_log::TickLog;
 
 pub struct App {
@@ -27,6 +29,8 @@ pub struct App {
     pub access: Access,
     pub feed: Arc<EventFeed>,
     pub board: Arc<JobBoard>,
+    pub alarms: Arc<Alarms>,
+    pub watch: Arc<StoreWatch>,
     pub ticks: Arc<TickLog>,
     pub archive: Archive,
     pub started: Timestamp,

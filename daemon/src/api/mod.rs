@@ -14,6 +14,7 @@ mod rollouts;
 mod schedules;
 mod signals;
 mod status;
+mod store;
 mod steps;
 mod workflows;
 
@@ -31,7 +32,7 @@ use socket::{ApiListener, Peer};
 pub const BODY_BYTES_MAX: usize = 128 * 1024;
 
 /// Every route, for the tests that hold each of them to the rules.
-pub const ROUTES: [(&str, &str); 12] = [
+pub const ROUTES: [(&str, &str); 13] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/nodes"),
     ("POST", "/v1/nodes/{node}/release"),
@@ -41,6 +42,7 @@ pub const ROUTES: [(&str, &str); 12] = [
     ("POST", "/v1/workflows/{id}/signals"),
     ("POST", "/v1/rollouts"),
     ("POST", "/v1/surveys"),
+    ("POST", "/v1/store/accept"),
     ("GET", "/v1/schedules"),
     ("GET", "/v1/jobs"),
     ("GET", "/v1/events"),
@@ -57,6 +59,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/workflows/{id}/signals", post(signals::signal))
         .route("/v1/rollouts", post(rollouts::rollout))
         .route("/v1/surveys", post(rollouts::survey))
+        .route("/v1/store/accept", post(store::accept))
         .route("/v1/schedules", get(schedules::schedules))
         .route("/v1/jobs", get(schedules::jobs))
         .route("/v1/events", get(events::events))

@@ -113,6 +113,11 @@ impl Problem {
             .remedy("use a new key for a new order")
     }
 
+    pub(super) fn not_halted() -> Problem {
+        let detail = "the store is not halted: nothing is missing from it";
+        Problem::new(StatusCode::CONFLICT, "not-halted", "There is nothing to accept", detail)
+    }
+
     pub(super) fn bad_request(what: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "bad-request", "The request can't be understood", what)
     }
@@ -161,6 +166,8 @@ impl From<StoreError> for Problem {
                      repeat it with the same idempotency key. See that Redis runs and that its disk is not full",
                 )
             }
+            StoreError::Halted { .. } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-halted", "The store is halted", detail)
+                .remedy("`turnaround status` tells what is missing; once you have looked: `turnaround store accept`"),
             StoreError::NotDurable { .. } | StoreError::Unusable { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unusable", "The store can't be used as it is", detail)
             }

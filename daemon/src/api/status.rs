@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use turnaround_workflows::store::{Query, Scope, Status, StoreError};
-use turnaround_workflows::store::embedded::Health;
 use turnaround_workflows::updates::NODES_OUT;
 
 use super::app::App;
@@ -13,7 +12,7 @@ use super::caller::Caller;
 use super::lines::lines;
 use super::nodes::out_of_service;
 use super::problem::{Problem, chain};
-use super::schedules;
+use super::{schedules, store};
 use crate::wire::{BudgetView, ReasonCode, STATUS_LINES_MAX, StatusView, StoreView};
 
 /// Failures of a job in a row from which on a person should look. One may be a restart of Redis.
@@ -26,7 +25,8 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
         now: app.clock.now().into(),
         started: app.started.into(),
         you: caller.0,
-        store: StoreView { reachable: true, description: String::new(), weaknesses: Vec::new() },
+        store: StoreView { reachable: true, description: String::new(), weaknesses: Vec::new(), halt: None },
+        alarms: Vec::new(),
         counts: Default::default(),
         budgets: Vec::new(),
         questions: Vec::new(),
@@ -37,11 +37,10 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
     if let Err(error) = look(&app, &mut view).await {
         view.store.reachable = false;
         view.store.description = chain(&error);
+        app.alarms.store_has(error.trouble(), chain(&error));
         view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
     }
-    if let Some(Health::Down { why }) = app.private_redis.as_ref().map(|health| health.borrow().clone()) {
-        view.warnings.push(format!("the private Redis died and is started again: {why}"));
-    }
+    view.alarms = app.alarms.views();
     warn_of_jobs(&app, &mut view);
     if view.store.reachable {
         warn_of_schedules(&app, &mut view).await;
@@ -52,9 +51,15 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
 async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
     let shown = u32::try_from(STATUS_LINES_MAX).unwrap_or(u32::MAX);
     let query = Query { scope: Scope::Open, limit: shown, ..Query::default() };
-    let (durability, counts, open, out) =
-        tokio::try_join!(app.store.durability(), app.store.counts(), app.store.list(&query), out_of_service(&app.store))?;
-    view.store = StoreView { reachable: true, description: durability.description, weaknesses: durability.weaknesses };
+    let (durability, standing, counts, open, out) = tokio::try_join!(
+        app.store.durability(),
+        app.store.standing(),
+        app.store.counts(),
+        app.store.list(&query),
+        out_of_service(&app.store)
+    )?;
+    let halt = standing.halt.as_ref().map(store::view);
+    view.store = StoreView { reachable: true, description: durability.description, weaknesses: durability.weaknesses, halt };
     view.counts = counts.into_iter().filter(|(status, _)| !status.is_ended()).map(|(status, n)| (status.as_str().to_owned(), n)).collect();
     view.truncated = view.counts.values().sum::<u64>() > open.len() as u64;
     let open = lines(&app.store, open, app.clock.now()).await?;
@@ -92,6 +97,10 @@ fn warn_of_left_out(view: &mut StatusView) {
 }
 
 fn warn_of_jobs(app: &App, view: &mut StatusView) {
+    if app.alarms.store_trouble().is_some() {
+        // They fail because the store does, which is told already.
+        return;
+    }
     for job in app.board.views() {
         if job.failures_in_a_row >= JOB_FAILURES_WARNED {
             let error = job.last.and_then(|last| last.error).unwrap_or_default();

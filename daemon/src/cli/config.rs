@@ -50,6 +50,7 @@ fn render(path: &Path, config: &Config, now: Timestamp, style: Style) -> String 
     let store = match &config.store.redis {
         Redis::Embedded { .. } => format!("a private Redis in {}", config.state_dir.display()),
         Redis::Url { url, .. } => url.clone(),
+        Redis::Sentinel { nodes, primary, .. } => format!("the primary `{primary}`, as {} know it", nodes.join(", ")),
     };
     let mut text = format!(
         "{} {}\n  {}: {} nodes, {} images; workflows are kept in {store}\n",

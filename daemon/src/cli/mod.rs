@@ -19,6 +19,7 @@ mod schedules;
 mod show;
 mod signal;
 mod status;
+mod store;
 mod survey;
 mod table;
 mod wait;
@@ -93,6 +94,9 @@ enum Verb {
     Schedules,
     /// Background jobs of the daemon
     Jobs,
+    /// Go on with a store from which something is missing
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Look at a configuration file; needs no daemon
     #[command(subcommand)]
     Config(config::Verb),
@@ -137,6 +141,7 @@ async fn obey(cli: Cli, style: &Style) -> Result<Exit, CliError> {
         Verb::Survey => survey::run(&client, style).await,
         Verb::Schedules => schedules::run(&client, style).await,
         Verb::Jobs => jobs::run(&client, style).await,
+        Verb::Store(verb) => store::run(&client, style, verb).await,
         Verb::Config(_) => Ok(Exit::Good),
     }
 }

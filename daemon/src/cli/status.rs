@@ -1,12 +1,14 @@
 //! `turnaround status`: how things stand, on one page.
 
+use turnaround_workflows::clock::Timestamp;
+
 use super::client::{Client, read};
 use super::duration::{age, ago};
 use super::error::CliError;
 use super::out::{Style, print, print_json};
 use super::table::table;
 use crate::exit::Exit;
-use crate::wire::{BudgetView, StatusView, WorkflowLine};
+use crate::wire::{AlarmView, BudgetView, HaltView, StatusView, WorkflowLine};
 
 pub(super) async fn run(client: &Client, style: &Style) -> Result<Exit, CliError> {
     let answer = client.get("/v1/status").await?;
@@ -32,6 +34,12 @@ fn render(view: &StatusView, style: Style) -> String {
     text.push_str(&format!("store: {store}\n"));
     for weakness in &view.store.weaknesses {
         text.push_str(&format!("  {}: {weakness}\n", style.warning("weaker than it should be")));
+    }
+    for alarm in &view.alarms {
+        text.push_str(&render_alarm(alarm, now, style));
+    }
+    if let Some(halt) = &view.store.halt {
+        text.push_str(&render_halt(halt, now, style));
     }
     for budget in &view.budgets {
         text.push_str(&render_budget(budget));
@@ -60,6 +68,22 @@ fn render(view: &StatusView, style: Style) -> String {
     text
 }
 
+fn render_alarm(alarm: &AlarmView, now: Timestamp, style: Style) -> String {
+    let AlarmView { code, since, text, detail, remedy, page } = alarm;
+    format!("{} {code} ({}): {text}\n  seen: {detail}\n  do: {remedy}\n  more: {page}\n", style.bad("ALARM"), ago(*since, now))
+}
+
+/// What is missing from a halted store, and what that means.
+pub(super) fn render_halt(halt: &HaltView, now: Timestamp, style: Style) -> String {
+    let HaltView { since, noticed_by, loss: _, expected, found, means } = halt;
+    format!(
+        "{} since {since} ({}), noticed by {noticed_by}: nothing is begun and nothing is taken\n  expected: {expected}\n  there is: {found}\n  it means: {means}\n  \
+         if what is right can be put back, put it back, and this is over; if not: look at the nodes, then `turnaround store accept`\n",
+        style.bad("HALTED"),
+        ago(*since, now)
+    )
+}
+
 fn render_budget(budget: &BudgetView) -> String {
     let members: Vec<String> = budget
         .members
@@ -70,13 +94,13 @@ fn render_budget(budget: &BudgetView) -> String {
     format!("{}: {} of at most {}{named}\n", budget.name, members.len(), budget.limit)
 }
 
-fn render_question(line: &WorkflowLine, now: turnaround_workflows::clock::Timestamp, style: Style) -> String {
+fn render_question(line: &WorkflowLine, now: Timestamp, style: Style) -> String {
     let text = line.why_not_now.as_ref().map_or(line.headline.as_str(), |why| why.text.as_str());
     let since = line.why_not_now.as_ref().map(|why| format!(" ({})", ago(why.since, now))).unwrap_or_default();
     format!("\n{} {}{since}\n  {text}\n  turnaround show {}\n", style.bad("NEEDS YOU"), line.target, line.id)
 }
 
-fn row(line: &WorkflowLine, now: turnaround_workflows::clock::Timestamp) -> Vec<String> {
+fn row(line: &WorkflowLine, now: Timestamp) -> Vec<String> {
     let doing = match (&line.worker, &line.why_not_now) {
         (Some(worker), _) => format!("{} [{worker}]", line.headline),
         (None, Some(why)) => {

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, debug, debug_span, error, info, warn};
 use turnaround_workflows::clock::{Clock, Timestamp};
 
 use super::{BackgroundJob, JobBoard, JobReport};
+use crate::alarms::Alarms;
 use crate::api::problem::chain;
 use crate::wire::JobRun;
 
@@ -38,19 +39,31 @@ pub struct Driver {
     board: Arc<JobBoard>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    alarms: Option<Arc<Alarms>>,
     tasks: JoinSet<()>,
 }
 
 impl Driver {
     pub fn new(board: Arc<JobBoard>, clock: Arc<dyn Clock>, stop: CancellationToken) -> Driver {
-        Driver { board, clock, stop, tasks: JoinSet::new() }
+        Driver { board, clock, stop, alarms: None, tasks: JoinSet::new() }
+    }
+
+    /// While one of `alarms` says that the store has trouble, failures of jobs are nothing new and not worth a line in the log.
+    #[must_use]
+    pub fn quiet_during(self, alarms: Arc<Alarms>) -> Driver {
+        Driver { alarms: Some(alarms), ..self }
     }
 
     /// Begins to run `definition`'s job.
     pub fn register<J: BackgroundJob>(&mut self, definition: JobDefinition<J>) {
         let every_ms = u64::try_from(definition.period.as_millis()).unwrap_or(u64::MAX);
         self.board.add(J::NAME, J::ABOUT, every_ms);
-        let pass = Passes { board: Arc::clone(&self.board), clock: Arc::clone(&self.clock), stop: self.stop.clone() };
+        let pass = Passes {
+            board: Arc::clone(&self.board),
+            clock: Arc::clone(&self.clock),
+            stop: self.stop.clone(),
+            alarms: self.alarms.clone(),
+        };
         self.tasks.spawn(pass.run(definition));
     }
 
@@ -68,6 +81,7 @@ struct Passes {
     board: Arc<JobBoard>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
+    alarms: Option<Arc<Alarms>>,
 }
 
 impl Passes {
@@ -106,8 +120,10 @@ impl Passes {
         let failed = error.clone().unwrap_or_default();
         let next: Timestamp = self.clock.now() + if good { period } else { period.min(RETRY_AFTER) };
         let failures = self.board.ended(J::NAME, JobRun { began: began.into(), took_ms, summary, report, error }, next);
+        let is_told = self.alarms.as_ref().is_some_and(|alarms| alarms.store_trouble().is_some());
         match failures {
             0 => {}
+            _ if is_told => debug!(job = J::NAME, error = failed, failures, "job failed while the store has trouble"),
             1 => warn!(job = J::NAME, error = failed, "job failed, will run again"),
             n if n.is_multiple_of(FAILURES_PER_ALARM) => error!(job = J::NAME, error = failed, failures, "job keeps failing"),
             _ => debug!(job = J::NAME, error = failed, failures, "job failed again"),

@@ -6,6 +6,7 @@ mod board;
 mod driver;
 mod overdue;
 mod sweep;
+mod watch;
 
 use std::error::Error;
 
@@ -17,6 +18,7 @@ pub use board::JobBoard;
 pub use driver::{Driver, JobDefinition};
 pub use overdue::{Overdue, OverdueReport};
 pub use sweep::{Sweep, SweepReport};
+pub use watch::{Watch, WatchReport};
 
 #[async_trait]
 pub trait BackgroundJob: Send + 'static {

@@ -95,7 +95,7 @@ impl<'a> StepCx<'a> {
     }
 
     pub fn input<T: DeserializeOwned>(&self) -> Result<T, StepError> {
-        serde_json::from_value(self.state.input.clone())
+        T::deserialize(&self.state.input)
             .map_err(|error| StepError::fatal("the workflow's input can't be read").because(error))
     }
 
@@ -103,21 +103,21 @@ impl<'a> StepCx<'a> {
     pub fn output<S: Step>(&self) -> Result<Option<S::Output>, StepError> {
         self.state
             .record(S::NAME)
-            .and_then(|record| record.output.clone())
+            .and_then(|record| record.output.as_ref())
             .map(|output| read(S::NAME, output))
             .transpose()
     }
 
     /// What another step checkpointed last.
     pub fn checkpoint_of<S: Step, T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.clone());
+        let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.as_ref());
         kept.map(|value| read(S::NAME, value)).transpose()
     }
 
     /// What this step checkpointed last, in this call or before.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let kept = saved.or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.clone()));
+        let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let kept = saved.as_ref().or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.as_ref()));
         kept.map(|value| read(self.step, value)).transpose()
     }
 
@@ -144,6 +144,6 @@ impl<'a> StepCx<'a> {
     }
 }
 
-fn read<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
-    serde_json::from_value(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
+fn read<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
 }

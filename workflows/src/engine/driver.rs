@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use rand::Rng as _;
 use serde_json::Value;
 use tracing::Instrument as _;
 use tracing::{error, info, info_span, warn};
@@ -15,6 +16,7 @@ use super::{
     AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, Progress, Question, Remedy, Signal,
     SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
 };
+use crate::chance;
 use crate::store::{Fence, Next, Queue, Resource, StoredSignal, WorkflowId};
 use crate::telemetry::{StepCall, StepOutcome, metrics};
 
@@ -388,5 +390,5 @@ fn panicked(step: &str, panic: &(dyn std::any::Any + Send)) -> StepError {
 
 /// Between half and the whole of `pause`, so that what failed together is not tried again together.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..=1.0))
+    pause.mul_f64(chance::draw(|random| random.random_range(0.5..=1.0)))
 }

@@ -14,6 +14,9 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
+    /// It has lost something, and a person must look before anything goes on; see [`super::high_water`]. Retry as during an outage.
+    #[error("could not {operation}: the store is halted, because something is missing from it; `turnaround status` says what")]
+    Halted { operation: &'static str },
     /// It would lose acknowledged writes, and the configuration does not accept that.
     #[error("the Redis at {address} may lose acknowledged writes: {}", weaknesses.join("; "))]
     NotDurable { address: String, weaknesses: Vec<String> },
@@ -36,8 +39,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Will it pass by itself?
+    /// Will it pass, by itself or because a person lifts a halt? Whoever has something to write then asks again, with backoff.
     pub fn is_outage(&self) -> bool {
-        matches!(self, StoreError::Unavailable { .. })
+        matches!(self, StoreError::Unavailable { .. } | StoreError::Halted { .. })
     }
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::high_water::{HighWater, Standing};
 use super::{
     Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
@@ -19,6 +20,7 @@ use crate::clock::{Clock, Timestamp};
 mod record;
 mod resources;
 mod shelf;
+mod standing;
 
 use shelf::Shelf;
 
@@ -40,6 +42,16 @@ impl MemoryStore {
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one operation that writes, unless the store is halted.
+    fn write_unless_halted<T>(
+        &self,
+        operation: &'static str,
+        run: impl FnOnce(&mut Shelf, Timestamp) -> T,
+    ) -> Result<T, StoreError> {
+        // Looked at under the same lock as the operation itself.
+        self.write(|shelf, now| (!shelf.is_halted()).then(|| run(shelf, now))).ok_or(StoreError::Halted { operation })
     }
 
     /// Runs one operation, then wakes whoever waits for what it did.
@@ -88,12 +100,12 @@ impl Store for MemoryStore {
     }
 
     async fn create(&self, new: NewWorkflow) -> Result<Created, StoreError> {
-        Ok(self.write(|shelf, now| shelf.create(new, now)))
+        self.write_unless_halted("create a workflow", |shelf, now| shelf.create(new, now))
     }
 
     async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError> {
         limits::check_advance(&advance)?;
-        Ok(self.write(|shelf, now| shelf.advance(advance, now)))
+        self.write_unless_halted("advance workflows", |shelf, now| shelf.advance(advance, now))
     }
 
     async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {
@@ -106,7 +118,7 @@ impl Store for MemoryStore {
     }
 
     async fn signal(&self, id: &WorkflowId, signal: StoredSignal) -> Result<Signalled, StoreError> {
-        Ok(self.write(|shelf, now| shelf.signal(id, signal, now)))
+        self.write_unless_halted("signal a workflow", |shelf, now| shelf.signal(id, signal, now))
     }
 
     async fn load(&self, id: &WorkflowId) -> Result<Option<Document>, StoreError> {
@@ -145,7 +157,7 @@ impl Store for MemoryStore {
     }
 
     async fn release_budget(&self, name: &str, member: &str) -> Result<bool, StoreError> {
-        Ok(self.write(|shelf, now| shelf.release_budget(name, member, now)))
+        self.write_unless_halted("release a budget share", |shelf, now| shelf.release_budget(name, member, now))
     }
 
     async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError> {
@@ -160,11 +172,11 @@ impl Store for MemoryStore {
         create: Vec<NewWorkflow>,
     ) -> Result<bool, StoreError> {
         limits::check_created(&create)?;
-        Ok(self.write(|shelf, now| shelf.judge_ticks(schedule, last, judged, create, now)))
+        self.write_unless_halted("judge ticks", |shelf, now| shelf.judge_ticks(schedule, last, judged, create, now))
     }
 
     async fn sweep(&self) -> Result<u32, StoreError> {
-        Ok(self.write(|shelf, now| shelf.sweep(now)))
+        self.write_unless_halted("sweep", |shelf, now| shelf.sweep(now))
     }
 
     async fn durability(&self) -> Result<Durability, StoreError> {
@@ -172,5 +184,16 @@ impl Store for MemoryStore {
             description: "in memory".to_owned(),
             weaknesses: vec!["everything is lost when the process ends; configure a Redis to keep it".to_owned()],
         })
+    }
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        Ok(self.shelf().watched.standing(None))
+    }
+
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
+        Ok(self.write(|shelf, now| shelf.watched.compare(remembered, by, now)))
+    }
+
+    async fn accept(&self, remembered: &HighWater, _by: &str) -> Result<Option<Standing>, StoreError> {
+        Ok(self.write(|shelf, now| shelf.accept(remembered, now)))
     }
 }

@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 pub mod conformance;
 pub mod embedded;
 mod error;
+pub mod high_water;
 mod limits;
 mod mark;
 pub mod memory;
@@ -25,9 +26,12 @@ mod queue;
 pub mod redis;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 pub use error::StoreError;
 pub use queue::{InvalidQueue, QUEUE_CHARS_MAX, Queue};
+pub use trouble::Trouble;
+use high_water::{HighWater, Standing};
 
 /// Longest workflow id. Ids of children are made of their parent's and a key.
 pub const WORKFLOW_ID_CHARS_MAX: usize = 200;
@@ -517,4 +521,16 @@ pub trait Store: Send + Sync + 'static {
     async fn sweep(&self) -> Result<u32, StoreError>;
 
     async fn durability(&self) -> Result<Durability, StoreError>;
+
+    /// How the store is. Answers also while it is halted.
+    async fn standing(&self) -> Result<Standing, StoreError>;
+
+    /// Compares what a witness remembers with what is there. If something is missing, the store is halted on return: from then on
+    /// every call that writes is refused as [`StoreError::Halted`]. Otherwise the look is counted. `by` names who looks, for people.
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError>;
+
+    /// `by`, a person, has looked and takes what is there for what is true. On return the halt is lifted, no lease granted before
+    /// stands, every open workflow is due, and every ledger of ticks is moved to now. None: the store is not halted, and nothing
+    /// was done.
+    async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError>;
 }

@@ -46,6 +46,11 @@ impl PrivateRedis {
         let directory = place().join(format!("ta-redis-{}-{count}", std::process::id()));
         let _ = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).expect("a directory for the private Redis");
+        PrivateRedis::start_in(directory, settings)
+    }
+
+    /// The same in that directory, which is removed with it.
+    pub fn start_in(directory: PathBuf, settings: &[&str]) -> PrivateRedis {
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let server = launch(&directory, &settings);
         PrivateRedis { directory, settings, server }
@@ -53,6 +58,11 @@ impl PrivateRedis {
 
     pub fn socket(&self) -> PathBuf {
         self.directory.join("redis.sock")
+    }
+
+    /// Where it keeps its file.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Patient ones: a loaded machine is no outage.
@@ -69,6 +79,17 @@ impl PrivateRedis {
     /// Starts the server again on the same directory, and waits until it answers.
     pub fn start_again(&mut self) {
         self.server = launch(&self.directory, &self.settings);
+    }
+
+    /// The same, and does not wait until it has read its file: it answers that it is loading.
+    pub fn begin_to_start_again(&mut self, settings: &[&str]) {
+        let settings: Vec<String> = self.settings.iter().cloned().chain(settings.iter().map(|&setting| setting.to_owned())).collect();
+        self.server = launch_until(&self.directory, &settings, |answer| answer.starts_with("-LOADING") || answer.starts_with("+PONG"));
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_for_end(&mut self) {
+        self.server.wait().expect("the private Redis ends");
     }
 
     /// Stops the server's clockwork: it hangs, with its connections open.
@@ -100,6 +121,10 @@ impl Drop for PrivateRedis {
 }
 
 fn launch(directory: &Path, settings: &[String]) -> Child {
+    launch_until(directory, settings, |answer| answer.starts_with("+PONG"))
+}
+
+fn launch_until(directory: &Path, settings: &[String], is_there: impl Fn(&str) -> bool) -> Child {
     // A socket that a killed server left behind would be taken for the new one's.
     let socket = directory.join("redis.sock");
     let _ = std::fs::remove_file(&socket);
@@ -111,7 +136,7 @@ fn launch(directory: &Path, settings: &[String]) -> Child {
         panic!("these tests need `redis-server` (apt-get install redis-server), which could not be started: {error}")
     });
     for _ in 0..LOOKS_MAX {
-        if ask(&socket, &["PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+        if ask(&socket, &["PING"]).is_ok_and(|answer| is_there(&answer)) {
             return server;
         }
         std::thread::sleep(BETWEEN_LOOKS);

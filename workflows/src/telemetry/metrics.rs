@@ -3,7 +3,8 @@
 //!
 //! Every function may be called from anywhere at any time; where nothing is exported they do nothing.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
 
 /// Open workflows by status, in the order of [`Status::ALL`], as last told.
 static OPEN: [AtomicU64; Status::ALL.len()] = [const { AtomicU64::new(NEVER_TOLD) }; Status::ALL.len()];
+/// Alarms by code: 1 while raised, 0 once over. What was never raised is not told.
+static ALARMS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 /// This program has not looked, so it says nothing rather than 0.
 const NEVER_TOLD: u64 = u64::MAX;
 
@@ -93,6 +96,11 @@ pub fn workflows_open(counts: &[(Status, u64)]) {
     }
 }
 
+/// An alarm was raised, or is over.
+pub fn alarm(code: &'static str, raised: bool) {
+    ALARMS.lock().unwrap_or_else(PoisonError::into_inner).insert(code, u64::from(raised));
+}
+
 /// What came of one call of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepOutcome {
@@ -165,6 +173,16 @@ fn instruments(meter: &Meter) -> Instruments {
                 if *status == Status::NeedsOperator && open != NEVER_TOLD {
                     observer.observe(open, &[]);
                 }
+            }
+        })
+        .build();
+    let _ = meter
+        .u64_observable_gauge("turnaround.alarms")
+        .with_unit("{alarm}")
+        .with_description("1 while an alarm is raised, by its code")
+        .with_callback(|observer| {
+            for (code, raised) in ALARMS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                observer.observe(*raised, &[KeyValue::new("code", *code)]);
             }
         })
         .build();

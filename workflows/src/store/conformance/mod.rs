@@ -22,6 +22,7 @@ mod listings;
 mod resources;
 mod schedules;
 mod signals;
+mod standing;
 
 pub use bell_and_events::*;
 pub use journal::*;
@@ -30,6 +31,7 @@ pub use listings::*;
 pub use resources::*;
 pub use schedules::*;
 pub use signals::*;
+pub use standing::*;
 
 /// An empty store, and its time.
 #[async_trait]
@@ -97,6 +99,11 @@ macro_rules! for_each_store_check {
             events_are_told_in_order_and_from_a_cursor
             what_one_call_did_is_told_event_by_event
             waiting_for_events_ends_when_one_happens
+            a_store_that_lost_nothing_is_never_halted
+            what_a_witness_misses_halts_the_store
+            a_halted_store_hands_out_and_takes_nothing
+            what_a_person_accepts_begins_anew_under_new_leases
+            what_was_accepted_by_one_is_accepted_by_all
         }
     };
 }

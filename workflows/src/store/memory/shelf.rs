@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::record::{Lease, Record, Turn};
 use super::resources::{Pool, Resources};
+use super::standing::Watched;
 use crate::clock::Timestamp;
+use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
     Advance, Advanced, CLAIM_MAX, Claim, Claimed, Commit, Committed, Created, Document, Fence, Holding,
     INBOX_SIGNALS_MAX, NewWorkflow, Next, PAGE_MAX, QUEUES_MAX, Query, Queue, Resource, Scope, Signalled, Status, StoreEvent, StoredEntry,
@@ -24,12 +26,32 @@ pub(super) struct Shelf {
     events: VecDeque<StoreEvent>,
     /// Number of the newest event.
     events_end: u64,
+    pub(super) watched: Watched,
     rings: BTreeMap<Queue, usize>,
     /// Rings of the operation that runs.
     new_rings: BTreeMap<Queue, usize>,
 }
 
 impl Shelf {
+    pub(super) fn is_halted(&self) -> bool {
+        self.watched.is_halted()
+    }
+
+    /// Lifts the halt: no lease stands, every open workflow is due, every ledger is at `now`. None: there is no halt.
+    pub(super) fn accept(&mut self, remembered: &HighWater, now: Timestamp) -> Option<Standing> {
+        self.watched.lift(remembered, now).then_some(())?;
+        let open: Vec<_> = self.records.iter().filter(|(_, record)| !record.is_ended() && record.status != Status::Quarantined).map(|(id, _)| id.clone()).collect();
+        for id in open {
+            if !self.is_due(&id, now) {
+                self.make_due(&id, now, now);
+            }
+        }
+        for judged in self.ticks.values_mut() {
+            *judged = now.max(*judged);
+        }
+        Some(self.watched.standing(Some(&remembered.witness)))
+    }
+
     // --- workflows ---
 
     pub(super) fn create(&mut self, new: NewWorkflow, now: Timestamp) -> Created {
@@ -249,6 +271,7 @@ impl Shelf {
             Some(record) if record.inbox.len() >= INBOX_SIGNALS_MAX as usize => Signalled::Full,
             Some(_) => {
                 self.signal_within(id, signal, now);
+                self.watched.revision += 1;
                 Signalled::Kept
             }
         }
@@ -272,6 +295,7 @@ impl Shelf {
         }
         let pool = self.resources.free_share(name, member);
         self.wake_one(&pool, now);
+        self.watched.revision += 1;
         true
     }
 
@@ -291,6 +315,7 @@ impl Shelf {
             return false;
         }
         self.ticks.insert(schedule.to_owned(), judged);
+        self.watched.revision += 1;
         for new in create {
             self.create(new, now);
         }
@@ -462,6 +487,7 @@ impl Shelf {
 
     fn publish_newest(&mut self, id: &WorkflowId, entries: usize) {
         let Some(record) = self.records.get(id) else { return };
+        self.watched.revision += u64::from(entries > 0);
         let first = record.journal.len() - entries;
         for (place, entry) in record.journal.iter().enumerate().skip(first) {
             self.events_end += 1;

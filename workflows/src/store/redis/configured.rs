@@ -13,6 +13,11 @@ impl RedisOptions {
                 let password = password.as_ref().map(|secret| secret.read()).transpose()?;
                 (RedisAddress::Url(url.clone()), password)
             }
+            Redis::Sentinel { nodes, primary, password } => {
+                let password = password.as_ref().map(|secret| secret.read()).transpose()?;
+                let nodes = nodes.iter().map(|node| format!("redis://{node}")).collect();
+                (RedisAddress::Sentinel { nodes, primary: primary.clone() }, password)
+            }
         };
         Ok(RedisOptions {
             password,

@@ -8,6 +8,7 @@ use ::redis::{Value, cmd};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::error;
 
 use super::connection::Connection;
 use super::keys::Keys;
@@ -153,6 +154,8 @@ impl Events {
         let found = elements(connection.query(OPERATION, &command).await?);
         let found = found.map_err(|source| damaged_answer(OPERATION, source))?;
         let mut new = Vec::new();
+        // Also past an element that has nothing to tell.
+        let end = found.last().map_or(after, |element| Cursor { element: element.id, seen: ALL });
         for element in found {
             let skip = if element.id == after.element { after.seen } else { 0 };
             let count = element.happenings.len();
@@ -161,8 +164,9 @@ impl Events {
                 new.push((Cursor { element: element.id, seen }, happening));
             }
         }
+        let is_whole = new.len() <= limits::EVENTS_PAGE_MAX;
         new.truncate(limits::EVENTS_PAGE_MAX);
-        let last = new.last().map_or(after, |(cursor, _)| *cursor);
+        let last = new.last().filter(|_| !is_whole).map_or(end, |(cursor, _)| *cursor);
         Ok((self.fill_in(connection, scripts, new).await?, last))
     }
 
@@ -185,7 +189,15 @@ impl Events {
                 let (kind, target) = (texts.optional_text()?, texts.optional_text()?);
                 let entry = texts.optional_text()?;
                 let (Some(kind), Some(target), Some(entry)) = (kind, target, entry) else { continue };
-                let (cursor, entry) = (cursor.text(), reply::entry(entry)?);
+                // One that can't be read must not keep the others from being told.
+                let entry = match reply::entry(entry) {
+                    Ok(entry) => entry,
+                    Err(why) => {
+                        error!(%workflow, seq, %why, "an entry can't be read; it is not told");
+                        continue;
+                    }
+                };
+                let cursor = cursor.text();
                 events.push(StoreEvent { cursor, workflow, kind, target, status, headline, seq, entry });
             }
             Ok(events)
@@ -294,8 +306,17 @@ fn element(item: Value) -> Result<Element, Malformed> {
     let (Some(id), Some(fields)) = (parts.next(), parts.next()) else {
         return Err(Malformed::new("an element's id and field", "fewer"));
     };
-    let packed = reply::pairs(fields)?.into_iter().next().map(|(_, packed)| packed).unwrap_or_default();
-    Ok(Element { id: StreamId::parse(&reply::text(id)?), happenings: unpack(&packed)? })
+    let id = StreamId::parse(&reply::text(id)?);
+    let happenings = reply::pairs(fields).and_then(|fields| {
+        let packed = fields.into_iter().next().map(|(_, packed)| packed).unwrap_or_default();
+        unpack(&packed)
+    });
+    // One that can't be read must not keep the others from being told: nobody would ever get past it.
+    let happenings = happenings.unwrap_or_else(|why| {
+        error!(element = id.text(), %why, "what happened can't be read; it is not told");
+        Vec::new()
+    });
+    Ok(Element { id, happenings })
 }
 
 /// Entries of one commit: [`crate::store::Commit`]'s bound.

@@ -39,6 +39,12 @@ pub(super) struct Keys {
     pub(super) budgets: String,
     /// Hash: schedule -> the last tick judged.
     pub(super) ticks: String,
+    /// Hash: the store's name; when and by whom it was last accepted; looks of each witness.
+    pub(super) store: String,
+    /// Counter: writes worth remembering. Below zero while the store is halted.
+    pub(super) revision: String,
+    /// Hash: why the store is halted.
+    pub(super) halt: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,11 +74,14 @@ impl Keys {
             locks: key("locks"),
             budgets: key("budgets"),
             ticks: key("ticks"),
+            store: key("store"),
+            revision: key("revision"),
+            halt: key("halt"),
         })
     }
 
     /// The keys that every script is given, in the order in which `common.lua` names them.
-    pub(super) fn shared(&self) -> [&str; 10] {
+    pub(super) fn shared(&self) -> [&str; 11] {
         [
             &self.fence,
             &self.lease,
@@ -84,7 +93,14 @@ impl Keys {
             &self.locks,
             &self.budgets,
             &self.ticks,
+            // The last one, whatever comes before: `gate.lua` has nothing else to go by.
+            &self.revision,
         ]
+    }
+
+    /// The keys of the scripts that tell how the store is.
+    pub(super) fn watched(&self) -> [&str; 3] {
+        [&self.store, &self.revision, &self.halt]
     }
 
     /// The workflow itself, and its journal.

@@ -1,6 +1,7 @@
 //! Listings: pages of documents, newest first. They are read in slices, so that a long one keeps nobody waiting.
 
 use ::redis::cmd;
+use tracing::error;
 
 use super::{Document, Malformed, PAGE_MAX, Query, RedisStore, StoreError, WorkflowId, damaged_answer, limits, reply};
 use crate::store::Scope;
@@ -68,19 +69,20 @@ impl RedisStore {
         }
     }
 
-    /// Entries `from`.. of one index, newest first, with when they were created.
-    async fn index_slice(&self, key: &str, from: usize) -> Result<Vec<(i64, WorkflowId)>, StoreError> {
+    /// Entries `from`.. of one index, newest first, with when they were created; and how many were read for that.
+    async fn index_slice(&self, key: &str, from: usize) -> Result<(Vec<(i64, WorkflowId)>, usize), StoreError> {
         let mut command = cmd("ZREVRANGE");
         command.arg(key).arg(from).arg(from + INDEX_SLICE - 1).arg("WITHSCORES");
         let answer = self.query(OPERATION, &command).await?;
-        let entries = reply::pairs(answer).and_then(|entries| {
-            let entry = |(id, created): (String, String)| {
-                let created = created.parse::<f64>().map_err(|_| Malformed::new("a score", created))?;
-                Ok((created as i64, reply::id(id)?))
-            };
-            entries.into_iter().map(entry).collect()
-        });
-        entries.map_err(|source| damaged_answer(OPERATION, source))
+        let entries = reply::pairs(answer).map_err(|source| damaged_answer(OPERATION, source))?;
+        let read = entries.len();
+        let entry = |(id, created): (String, String)| {
+            let created = created.parse::<f64>().map_err(|_| Malformed::new("a score", created))?;
+            Ok::<_, Malformed>((created as i64, reply::id(id)?))
+        };
+        // One that is none must not hide the others.
+        let sound = entries.into_iter().filter_map(|one| entry(one).inspect_err(|why| error!(key, %why, "an index has something that is no workflow")).ok());
+        Ok((sound.collect(), read))
     }
 }
 
@@ -121,11 +123,14 @@ impl Index {
     async fn next(&mut self, store: &RedisStore, count: usize) -> Result<Vec<WorkflowId>, StoreError> {
         let mut ids = Vec::new();
         while ids.len() < count && self.looked < limits::LIST_LOOKED_MAX {
-            for source in self.sources.iter_mut().filter(|source| source.slice.is_empty() && !source.exhausted) {
-                source.slice = store.index_slice(&source.key, source.read).await?;
-                source.exhausted = source.slice.len() < INDEX_SLICE;
-                source.read += source.slice.len();
-                source.slice.reverse();
+            for source in &mut self.sources {
+                while source.slice.is_empty() && !source.exhausted {
+                    let (slice, read) = store.index_slice(&source.key, source.read).await?;
+                    source.slice = slice;
+                    source.exhausted = read < INDEX_SLICE;
+                    source.read += read;
+                    source.slice.reverse();
+                }
             }
             let newest = self.sources.iter_mut().max_by(|one, other| one.slice.last().cmp(&other.slice.last()));
             let Some((_, id)) = newest.and_then(|source| source.slice.pop()) else { break };

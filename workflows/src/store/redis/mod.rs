@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
 use async_trait::async_trait;
+use tracing::error;
 
+use super::high_water::{HighWater, Standing};
 use super::{
     Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
@@ -27,9 +29,11 @@ mod options;
 mod outage;
 mod reply;
 mod script;
+mod standing;
 mod tickets;
 
 pub use options::{RedisAddress, RedisOptions};
+pub(super) use outage::trouble;
 
 use bell::Bell;
 use connection::{Connection, Server};
@@ -78,6 +82,7 @@ impl RedisStore {
                 weaknesses: durability.weaknesses,
             });
         }
+        store.open().await?;
         Ok(store)
     }
 
@@ -264,18 +269,27 @@ impl Store for RedisStore {
     async fn holdings(&self) -> Result<Vec<Holding>, StoreError> {
         const OPERATION: &str = "list who holds what";
         let damaged = |source| damaged_answer(OPERATION, source);
-        let holder = |id: String| id.parse::<WorkflowId>().map_err(|_| damaged(Malformed::new("a workflow id", id)));
         let mut holdings = Vec::new();
+        // One that can't be read must not hide the others.
+        let mut hold = |resource: Resource, id: String| match id.parse::<WorkflowId>() {
+            Ok(holder) => holdings.push(Holding { resource, holder }),
+            Err(why) => error!(%resource, %why, "something is held by what is no workflow"),
+        };
         let locks = self.query(OPERATION, cmd("HGETALL").arg(&self.keys.locks)).await?;
         for (name, id) in reply::pairs(locks).map_err(damaged)? {
-            holdings.push(Holding { resource: Resource::Lock { name }, holder: holder(id)? });
+            hold(Resource::Lock { name }, id);
         }
         let budgets = self.query(OPERATION, cmd("SMEMBERS").arg(&self.keys.budgets)).await?;
         for name in reply::texts(budgets).map_err(damaged)? {
-            let members = self.query(OPERATION, cmd("HGETALL").arg(self.keys.budget(&name))).await?;
+            let members = match self.query(OPERATION, cmd("HGETALL").arg(self.keys.budget(&name))).await {
+                Err(why @ StoreError::Unusable { .. }) => {
+                    error!(budget = name, %why, "a budget can't be read");
+                    continue;
+                }
+                members => members?,
+            };
             for (member, id) in reply::pairs(members).map_err(damaged)? {
-                let resource = Resource::Budget { name: name.clone(), member };
-                holdings.push(Holding { resource, holder: holder(id)? });
+                hold(Resource::Budget { name: name.clone(), member }, id);
             }
         }
         holdings.sort_by(|one, other| one.resource.cmp(&other.resource));
@@ -320,6 +334,18 @@ impl Store for RedisStore {
 
     async fn durability(&self) -> Result<Durability, StoreError> {
         durability::look(&self.connection).await
+    }
+
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        self.read_standing().await
+    }
+
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
+        self.compared(remembered, by).await
+    }
+
+    async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
+        self.accepted(remembered, by).await
     }
 }
 

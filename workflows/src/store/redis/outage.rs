@@ -3,6 +3,7 @@
 use ::redis::{ErrorKind, RedisError};
 
 use super::StoreError;
+use crate::store::Trouble;
 
 /// Answers that mean "not just now": it loads its file, is out of memory or disk, was demoted, or runs a script.
 const PASSING: [&str; 10] = [
@@ -13,10 +14,28 @@ const PASSING: [&str; 10] = [
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 
 pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
+    if error.code() == Some("HALTED") {
+        return StoreError::Halted { operation };
+    }
     match remedy(&error) {
         None => StoreError::Unavailable { operation, source: Box::new(error) },
         Some(remedy) => StoreError::Unusable { operation, remedy, source: Box::new(error) },
     }
+}
+
+/// What an error of Redis that passes tells of; None of other errors.
+pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
+    let error = error.downcast_ref::<RedisError>()?;
+    Some(match error.code() {
+        Some("LOADING") => Trouble::Loading,
+        Some("MISCONF") => Trouble::DiskFull,
+        Some("OOM") => Trouble::MemoryFull,
+        Some("READONLY" | "MASTERDOWN") => Trouble::Demoted,
+        Some("NOREPLICAS") => Trouble::FewReplicas,
+        Some("BUSY") => Trouble::Busy,
+        _ if error.is_timeout() => Trouble::Silent,
+        _ => Trouble::Unreachable,
+    })
 }
 
 /// What a person should do; None if it passes.
@@ -33,6 +52,8 @@ fn remedy(error: &RedisError) -> Option<String> {
         return Some("use Redis 6.2 or newer, or Valkey, with no command renamed or disabled".to_owned());
     }
     match error.kind() {
+        // Cut off in the middle of an answer: nothing says that it would have been a wrong one.
+        ErrorKind::Parse if text.contains("end of input") => None,
         ErrorKind::Io
         | ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::NoValidReplicasFoundBySentinel

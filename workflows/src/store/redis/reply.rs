@@ -42,7 +42,7 @@ impl Reply {
         }
     }
 
-    fn value(&mut self) -> Result<Value, Malformed> {
+    pub(super) fn value(&mut self) -> Result<Value, Malformed> {
         self.0.next().ok_or_else(|| Malformed::new("one more element", "the end"))
     }
 
@@ -158,7 +158,15 @@ pub(super) fn advanced(answer: Value, asked: &Advance) -> Result<Advanced, Malfo
         return Err(Malformed::new("a verdict on each commit", "fewer"));
     }
     let renewed = reply.array()?.each(|renewed| Ok(matches!(renewed, Value::Int(1) | Value::Boolean(true)).then_some(lease_until)))?;
-    let claimed = reply.array()?.each(|one| claimed(one, now, asked.claim.as_ref()))?;
+    let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim.as_ref()) {
+        Ok(claimed) => Some(claimed),
+        // Without a name there is nothing to set aside. It stays leased, and is met again when that expires.
+        Err(why) => {
+            error!(%why, "what was handed out is no workflow; nobody works on it");
+            None
+        }
+    });
+    let claimed = claimed.collect();
     let next = reply.optional_time()?;
     for broken in reply.array()?.0 {
         let told = texts(broken)?;

@@ -43,6 +43,13 @@ impl Script {
         call
     }
 
+    /// The beginning of a call of a script that does without `common.lua`.
+    pub(super) fn bare_call(&self, keys: &[&str]) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.digest).arg(keys.len()).arg(keys);
+        call
+    }
+
     /// The beginning of a call of a script that only reads documents.
     fn reading_call(&self, keys: &Keys) -> Cmd {
         let mut call = cmd("EVALSHA");
@@ -68,13 +75,24 @@ pub(super) struct Scripts {
     pub(super) judge_ticks: Script,
     pub(super) release_budget: Script,
     pub(super) sweep: Script,
+    pub(super) open: Script,
+    pub(super) compare: Script,
+    pub(super) standing: Script,
+    pub(super) accept: Script,
     read: Script,
     entries: Script,
 }
 
+/// A script that writes: nothing while the store is halted.
 macro_rules! with_common {
     ($file:literal) => {
-        Script::new(concat!(include_str!("scripts/common.lua"), "\n", include_str!($file)))
+        Script::new(concat!(
+            include_str!("scripts/gate.lua"),
+            "\n",
+            include_str!("scripts/common.lua"),
+            "\n",
+            include_str!($file)
+        ))
     };
 }
 
@@ -87,6 +105,11 @@ impl Scripts {
             judge_ticks: with_common!("scripts/judge_ticks.lua"),
             release_budget: with_common!("scripts/release_budget.lua"),
             sweep: with_common!("scripts/sweep.lua"),
+            open: Script::new(include_str!("scripts/open.lua")),
+            compare: Script::new(include_str!("scripts/compare.lua")),
+            standing: Script::new(include_str!("scripts/standing.lua")),
+            // Without the gate: it is what opens it.
+            accept: Script::new(concat!(include_str!("scripts/common.lua"), "\n", include_str!("scripts/accept.lua"))),
             read: Script::new(include_str!("scripts/read.lua")),
             entries: Script::new(include_str!("scripts/entries.lua")),
         }

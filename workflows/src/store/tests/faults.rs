@@ -300,6 +300,9 @@ async fn fences_grow_even_if_the_store_was_lost() {
     server.command(&["FLUSHALL"]);
     // Tokens follow the clock, by the millisecond: nobody loses a store and fills it again in less.
     while store.now().await.unwrap() <= granted {}
+    let Err(StoreError::Halted { .. }) = store.create(sample("w")).await else { panic!("an emptied store took an order") };
+    // Begun anew, by whoever connects next.
+    let store = RedisStore::connect(server.options()).await.unwrap();
     store.create(sample("w")).await.unwrap();
     let after = claim(&store).await.remove(0);
     assert!(after.fence > before.fence, "{:?} {:?}", before.fence, after.fence);

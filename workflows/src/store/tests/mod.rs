@@ -4,9 +4,13 @@ use super::{Digest, NewWorkflow, StoredEntry};
 
 mod embedded;
 mod faults;
+mod high_water;
 mod memory;
 mod model;
+mod outages;
+mod poison;
 mod redis;
+mod sentinel;
 
 fn sample(name: &str) -> NewWorkflow {
     NewWorkflow {

@@ -11,6 +11,7 @@
 local call, match, format = redis.call, string.match, string.format
 local KEY_FENCE, KEY_LEASE, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local KEY_REVISION = KEYS[#KEYS]
 
 -- Limits: the reasons are in limits.rs, which hands them over.
 local PREFIX, EVENTS_KEPT, BELL_RINGS_MAX, WAITERS_LOOKED_MAX, INBOX_SIGNALS_MAX, SIGNALS_HANDED_MAX =
@@ -74,6 +75,7 @@ end
 -- events.rs reads the rest, the entry for instance, where it is.
 local function settle_events()
   if #happened == 0 then return end
+  call('INCR', KEY_REVISION)
   call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'e', table.concat(happened))
 end
 

@@ -5,5 +5,6 @@ if not holder then return 'nobody' end
 local found = call('HMGET', workflow_key(holder), 'seq', 'ended')
 if found[1] and not found[2] then return 'open' end
 free_share(name, member)
+call('INCR', KEY_REVISION)
 settle()
 return 'released'

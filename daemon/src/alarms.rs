@@ -1,0 +1,222 @@
+//! Alarms: what a person should look at, raised once and over when it is over.
+//!
+//! Each has a code, a page in `docs/errors/` that is called like it, a line in `turnaround status`, a metric, and one line in the
+//! log when it is raised and one when it is over, however often it is noticed meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{error, info, warn};
+use turnaround_workflows::clock::{Clock, Timestamp};
+use turnaround_workflows::store::Trouble;
+use turnaround_workflows::telemetry::metrics;
+
+use crate::wire::AlarmView;
+
+/// What an alarm is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmCode {
+    Store(Trouble),
+    /// The file in which this daemon remembers the store can't be read or written.
+    HighWaterFile,
+    /// The private Redis ended by itself.
+    PrivateRedis,
+}
+
+impl AlarmCode {
+    /// Every code that there is.
+    pub fn all() -> impl Iterator<Item = AlarmCode> {
+        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis])
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AlarmCode::Store(trouble) => trouble.code(),
+            AlarmCode::HighWaterFile => "high-water-file",
+            AlarmCode::PrivateRedis => "private-redis",
+        }
+    }
+
+    fn means(self) -> &'static str {
+        match self {
+            AlarmCode::Store(trouble) => trouble.means(),
+            AlarmCode::HighWaterFile => "what this daemon remembers of the store can't be kept, so that a loss may go unnoticed",
+            AlarmCode::PrivateRedis => "the private Redis ended by itself, and is started again",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            AlarmCode::Store(trouble) => trouble.remedy(),
+            AlarmCode::HighWaterFile => "see that the state directory can be written to and has room; a damaged file is for you to remove",
+            AlarmCode::PrivateRedis => "read what it said last; a full disk or a damaged file does not mend itself",
+        }
+    }
+
+    /// Does it need a person, or does it usually pass?
+    fn needs_a_person(self) -> bool {
+        match self {
+            AlarmCode::Store(trouble) => match trouble {
+                Trouble::Halted | Trouble::DiskFull | Trouble::MemoryFull | Trouble::Unusable | Trouble::Damaged => true,
+                Trouble::Unreachable | Trouble::Silent | Trouble::Loading | Trouble::Demoted | Trouble::FewReplicas | Trouble::Busy => false,
+            },
+            AlarmCode::HighWaterFile => true,
+            AlarmCode::PrivateRedis => false,
+        }
+    }
+}
+
+struct Raised {
+    since: Timestamp,
+    detail: String,
+}
+
+/// All alarms of this daemon.
+pub struct Alarms {
+    clock: Arc<dyn Clock>,
+    raised: Mutex<BTreeMap<AlarmCode, Raised>>,
+    /// Troubles of the store that were told since it was last well: one outage may show itself in several ways, by turns.
+    told: Mutex<BTreeSet<Trouble>>,
+}
+
+impl Alarms {
+    pub fn new(clock: Arc<dyn Clock>) -> Alarms {
+        Alarms { clock, raised: Mutex::default(), told: Mutex::default() }
+    }
+
+    fn raised(&self) -> MutexGuard<'_, BTreeMap<AlarmCode, Raised>> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on `code` is raised, if it was not already. `detail`: what was seen, newest.
+    pub fn raise(&self, code: AlarmCode, detail: impl Into<String>) {
+        if self.note(code, detail.into()) {
+            tell(code, &self.raised()[&code].detail);
+        }
+    }
+
+    /// True if it is a new one.
+    fn note(&self, code: AlarmCode, detail: String) -> bool {
+        let mut raised = self.raised();
+        if let Some(known) = raised.get_mut(&code) {
+            known.detail = detail;
+            return false;
+        }
+        raised.insert(code, Raised { since: self.clock.now(), detail });
+        metrics::alarm(code.as_str(), true);
+        true
+    }
+
+    /// `code` is over, if it was raised.
+    pub fn over(&self, code: AlarmCode) {
+        if let Some(raised) = self.forget(code) {
+            info!(alarm = code.as_str(), seconds = self.seconds_since(raised.since), "an alarm is over");
+        }
+    }
+
+    fn forget(&self, code: AlarmCode) -> Option<Raised> {
+        let raised = self.raised().remove(&code)?;
+        metrics::alarm(code.as_str(), false);
+        Some(raised)
+    }
+
+    /// The store has this trouble, and no other one.
+    pub fn store_has(&self, trouble: Trouble, detail: impl Into<String>) {
+        let code = AlarmCode::Store(trouble);
+        for other in Trouble::ALL.into_iter().filter(|other| *other != trouble) {
+            self.forget(AlarmCode::Store(other));
+        }
+        self.note(code, detail.into());
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(trouble) {
+            tell(code, &self.raised()[&code].detail);
+        }
+    }
+
+    /// The store does what it should.
+    pub fn store_is_well(&self) {
+        for trouble in Trouble::ALL {
+            self.over(AlarmCode::Store(trouble));
+        }
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The trouble that the store has, as far as is known.
+    pub fn store_trouble(&self) -> Option<Trouble> {
+        Trouble::ALL.into_iter().find(|trouble| self.raised().contains_key(&AlarmCode::Store(*trouble)))
+    }
+
+    /// Every alarm that is raised.
+    pub fn views(&self) -> Vec<AlarmView> {
+        let view = |(code, raised): (&AlarmCode, &Raised)| AlarmView {
+            code: code.as_str().to_owned(),
+            since: raised.since.into(),
+            text: code.means().to_owned(),
+            detail: raised.detail.clone(),
+            remedy: code.remedy().to_owned(),
+            page: page(*code),
+        };
+        self.raised().iter().map(view).collect()
+    }
+
+    fn seconds_since(&self, then: Timestamp) -> f64 {
+        self.clock.now().since(then).as_secs_f64()
+    }
+}
+
+/// The page about an alarm, below the documentation that comes with a release.
+fn page(code: AlarmCode) -> String {
+    format!("docs/errors/{}.md", code.as_str())
+}
+
+fn tell(code: AlarmCode, detail: &str) {
+    let (alarm, means, remedy) = (code.as_str(), code.means(), code.remedy());
+    if code.needs_a_person() {
+        error!(alarm, means, detail, remedy, "alarm");
+    } else {
+        warn!(alarm, means, detail, remedy, "alarm");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use turnaround_workflows::clock::HandClock;
+
+    use super::*;
+
+    fn codes(alarms: &Alarms) -> Vec<String> {
+        alarms.views().into_iter().map(|alarm| alarm.code).collect()
+    }
+
+    #[test]
+    fn every_alarm_has_a_page_that_says_what_to_do() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/errors");
+        for code in AlarmCode::all() {
+            let path = folder.join(format!("{}.md", code.as_str()));
+            let page = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            for part in ["## What it means", "## What to look at", "## What to do"] {
+                assert!(page.contains(part), "{} has no part `{part}`", path.display());
+            }
+        }
+        let pages = std::fs::read_dir(folder).unwrap().count();
+        assert_eq!(pages, AlarmCode::all().count() + 1, "a page for each code, an index, and nothing else");
+    }
+
+    #[test]
+    fn a_store_has_one_trouble_at_a_time_and_none_when_it_is_well() {
+        let clock = Arc::new(HandClock::at(Timestamp::from_millis(1_000)));
+        let alarms = Alarms::new(clock.clone());
+        alarms.raise(AlarmCode::HighWaterFile, "full");
+        alarms.store_has(Trouble::Unreachable, "refused");
+        clock.advance(std::time::Duration::from_secs(5));
+        alarms.store_has(Trouble::Unreachable, "refused again");
+        let view = &alarms.views()[0];
+        assert_eq!((view.code.as_str(), view.since.0.millis(), view.detail.as_str()), ("store-unreachable", 1_000, "refused again"));
+        alarms.store_has(Trouble::Loading, "loading");
+        assert_eq!(codes(&alarms), ["store-loading", "high-water-file"]);
+        assert_eq!(alarms.store_trouble(), Some(Trouble::Loading));
+        alarms.store_is_well();
+        assert_eq!((codes(&alarms), alarms.store_trouble()), (vec!["high-water-file".to_owned()], None));
+        alarms.over(AlarmCode::HighWaterFile);
+        assert_eq!(codes(&alarms), [""; 0]);
+    }
+}

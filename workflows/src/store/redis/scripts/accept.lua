@@ -1,0 +1,31 @@
+-- A person has looked: the halt is lifted, without gate.lua, which would refuse. Every lease granted before is void, every open
+-- workflow is due, and every ledger of ticks is moved to now, because nobody knows which of the ticks have run.
+local by, witness, fresh, identity, accepted, revision = text(), text(), text(), text(), number(), number()
+local KEY_STORE, KEY_HALT = PREFIX .. ':store', PREFIX .. ':halt'
+
+local there = call('GET', KEY_REVISION)
+if there and string.byte(there) ~= 45 then return false end
+there = math.abs(tonumber(there or 0))
+local found = call('HMGET', KEY_STORE, 'identity', 'accepted')
+-- It goes on under the name that is remembered: this is where that store is from now on. Later than any acceptance before, so
+-- that every other witness sees that somebody has looked.
+if identity == '' then identity = found[1] or fresh end
+call('HSET', KEY_STORE, 'identity', identity, 'accepted', whole(math.max(now, accepted + 1, tonumber(found[2] or 0) + 1)), 'accepted_by', by)
+call('SET', KEY_REVISION, whole(math.max(there, revision) + 1))
+call('DEL', KEY_HALT)
+
+local leased = call('ZRANGE', KEY_LEASE, 0, -1)
+for _, id in ipairs(leased) do redis.pcall('HSET', workflow_key(id), 'fence', '') end
+in_slices('ZREM', KEY_LEASE, leased)
+for _, id in ipairs(call('ZRANGE', KEY_OPEN, 0, -1)) do
+  -- What can't be read was set aside, or will be.
+  local found = redis.pcall('HMGET', workflow_key(id), 'status', 'queue')
+  if not found.err and found[2] and found[1] ~= 'quarantined' then make_due_now(id, found[2]) end
+end
+for _, schedule in ipairs(call('HKEYS', KEY_TICKS)) do
+  local judged = tonumber(call('HGET', KEY_TICKS, schedule)) or 0
+  call('HSET', KEY_TICKS, schedule, whole(math.max(judged, now)))
+end
+settle()
+found = call('HMGET', KEY_STORE, 'identity', 'accepted', 'looks:' .. witness)
+return { found[1], call('GET', KEY_REVISION), found[2], found[3] or '0', {} }

@@ -1,0 +1,166 @@
+//! What somebody else has written to our keys: one bad workflow is set aside, and no other is held up by it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::sample;
+use crate::store::private_redis::PrivateRedis;
+use crate::store::redis::RedisStore;
+use crate::store::{
+    Advance, Advanced, Claim, Commit, Committed, Digest, Fence, Next, Query, Queue, Status, Store, StoredEntry, StoredSignal, WorkflowId,
+};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn claim() -> Advance {
+    let claim = Claim { max: 100, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] };
+    Advance { lease: LONG, claim: Some(claim), ..Advance::default() }
+}
+
+fn commit(id: &WorkflowId, fence: Fence, next: Next) -> Commit {
+    Commit {
+        id: id.clone(),
+        fence,
+        expected: 1,
+        entries: vec![StoredEntry { digest: Digest("01".to_owned()), body: "{}".to_owned() }],
+        state: None,
+        status: Status::Waiting,
+        headline: "goes on".to_owned(),
+        consumed: 0,
+        take: Vec::new(),
+        give: Vec::new(),
+        create: Vec::new(),
+        signals: Vec::new(),
+        traceparent: None,
+        next,
+        queue: Queue::DEFAULT,
+    }
+}
+
+/// Those that can be worked on.
+fn sound(advanced: &Advanced) -> BTreeSet<String> {
+    advanced.claimed.iter().filter(|claimed| claimed.damage.is_none()).map(|claimed| claimed.document.id.to_string()).collect()
+}
+
+fn names(good: &[&str]) -> BTreeSet<String> {
+    good.iter().map(|&name| name.to_owned()).collect()
+}
+
+const GOOD: [&str; 2] = ["a-good", "z-good"];
+
+/// A store with good workflows and a bad one, which `poison` (one command a line) has made bad.
+async fn poisoned(poison: &[&[&str]]) -> (PrivateRedis, RedisStore) {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    for name in [GOOD[0], "bad", GOOD[1]] {
+        store.create(sample(name)).await.unwrap();
+    }
+    for command in poison {
+        let answer = server.command(command);
+        assert!(!answer.starts_with('-'), "{command:?}: {answer}");
+    }
+    (server, store)
+}
+
+#[tokio::test]
+async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
+    const WF: &str = "{ta}:wf:bad";
+    const INBOX: &str = "{ta}:wf:bad:inbox";
+    let poisons: [(&str, &[&[&str]]); 13] = [
+        ("a text where the hash should be", &[&["DEL", WF], &["SET", WF, "garbage"]]),
+        ("a list where the hash should be", &[&["DEL", WF], &["RPUSH", WF, "garbage"]]),
+        ("gone", &[&["DEL", WF]]),
+        ("nothing but a foreign field", &[&["DEL", WF], &["HSET", WF, "x", "y"]]),
+        ("its seq is no number", &[&["HSET", WF, "seq", "many"]]),
+        ("its seq is huge", &[&["HSET", WF, "seq", "99999999999999999999"]]),
+        ("its seq is below zero", &[&["HSET", WF, "seq", "-3"]]),
+        ("its status is none", &[&["HSET", WF, "status", "dancing"]]),
+        ("its queue is none", &[&["HDEL", WF, "queue"]]),
+        ("its journal is no entry", &[&["HSET", WF, "e1", "garbage"]]),
+        ("its headline is no text", &[&["HSET", WF, "headline", "\"\\xff\\xfe\""]]),
+        ("its inbox is no list", &[&["HSET", WF, "mail", "1"], &["SET", INBOX, "garbage"]]),
+        ("its created is no time", &[&["HSET", WF, "created", "yesterday"]]),
+    ];
+    for (what, poison) in poisons {
+        let (server, store) = poisoned(poison).await;
+        let first = store.advance(claim()).await.unwrap_or_else(|error| panic!("{what}: {error}: {:?}", std::error::Error::source(&error)));
+        assert!(sound(&first).is_superset(&names(&GOOD)), "{what}: {first:#?}");
+        // The others go on, in one call with whatever becomes of the bad one.
+        let commits = first.claimed.iter().map(|claimed| commit(&claimed.document.id, claimed.fence, Next::At(first.now))).collect();
+        let second = store.advance(Advance { commits, ..claim() }).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        for (claimed, committed) in first.claimed.iter().zip(&second.commits) {
+            let good = GOOD.contains(&claimed.document.id.as_str());
+            assert!(!good || matches!(committed, Committed::Done { .. }), "{what}: {committed:?}");
+        }
+        assert!(sound(&second).is_superset(&names(&GOOD)), "{what}: {second:#?}");
+        // People still see the others, and that there is something wrong.
+        let listed: BTreeSet<_> = store.list(&Query { limit: 10, ..Query::default() }).await.unwrap().into_iter().map(|one| one.id.to_string()).collect();
+        assert!(listed.is_superset(&names(&GOOD)), "{what}: {listed:?}");
+        assert!(!store.counts().await.unwrap().is_empty(), "{what}");
+        drop(server);
+    }
+}
+
+#[tokio::test]
+async fn garbage_in_an_inbox_is_handed_out_and_hurts_nobody() {
+    let (server, store) = poisoned(&[&["HSET", "{ta}:wf:bad", "mail", "1"], &["RPUSH", "{ta}:wf:bad:inbox", "garbage", "\"\\xff\\xfe\"", "[[[[[[[["]]).await;
+    let claimed = store.advance(claim()).await.unwrap();
+    assert_eq!(sound(&claimed), names(&["a-good", "bad", "z-good"]));
+    let bad = claimed.claimed.iter().find(|claimed| claimed.document.id.as_str() == "bad").unwrap();
+    assert!(bad.signals.iter().any(|signal| signal.body == "garbage"), "{:?}", bad.signals);
+    // A signal to it, and one to somebody else.
+    for name in ["bad", "a-good"] {
+        store.signal(&name.parse().unwrap(), StoredSignal { body: "{}".to_owned() }).await.unwrap();
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_id_that_can_be_none_is_never_handed_out_and_holds_up_nothing() {
+    let (server, store) =
+        poisoned(&[&["ZADD", "{ta}:due:default", "1", "no/id"], &["HSET", "{ta}:wf:no/id", "seq", "1", "queue", "default"], &["ZADD", "{ta}:lease", "1", "../x"], &["ZADD", "{ta}:idx:open", "1", "no/id"]]).await;
+    for _ in 0..2 {
+        let claimed = store.advance(claim()).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        let back = claimed.claimed.iter().map(|claimed| (claimed.document.id.clone(), claimed.fence)).collect();
+        assert!(sound(&claimed).is_superset(&names(&GOOD)), "{claimed:#?}");
+        store.advance(Advance { hand_back: back, ..Advance::default() }).await.unwrap();
+    }
+    let listed = store.list(&Query { limit: 10, ..Query::default() }).await.unwrap();
+    assert_eq!(listed.len(), 3, "{listed:#?}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn one_event_that_can_not_be_read_holds_up_no_other() {
+    let (server, store) = poisoned(&[]).await;
+    let start = store.events_end().await.unwrap();
+    server.command(&["XADD", "{ta}:events", "*", "e", "garbage"]);
+    store.create(sample("one")).await.unwrap();
+    server.command(&["HSET", "{ta}:wf:one", "e1", "garbage"]);
+    store.create(sample("two")).await.unwrap();
+    server.command(&["DEL", "{ta}:wf:two"]);
+    server.command(&["SET", "{ta}:wf:two", "garbage"]);
+    store.create(sample("three")).await.unwrap();
+    let told = store.events(Some(&start), LONG).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let last = told.last().unwrap();
+    assert_eq!(last.workflow.as_str(), "three", "{told:#?}");
+    // And the reader goes on after it.
+    store.create(sample("four")).await.unwrap();
+    assert_eq!(store.events(Some(&last.cursor), LONG).await.unwrap().last().unwrap().workflow.as_str(), "four");
+}
+
+#[tokio::test]
+async fn who_holds_what_can_be_read_beside_garbage() {
+    let (server, store) = poisoned(&[
+        &["HSET", "{ta}:locks", "node/n1", "a-good"],
+        &["HSET", "{ta}:locks", "node/n2", "no/id"],
+        &["SADD", "{ta}:budgets", "nodes-out", "garbage"],
+        &["HSET", "{ta}:budget:nodes-out", "n1", "a-good"],
+        &["SET", "{ta}:budget:garbage", "garbage"],
+    ])
+    .await;
+    let holdings = store.holdings().await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let readable = holdings.iter().filter(|holding| holding.holder.as_str() == "a-good").count();
+    assert_eq!(readable, 2, "{holdings:#?}");
+    drop(server);
+}
