@@ -1,7 +1,7 @@
 //! A store that tells what it is asked and what it answers.
 
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::tell;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled, Status, Store,
+    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, HighWater, Holding, NewWorkflow, Next, Query, Queue, Signalled,
+    Standing, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
@@ -179,5 +180,14 @@ impl Store for Told {
     }
     async fn durability(&self) -> Result<Durability, StoreError> {
         self.0.durability().await
+    }
+    async fn standing(&self) -> Result<Standing, StoreError> {
+        self.0.standing().await
+    }
+    async fn compare(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
+        self.0.compare(remembered, by).await
+    }
+    async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
+        self.0.accept(remembered, by).await
     }
 }
