@@ -33,6 +33,8 @@ pub struct Leased {
 pub struct Lease {
     id: WorkflowId,
     fence: Fence,
+    /// When the lease ends that was granted with the claim, by the store's clock.
+    until: Timestamp,
     asks: mpsc::UnboundedSender<Ask>,
     clock: Arc<StoreClock>,
     /// Cancelled when the lease is lost, or to be handed back.
@@ -50,8 +52,8 @@ impl Lease {
         lost: CancellationToken,
         stopping: CancellationToken,
     ) -> Lease {
-        let (id, fence) = (claimed.document.id.clone(), claimed.fence);
-        Lease { id, fence, asks, clock, lost, stopping, over: AtomicBool::new(false) }
+        let (id, fence, until) = (claimed.document.id.clone(), claimed.fence, claimed.lease_until);
+        Lease { id, fence, until, asks, clock, lost, stopping, over: AtomicBool::new(false) }
     }
 }
 
@@ -75,6 +77,9 @@ impl Committer for Lease {
     }
 
     async fn guard(&self) -> Result<(), LeaseLost> {
+        if cfg!(feature = "bug-lease-by-clock-alone") && self.clock.now() < self.until {
+            return Ok(());
+        }
         let (reply, answer) = oneshot::channel();
         self.asks.send(Ask::Guard { id: self.id.clone(), fence: self.fence, reply }).map_err(|_| LeaseLost)?;
         match answer.await {

@@ -38,7 +38,12 @@ async fn main() -> ExitCode {
     let lasts = Duration::from_secs(arguments.seconds.unwrap_or(arguments.minutes * 60));
     let scale = Scale { deaf_bmc: lasts >= DEAF_BMC_FROM, ..Scale::default() };
     let campaign = Campaign { seed: arguments.seed, lasts, scale, keep: arguments.keep };
-    match campaign.run().await {
+    // Whoever is interrupted takes everything down that was started: dropped with the run.
+    let ran = tokio::select! {
+        ran = campaign.run() => ran,
+        () = interrupted() => Err(std::io::Error::other("interrupted")),
+    };
+    match ran {
         Ok(outcome) => {
             if arguments.json { println!("{}", campaign::json(&outcome)) } else { campaign::tell(&outcome) }
             if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -47,5 +52,17 @@ async fn main() -> ExitCode {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
+    }
+}
+
+/// By the keyboard, or by whoever ends it.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
     }
 }

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 use tokio::process::Command;
 
 /// Far more than Redis's file takes in a campaign of some minutes, and little enough to be filled at once.
 const SIZE_MB: u32 = 256;
+/// Tries until it is full, while somebody else writes to it. Two are enough unless many write at the same moment.
+const FILLS_MAX: u32 = 100;
 /// What fills it.
 const BALLAST: &str = "ballast";
 
@@ -30,10 +33,22 @@ impl SmallDisk {
 
     /// Not one byte more fits in.
     pub(super) fn fill(&self) -> io::Result<()> {
-        let free = statvfs(&self.at)?;
-        let bytes = u64::from(free.blocks_available()) * u64::from(free.fragment_size());
         let ballast = File::create(self.at.join(BALLAST))?;
-        Ok(fallocate(&ballast, FallocateFlags::empty(), 0, i64::try_from(bytes).map_err(io::Error::other)?)?)
+        let mut filled = 0;
+        for _ in 0..FILLS_MAX {
+            let free = statvfs(&self.at)?;
+            let bytes = i64::try_from(free.blocks_available() * free.fragment_size()).map_err(io::Error::other)?;
+            if bytes == 0 {
+                return Ok(());
+            }
+            match fallocate(&ballast, FallocateFlags::empty(), filled, bytes) {
+                Ok(()) => filled += bytes,
+                // Redis has written since.
+                Err(Errno::ENOSPC) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::Error::other("the small disk is never full"))
     }
 
     pub(super) fn make_room(&self) -> io::Result<()> {

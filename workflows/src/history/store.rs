@@ -1,16 +1,16 @@
 //! A store that tells what it is asked and what it answers.
 
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::tell;
 use crate::clock::Timestamp;
-use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
-    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled, Status, Store,
+    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, HighWater, Holding, NewWorkflow, Next, Query, Queue, Signalled,
+    Standing, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
@@ -188,8 +188,6 @@ impl Store for Told {
         self.0.compare(remembered, by).await
     }
     async fn accept(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
-        let done = self.0.accept(remembered, by).await;
-        tell("accepted", || json!({ "by": by, "lifted": matches!(done, Ok(Some(_))) }));
-        done
+        self.0.accept(remembered, by).await
     }
 }
