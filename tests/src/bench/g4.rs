@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::store::redis::RedisStore;
-use turnaround_workflows::store::{Advance, CLAIM_MAX, Claim, Store};
+use turnaround_workflows::store::{Advance, CLAIM_MAX, Claim, Queue, Store};
 
 use super::collector::Collector;
 use super::figure::{Figure, Wanted, ratios};
@@ -107,7 +107,7 @@ async fn until(store: &RedisStore, due: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of the keys that a workflow has for itself: its document and its journal.
+/// Bytes of the key that a workflow has for itself: its document with its journal.
 async fn own_memory(server: &Server, first: usize) -> io::Result<f64> {
     let mut bytes = 0;
     for number in first..first + WEIGHED {
@@ -116,7 +116,7 @@ async fn own_memory(server: &Server, first: usize) -> io::Result<f64> {
         if own == 0 {
             return Err(io::Error::other(format!("there is no key {key}: the store has named its keys anew")));
         }
-        bytes += own + server.memory_of(&format!("{key}:journal")).await?;
+        bytes += own;
     }
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     Ok(bytes as f64 / count(WEIGHED))
@@ -129,7 +129,7 @@ async fn our_claims(server: &Server, store: &RedisStore, all: usize, due: Timest
     let begun = Instant::now();
     let mut claimed = 0;
     while claimed < all {
-        let claim = Some(Claim { max: CLAIM_MAX, lease: LONG_LEASE, worker: "bench".to_owned() });
+        let claim = Some(Claim { max: CLAIM_MAX, lease: LONG_LEASE, worker: "bench".to_owned(), queues: vec![Queue::DEFAULT] });
         let advanced = store.advance(Advance { lease: LONG_LEASE, claim, ..Advance::default() }).await.map_err(io::Error::other)?;
         if advanced.claimed.is_empty() {
             return Err(io::Error::other(format!("only {claimed} of {all} could be claimed")));

@@ -17,7 +17,7 @@ use turnaround_worker::{MakeStore, Pump, PumpOptions};
 use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::engine::Engine;
 use turnaround_workflows::rehearsal::{SitePlan, World};
-use turnaround_workflows::store::Store;
+use turnaround_workflows::store::{Queue, Store};
 use turnaround_workflows::store::redis::{RedisAddress, RedisOptions, RedisStore};
 use turnaround_workflows::telemetry;
 
@@ -63,7 +63,8 @@ async fn work(arguments: &WorkerArguments) -> io::Result<()> {
     let settings = Telemetry { endpoint: arguments.otlp.clone(), protocol: OtlpProtocol::Grpc, log: "info".to_owned() };
     let telemetry = telemetry::init("turnaround-worker", &settings).map_err(io::Error::other)?;
     let lease = Duration::from_millis(arguments.lease_ms);
-    let options = PumpOptions { slots: arguments.slots, lease, worker: format!("bench:{}", std::process::id()) };
+    let queues = vec![Queue::DEFAULT];
+    let options = PumpOptions { slots: arguments.slots, lease, worker: format!("bench:{}", std::process::id()), queues: queues.clone() };
     let redis = RedisOptions { accept_weaker_durability: true, ..RedisOptions::new(RedisAddress::Socket(arguments.redis.clone())) };
     let make: MakeStore =
         Box::new(move || Box::pin(async move { RedisStore::connect(redis).await.map(|store| Arc::new(store) as Arc<dyn Store>) }));
@@ -74,7 +75,7 @@ async fn work(arguments: &WorkerArguments) -> io::Result<()> {
     });
     let registry = kind::registry(begins.transpose()?);
     let ports = World::new(Arc::new(SystemClock), SitePlan::default(), 1).ports();
-    let engine = Engine { registry, ports, keep_finished: KEEP_FINISHED };
+    let engine = Engine { registry, ports, queues, keep_finished: KEEP_FINISHED };
     let stop = CancellationToken::new();
     let (told, mut term) = (stop.clone(), signal(SignalKind::terminate())?);
     tokio::spawn(async move {
