@@ -6,6 +6,7 @@
 pub mod chance;
 pub mod clock;
 pub mod engine;
+pub mod history;
 pub mod ports;
 pub mod rehearsal;
 pub mod steps;

@@ -64,7 +64,7 @@ pub fn check_chain(before: Option<&Digest>, first: u64, stored: &[StoredEntry]) 
     let mut before = before.cloned();
     let mut entries = Vec::with_capacity(stored.len());
     for (seq, kept) in (first..).zip(stored) {
-        if digest(before.as_ref(), &kept.body) != kept.digest {
+        if digest(before.as_ref(), &kept.body) != kept.digest && !cfg!(feature = "bug-digest-unchecked") {
             return Err(BadEntry::Digest { seq });
         }
         let entry: Entry =

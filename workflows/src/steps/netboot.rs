@@ -126,7 +126,7 @@ pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -
 /// Asks the operator unless the node is closed and empty.
 async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     let objections = objections(cx, node).await?;
-    if objections.is_empty() {
+    if objections.is_empty() || cfg!(feature = "bug-no-last-look") {
         return Ok(());
     }
     let mut question = Question::new(format!("{node} is not closed and empty right before its reset: what now?"));
