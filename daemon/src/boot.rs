@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use turnaround_config::{Config, Redis, SecretError};
+use turnaround_workflows::history;
 use turnaround_workflows::store::embedded::{EmbeddedError, EmbeddedRedis};
 use turnaround_workflows::store::redis::{RedisOptions, RedisStore};
 use turnaround_workflows::store::{Store, StoreError};
@@ -58,7 +59,7 @@ pub async fn open_store(options: RedisOptions, stop: &CancellationToken) -> Resu
                 if told.is_some() {
                     info!(address, "the store answers");
                 }
-                return Ok(Some(Arc::new(store)));
+                return Ok(Some(history::of_store(Arc::new(store))));
             }
             Err(error) if error.is_outage() => {
                 // The first tries of a Redis that is just being started are nobody's concern.

@@ -34,7 +34,7 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
         // It was never parked since its newest entry: it is new, or its worker died.
         return Some(match document.status {
             Status::NeedsOperator => unknown_definition(document, since),
-            _ => queued(document, since),
+            _ => overdue(document, now).map_or_else(|| queued(document, since), |due| no_worker(document, due)),
         });
     };
     if let Some(question) = state.question() {
@@ -60,10 +60,8 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
 }
 
 fn from_stage(document: &Document, state: &State, since: Timestamp, now: Timestamp) -> WhyNotNow {
-    let overdue = document.due.filter(|due| now.since(*due) >= TAKEN_WITHIN);
-    if let Some(due) = overdue {
-        let unblock = "start a worker: `systemctl start turnaround-worker@1`; if one runs, look at its log".to_owned();
-        return reason(ReasonCode::NoWorker, due, None, "it is due, and no worker has taken it", unblock);
+    if let Some(due) = overdue(document, now) {
+        return no_worker(document, due);
     }
     match &state.current {
         Some(Current { stage: Stage::Retrying { at }, error, failures, .. }) if *at > now => {
@@ -85,6 +83,19 @@ fn from_stage(document: &Document, state: &State, since: Timestamp, now: Timesta
         }
         Some(_) | None => queued(document, since),
     }
+}
+
+fn overdue(document: &Document, now: Timestamp) -> Option<Timestamp> {
+    document.due.filter(|due| now.since(*due) >= TAKEN_WITHIN)
+}
+
+fn no_worker(document: &Document, due: Timestamp) -> WhyNotNow {
+    let (text, of) = match &document.queue {
+        queue if *queue == Queue::DEFAULT => ("it is due, and no worker has taken it".to_owned(), String::new()),
+        queue => (format!("it is due in the queue `{queue}`, and no worker has taken it"), format!(" that serves `{queue}`")),
+    };
+    let unblock = format!("start a worker{of}: `systemctl start turnaround-worker@1`; if one runs, look at its log");
+    reason(ReasonCode::NoWorker, due, None, &text, unblock)
 }
 
 fn queued(document: &Document, since: Timestamp) -> WhyNotNow {

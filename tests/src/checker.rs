@@ -23,6 +23,9 @@ pub struct Rules {
     pub resets_again: BTreeMap<String, usize>,
     /// Instances may be moved off nodes that are in service: back to where they came from.
     pub moves_back: bool,
+    /// A node that somebody else has opened less than so many milliseconds ago may be reset: who looked right before could not
+    /// know. Nova has nothing by which it could be known.
+    pub look_is_good_for_ms: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +107,8 @@ struct Node {
     crashed: bool,
     /// Whoever changed its service last was somebody else.
     others_turn: bool,
+    /// When somebody else enabled it last.
+    opened_by_other: Option<i64>,
     staged: Option<String>,
     resets: BTreeMap<String, usize>,
     images: BTreeMap<String, usize>,
@@ -276,6 +281,7 @@ impl<'a> Judge<'a> {
         (node.enabled, node.reason, node.found_out) = (true, None, false);
         node.others_turn = by_other;
         if by_other {
+            node.opened_by_other = Some(self.at);
             node.wanted = (true, None);
         } else if !node.wanted.0 {
             self.say(
@@ -327,7 +333,8 @@ impl<'a> Judge<'a> {
     }
 
     fn must_be_closed(&mut self, name: &str, what: &str) {
-        if self.nodes.get(name).is_some_and(|node| node.enabled) {
+        let unknown = |node: &Node| node.others_turn && node.opened_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms);
+        if self.nodes.get(name).is_some_and(|node| node.enabled && !unknown(node)) {
             self.say(Rule::OnlyClosedNodesAreTaken, format!("{what} of {name}, which is in service"));
         }
     }

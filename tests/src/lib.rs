@@ -1,10 +1,14 @@
 //! The simulated site over its vendors' protocols, what holds the product to its promises, and the lab.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+pub mod bench;
+pub mod campaign;
 pub mod checker;
 pub mod harness;
+pub mod history;
 pub mod lab;
 pub mod otlp;
+pub mod proof;
 pub mod servers;
 pub mod sim;
 pub mod site;

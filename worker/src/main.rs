@@ -14,7 +14,7 @@ use turnaround_worker::{MakeStore, Pump, PumpOptions, adapters};
 use turnaround_workflows::engine::Engine;
 use turnaround_workflows::store::redis::{RedisOptions, RedisStore};
 use turnaround_workflows::store::{Queue, Store, StoreError};
-use turnaround_workflows::{telemetry, updates};
+use turnaround_workflows::{history, telemetry, updates};
 
 /// Exit code for a configuration that can't be used, from sysexits.h.
 const EX_CONFIG: u8 = 78;
@@ -84,7 +84,7 @@ async fn work(config: Config, queues: Vec<Queue>) -> ExitCode {
         Err(error) => return refused(&error),
     };
     let ports = match adapters::connect(&config) {
-        Ok(ports) => ports,
+        Ok(ports) => history::of_ports(ports),
         Err(error) => return refused(&error),
     };
     let redis = match RedisOptions::of(&config) {
@@ -126,7 +126,7 @@ fn connector(options: RedisOptions) -> MakeStore {
             let mut told = false;
             loop {
                 match RedisStore::connect(options.clone()).await {
-                    Ok(store) => return Ok(Arc::new(store) as Arc<dyn Store>),
+                    Ok(store) => return Ok(history::of_store(Arc::new(store))),
                     Err(error) if error.is_outage() => {
                         if !told {
                             info!(address = %options.address, error = %chain(&error), "waiting for the store");

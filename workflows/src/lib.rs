@@ -3,8 +3,10 @@
 //! `engine` knows no update, `ports` names no vendor, only `store::redis` knows a key, only `clock` asks for the time.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod chance;
 pub mod clock;
 pub mod engine;
+pub mod history;
 pub mod ports;
 pub mod rehearsal;
 pub mod steps;

@@ -49,6 +49,10 @@ pub struct Processes {
     programs: Programs,
     folder: PathBuf,
     config: PathBuf,
+    /// Where Redis keeps its file.
+    data: PathBuf,
+    /// What every process finds in its environment besides our own.
+    environment: Vec<(&'static str, PathBuf)>,
     redis: Option<Child>,
     daemon: Option<Child>,
     /// Another daemon on the same Redis, with a socket of its own.
@@ -60,7 +64,19 @@ impl Processes {
     /// `folder` takes their logs and Redis's data.
     pub fn new(programs: Programs, folder: &Path, config: &Path, workers: usize) -> Processes {
         let workers = (0..workers).map(|_| None).collect();
-        Processes { programs, folder: folder.to_owned(), config: config.to_owned(), redis: None, daemon: None, second: None, workers }
+        let (data, environment) = (folder.join("redis"), Vec::new());
+        let (folder, config) = (folder.to_owned(), config.to_owned());
+        Processes { programs, folder, config, data, environment, redis: None, daemon: None, second: None, workers }
+    }
+
+    /// The daemon and workers that are started from now on find `variable` in their environment.
+    pub fn set_environment(&mut self, variable: &'static str, path: &Path) {
+        self.environment.push((variable, path.to_owned()));
+    }
+
+    /// Redis keeps its file in `data`, from its next start on.
+    pub fn keep_data_in(&mut self, data: &Path) {
+        data.clone_into(&mut self.data);
     }
 
     pub fn redis_socket(folder: &Path) -> PathBuf {
@@ -74,6 +90,7 @@ impl Processes {
     fn spawn(&self, program: &Path, name: &str, arguments: &[&str]) -> io::Result<Child> {
         Command::new(program)
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(self.log(name)?)
             .stderr(self.log(name)?)
@@ -88,7 +105,7 @@ impl Processes {
     }
 
     pub async fn start_redis(&mut self) -> io::Result<()> {
-        let data = self.folder.join("redis");
+        let data = self.data.clone();
         std::fs::create_dir_all(&data)?;
         let socket = Processes::redis_socket(&self.folder);
         let (socket_text, data) = (socket.display().to_string(), data.display().to_string());
@@ -136,6 +153,10 @@ impl Processes {
         self.workers[index].as_ref().and_then(Child::id)
     }
 
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().and_then(Child::id)
+    }
+
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
@@ -158,6 +179,58 @@ impl Processes {
         stop(self.workers[index].take()).await
     }
 
+    /// SIGTERM, and waits for its end: Redis writes down what it has, and goes.
+    pub async fn stop_redis(&mut self) -> io::Result<()> {
+        stop(self.redis.take()).await
+    }
+
+    /// SIGSTOP or SIGCONT.
+    pub fn signal_redis(&self, signal: Signal) -> io::Result<()> {
+        self.redis.as_ref().and_then(Child::id).map_or(Ok(()), |pid| send(pid, signal))
+    }
+
+    /// Waits for Redis to end by itself; false if it goes on for as long as `patience`.
+    pub async fn redis_ends(&mut self, patience: Duration) -> io::Result<bool> {
+        let Some(child) = &mut self.redis else { return Ok(true) };
+        match tokio::time::timeout(patience, child.wait()).await {
+            Ok(ended) => {
+                ended?;
+                self.redis = None;
+                Ok(true)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Starts what does not run: the daemon, the second one, every worker.
+    pub fn start_what_is_missing(&mut self) -> io::Result<()> {
+        if self.daemon.is_none() {
+            self.start_daemon()?;
+        }
+        if self.second.is_none() {
+            self.start_second_daemon()?;
+        }
+        for index in 0..self.workers.len() {
+            if self.workers[index].is_none() {
+                self.start_worker(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for all of them at once, as when the host goes down.
+    pub async fn kill_all(&mut self) -> io::Result<()> {
+        let mut all = vec![self.redis.take(), self.daemon.take(), self.second.take()];
+        all.extend(self.workers.iter_mut().map(Option::take));
+        for child in all.iter_mut().flatten() {
+            child.start_kill()?;
+        }
+        for child in all {
+            murder(child).await?;
+        }
+        Ok(())
+    }
+
     /// SIGSTOP or SIGCONT.
     pub fn signal_worker(&self, index: usize, signal: Signal) -> io::Result<()> {
         match self.workers[index].as_ref().and_then(Child::id) {
@@ -168,7 +241,7 @@ impl Processes {
 
     /// An error if a process that should run has ended by itself.
     pub fn check(&mut self) -> io::Result<()> {
-        let named = [("redis", &mut self.redis), ("daemon", &mut self.daemon)].into_iter();
+        let named = [("redis", &mut self.redis), ("daemon", &mut self.daemon), ("daemon-2", &mut self.second)].into_iter();
         for (name, child) in named {
             if let Some(child) = child
                 && let Some(status) = child.try_wait()?

@@ -1,7 +1,7 @@
 //! What a step is given to work with.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ pub struct StepCx<'a> {
     pub ports: &'a Ports,
     pub id: &'a WorkflowId,
     step: &'static str,
-    state: State,
+    state: Arc<State>,
     now: Timestamp,
     /// What was checkpointed during this call.
     saved: Mutex<Option<Value>>,
@@ -32,20 +32,20 @@ impl<'a> StepCx<'a> {
         ports: &'a Ports,
         id: &'a WorkflowId,
         step: &'static str,
-        state: State,
+        state: impl Into<Arc<State>>,
         now: Timestamp,
         fence: Fence,
         run: Option<&'a tokio::sync::Mutex<Run<'a>>>,
     ) -> StepCx<'a> {
-        StepCx { ports, id, step, state, now, saved: Mutex::new(None), run, fence }
+        StepCx { ports, id, step, state: state.into(), now, saved: Mutex::new(None), run, fence }
     }
 
     /// The same view, for looking only, at another step: the dry run.
     pub fn looking_at(&self, step: &'static str, input: Value) -> StepCx<'a> {
-        let mut state = self.state.clone();
+        let mut state = State::clone(&self.state);
         state.input = input;
         state.steps.clear();
-        StepCx { ports: self.ports, id: self.id, step, state, now: self.now, saved: Mutex::new(None), run: None, fence: self.fence }
+        StepCx { ports: self.ports, id: self.id, step, state: Arc::new(state), now: self.now, saved: Mutex::new(None), run: None, fence: self.fence }
     }
 
     /// When this call began, by the store's clock.
@@ -95,7 +95,7 @@ impl<'a> StepCx<'a> {
     }
 
     pub fn input<T: DeserializeOwned>(&self) -> Result<T, StepError> {
-        serde_json::from_value(self.state.input.clone())
+        T::deserialize(&self.state.input)
             .map_err(|error| StepError::fatal("the workflow's input can't be read").because(error))
     }
 
@@ -103,21 +103,21 @@ impl<'a> StepCx<'a> {
     pub fn output<S: Step>(&self) -> Result<Option<S::Output>, StepError> {
         self.state
             .record(S::NAME)
-            .and_then(|record| record.output.clone())
+            .and_then(|record| record.output.as_ref())
             .map(|output| read(S::NAME, output))
             .transpose()
     }
 
     /// What another step checkpointed last.
     pub fn checkpoint_of<S: Step, T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.clone());
+        let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.as_ref());
         kept.map(|value| read(S::NAME, value)).transpose()
     }
 
     /// What this step checkpointed last, in this call or before.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
-        let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let kept = saved.or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.clone()));
+        let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let kept = saved.as_ref().or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.as_ref()));
         kept.map(|value| read(self.step, value)).transpose()
     }
 
@@ -144,6 +144,6 @@ impl<'a> StepCx<'a> {
     }
 }
 
-fn read<T: DeserializeOwned>(step: &str, value: Value) -> Result<T, StepError> {
-    serde_json::from_value(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
+fn read<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, StepError> {
+    T::deserialize(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
 }

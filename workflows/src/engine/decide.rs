@@ -35,7 +35,7 @@ pub fn decide(state: &State, steps: &[&str], now: Timestamp) -> Decision {
         // Children first: what they took from the world is undone, or done, before its parent goes on.
         (_, Some(_)) if state.children.values().any(|child| child.outcome.is_none()) => Decision::AwaitSignal,
         (Some(current), _) => go_on(current, unwinding.is_some(), now),
-        (None, Some(cause)) => match state.steps.last() {
+        (None, Some(cause)) => match if cfg!(feature = "bug-undo-out-of-order") { state.steps.first() } else { state.steps.last() } {
             Some(newest) => Decision::BeginUndo { step: newest.step.clone() },
             None => unwound(cause),
         },

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use rand::Rng as _;
 use serde_json::Value;
 use tracing::Instrument as _;
 use tracing::{error, info, info_span, warn};
@@ -15,6 +16,7 @@ use super::{
     AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, Progress, Question, Remedy, Signal,
     SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
 };
+use crate::chance;
 use crate::store::{Fence, Next, Queue, Resource, StoredSignal, WorkflowId};
 use crate::telemetry::{StepCall, StepOutcome, metrics};
 
@@ -295,7 +297,8 @@ impl<'a> Driver<'a> {
             Remedy::RetryLater if failures < policy.failures_max && !overdue => {
                 let text = error.chain();
                 warn!(workflow = %self.id, step = name, failures, error = text, "step failed, will be tried again");
-                let retry_at = now + jittered(policy.backoff(failures));
+                let pause = if cfg!(feature = "bug-retry-without-backoff") { Duration::ZERO } else { policy.backoff(failures) };
+                let retry_at = now + jittered(pause);
                 run.push(Event::StepFailed { step: name.to_owned(), error: text, failures, retry_at })
             }
             Remedy::Fatal | Remedy::RetryLater => {
@@ -336,6 +339,9 @@ fn look_again(run: &mut Run<'_>, name: &str, cx: &StepCx<'_>, after: Duration, n
 }
 
 async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError> {
+    if cfg!(feature = "bug-no-observe-on-resume") && cx.begun().is_some_and(|begun| begun < cx.now()) {
+        return step.act(cx).await;
+    }
     match step.observe(cx).await? {
         Observed::AlreadyDone(output) => Ok(Progress::Done(output)),
         Observed::ToDo { would } if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
@@ -384,5 +390,5 @@ fn panicked(step: &str, panic: &(dyn std::any::Any + Send)) -> StepError {
 
 /// Between half and the whole of `pause`, so that what failed together is not tried again together.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.5..=1.0))
+    pause.mul_f64(chance::draw(|random| random.random_range(0.5..=1.0)))
 }

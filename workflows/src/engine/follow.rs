@@ -15,7 +15,7 @@ impl Driver<'_> {
     pub(super) async fn read_inbox(&self) -> Result<(), LeaseLost> {
         let mut run = self.run.lock().await;
         while let Some(stored) = run.inbox.pop_front() {
-            run.pending.consumed += 1;
+            run.pending.consumed += if cfg!(feature = "bug-lost-signal") { 2 } else { 1 };
             match serde_json::from_str::<Signal>(&stored.body) {
                 Ok(signal) if run.follows(&signal.id) => self.follow(&mut run, signal).await?,
                 Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),

@@ -16,7 +16,7 @@ pub(super) struct SignalsSeen(VecDeque<String>);
 impl SignalsSeen {
     /// False if the signal was seen before.
     pub(super) fn remember(&mut self, id: &str) -> bool {
-        if self.0.iter().any(|seen| seen == id) {
+        if self.0.iter().any(|seen| seen == id) && !cfg!(feature = "bug-signal-followed-twice") {
             return false;
         }
         self.0.push_back(id.to_owned());
@@ -127,7 +127,7 @@ pub(super) fn replay(claimed: &Claimed) -> Result<Replayed, Damage> {
         return Err(Damage::Contradicted { says, is: format!("`{}` of {}", state.kind, state.target) });
     }
     let mut signals_seen = SignalsSeen::default();
-    for signal in entries.iter().filter_map(|entry| entry.signal.as_deref()) {
+    for signal in entries.iter().filter_map(|entry| entry.follows.as_deref()) {
         signals_seen.remember(signal);
     }
     Ok(Replayed { state, signals_seen })

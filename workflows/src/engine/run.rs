@@ -82,6 +82,10 @@ pub(super) enum Met {
 impl<'a> Run<'a> {
     pub(super) fn new(claimed: &Claimed, replayed: Replayed, committer: &'a dyn Committer, traceparent: Option<String>) -> Run<'a> {
         let document = &claimed.document;
+        let mut replayed = replayed;
+        if let (true, Some(current)) = (cfg!(feature = "bug-timeout-restarts"), &mut replayed.state.current) {
+            current.deadline = committer.now() + current.deadline.since(current.begun);
+        }
         // Its status says how its newest commit left it: parked, or at work.
         let kept = matches!(document.status, Status::Waiting | Status::NeedsOperator | Status::Paused) && document.seq > 1;
         Run {
@@ -120,8 +124,8 @@ impl<'a> Run<'a> {
         let seq = self.seq + self.pending.entries.len() as u64 + 1;
         let before = self.pending.entries.last().map_or(&self.head, |newest| &newest.digest);
         let folded = self.state.clone().apply(at, &event);
-        let signal = self.following.take();
-        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, signal, event });
+        let follows = self.following.take();
+        let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, follows, event });
         match (folded, sealed) {
             (Ok(state), Ok(entry)) => {
                 self.state = state;

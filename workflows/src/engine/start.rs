@@ -28,6 +28,6 @@ pub fn start(start: Start, now: Timestamp) -> Result<NewWorkflow, serde_json::Er
     let event = Event::Created { kind: kind.clone(), version, target: target.clone(), input, parent: parent.clone(), key, by };
     let state = State::begin(&event).map_err(serde::ser::Error::custom)?;
     let headline = state.headline();
-    let entry = seal(None, &Entry { seq: 1, at: now, fence: Fence(0), signal: None, event })?;
+    let entry = seal(None, &Entry { seq: 1, at: now, fence: Fence(0), follows: None, event })?;
     Ok(NewWorkflow { id, kind, target, parent, headline, entry, traceparent, due: None })
 }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::netboot::{Reset, Settled, carry_out, prepare, settle};
-use super::{order, queues};
+use super::{node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
-use crate::store::Queue;
+use crate::store::{Queue, Resource};
 
 /// How often a reset of unknown outcome is looked at.
 const SETTLE_POLL: Duration = Duration::from_secs(2);
@@ -30,6 +30,10 @@ impl Step for Reprovision {
     const QUEUE: Queue = queues::BMC;
     const POINT_OF_NO_RETURN: bool = true;
     type Output = Reprovisioned;
+
+    fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
+        Ok(if cfg!(feature = "bug-budget-given-back-early") { vec![node_out(&order(cx)?)] } else { Vec::new() })
+    }
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Reprovisioned>, StepError> {
         let order = order(cx)?;
@@ -58,8 +62,13 @@ impl Step for Reprovision {
             }
         }
         let mut reset = prepare(cx, &node).await?;
-        cx.save(&reset, "about to reset it into the network").await?;
-        carry_out(cx, &node, &reset).await?;
+        if cfg!(feature = "bug-effect-before-intent") {
+            carry_out(cx, &node, &reset).await?;
+            cx.save(&reset, "about to reset it into the network").await?;
+        } else {
+            cx.save(&reset, "about to reset it into the network").await?;
+            carry_out(cx, &node, &reset).await?;
+        }
         reset.acknowledged = true;
         cx.save(&reset, "reset").await?;
         Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))

@@ -1,10 +1,10 @@
 //! Stages what the node will install at its next netboot.
 
 use async_trait::async_trait;
-use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use super::{order, queues};
+use crate::chance;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{BootTicket, PortErrorKind, Token};
 use crate::updates::NodeOrder;
@@ -22,7 +22,7 @@ pub struct Staged {
 pub struct StageImage;
 
 fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
-    let token = Token(format!("{}-{}-{:08x}", cx.id, cx.fence().0, rand::rng().random::<u32>()));
+    let token = Token(format!("{}-{}-{:08x}", cx.id, cx.fence().0, chance::draw(|random| random.next_u32())));
     BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone() }
 }
 

@@ -2,6 +2,7 @@
 
 use rand::Rng as _;
 
+use crate::chance;
 use crate::engine::{Registry, Start};
 use crate::store::WorkflowId;
 use crate::telemetry;
@@ -75,7 +76,8 @@ const ID_RANDOM_CHARS: usize = 8;
 
 /// `kind` and eight random characters: short enough to be typed.
 fn fresh_id(kind: &str) -> Result<WorkflowId, crate::store::InvalidWorkflowId> {
-    let mut random = rand::rng();
-    let suffix: String = (0..ID_RANDOM_CHARS).map(|_| char::from(ID_ALPHABET[random.random_range(0..ID_ALPHABET.len())])).collect();
+    let suffix: String = chance::draw(|random| {
+        (0..ID_RANDOM_CHARS).map(|_| char::from(ID_ALPHABET[random.random_range(0..ID_ALPHABET.len())])).collect()
+    });
     format!("{kind}-{suffix}").parse()
 }

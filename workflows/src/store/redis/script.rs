@@ -15,7 +15,10 @@ pub(super) struct Script {
 
 impl Script {
     fn new(code: &str) -> Script {
-        let code = code.to_owned();
+        let mut code = code.to_owned();
+        if cfg!(feature = "bug-commit-without-fence") {
+            code = code.replace("if not holds then return FENCED end", "");
+        }
         let digest = ::redis::Script::new(&code).get_hash().to_owned();
         Script { code, digest }
     }

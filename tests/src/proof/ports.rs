@@ -1,0 +1,100 @@
+//! Every port of a site, each call through the gate.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use turnaround_config::NodeName;
+use turnaround_workflows::ports::{
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+};
+
+use super::gate::Gate;
+
+struct Gated {
+    site: Ports,
+    gate: Arc<Gate>,
+}
+
+/// `site`, each call through `gate`.
+pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
+    let all = Arc::new(Gated { site, gate });
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all }
+}
+
+#[async_trait]
+impl ComputeServices for Gated {
+    async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError> {
+        self.gate.call("service", false, self.site.compute.service(node)).await
+    }
+    async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
+        self.gate.call("hypervisor", false, self.site.compute.hypervisor(node)).await
+    }
+    async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
+        self.gate.call("close", true, self.site.compute.close(node, reason)).await
+    }
+    async fn reopen(&self, node: &NodeName) -> Result<(), PortError> {
+        self.gate.call("reopen", true, self.site.compute.reopen(node)).await
+    }
+}
+
+#[async_trait]
+impl Instances for Gated {
+    async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
+        self.gate.call("instances on", false, self.site.instances.on(node)).await
+    }
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
+        self.gate.call("instance", false, self.site.instances.get(id)).await
+    }
+    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+        self.gate.call("start_move", true, self.site.instances.start_move(id, how)).await
+    }
+    async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.gate.call("confirm", true, self.site.instances.confirm(id)).await
+    }
+    async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
+        self.gate.call("migrations", false, self.site.instances.migrations(id)).await
+    }
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        self.gate.call("moving", false, self.site.instances.moving(node)).await
+    }
+    async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
+        self.gate.call("why_failed", false, self.site.instances.why_failed(id, request)).await
+    }
+}
+
+#[async_trait]
+impl Bmc for Gated {
+    async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
+        self.gate.call("power", false, self.site.bmc.power(node)).await
+    }
+    async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
+        self.gate.call("boot_override", false, self.site.bmc.boot_override(node)).await
+    }
+    async fn netboot_next(&self, node: &NodeName) -> Result<(), PortError> {
+        self.gate.call("netboot_next", true, self.site.bmc.netboot_next(node)).await
+    }
+    async fn reset(&self, node: &NodeName) -> Result<(), PortError> {
+        self.gate.call("reset", true, self.site.bmc.reset(node)).await
+    }
+}
+
+#[async_trait]
+impl NetBoot for Gated {
+    async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        self.gate.call("stage", true, self.site.netboot.stage(node, ticket)).await
+    }
+    async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
+        self.gate.call("staged", false, self.site.netboot.staged(node)).await
+    }
+    async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        self.gate.call("withdraw", true, self.site.netboot.withdraw(node)).await
+    }
+}
+
+#[async_trait]
+impl NodeFacts for Gated {
+    async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
+        self.gate.call("facts", false, self.site.facts.facts(node)).await
+    }
+}

@@ -1,0 +1,354 @@
+//! A whole rollout at a site where everything goes wrong, by workers to whom everything happens: all of it from one seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use turnaround_workflows::chance;
+use turnaround_workflows::clock::{Clock as _, Timestamp};
+use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
+use turnaround_workflows::rehearsal::SitePlan;
+use turnaround_workflows::store::{Document, Resource, Scope, Status};
+use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
+
+use super::journals::{self, Journals};
+use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, done};
+use crate::checker::{Rules, judge};
+use crate::sim::order;
+
+/// At most so many nodes out of service at once.
+const OUT_MAX: u32 = 2;
+/// Nodes that are ordered of the four to seven of a site: more of them only do the same once more.
+const NODES_ORDERED: std::ops::RangeInclusive<usize> = 1..=4;
+/// Questions that are answered in one run, once everything is mended; then the operator goes home.
+const ANSWERS_MAX: u32 = 14;
+/// What was seen of a node may be acted upon for so long (ARCHITECTURE, "What a killed worker costs").
+const LOOK_IS_GOOD_FOR_MS: i64 = 30_000;
+/// Nobody answers in the very moment in which they are asked.
+const ANSWERS_AFTER: Duration = Duration::from_secs(3);
+/// Points are counted in this many parts of the whole.
+const WHOLE: u32 = 100_000;
+
+/// What came of one seed.
+pub struct Ran {
+    pub seed: u64,
+    /// How the rollout ended, or what it does.
+    pub status: &'static str,
+    /// What must not be, each in words.
+    pub against: Vec<String>,
+    pub counts: BTreeMap<&'static str, u64>,
+    /// What the site saw.
+    pub log: String,
+    pub journals: Journals,
+}
+
+/// What befalls workers, by chance, until everything is mended.
+struct Storm {
+    random: StdRng,
+    mended: Timestamp,
+    /// In parts of [`WHOLE`], for each point.
+    death: u32,
+    pause: u32,
+    stop: u32,
+    /// For each commit and claim.
+    answer_lost: u32,
+    /// In percent, for each ring.
+    unheard: u32,
+    slow_ms: u64,
+}
+
+impl Storm {
+    fn new(seed: u64, mended: Timestamp) -> Storm {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x5707_1113);
+        let mut rate = |of: &[u32]| of[random.random_range(0..of.len())];
+        let (death, pause, stop) = (rate(&[0, 50, 200, 800]), rate(&[0, 50, 200, 600]), rate(&[0, 0, 50, 200]));
+        let (answer_lost, unheard) = (rate(&[0, 500, 3_000]), rate(&[0, 0, 5, 30]));
+        let slow_ms = u64::from(rate(&[0, 20, 300, 2_000]));
+        Storm { random, mended, death, pause, stop, answer_lost, unheard, slow_ms }
+    }
+
+    fn pause(&mut self, moment: Moment) -> Duration {
+        // What is on its way already no lease can call back: whatever stands between the last guard and such a call is
+        // bounded by the call's own time-out, and shorter than what a lease has left.
+        let under_way = matches!(moment, Moment::Guarded | Moment::Calls { changes: true, .. });
+        let longest = if under_way { 3_000 } else if self.random.random_range(0..4) == 0 { 900_000 } else { 25_000 };
+        Duration::from_millis(self.random.random_range(100..longest))
+    }
+}
+
+impl Fate for Storm {
+    fn befalls(&mut self, point: &Point) -> Befalls {
+        if point.now >= self.mended {
+            return Befalls::Nothing;
+        }
+        let drawn = self.random.random_range(0..WHOLE);
+        let mut below = 0;
+        let mut comes = |rate: u32| {
+            below += rate;
+            drawn < below
+        };
+        if comes(self.death) {
+            Befalls::Death
+        } else if comes(self.stop) {
+            Befalls::Stop
+        } else if comes(self.pause) {
+            Befalls::Pause(self.pause(point.moment))
+        } else if matches!(point.moment, Moment::CommitSent | Moment::Claimed) && comes(self.answer_lost) {
+            Befalls::AnswerLost
+        } else {
+            Befalls::Nothing
+        }
+    }
+
+    fn takes(&mut self, point: &Point) -> Duration {
+        match point.moment {
+            Moment::Calls { .. } | Moment::Commits | Moment::Guards if self.slow_ms > 0 => {
+                Duration::from_millis(self.random.random_range(0..=self.slow_ms))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn picks(&mut self, of: usize) -> usize {
+        if of < 2 { 0 } else { self.random.random_range(0..of) }
+    }
+
+    fn rings_unheard(&mut self) -> bool {
+        self.unheard > 0 && self.random.random_range(0..100) < self.unheard
+    }
+}
+
+/// The people at the site, and what they are excused for.
+struct People {
+    random: StdRng,
+    rules: Rules,
+    asked: u32,
+}
+
+impl People {
+    fn one_in(&mut self, chance: u32) -> bool {
+        self.random.random_range(0..chance) == 0
+    }
+
+    /// Somebody says something to some workflow, perhaps more than once.
+    fn say_something(&mut self, crowd: &mut Crowd) {
+        let open = crowd.list(Scope::Open);
+        if open.is_empty() {
+            return;
+        }
+        let document = &open[self.random.random_range(0..open.len())];
+        let kind = match self.random.random_range(0..10) {
+            0..3 => SignalKind::Pause { why: "lunch".to_owned() },
+            3..5 => SignalKind::Resume,
+            5 => SignalKind::Abort { why: "a tenant called".to_owned() },
+            6..8 => {
+                *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
+                SignalKind::Retry
+            }
+            8 => SignalKind::Answer { key: "nonsense".to_owned() },
+            _ => match self.answer(crowd, document) {
+                Some(answer) => answer,
+                None => {
+                    // By the time it is read, something may be asked.
+                    *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
+                    SignalKind::Answer { key: "retry".to_owned() }
+                }
+            },
+        };
+        crowd.sometimes.count(match &kind {
+            SignalKind::Pause { .. } => "told to pause",
+            SignalKind::Resume => "told to resume",
+            SignalKind::Abort { .. } => "told to abort",
+            SignalKind::Retry => "told to try again",
+            SignalKind::Answer { .. } => "told an answer in passing",
+            SignalKind::ChildEnded { .. } => "told of a child",
+        });
+        let times = if self.one_in(3) { self.random.random_range(2..4) } else { 1 };
+        crowd.tell(&document.id.clone(), kind, times);
+    }
+
+    /// Some answer to the question of this workflow, if it asks one.
+    fn answer(&mut self, crowd: &Crowd, document: &Document) -> Option<SignalKind> {
+        let state = crowd.state(document);
+        let mut answers = state.question()?.answers.clone();
+        // Nodes that are left go on counting as out: with as many as may be out, nothing would go on.
+        if self.rules.left_by_operators.len() + 1 >= self.rules.out_max {
+            answers.retain(|answer| answer.effect != AnswerEffect::Leave);
+        }
+        let answer = answers[self.random.random_range(0..answers.len())].clone();
+        match answer.effect {
+            // One more reset for the same order may follow from it.
+            AnswerEffect::Retry => *self.rules.resets_again.entry(document.target.clone()).or_default() += 1,
+            AnswerEffect::Leave => drop(self.rules.left_by_operators.insert(document.target.clone())),
+            AnswerEffect::Unwind => {}
+        }
+        Some(SignalKind::Answer { key: answer.key })
+    }
+
+    /// Once everything is mended: whoever is paused is resumed, and a question is answered. False if there was nothing to say.
+    fn mend(&mut self, crowd: &mut Crowd) -> bool {
+        let mut said = false;
+        for document in crowd.list(Scope::Open) {
+            let state = crowd.state(&document);
+            if state.paused.is_some() {
+                crowd.tell(&document.id, SignalKind::Resume, 1);
+                said = true;
+            }
+        }
+        if said || self.asked >= ANSWERS_MAX {
+            return said;
+        }
+        let asking = crowd.list(Scope::Open).into_iter().find(|document| document.status == Status::NeedsOperator);
+        let Some((asking, answer)) = asking.and_then(|asking| self.answer(crowd, &asking).map(|answer| (asking, answer))) else { return false };
+        self.asked += 1;
+        crowd.run_until(crowd.clock.now() + ANSWERS_AFTER);
+        crowd.sometimes.count("question answered");
+        // (It may have gone on by itself meanwhile.)
+        crowd.tell(&asking.id, answer, 1);
+        true
+    }
+}
+
+/// Runs one seed to its end, and judges it.
+pub fn run(seed: u64, registry: &Registry) -> Ran {
+    let _seeded = chance::seeded(seed ^ 0xc4a9_ce00);
+    let mut random = StdRng::seed_from_u64(seed ^ 0x0091_ace5);
+    let plan = SitePlan::troubled(seed);
+    let mended = MORNING + Duration::from_secs(random.random_range(10..60) * 60);
+    let workers = random.random_range(1..=4);
+    let mut crowd = Crowd::new(plan.clone(), seed, workers, registry, Box::new(Storm::new(seed, mended)));
+    crowd.outages(outages(&mut random, mended));
+    let orders = orders(&mut random, &plan);
+    let rollout = crowd.start(updates::rollout(&orders[0], "tester").expect("an order can be written"));
+    let mut others = orders[1..].to_vec();
+    if random.random_range(0..8) == 0 {
+        crowd.start(updates::dry_run(&orders[0], "tester").expect("an order can be written"));
+        crowd.start(updates::survey(&SurveyOrder { nodes: orders[0].nodes.clone() }, "tester").expect("an order can be written"));
+    }
+    let rules = Rules { out_max: OUT_MAX as usize, only_own_count: true, look_is_good_for_ms: LOOK_IS_GOOD_FOR_MS, ..Rules::default() };
+    let mut people = People { random: StdRng::seed_from_u64(seed ^ 0x0009_e091), rules, asked: 0 };
+    for at in disturbances(&mut random, mended) {
+        crowd.run_until(at);
+        match others.pop() {
+            Some(other) => drop(crowd.start(updates::rollout(&other, "tester").expect("an order can be written"))),
+            None => people.say_something(&mut crowd),
+        }
+    }
+    crowd.run_until(mended);
+    crowd.rest();
+    while people.mend(&mut crowd) {
+        crowd.rest();
+    }
+    let status = crowd.document(&rollout).map_or("gone", |document| document.status.as_str());
+    verdict(seed, status, &crowd, people.rules)
+}
+
+/// One rollout of all nodes; sometimes a second one of some of them, whose nodes then have two workflows that want them.
+fn orders(random: &mut StdRng, plan: &SitePlan) -> Vec<RolloutOrder> {
+    let mut first = order(plan, OUT_MAX);
+    first.nodes.truncate(random.random_range(NODES_ORDERED));
+    first.rules.node_poll_ms = [10_000, 30_000, 60_000][random.random_range(0..3)];
+    first.rules.move_poll_ms = [5_000, 10_000, 20_000][random.random_range(0..3)];
+    first.rules.evacuate_deadline_ms = 3_600_000;
+    first.rules.install_deadline_ms = 1_800_000;
+    first.rules.rejoin_deadline_ms = 900_000;
+    let mut orders = vec![first.clone()];
+    if random.random_range(0..6) == 0 {
+        let mut second = first;
+        second.nodes = vec![second.nodes[random.random_range(0..second.nodes.len())].clone()];
+        orders.push(second);
+    }
+    orders
+}
+
+fn outages(random: &mut StdRng, mended: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+    let whole = mended.since(MORNING).as_secs();
+    let mut outages: Vec<(Timestamp, Timestamp)> = (0..random.random_range(0..4))
+        .map(|_| {
+            let from = MORNING + Duration::from_secs(random.random_range(0..whole));
+            let lasts = if random.random_range(0..3) == 0 { random.random_range(10..300) } else { random.random_range(1..15) };
+            (from, from + Duration::from_secs(lasts))
+        })
+        .collect();
+    outages.sort();
+    outages
+}
+
+fn disturbances(random: &mut StdRng, mended: Timestamp) -> Vec<Timestamp> {
+    let whole = mended.since(MORNING).as_millis() as u64;
+    let mut at: Vec<Timestamp> =
+        (0..random.random_range(0..6)).map(|_| MORNING + Duration::from_millis(random.random_range(0..whole))).collect();
+    at.sort();
+    at
+}
+
+fn verdict(seed: u64, status: &'static str, crowd: &Crowd, mut rules: Rules) -> Ran {
+    let open = crowd.list(Scope::Open);
+    let asks = |document: &&Document| document.status == Status::NeedsOperator;
+    rules.open_questions.extend(open.iter().filter(asks).map(|document| document.target.clone()));
+    let log = crowd.log();
+    let mut against: Vec<String> = judge(&log, &rules).iter().map(ToString::to_string).collect();
+    let mut journals = Journals::new();
+    for document in crowd.list(Scope::All) {
+        journals.insert(document.id.to_string(), crowd.journal(&document.id));
+    }
+    against.extend(journals::judge(&journals));
+    against.extend(journals::judge_effects(&journals, &log));
+    against.extend(crowd.sometimes.wrongs());
+    against.extend(unfinished(&open));
+    against.extend(kept(crowd, &open, &rules));
+    for (id, entries) in &journals {
+        for (_, body) in entries {
+            reached(crowd, body);
+        }
+        debug_assert!(!entries.is_empty(), "{id} has a journal");
+    }
+    Ran { seed, status, against, counts: crowd.sometimes.counts(), log, journals }
+}
+
+/// Everything is mended, and somebody has answered: whoever is still open asks, or waits for one that does.
+fn unfinished(open: &[Document]) -> Vec<String> {
+    let asks = open.iter().any(|document| document.status == Status::NeedsOperator);
+    let stuck = |document: &&Document| match document.status {
+        Status::NeedsOperator => false,
+        Status::Paused => true,
+        _ => !asks || document.lease.is_some(),
+    };
+    let say = |document: &Document| format!("{} has not ended, and nobody is asked: {}: {}", document.id, document.status.as_str(), document.headline);
+    open.iter().filter(stuck).map(say).collect()
+}
+
+/// What is held by nobody who could ever give it back.
+fn kept(crowd: &Crowd, open: &[Document], rules: &Rules) -> Vec<String> {
+    let open: BTreeSet<&str> = open.iter().map(|document| document.id.as_str()).collect();
+    let holdings = done(crowd.store.holdings()).expect("the memory store always answers");
+    let excused = |resource: &Resource| match resource {
+        Resource::Lock { .. } => false,
+        Resource::Budget { member, .. } => rules.left_by_operators.contains(member),
+    };
+    let lost = holdings.iter().filter(|holding| !open.contains(holding.holder.as_str()) && !excused(&holding.resource));
+    lost.map(|holding| format!("{} is held by {}, which has ended", holding.resource, holding.holder)).collect()
+}
+
+fn reached(crowd: &Crowd, body: &str) {
+    for (event, what) in [
+        ("operator-asked", "question asked"),
+        ("unwind-begun", "went back"),
+        ("step-undone", "step undone"),
+        ("step-failed", "step failed and was tried again"),
+        ("signal-refused", "signal refused"),
+        ("resource-awaited", "waited for a resource"),
+        ("\"paused\"", "paused"),
+    ] {
+        if body.contains(event) {
+            crowd.sometimes.count(what);
+        }
+    }
+    if body.contains(r#""outcome":"aborted","why"#) {
+        crowd.sometimes.count("aborted");
+    }
+}
+
+/// The lease that a paused worker loses is shorter than its longest pauses.
+const _: () = assert!(LEASE.as_millis() < 25_000);

@@ -1,0 +1,102 @@
+//! Ports that tell what is done to the world. What only looks is not told.
+
+use async_trait::async_trait;
+use serde_json::json;
+use turnaround_config::NodeName;
+
+use super::{for_whom, tell};
+use crate::ports::{
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
+    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+};
+
+pub(super) struct Told(pub(super) Ports);
+
+/// Tells that `call` begins, and how it ended. Of one that was dropped meanwhile only the beginning is told.
+async fn effect<T>(call: &str, on: &str, done: impl Future<Output = Result<T, PortError>>) -> Result<T, PortError> {
+    tell("effect", || for_whom(json!({ "call": call, "on": on })));
+    let answer = done.await;
+    let outcome = match &answer {
+        Ok(_) => "done".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tell("effected", || for_whom(json!({ "call": call, "on": on, "outcome": outcome })));
+    answer
+}
+
+#[async_trait]
+impl ComputeServices for Told {
+    async fn service(&self, node: &NodeName) -> Result<ComputeService, PortError> {
+        self.0.compute.service(node).await
+    }
+    async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
+        self.0.compute.hypervisor(node).await
+    }
+    async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
+        effect("close", node.as_str(), self.0.compute.close(node, reason)).await
+    }
+    async fn reopen(&self, node: &NodeName) -> Result<(), PortError> {
+        effect("reopen", node.as_str(), self.0.compute.reopen(node)).await
+    }
+}
+
+#[async_trait]
+impl Instances for Told {
+    async fn on(&self, node: &NodeName) -> Result<Vec<Instance>, PortError> {
+        self.0.instances.on(node).await
+    }
+    async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
+        self.0.instances.get(id).await
+    }
+    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+        effect("start_move", &id.to_string(), self.0.instances.start_move(id, how)).await
+    }
+    async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
+        effect("confirm", &id.to_string(), self.0.instances.confirm(id)).await
+    }
+    async fn migrations(&self, id: &InstanceId) -> Result<Vec<Migration>, PortError> {
+        self.0.instances.migrations(id).await
+    }
+    async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError> {
+        self.0.instances.moving(node).await
+    }
+    async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
+        self.0.instances.why_failed(id, request).await
+    }
+}
+
+#[async_trait]
+impl Bmc for Told {
+    async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
+        self.0.bmc.power(node).await
+    }
+    async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
+        self.0.bmc.boot_override(node).await
+    }
+    async fn netboot_next(&self, node: &NodeName) -> Result<(), PortError> {
+        effect("netboot_next", node.as_str(), self.0.bmc.netboot_next(node)).await
+    }
+    async fn reset(&self, node: &NodeName) -> Result<(), PortError> {
+        effect("reset", node.as_str(), self.0.bmc.reset(node)).await
+    }
+}
+
+#[async_trait]
+impl NetBoot for Told {
+    async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        effect("stage", node.as_str(), self.0.netboot.stage(node, ticket)).await
+    }
+    async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
+        self.0.netboot.staged(node).await
+    }
+    async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        effect("withdraw", node.as_str(), self.0.netboot.withdraw(node)).await
+    }
+}
+
+#[async_trait]
+impl NodeFacts for Told {
+    async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
+        self.0.facts.facts(node).await
+    }
+}
