@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::tell;
 use crate::clock::Timestamp;
+use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
-    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, HighWater, Holding, NewWorkflow, Next, Query, Queue, Signalled,
-    Standing, Status, Store,
+    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled,
+    Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
