@@ -138,7 +138,9 @@ struct Held {
 /// Everything that the next call carries.
 #[derive(Default)]
 struct Batch {
-    commits: Vec<(Commit, oneshot::Sender<Committed>)>,
+    commits: Vec<Commit>,
+    /// Who waits for what became of them, in the same order.
+    committers: Vec<oneshot::Sender<Committed>>,
     guards: Vec<(WorkflowId, Fence, oneshot::Sender<bool>)>,
     hand_back: Vec<(WorkflowId, Fence)>,
 }
@@ -238,7 +240,10 @@ impl Loop {
 
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::Commit { commit, reply } => self.batch.commits.push((*commit, reply)),
+            Ask::Commit { commit, reply } => {
+                self.batch.commits.push(*commit);
+                self.batch.committers.push(reply);
+            }
             Ask::Guard { id, fence, reply } => self.batch.guards.push((id, fence, reply)),
             Ask::Drop { id, fence, hand_back } => {
                 if self.held.get(&id).is_some_and(|held| held.fence == fence) {
@@ -258,7 +263,7 @@ impl Loop {
 
     /// One call: commits, renewals, hand-backs, and a claim for what is free.
     async fn call(&mut self) -> Result<(), StoreError> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         let renewing = Instant::now() >= self.renew_at;
         let mut renew: Vec<(WorkflowId, Fence)> =
             batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect();
@@ -269,7 +274,7 @@ impl Loop {
         let free = self.free_slots();
         let advance = Advance {
             lease: self.shared.options.lease,
-            commits: batch.commits.iter().map(|(commit, _)| commit.clone()).collect(),
+            commits: std::mem::take(&mut batch.commits),
             renew,
             hand_back: batch.hand_back.clone(),
             claim: (free > 0).then(|| self.claim(free)),
@@ -317,7 +322,7 @@ impl Loop {
     fn settle(&mut self, batch: Batch, advance: &Advance, advanced: Advanced) {
         self.shared.clock.heard(advanced.now);
         self.ready.send_replace(true);
-        for ((commit, reply), committed) in batch.commits.into_iter().zip(advanced.commits) {
+        for ((commit, reply), committed) in advance.commits.iter().zip(batch.committers).zip(advanced.commits) {
             let over = match &committed {
                 Committed::Done { .. } => commit.next != Next::Keep,
                 Committed::Fenced | Committed::Conflict { .. } => true,
@@ -417,10 +422,10 @@ impl Loop {
     }
 
     async fn call_without_claim(&mut self) -> Result<(), StoreError> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         let advance = Advance {
             lease: self.shared.options.lease,
-            commits: batch.commits.iter().map(|(commit, _)| commit.clone()).collect(),
+            commits: std::mem::take(&mut batch.commits),
             renew: batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect(),
             hand_back: batch.hand_back.clone(),
             claim: None,
@@ -515,10 +520,11 @@ mod tests {
         let lost = CancellationToken::new();
         pump.held.insert(id.clone(), Held { fence: Fence(2), lost: lost.clone() });
         for committed in [Committed::Fenced, Committed::Done { lease_until: None, signals: Vec::new() }] {
-            let batch = Batch { commits: vec![(parked(&id, Fence(1)), oneshot::channel().0)], ..Batch::default() };
+            let batch = Batch { committers: vec![oneshot::channel().0], ..Batch::default() };
             let advanced =
                 Advanced { now: Timestamp::default(), commits: vec![committed], renewed: Vec::new(), claimed: Vec::new(), next: None };
-            pump.settle(batch, &Advance::default(), advanced);
+            let advance = Advance { commits: vec![parked(&id, Fence(1))], ..Advance::default() };
+            pump.settle(batch, &advance, advanced);
             assert!(pump.held.contains_key(&id), "it is renewed for as long as it is worked on");
         }
         assert!(!lost.is_cancelled());

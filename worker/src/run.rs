@@ -8,6 +8,7 @@ use apalis_core::monitor::{Monitor, MonitorError};
 use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use turnaround_workflows::engine::Engine;
@@ -25,6 +26,8 @@ pub enum WorkerError {
     Store(#[source] StoreError),
     #[error("the worker's loop ended")]
     Monitor(#[source] MonitorError),
+    #[error("the worker's loop met a bug in this program")]
+    Panicked(#[source] tokio::task::JoinError),
 }
 
 /// Works until `stop` is cancelled or the store proves unusable. On return every lease is settled or handed back.
@@ -60,14 +63,22 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
         let _ = tell.send(handle);
         Ok(())
     };
-    let ended = monitor.run_with_signal(signal).await;
+    // A task of its own, which ends with this call: polled by one of the runtime's threads, it hears of the end of an activation
+    // without a system call.
+    let mut working = JoinSet::new();
+    working.spawn(monitor.run_with_signal(signal));
+    let ended = working.join_next().await;
     if let Ok(handle) = told.await {
         let joined = tokio::task::spawn_blocking(move || handle.join()).await;
         if let Ok(Err(error)) = joined {
             return Err(WorkerError::Store(error));
         }
     }
-    ended.map_err(WorkerError::Monitor)
+    match ended {
+        None => Ok(()),
+        Some(Ok(ended)) => ended.map_err(WorkerError::Monitor),
+        Some(Err(panicked)) => Err(WorkerError::Panicked(panicked)),
+    }
 }
 
 async fn bring_on(leased: Leased, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {

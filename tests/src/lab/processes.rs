@@ -153,6 +153,10 @@ impl Processes {
         self.workers[index].as_ref().and_then(Child::id)
     }
 
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().and_then(Child::id)
+    }
+
     pub fn workers(&self) -> usize {
         self.workers.len()
     }

@@ -1,7 +1,7 @@
 //! What a step is given to work with.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ pub struct StepCx<'a> {
     pub ports: &'a Ports,
     pub id: &'a WorkflowId,
     step: &'static str,
-    state: State,
+    state: Arc<State>,
     now: Timestamp,
     /// What was checkpointed during this call.
     saved: Mutex<Option<Value>>,
@@ -32,20 +32,20 @@ impl<'a> StepCx<'a> {
         ports: &'a Ports,
         id: &'a WorkflowId,
         step: &'static str,
-        state: State,
+        state: impl Into<Arc<State>>,
         now: Timestamp,
         fence: Fence,
         run: Option<&'a tokio::sync::Mutex<Run<'a>>>,
     ) -> StepCx<'a> {
-        StepCx { ports, id, step, state, now, saved: Mutex::new(None), run, fence }
+        StepCx { ports, id, step, state: state.into(), now, saved: Mutex::new(None), run, fence }
     }
 
     /// The same view, for looking only, at another step: the dry run.
     pub fn looking_at(&self, step: &'static str, input: Value) -> StepCx<'a> {
-        let mut state = self.state.clone();
+        let mut state = State::clone(&self.state);
         state.input = input;
         state.steps.clear();
-        StepCx { ports: self.ports, id: self.id, step, state, now: self.now, saved: Mutex::new(None), run: None, fence: self.fence }
+        StepCx { ports: self.ports, id: self.id, step, state: Arc::new(state), now: self.now, saved: Mutex::new(None), run: None, fence: self.fence }
     }
 
     /// When this call began, by the store's clock.

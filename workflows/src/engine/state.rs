@@ -129,6 +129,12 @@ impl State {
 
     /// The state after `event`, or why the journal can't be right. Live runs and replays both come here.
     pub fn apply(mut self, at: Timestamp, event: &Event) -> Result<State, IllegalTransition> {
+        self.follow(at, event)?;
+        Ok(self)
+    }
+
+    /// [`State::apply`] in place. After an error it is no state any more, and must not be used.
+    pub(super) fn follow(&mut self, at: Timestamp, event: &Event) -> Result<(), IllegalTransition> {
         if let Course::Ended { .. } = self.course {
             return Err(illegal(event, "the workflow has ended"));
         }
@@ -259,7 +265,7 @@ impl State {
                 self.note.clone_from(why);
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     pub fn record(&self, step: &str) -> Option<&StepRecord> {

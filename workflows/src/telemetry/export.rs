@@ -12,10 +12,11 @@ use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::warn;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets};
-use tracing_subscriber::layer::Layer;
+use tracing_subscriber::layer::{self, Layer};
 use tracing_subscriber::registry::Registry;
 use turnaround_config::OtlpProtocol;
 
+use super::limit::{LineLimit, TraceLimit};
 use super::{TelemetryError, stderr};
 
 /// One export may take this long. A collector near by answers within milliseconds; one that does not is given up
@@ -60,7 +61,7 @@ impl Providers {
             .build();
         let traces = SdkTracerProvider::builder()
             .with_resource(resource.clone())
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOn)))
+            .with_sampler(Sampler::ParentBased(Box::new(TraceLimit::new())))
             .with_span_processor(BatchSpanProcessor::builder(spans).with_batch_config(batches).build())
             .build();
         let metrics = SdkMeterProvider::builder()
@@ -148,13 +149,14 @@ fn host_name() -> String {
     if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
 }
 
-/// Spans that are exported. Not a matter of the log filter: a trace with holes misleads.
-pub(super) fn filter() -> Targets {
-    Targets::new().with_default(LevelFilter::INFO).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)))
+/// Spans that are exported, with their events. Not a matter of the log filter: a trace with holes misleads.
+pub(super) fn filter() -> impl layer::Filter<Registry> {
+    let carriers = CARRIERS.map(|carrier| (carrier, LevelFilter::OFF));
+    Targets::new().with_default(LevelFilter::INFO).with_targets(carriers).and(LineLimit::new())
 }
 
 /// The same lines as on standard error, with the ids of trace and span.
 pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let carriers = Targets::new().with_default(LevelFilter::TRACE).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)));
-    Ok(OpenTelemetryTracingBridge::new(logs).with_filter(stderr::filter(filter)?.and(carriers)).boxed())
+    Ok(OpenTelemetryTracingBridge::new(logs).with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::new())).boxed())
 }

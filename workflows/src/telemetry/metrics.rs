@@ -40,6 +40,8 @@ struct Instruments {
     leases_lost: Counter<u64>,
     store_outages: Counter<u64>,
     quarantined: Counter<u64>,
+    lines_left_out: Counter<u64>,
+    traces_left_out: Counter<u64>,
 }
 
 /// A workflow was brought on by a worker. `outcome`: `parked`, `ended` or `lost`.
@@ -86,6 +88,16 @@ pub fn store_outage() {
 /// A workflow was set apart because what is kept of it can't be right. Somebody should look.
 pub fn quarantined() {
     with(|all| all.quarantined.add(1, &[]));
+}
+
+/// So many lines were not written, because there were too many in one second.
+pub(super) fn lines_left_out(lines: u64) {
+    with(|all| all.lines_left_out.add(lines, &[]));
+}
+
+/// So many traces were not exported, likewise.
+pub(super) fn traces_left_out(traces: u64) {
+    with(|all| all.traces_left_out.add(traces, &[]));
 }
 
 /// How many workflows are open, by status; what is not in `counts` is none. To be told now and then by whoever looks.
@@ -199,6 +211,8 @@ fn instruments(meter: &Meter) -> Instruments {
             .build(),
         commit_seconds: histogram(meter, "turnaround.store.commit.duration", "Round trip of a call that carried commits", &COMMIT_SECONDS),
         leases_lost: counter(meter, "turnaround.leases.lost", "{lease}", "Leases that were lost while work was under way"),
+        lines_left_out: counter(meter, "turnaround.telemetry.lines_left_out", "{line}", "Lines that were not written: too many in one second"),
+        traces_left_out: counter(meter, "turnaround.telemetry.traces_left_out", "{trace}", "Traces that were not exported: too many in one second"),
         store_outages: counter(meter, "turnaround.store.outages", "{outage}", "Times that the store stopped answering"),
         quarantined: counter(meter, "turnaround.workflows.quarantined", "{workflow}", "Workflows set apart because what is kept of them can't be right"),
     }

@@ -3,6 +3,7 @@
 mod context;
 mod export;
 mod init;
+mod limit;
 pub mod metrics;
 mod stderr;
 mod step_call;

@@ -6,24 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{Level, Metadata};
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, Subscriber};
 use tracing::field::{Field, Visit};
 use tracing::span::Record;
 use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, dynamic_filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, FormattedFields};
-use tracing_subscriber::layer::Layer;
+use tracing_subscriber::layer::{self, Layer};
 use tracing_subscriber::registry::Registry;
 
 use super::TelemetryError;
+use super::limit::LineLimit;
 
 /// The exporters complain at each export about a dead collector, some times a second in all. Once in this long is
 /// enough to know it, and leaves the rest of the log readable.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn layer(filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
-    let filter = self::filter(filter)?.and(dynamic_filter_fn(complaints()));
+    let filter = self::filter(filter)?.and(complaints()).and(LineLimit::new());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     Ok(if std::io::stderr().is_terminal() {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -80,12 +82,22 @@ impl Visit for Line<'_> {
 }
 
 /// Lets everything pass but the exporters' complaints, of which one in [`COMPLAINT_EVERY`] passes.
-fn complaints<S>() -> impl Fn(&Metadata<'_>, &tracing_subscriber::layer::Context<'_, S>) -> bool {
+fn complaints<S: Subscriber>() -> impl layer::Filter<S> {
+    // Only they are asked about each time.
+    let interest = |metadata: &Metadata<'_>| if complains(metadata) { Interest::sometimes() } else { Interest::always() };
+    dynamic_filter_fn(one_complaint()).with_callsite_filter(interest).with_max_level_hint(LevelFilter::TRACE)
+}
+
+fn complains(metadata: &Metadata<'_>) -> bool {
+    metadata.target().starts_with("opentelemetry") && metadata.is_event()
+}
+
+fn one_complaint<S>() -> impl Fn(&Metadata<'_>, &layer::Context<'_, S>) -> bool {
     let begun = Instant::now();
     // Seconds after `begun` from which on the next may pass.
     let next = AtomicU64::new(0);
     move |metadata, _| {
-        if !metadata.target().starts_with("opentelemetry") || !metadata.is_event() {
+        if !complains(metadata) {
             return true;
         }
         let now = begun.elapsed().as_secs();
@@ -151,7 +163,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dead_collector_is_told_of_once_a_minute_and_hides_nothing_else() {
         let count = Count::default();
-        let layer = count.clone().with_filter(filter("info").unwrap().and(dynamic_filter_fn(complaints())));
+        let layer = count.clone().with_filter(filter("info").unwrap().and(complaints()));
         let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
         let complain = || error!(target: "opentelemetry_sdk", "export failed");
         let passed = || count.0.swap(0, Ordering::Relaxed);
