@@ -199,6 +199,12 @@ async fn while_redis_is_away_everybody_tries_at_a_bounded_rate_says_so_once_and_
     .await
     .unwrap();
     let middle = middle.unwrap();
+    until("both workers to wait for the bell", async || {
+        let clients = redis(&running, &["CLIENT", "LIST"]).await.ok()?;
+        (clients.matches("cmd=blpop").count() == 2).then_some(())
+    })
+    .await
+    .unwrap();
     let rollout = running.renew(&["gpu-01"]).await.unwrap();
     middle.cut.store(true, Ordering::SeqCst);
     alarmed(&running, "store-unreachable").await;
@@ -215,7 +221,8 @@ async fn while_redis_is_away_everybody_tries_at_a_bounded_rate_says_so_once_and_
     quiet(&running).await;
     for (log, most) in [("daemon.log", 6), ("worker-1.log", 3), ("worker-2.log", 3)] {
         let complaints = complaints(running.site.folder(), log);
-        assert!(!complaints.is_empty() && complaints.len() <= most, "{log}: {complaints:#?}");
+        let all = || std::fs::read_to_string(running.site.folder().join(log)).unwrap();
+        assert!(!complaints.is_empty() && complaints.len() <= most, "{log}: {complaints:#?} of\n{}", all());
     }
     let daemon = complaints(running.site.folder(), "daemon.log");
     assert_eq!(daemon.iter().filter(|line| line.contains("store-unreachable")).count(), 1, "{daemon:#?}");

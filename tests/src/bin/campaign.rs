@@ -2,11 +2,12 @@
 //!
 //! Exit code 0: all that must hold held. 1: not so. 2: it could not be run.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
-use turnaround_tests::campaign::{self, Campaign, Scale};
+use clap::{Parser, Subcommand};
+use turnaround_tests::campaign::{self, Campaign, Scale, TAIL_MAX, planted, recovery};
 
 /// Runs the product's processes through faults of many kinds, and judges what came of it.
 #[derive(Parser)]
@@ -27,6 +28,27 @@ struct Arguments {
     /// Keep the logs, and say where they are, also if all is well.
     #[arg(long)]
     keep: bool,
+    /// In place of a campaign: kill workers and Redis at the default settings until there are so many samples, and measure how
+    /// long work stands still.
+    #[arg(long, value_name = "SAMPLES")]
+    kills: Option<usize>,
+    /// Use the programs beside this one as they are.
+    #[arg(long, hide = true)]
+    as_built: bool,
+    /// How long to wait for the end of all work.
+    #[arg(long, hide = true)]
+    tail_seconds: Option<u64>,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build planted bugs into the product, one after the other, and see each of them caught
+    Planted {
+        /// Some of them, by the names of their features; without any, all
+        bugs: Vec<String>,
+    },
 }
 
 /// From this length on one BMC is deaf, which takes three minutes to be settled: a short campaign would only wait for that.
@@ -35,24 +57,44 @@ const DEAF_BMC_FROM: Duration = Duration::from_secs(240);
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let lasts = Duration::from_secs(arguments.seconds.unwrap_or(arguments.minutes * 60));
-    let scale = Scale { deaf_bmc: lasts >= DEAF_BMC_FROM, ..Scale::default() };
-    let campaign = Campaign { seed: arguments.seed, lasts, scale, keep: arguments.keep };
-    // Whoever is interrupted takes everything down that was started: dropped with the run.
+    // Whoever is interrupted takes everything down that was started: it is dropped with the run.
     let ran = tokio::select! {
-        ran = campaign.run() => ran,
-        () = interrupted() => Err(std::io::Error::other("interrupted")),
+        ran = run(&arguments) => ran,
+        () = interrupted() => Err(io::Error::other("interrupted")),
     };
     match ran {
-        Ok(outcome) => {
-            if arguments.json { println!("{}", campaign::json(&outcome)) } else { campaign::tell(&outcome) }
-            if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether all is well.
+async fn run(arguments: &Arguments) -> io::Result<bool> {
+    if let Some(Verb::Planted { bugs }) = &arguments.verb {
+        let fates = planted::prove(bugs).await?;
+        let caught = fates.iter().filter(|fate| fate.caught).count();
+        println!("{caught} of {} planted bugs caught", fates.len());
+        return Ok(caught == fates.len());
+    }
+    if let Some(samples) = arguments.kills {
+        let measured = recovery::measure(samples).await?;
+        recovery::tell(&measured);
+        return Ok(measured.is_good());
+    }
+    let lasts = Duration::from_secs(arguments.seconds.unwrap_or(arguments.minutes * 60));
+    let scale = Scale { deaf_bmc: lasts >= DEAF_BMC_FROM, as_built: arguments.as_built, ..Scale::default() };
+    let tail = arguments.tail_seconds.map_or(TAIL_MAX, Duration::from_secs);
+    let outcome = Campaign { seed: arguments.seed, lasts, scale, tail, keep: arguments.keep }.run().await?;
+    if arguments.json {
+        println!("{}", campaign::json(&outcome));
+    } else {
+        campaign::tell(&outcome);
+    }
+    Ok(outcome.is_good())
 }
 
 /// By the keyboard, or by whoever ends it.

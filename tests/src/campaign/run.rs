@@ -21,6 +21,8 @@ pub struct Campaign {
     /// How long faults are dealt.
     pub lasts: Duration,
     pub scale: Scale,
+    /// Everything has to have ended so long after the last fault.
+    pub tail: Duration,
     /// Keep the logs, also if all is well.
     pub keep: bool,
 }
@@ -59,7 +61,7 @@ impl Campaign {
         let operators = Operators::new(&stage)?;
         let (faults, deeds, ()) = tokio::try_join!(faults::deal(&stage, &stop), operators.work(&stop), ends)?;
         tail::heal(&stage).await?;
-        let tail = tail::until_all_has_ended(&stage).await?;
+        let tail = tail::until_all_has_ended(&stage, self.tail).await?;
         stage.orders.whole()?;
         stage.faults.whole()?;
         let kept = evidence::kept(&stage).await?;

@@ -15,7 +15,7 @@ use super::disk::SmallDisk;
 use super::ledger::Ledger;
 use super::wire::Wire;
 use crate::harness::programs;
-use crate::lab::Processes;
+use crate::lab::{Processes, Programs};
 use crate::site::{Settings, Site};
 
 /// Time runs so much faster at the simulated site than at a real one: a node takes some seconds.
@@ -36,6 +36,10 @@ pub struct Scale {
     pub lease: &'static str,
     /// Every answer of the site takes so long.
     pub latency: Duration,
+    /// How long an answer of Redis is waited for, in the configuration's own form.
+    pub reply_timeout: &'static str,
+    /// The programs are those beside this one, and are not built anew: somebody has built them with features.
+    pub as_built: bool,
     /// The site has troubles of its own.
     pub troubled: bool,
     /// One BMC says yes to a reset and does nothing, which takes three minutes to find out.
@@ -46,7 +50,7 @@ impl Default for Scale {
     fn default() -> Scale {
         // A Nova answers in some tens of milliseconds: long enough for a worker to be caught in the middle of a step.
         let latency = Duration::from_millis(40);
-        Scale { nodes: 24, instances: 48, out: 8, workers: 4, slots: 16, lease: "2s", latency, troubled: true, deaf_bmc: false }
+        Scale { nodes: 24, instances: 48, out: 8, workers: 4, slots: 16, lease: "2s", latency, reply_timeout: "1s", as_built: false, troubled: true, deaf_bmc: false }
     }
 }
 
@@ -72,7 +76,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn set(seed: u64, scale: &Scale) -> io::Result<Stage> {
-        let programs = programs().await?;
+        let programs = if scale.as_built { Programs::beside_this_one()? } else { programs().await? };
         let world = World::new(Arc::new(SystemClock), plan(scale), seed);
         let site = Site::start(&world).await?;
         site.servers.mishaps.slow_down(scale.latency);
@@ -85,7 +89,7 @@ impl Stage {
             max_out: scale.out,
             lease: scale.lease.to_owned(),
             slots: scale.slots,
-            store: format!("url = \"unix://{}\"\nreply_timeout = \"1s\"", folder.join("wire.sock").display()),
+            store: format!("url = \"unix://{}\"\nreply_timeout = \"{}\"", folder.join("wire.sock").display(), scale.reply_timeout),
             ..Settings::quick(&programs.site_ssh)
         };
         let config = site.write_config(&world, &settings)?;

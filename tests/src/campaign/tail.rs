@@ -14,7 +14,7 @@ use super::stage::Stage;
 /// Within this time after the last fault every workflow has ended or asks.
 // A reset of unknown outcome is settled after three minutes at the latest, if the node answers; then a renewal at this site
 // takes half a minute, and several may wait for one another.
-pub(super) const TAIL_MAX: Duration = Duration::from_secs(420);
+pub const TAIL_MAX: Duration = Duration::from_secs(420);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(300);
 /// A question is answered with `retry` so often, then otherwise.
@@ -46,12 +46,12 @@ pub(super) async fn heal(stage: &Stage) -> io::Result<()> {
 }
 
 /// Waits until everything has ended, and helps as operators do.
-pub(super) async fn until_all_has_ended(stage: &Stage) -> io::Result<Tail> {
+pub(super) async fn until_all_has_ended(stage: &Stage, within: Duration) -> io::Result<Tail> {
     let began = Instant::now();
     let desk = Desk::new(stage)?;
     let mut answered: BTreeMap<String, (u32, u64)> = BTreeMap::new();
     let mut open = Vec::new();
-    while began.elapsed() < TAIL_MAX {
+    while began.elapsed() < within {
         stage.processes.lock().await.check()?;
         if let Some(lines) = desk.open().await {
             if lines.iter().all(is_at_rest) {

@@ -27,6 +27,8 @@ const ANSWERS_MAX: u32 = 14;
 const LOOK_IS_GOOD_FOR_MS: i64 = 30_000;
 /// Nobody answers in the very moment in which they are asked.
 const ANSWERS_AFTER: Duration = Duration::from_secs(3);
+/// Rounds of resuming and answering: each resumes all that are paused, or answers one question.
+const MENDS_MAX: u32 = 100;
 /// Points are counted in this many parts of the whole.
 const WHOLE: u32 = 100_000;
 
@@ -237,7 +239,14 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
     }
     crowd.run_until(mended);
     crowd.rest();
-    while people.mend(&mut crowd) {
+    for mended in 0.. {
+        if !people.mend(&mut crowd) {
+            break;
+        }
+        if mended == MENDS_MAX {
+            crowd.sometimes.wrong("whoever is resumed is paused again, for ever".to_owned());
+            break;
+        }
         crowd.rest();
     }
     let status = crowd.document(&rollout).map_or("gone", |document| document.status.as_str());
@@ -312,7 +321,7 @@ fn unfinished(open: &[Document]) -> Vec<String> {
     let asks = open.iter().any(|document| document.status == Status::NeedsOperator);
     let stuck = |document: &&Document| match document.status {
         Status::NeedsOperator => false,
-        Status::Paused => true,
+        Status::Paused | Status::Quarantined => true,
         _ => !asks || document.lease.is_some(),
     };
     let say = |document: &Document| format!("{} has not ended, and nobody is asked: {}: {}", document.id, document.status.as_str(), document.headline);

@@ -162,14 +162,16 @@ impl<'a> Driver<'a> {
             }
         };
         let mut run = self.run.lock().await;
-        let (state, pending) = (run.state.clone(), run.pending.clone());
+        let before = (!take.is_empty()).then(|| (run.state.clone(), run.pending.clone()));
         let deadline = deadline(&step.policy(&cx), run.now());
         let took = take.iter().map(|take| take.resource.clone()).collect();
         run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
         match run.commit(take, Next::Keep, Queue::DEFAULT).await? {
             Met::Done => Ok(None),
             Met::Busy { resource, holders } => {
-                (run.state, run.pending) = (state, pending);
+                if let Some(before) = before {
+                    (run.state, run.pending) = before;
+                }
                 if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
                     run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
                 }

@@ -11,6 +11,8 @@ mod definition;
 mod driver;
 mod event;
 mod follow;
+#[cfg(test)]
+mod integrity;
 mod journal;
 mod question;
 mod quarantine;

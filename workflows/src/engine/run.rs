@@ -1,6 +1,7 @@
 //! A workflow in hand: its state, and what is not committed yet.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,7 +50,8 @@ pub(super) struct Run<'a> {
     /// Committed entries.
     seq: u64,
     head: Digest,
-    pub(super) state: State,
+    /// Shared with the step that runs.
+    pub(super) state: Arc<State>,
     signals_seen: SignalsSeen,
     /// The signal that is being followed, until an entry names it.
     following: Option<String>,
@@ -94,7 +96,7 @@ impl<'a> Run<'a> {
             fence: claimed.fence,
             seq: document.seq,
             head: document.head.clone(),
-            state: replayed.state,
+            state: Arc::new(replayed.state),
             signals_seen: replayed.signals_seen,
             following: None,
             kept,
@@ -123,12 +125,11 @@ impl<'a> Run<'a> {
         let at = self.now();
         let seq = self.seq + self.pending.entries.len() as u64 + 1;
         let before = self.pending.entries.last().map_or(&self.head, |newest| &newest.digest);
-        let folded = self.state.clone().apply(at, &event);
+        let folded = Arc::make_mut(&mut self.state).follow(at, &event);
         let follows = self.following.take();
         let sealed = seal(Some(before), &Entry { seq, at, fence: self.fence, follows, event });
         match (folded, sealed) {
-            (Ok(state), Ok(entry)) => {
-                self.state = state;
+            (Ok(()), Ok(entry)) => {
                 self.pending.entries.push(entry);
                 self.kept = false;
                 Ok(())
@@ -147,7 +148,8 @@ impl<'a> Run<'a> {
     /// `queue`: where the workflow waits if `next` gives up its lease.
     pub(super) async fn commit(&mut self, take: Vec<Take>, next: Next, queue: Queue) -> Result<Met, LeaseLost> {
         let parks = matches!(next, Next::At(_) | Next::Signal);
-        let pending = self.pending.clone();
+        // Only who takes something may be refused, and then it is still pending.
+        let pending = if take.is_empty() { std::mem::take(&mut self.pending) } else { self.pending.clone() };
         let added = pending.entries.len() as u64;
         let state = match (parks && !self.kept).then(|| self.state.kept(self.seq + added)).transpose() {
             Ok(written) => written,

@@ -50,12 +50,12 @@ pub async fn what_a_witness_misses_halts_the_store(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let mut remembered = witness("one");
     look(&desk, &mut remembered).await;
-    let newer = |seen: &HighWater| HighWater { revision: seen.revision + 1, ..seen.clone() };
+    type Change = fn(&HighWater) -> HighWater;
+    let newer: Change = |seen| HighWater { revision: seen.revision + 1, ..seen.clone() };
     // Everybody's writes together are as many as ever, but one look of its own is gone.
-    let looked_more = |seen: &HighWater| HighWater { looks: seen.looks + 1, ..seen.clone() };
-    let another = |seen: &HighWater| HighWater { identity: Some("0123456789abcdef".to_owned()), ..seen.clone() };
-    let cases: [(&dyn Fn(&HighWater) -> HighWater, Loss); 3] =
-        [(&newer, Loss::Older), (&looked_more, Loss::Older), (&another, Loss::Replaced)];
+    let looked_more: Change = |seen| HighWater { looks: seen.looks + 1, ..seen.clone() };
+    let another: Change = |seen| HighWater { identity: Some("0123456789abcdef".to_owned()), ..seen.clone() };
+    let cases = [(newer, Loss::Older), (looked_more, Loss::Older), (another, Loss::Replaced)];
     for (memory, loss) in cases {
         let memory = memory(&remembered);
         let before = desk.now().await;
