@@ -37,6 +37,11 @@ const STOP_TRIES_FOR: Duration = Duration::from_secs(2);
 /// A ring that came to a worker which is about to end is passed on within this time: two round trips, with room. One that is
 /// lost all the same costs others the rest of the lease, and nothing else.
 const RING_PASSED_ON: Duration = Duration::from_millis(50);
+/// Workflows in hand from which on a call waits for company, how long, and for how much. One timer tick, which is less than one fsync
+/// and nothing beside what a step does to the world; half of a full call, in which the call's own cost has vanished.
+const LINGER_FROM: usize = 16;
+const LINGER: Duration = Duration::from_millis(1);
+const LINGER_ENOUGH: usize = COMMITS_MAX / 2;
 /// How long one wait for the bell lasts. The store keeps its own limit; this one only bounds a hung call.
 const BELL_WAIT: Duration = Duration::from_secs(30);
 
@@ -201,6 +206,7 @@ impl Loop {
         while !stopping.is_cancelled() {
             self.wait().await;
             self.gather();
+            self.linger().await;
             if stopping.is_cancelled() {
                 break;
             }
@@ -235,6 +241,26 @@ impl Loop {
         while self.batch.commits.len() < COMMITS_MAX {
             let Ok(ask) = self.asks.try_recv() else { return };
             self.take(ask);
+        }
+    }
+
+    /// A call costs about as much as ten commits: where many workflows are brought on at once it goes once enough of them have come to
+    /// their commit. Who waits with few, or alone, does not wait for others.
+    async fn linger(&mut self) {
+        let end = Instant::now() + LINGER;
+        let stopping = self.shared.stopping.clone();
+        while self.held.len() >= LINGER_FROM
+            && !self.batch.commits.is_empty()
+            && self.batch.commits.len() < LINGER_ENOUGH.min(self.held.len() / 2)
+            && self.batch.guards.is_empty()
+        {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
+                () = tokio::time::sleep_until(end) => return,
+            }
+            self.gather();
         }
     }
 

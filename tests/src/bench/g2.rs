@@ -17,8 +17,6 @@ use super::worker::{Told, WorkerProcess};
 use super::{Effort, kind};
 
 const GOAL: &str = "g2";
-/// Workflows of one round, one after the other.
-const WORKFLOWS: usize = 200;
 /// As configured in production.
 const SLOTS: u16 = 16;
 /// Between one workflow and the next: the worker has gone to sleep by then.
@@ -45,15 +43,18 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     let (mut begun_median, mut begun_worst) = (Vec::new(), Vec::new());
     for round in 1..=effort.rounds {
         let (mut wholes, mut begins) = (Vec::new(), Vec::new());
-        let file = server.folder().join("synced");
-        syncs.push(median(&tokio::task::spawn_blocking(move || synced(&file)).await??));
-        for _ in 0..WORKFLOWS {
+        let (file, mut waited) = (server.folder().join("synced"), Vec::new());
+        for _ in 0..effort.single {
+            // In turns: what slows the disk down for a moment slows both.
+            let file = file.clone();
+            waited.push(tokio::task::spawn_blocking(move || synced(&file)).await??);
             let (begun, ended) = watch.one().await?;
             begins.push(millis(begun));
             wholes.push(millis(ended));
             tokio::time::sleep(PAUSE).await;
         }
         worker.check()?;
+        syncs.push(median(&waited));
         whole.push(median(&wholes));
         begun_median.push(median(&begins));
         begun_worst.push(percentile(&begins, 0.99));
@@ -115,17 +116,13 @@ impl Watch<'_> {
     }
 }
 
-/// How long each of as many fdatasyncs took, each of what was appended just before.
-fn synced(file: &Path) -> io::Result<Vec<f64>> {
+/// How long one fdatasync took, of what was appended just before.
+fn synced(file: &Path) -> io::Result<f64> {
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(file)?;
-    let mut took = Vec::with_capacity(WORKFLOWS);
-    for _ in 0..WORKFLOWS {
-        file.write_all(&[b'x'; SYNCED_BYTES])?;
-        let begun = Instant::now();
-        file.sync_data()?;
-        took.push(millis(begun.elapsed()));
-    }
-    Ok(took)
+    file.write_all(&[b'x'; SYNCED_BYTES])?;
+    let begun = Instant::now();
+    file.sync_data()?;
+    Ok(millis(begun.elapsed()))
 }
 
 fn millis(length: Duration) -> f64 {

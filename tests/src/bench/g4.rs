@@ -21,7 +21,7 @@ const GOAL: &str = "g4";
 const FAR: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// Claimed for as long as anything is measured: what has been claimed must not come back.
 const LONG_LEASE: Duration = Duration::from_secs(24 * 3_600);
-/// Before the memory is looked at first: what is there once, and not for each workflow, is there by then.
+/// There before the memory is looked at: what is there once, and not for each workflow, is there by then.
 const FIRST: usize = 1_000;
 /// Workflows whose own keys are weighed.
 const WEIGHED: usize = 1_000;
@@ -34,7 +34,6 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     let store = RedisStore::connect(server.options()).await.map_err(io::Error::other)?;
     let far = now(&store).await? + FAR;
     park(&store, 0..FIRST, far).await?;
-    let before = server.memory().await?;
     let small = worker_peak(&server, effort, &store, FIRST).await?;
     let begun = Instant::now();
     let extra = effort.due_at_once + FIRST;
@@ -42,7 +41,7 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     park(&store, extra..effort.parked + extra, far).await?;
     let each = begun.elapsed().div_f64(count(effort.parked));
     let beyond = (server.memory().await? - memory_before) / count(effort.parked) - own_memory(&server, extra).await?;
-    eprintln!("g4: {} parked, {each:?} each; memory was {before} before", effort.parked);
+    eprintln!("g4: {} parked, {each:?} each", effort.parked);
     server.fsync(Fsync::Always).await?;
     let mut next = effort.parked + extra;
     let socket = server.socket();

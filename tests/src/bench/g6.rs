@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::net::UnixDatagram;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use turnaround_workflows::store::redis::RedisStore;
-use turnaround_workflows::store::Store as _;
 use turnaround_workflows::clock::Timestamp;
+use turnaround_workflows::store::Store as _;
+use turnaround_workflows::store::redis::RedisStore;
 
 use super::collector::Collector;
 use super::figure::{Figure, Wanted, percentile, ratios};
@@ -23,7 +23,6 @@ const FEW: usize = 1_000;
 const STEPS: f64 = 3.0;
 /// Orders a second while latency is measured, far below what can be done: what is measured is not the queue.
 const ORDERS_PER_SECOND: u32 = 200;
-const ORDERS: usize = 1_000;
 /// What was ordered has begun within this time, or is lost.
 const BEGUN_WITHIN: Duration = Duration::from_secs(30);
 const WORKERS: [usize; 3] = [1, 4, 16];
@@ -60,7 +59,7 @@ impl Crowd {
     }
 
     /// Milliseconds from the order to the begin of the first step, of workflows that are ordered at an even pace.
-    async fn latencies(&mut self) -> io::Result<Vec<f64>> {
+    async fn latencies(&mut self, wanted: usize) -> io::Result<Vec<f64>> {
         let path = self.server.folder().join("begins.sock");
         let begins = UnixDatagram::bind(&path)?;
         let collector = Collector::start().await?;
@@ -70,14 +69,14 @@ impl Crowd {
         let first = self.numbers(1);
         ours::create(&self.store, first).await?;
         begin(&begins).await?;
-        let numbers = self.numbers(ORDERS);
-        let mut ordered = vec![None; ORDERS];
+        let numbers = self.numbers(wanted);
+        let mut ordered = vec![None; wanted];
         let mut orders = JoinSet::new();
         let mut pace = tokio::time::interval(Duration::from_secs(1) / ORDERS_PER_SECOND);
-        let (mut latencies, mut next) = (Vec::with_capacity(ORDERS), 0);
-        while latencies.len() < ORDERS {
+        let (mut latencies, mut next) = (Vec::with_capacity(wanted), 0);
+        while latencies.len() < wanted {
             tokio::select! {
-                _ = pace.tick(), if next < ORDERS => {
+                _ = pace.tick(), if next < wanted => {
                     let (store, new) = (self.store.clone(), kind::workflow(numbers.start + next));
                     ordered[next] = Some(Instant::now());
                     orders.spawn(async move { store.create(new).await });
@@ -116,8 +115,8 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     for round in 1..=effort.rounds {
         fast_few.push(few.run(effort.workflows, 1, effort.slots).await?.0);
         fast_many.push(many.run(effort.workflows, 1, effort.slots).await?.0);
-        late_few.push(percentile(&few.latencies().await?, 0.99));
-        late_many.push(percentile(&many.latencies().await?, 0.99));
+        late_few.push(percentile(&few.latencies(effort.single * 5).await?, 0.99));
+        late_many.push(percentile(&many.latencies(effort.single * 5).await?, 0.99));
         for (workers, cpu) in WORKERS.into_iter().zip(&mut cpu) {
             let seconds = few.run(effort.workflows, workers, effort.slots).await?.1;
             cpu.push(seconds * 1e6 / super::count(effort.workflows) / STEPS);

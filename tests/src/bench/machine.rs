@@ -35,7 +35,7 @@ pub(super) fn look() -> io::Result<Machine> {
         kernel: read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
         redis: version.unwrap_or_else(|| "unknown".to_owned()),
         load_before: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(f64::NAN),
-        rerun: format!("cargo bench-report {}", arguments.join(" ")),
+        rerun: format!("cargo bench-report -- {}", arguments.join(" ")),
     })
 }
 

@@ -81,7 +81,7 @@ async fn run(arguments: &Arguments) -> io::Result<bool> {
         return Ok(caught == fates.len());
     }
     if let Some(samples) = arguments.kills {
-        let measured = recovery::measure(samples).await?;
+        let measured = recovery::measure(samples, arguments.as_built).await?;
         recovery::tell(&measured);
         return Ok(measured.is_good());
     }

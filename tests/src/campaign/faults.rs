@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::Method;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -29,6 +30,8 @@ const SILENT_MS: Range<u64> = 600..2_600;
 const FULL_MS: Range<u64> = 300..1_500;
 /// With the disk full, the next write ends Redis; with no write at all in this time there is none to refuse.
 const WRITE_PATIENCE: Duration = Duration::from_secs(3);
+/// From a write that did not fit to the end of Redis, on a busy machine.
+const ENDING: Duration = Duration::from_millis(500);
 /// Workflows that one doubled wake-up concerns.
 const WOKEN_MAX: usize = 8;
 /// Rollouts whose journal is damaged: each is lost to the campaign, so only a few.
@@ -279,8 +282,11 @@ impl Dealer<'_> {
             tokio::time::sleep(full).await;
         }
         disk.make_room()?;
+        let mut processes = self.stage.processes.lock().await;
+        // Perhaps it has just met the full disk, and ends only now.
+        let ended = ended || processes.redis_ends(ENDING).await?;
         if ended {
-            self.stage.processes.lock().await.start_redis().await?;
+            processes.start_redis().await?;
         }
         Ok(ended)
     }
@@ -325,7 +331,14 @@ impl Dealer<'_> {
             _ => Mishap::CutAfterEffect,
         };
         self.tell(Fault::SiteAnswersLost, &[]);
-        self.stage.site.servers.mishaps.plan(Which::any(), mishap, self.random.random_range(1..4));
+        // What only looks is asked for most of the time: half of the mishaps wait for a call that changes something.
+        let which = match self.random.random_range(0..6) {
+            0 => Which::change(Method::POST, ""),
+            1 => Which::change(Method::PUT, ""),
+            2 => Which::change(Method::PATCH, ""),
+            _ => Which::any(),
+        };
+        self.stage.site.servers.mishaps.plan(which, mishap, self.random.random_range(1..4));
         true
     }
 

@@ -1,8 +1,9 @@
 //! How long work stands still after a kill, at the default settings.
 //!
 //! One sample is one workflow (a survey) that a process had in hand when it, or Redis, was killed with SIGKILL. It is taken from
-//! what the processes wrote of themselves: from the moment before the kill to the moment in which a worker was told of the
-//! acknowledged next commit of that workflow. Many are in hand at each kill, so that some hundred samples take minutes.
+//! what the processes wrote of themselves: from the moment before the kill of a worker to the moment in which another one was told
+//! that it has the workflow; from the moment before the kill of Redis to the next commit of the workflow that was acknowledged.
+//! Many are in hand at each kill, so that some hundred samples take minutes.
 
 use std::io;
 use std::time::Duration;
@@ -28,7 +29,10 @@ const SLOTS: u16 = 64;
 /// Every answer of the site takes so long while workflows are to be caught in hand: below the limit of 30 s of a request.
 const HELD_FOR: Duration = Duration::from_secs(20);
 /// For Redis, whose return is to be seen in commits that come by themselves.
-const BUSY_FOR: Duration = Duration::from_millis(200);
+// A survey of two calls in a row then takes two seconds, of which some are left when Redis is killed: they are part of the sample.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+/// In hand before a kill of Redis: surveys end while further ones are ordered.
+const IN_HAND_BUSY: usize = 16;
 /// Everything that a kill concerned has ended within this time, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
@@ -42,7 +46,8 @@ pub struct Measured {
     pub redis_kills: usize,
     /// Until another worker had it in hand.
     pub claimed: Histogram,
-    /// Until its next commit.
+    /// Until its next commit: beside the recovery, that is how long the site takes to answer, which catches workflows in hand by
+    /// answering slowly. Shown, not judged.
     pub committed: Histogram,
     /// After a kill of Redis: until the next commit of what was in hand.
     pub redis: Histogram,
@@ -55,12 +60,12 @@ impl Measured {
     pub fn is_good(&self) -> bool {
         let bound = i64::try_from(BOUND.as_millis()).unwrap_or(i64::MAX);
         let within = |histogram: &Histogram| histogram.max().is_some_and(|max| max <= bound);
-        within(&self.claimed) && within(&self.committed) && within(&self.redis) && self.violations.is_empty() && self.lost == 0
+        within(&self.claimed) && within(&self.redis) && self.violations.is_empty() && self.lost == 0
     }
 }
 
 /// Kills until there are `samples` of kills of workers, and about half as many kills of Redis.
-pub async fn measure(samples: usize) -> io::Result<Measured> {
+pub async fn measure(samples: usize, as_built: bool) -> io::Result<Measured> {
     let scale = Scale {
         nodes: 2,
         instances: 0,
@@ -69,6 +74,7 @@ pub async fn measure(samples: usize) -> io::Result<Measured> {
         lease: "10s",
         reply_timeout: "2s",
         latency: Duration::ZERO,
+        as_built,
         troubled: false,
         ..Scale::default()
     };
@@ -121,7 +127,7 @@ impl Round<'_> {
     /// Whoever the worker had in hand; how many that were.
     async fn kill_a_worker(&mut self) -> io::Result<usize> {
         self.stage.site.servers.mishaps.slow_down(HELD_FOR);
-        self.fill().await?;
+        self.fill(IN_HAND).await?;
         let index = self.worker_kills % WORKERS;
         let mut processes = self.stage.processes.lock().await;
         let pid = processes.worker_pid(index).ok_or_else(|| io::Error::other("a worker has ended by itself"))?;
@@ -140,7 +146,7 @@ impl Round<'_> {
     async fn kill_redis(&mut self) -> io::Result<()> {
         self.until_idle().await?;
         self.stage.site.servers.mishaps.slow_down(BUSY_FOR);
-        self.fill().await?;
+        self.fill(IN_HAND_BUSY).await?;
         let mut processes = self.stage.processes.lock().await;
         self.stage.faults.tell("fault", json!({ "kind": "Redis killed", "pids": [] }));
         processes.kill_redis().await?;
@@ -151,17 +157,17 @@ impl Round<'_> {
     }
 
     /// Orders surveys until enough are in hand at the same time.
-    async fn fill(&self) -> io::Result<()> {
+    async fn fill(&self, wanted: usize) -> io::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             let in_hand = self.leases().await?.len();
-            if in_hand >= IN_HAND {
+            if in_hand >= wanted {
                 return Ok(());
             }
             if Instant::now() > end {
-                return Err(io::Error::other(format!("only {in_hand} of {IN_HAND} workflows are in hand")));
+                return Err(io::Error::other(format!("only {in_hand} of {wanted} workflows are in hand")));
             }
-            for _ in in_hand..IN_HAND {
+            for _ in in_hand..wanted {
                 self.desk.send("survey", "/v1/surveys", &json!({}), &self.desk.next_key()).await?;
             }
         }
@@ -218,7 +224,7 @@ pub fn tell(measured: &Measured) {
     println!("a sample is a survey that was in hand when the process was killed with SIGKILL\n");
     let Measured { worker_kills, redis_kills, claimed, committed, redis, .. } = measured;
     println!("{worker_kills} kills of a worker, until another one has it in hand: {claimed}");
-    println!("{worker_kills} kills of a worker, until the next commit: {committed}");
+    println!("{worker_kills} kills of a worker, until the next commit, with the slow site's answers in it: {committed}");
     println!("{redis_kills} kills of Redis (started again at once), until the next commit: {redis}");
     println!("{} were never heard of again", measured.lost);
     for violation in &measured.violations {

@@ -47,27 +47,19 @@ pub struct Outcome {
 
 impl Campaign {
     /// Sets the stage, deals the faults, mends them, waits for the end of all work, and judges.
+    ///
+    /// # Errors
+    /// If it can't go on, also if a process has ended by itself: with where the logs are.
     pub async fn run(&self) -> io::Result<Outcome> {
         let stage = Stage::set(self.seed, &self.scale).await?;
-        for socket in stage.sockets() {
-            Client::new(&socket)?.until_up().await?;
-        }
-        let stop = CancellationToken::new();
-        let ends = async {
-            tokio::time::sleep(self.lasts).await;
-            stop.cancel();
-            Ok(())
-        };
-        let operators = Operators::new(&stage)?;
-        let (faults, deeds, ()) = tokio::try_join!(faults::deal(&stage, &stop), operators.work(&stop), ends)?;
-        tail::heal(&stage).await?;
-        let tail = tail::until_all_has_ended(&stage, self.tail).await?;
-        stage.orders.whole()?;
-        stage.faults.whole()?;
-        let kept = evidence::kept(&stage).await?;
         let out_max = usize::from(stage.out_max);
         let skipped = if stage.disk.is_none() { vec![Fault::DiskFull.name()] } else { Vec::new() };
+        let played = self.play(&stage).await;
         let site = stage.end().await?;
+        let Played { faults, deeds, tail, kept } = match played {
+            Ok(played) => played,
+            Err(error) => return Err(io::Error::other(format!("{error}; the logs are in {}", site.keep().display()))),
+        };
         let history = evidence::gather(site.folder(), kept)?;
         let began = tokio::time::Instant::now();
         let judgement = judge(&Evidence { history: &history, site: &std::fs::read_to_string(&site.log)?, out_max });
@@ -78,4 +70,31 @@ impl Campaign {
         }
         Ok(Outcome { seed: self.seed, lasted: self.lasts, faults, deeds, tail, judgement, judged, skipped, folder })
     }
+
+    /// Until all work has ended, and what Redis holds then.
+    async fn play(&self, stage: &Stage) -> io::Result<Played> {
+        for socket in stage.sockets() {
+            Client::new(&socket)?.until_up().await?;
+        }
+        let stop = CancellationToken::new();
+        let ends = async {
+            tokio::time::sleep(self.lasts).await;
+            stop.cancel();
+            Ok(())
+        };
+        let operators = Operators::new(stage)?;
+        let (faults, deeds, ()) = tokio::try_join!(faults::deal(stage, &stop), operators.work(&stop), ends)?;
+        tail::heal(stage).await?;
+        let tail = tail::until_all_has_ended(stage, self.tail).await?;
+        stage.orders.whole()?;
+        stage.faults.whole()?;
+        Ok(Played { faults, deeds, tail, kept: evidence::kept(stage).await? })
+    }
+}
+
+struct Played {
+    faults: BTreeMap<Fault, u32>,
+    deeds: Deeds,
+    tail: Tail,
+    kept: String,
 }

@@ -15,6 +15,8 @@ use super::stage::Stage;
 // A reset of unknown outcome is settled after three minutes at the latest, if the node answers; then a renewal at this site
 // takes half a minute, and several may wait for one another.
 pub const TAIL_MAX: Duration = Duration::from_secs(420);
+/// A Redis that has just met a full disk ends within this time.
+const ENDING: Duration = Duration::from_millis(500);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(300);
 /// A question is answered with `retry` so often, then otherwise.
@@ -38,6 +40,9 @@ pub(super) async fn heal(stage: &Stage) -> io::Result<()> {
     }
     let mut processes = stage.processes.lock().await;
     processes.signal_redis(Signal::SIGCONT)?;
+    if processes.redis_ends(ENDING).await? {
+        processes.start_redis().await?;
+    }
     for worker in 0..processes.workers() {
         processes.signal_worker(worker, Signal::SIGCONT)?;
     }
