@@ -595,3 +595,19 @@ mod of_a_simulated_site {
         assert_eq!(operator.broken(), expected);
     }
 }
+
+/// Events are a second apart: opened one second before its reset, and three.
+#[test]
+fn a_node_that_was_opened_right_before_its_reset_could_not_be_known_and_one_opened_earlier_could() {
+    let opened = json!({ "kind": "service_enabled", "node": "a", "was_enabled": false, "by": "other" });
+    let mut after = renewed("a", "t1");
+    after.pop();
+    let (ticket, rest) = (after.remove(0), after);
+    let late = history!(emptied(), ticket.clone(), opened.clone(), rest.clone());
+    let early = history!(emptied(), opened, ticket, of("boot_override", "a"), rest);
+    let excused = Rules { look_is_good_for_ms: 2_000, ..rules() };
+    good_by(&late, &excused);
+    let broken: Vec<Rule> = judge(&early, &excused).iter().map(|violation| violation.rule).collect();
+    assert_eq!(broken, [Rule::OnlyClosedNodesAreTaken], "{early}");
+    bad(Rule::OnlyClosedNodesAreTaken, &late);
+}
