@@ -11,7 +11,7 @@ use turnaround_tests::sim::{MORNING, Sim, order};
 use turnaround_workflows::clock::Clock;
 use turnaround_workflows::engine::{AnswerEffect, SignalKind};
 use turnaround_workflows::rehearsal::{
-    ALWAYS, Happened, Happens, InstancePlan, MoveFault, MoveGoesWrong, SitePlan, VmState, WorldEvent,
+    ALWAYS, Call, Happened, Happens, InstancePlan, MoveFault, MoveGoesWrong, SitePlan, VmState, WorldEvent,
 };
 use turnaround_workflows::store::{Document, Status};
 
@@ -198,4 +198,29 @@ async fn going_back_from_a_migration_that_never_ends_becomes_a_question() {
     let patience = sim.clock.now() + Duration::from_secs(86_400);
     sim.run_until(async |sim: &Sim| sim.clock.now() > patience || asks_again(sim).await).await;
     assert!(sim.clock.now() <= patience, "a day, and nobody was asked: {}", sim.document(&asking.id).await.headline);
+}
+
+/// Found by a seed: told to leave the node, its boot ticket was withdrawn, the answer to that was lost, and so it was not left. Then
+/// the operator wanted another try.
+#[tokio::test]
+async fn no_node_is_reset_without_the_boot_ticket_that_it_is_reset_for() {
+    let mut plan = SitePlan::uniform(3, 0).loses_answer(Call::Withdraw, 1);
+    // Until it becomes a question, and a few times more.
+    plan.node("gpu-01").unwrap().faults.ignores_boot_override = 10;
+    let mut sim = Sim::new(plan.clone(), 1);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let rollout = sim.order(&order).await;
+    for key in ["leave", "retry"] {
+        sim.run_until(only_waits).await;
+        let asking = sim.open().await.into_iter().find(|document| document.status == Status::NeedsOperator).expect("it asks");
+        sim.signal(&asking.id, SignalKind::Answer { key: key.to_owned() }).await;
+        sim.run_until(async |sim| sim.document(&asking.id).await.seq > asking.seq).await;
+    }
+    sim.run_until(only_waits).await;
+    let resets: Vec<WorldEvent> =
+        sim.world.events().into_iter().filter(|event| matches!(event.what, Happened::ResetRequested { .. })).collect();
+    assert_eq!(resets.len(), 1);
+    assert!(matches!(&resets[0].what, Happened::ResetRequested { token: Some(_), .. }), "{resets:#?}");
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
 }
