@@ -194,7 +194,8 @@ impl Planted {
                 let why = first("VIOLATION").or_else(|| first("still open")).unwrap_or_else(|| "no words".to_owned());
                 Ok((true, why))
             }
-            (Proof::Campaign { .. }, _) => Err(io::Error::other(format!("the campaign could not be run:\n{said}"))),
+            // No reason to give the others up.
+            (Proof::Campaign { .. }, _) => Ok((false, format!("the campaign could not be run: {}", said.trim()))),
         }
     }
 }
