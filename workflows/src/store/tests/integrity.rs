@@ -1,5 +1,4 @@
 //! One flipped byte anywhere in a stored journal is noticed, by the real engine on a real Redis.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,8 @@ use async_trait::async_trait;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::*;
 use crate::clock::{HandClock, Timestamp};
+use crate::engine::*;
 use crate::rehearsal::{SitePlan, World};
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisOptions, RedisStore};
