@@ -51,6 +51,7 @@ impl Told {
 struct First(Told);
 struct Second(Told);
 struct NoReturn(Told);
+struct Far(Told);
 
 async fn act(told: &Told) -> Result<Progress<()>, StepError> {
     match told.next() {
