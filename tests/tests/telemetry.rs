@@ -65,6 +65,7 @@ async fn traces_metrics_and_logs_arrive_by_grpc_and_say_who_sent_them() {
          turnaround.workflows.ended [\"node-os\", \"succeeded\"] = 1 {workflow}\n\
          turnaround.workflows.open [\"needs-operator\"] = 2 {workflow}\n\
          turnaround.workflows.open [\"paused\"] = 0 {workflow}\n\
+         turnaround.workflows.open [\"quarantined\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"runnable\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"unwinding\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"waiting\"] = 5 {workflow}"
