@@ -21,12 +21,14 @@ pub enum AlarmCode {
     HighWaterFile,
     /// The private Redis ended by itself.
     PrivateRedis,
+    /// Workflows that can't be right were set apart.
+    Quarantined,
 }
 
 impl AlarmCode {
     /// Every code that there is.
     pub fn all() -> impl Iterator<Item = AlarmCode> {
-        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis])
+        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis, AlarmCode::Quarantined])
     }
 
     pub fn as_str(self) -> &'static str {
@@ -34,6 +36,7 @@ impl AlarmCode {
             AlarmCode::Store(trouble) => trouble.code(),
             AlarmCode::HighWaterFile => "high-water-file",
             AlarmCode::PrivateRedis => "private-redis",
+            AlarmCode::Quarantined => "quarantined",
         }
     }
 
@@ -42,6 +45,7 @@ impl AlarmCode {
             AlarmCode::Store(trouble) => trouble.means(),
             AlarmCode::HighWaterFile => "what this daemon remembers of the store can't be kept, so that a loss may go unnoticed",
             AlarmCode::PrivateRedis => "the private Redis ended by itself, and is started again",
+            AlarmCode::Quarantined => "what is kept of these workflows can't be right: nobody works on them, and all others go on",
         }
     }
 
@@ -50,6 +54,7 @@ impl AlarmCode {
             AlarmCode::Store(trouble) => trouble.remedy(),
             AlarmCode::HighWaterFile => "see that the state directory can be written to and has room; a damaged file is for you to remove",
             AlarmCode::PrivateRedis => "read what it said last; a full disk or a damaged file does not mend itself",
+            AlarmCode::Quarantined => "look at each with `turnaround show ID`, and at its node by hand; then `retry` or `abort` it",
         }
     }
 
@@ -60,7 +65,7 @@ impl AlarmCode {
                 Trouble::Halted | Trouble::DiskFull | Trouble::MemoryFull | Trouble::Unusable | Trouble::Damaged => true,
                 Trouble::Unreachable | Trouble::Silent | Trouble::Loading | Trouble::Demoted | Trouble::FewReplicas | Trouble::Busy => false,
             },
-            AlarmCode::HighWaterFile => true,
+            AlarmCode::HighWaterFile | AlarmCode::Quarantined => true,
             AlarmCode::PrivateRedis => false,
         }
     }

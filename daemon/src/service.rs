@@ -138,5 +138,5 @@ fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
         wake: alone(),
     });
     driver.register(JobDefinition { job: Sweep { store: store() }, period: SWEEP_EVERY, wake: alone() });
-    driver.register(JobDefinition { job: Overdue { store: store(), told: false }, period: OVERDUE_EVERY, wake: alone() });
+    driver.register(JobDefinition { job: Overdue { store: store(), told: false, alarms: Arc::clone(&app.alarms) }, period: OVERDUE_EVERY, wake: alone() });
 }

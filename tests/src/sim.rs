@@ -18,7 +18,7 @@ use turnaround_workflows::ports::{
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
-    Advance, Claim, Claimed, Commit, Committed, Document, Query, Scope, Store, WorkflowId,
+    Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
 use turnaround_workflows::updates::{self, OrderedImage, RolloutOrder, Rules};
 
@@ -252,6 +252,8 @@ pub struct Sim {
     /// Deaths of the coming workers; the next one is first. Without one a worker lives for ever.
     pub deaths: VecDeque<Death>,
     pub registry: Registry,
+    /// What the coming workers serve; None: all queues.
+    pub queues: Option<Vec<Queue>>,
     /// How long each call to the site takes.
     pub call_takes: Duration,
     /// From when until when the store does not answer a worker that holds a lease.
@@ -270,6 +272,7 @@ impl Sim {
             world,
             deaths: VecDeque::new(),
             registry: updates::registry(),
+            queues: None,
             call_takes: Duration::ZERO,
             store_outage: None,
             signals: 0,
@@ -322,9 +325,13 @@ impl Sim {
         self.run_until(async |_| false).await;
     }
 
+    fn served(&self) -> Vec<Queue> {
+        self.queues.clone().unwrap_or_else(|| self.registry.queues())
+    }
+
     /// Brings on what is due, or else moves the clock to what comes next. False if nothing will ever happen.
     async fn turn(&mut self) -> bool {
-        let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned(), queues: self.registry.queues() };
+        let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned(), queues: self.served() };
         let advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         if let Some(claimed) = advanced.claimed.into_iter().next() {
             self.activate(claimed).await;
@@ -352,7 +359,7 @@ impl Sim {
         let engine = Engine {
             registry: self.registry.clone(),
             ports: mortal_ports(&self.world.ports(), &mortal, &self.clock, self.call_takes),
-            queues: self.registry.queues(),
+            queues: self.served(),
             keep_finished: Duration::from_secs(86_400),
         };
         let lease = DirectLease {

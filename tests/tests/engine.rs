@@ -13,7 +13,7 @@ use turnaround_workflows::engine::{
     Start, State, Step, StepCx, StepError, Undone, check_chain, start, step,
 };
 use turnaround_workflows::rehearsal::SitePlan;
-use turnaround_workflows::store::{Resource, Status, Take, WorkflowId};
+use turnaround_workflows::store::{Queue, Resource, Status, Take, WorkflowId};
 
 /// What a step under test is told to do, call by call; the last one for ever.
 #[derive(Clone)]
@@ -51,6 +51,7 @@ impl Told {
 struct First(Told);
 struct Second(Told);
 struct NoReturn(Told);
+struct Far(Told);
 
 async fn act(told: &Told) -> Result<Progress<()>, StepError> {
     match told.next() {
@@ -70,10 +71,14 @@ async fn act(told: &Told) -> Result<Progress<()>, StepError> {
 
 macro_rules! told_step {
     ($type:ident, $name:literal, $no_return:literal) => {
+        told_step!($type, $name, $no_return, Queue::DEFAULT);
+    };
+    ($type:ident, $name:literal, $no_return:literal, $queue:expr) => {
         #[async_trait]
         impl Step for $type {
             const NAME: &'static str = $name;
             const POINT_OF_NO_RETURN: bool = $no_return;
+            const QUEUE: Queue = $queue;
             type Output = ();
 
             fn policy(&self, _: &StepCx<'_>) -> Policy {
@@ -109,6 +114,10 @@ macro_rules! told_step {
 told_step!(First, "first", false);
 told_step!(Second, "second", false);
 told_step!(NoReturn, "no-return", true);
+told_step!(Far, "far", false, FAR);
+
+/// Where only some workers reach.
+const FAR: Queue = Queue::of("far");
 
 /// Starts a child of the first kind for each key, and waits for all.
 struct Children(u32);
@@ -363,4 +372,29 @@ async fn a_workflow_of_another_release_is_left_alone() {
     bench.sim.run_until(async |_| { looked += 1; looked > 20 }).await;
     assert_eq!((bench.status(&id).await, bench.first.calls(), bench.second.calls()), (Status::NeedsOperator, 0, 0));
     assert_eq!(bench.sim.state(&id).await.course, Course::Forward);
+}
+
+#[tokio::test]
+async fn a_step_is_left_to_workers_that_serve_its_queue_also_on_the_way_back() {
+    let mut bench = Bench::new(&[Do::Wait, Do::Succeed], &[Do::Wait, Do::Wait]);
+    let (first, far) = (bench.first.clone(), bench.second.clone());
+    let steps = vec![step(First(first)), step(Far(far))];
+    bench.sim.registry = Registry::new([Definition { kind: "told", version: 1, steps }]);
+    let id = bench.begin("told", "w").await;
+    let waits_in = async |bench: &Bench| bench.sim.document(&id).await.queue;
+    bench.sim.queues = Some(vec![Queue::DEFAULT]);
+    bench.sim.run_until(async |sim| sim.document(&id).await.queue == FAR).await;
+    assert_eq!((bench.first.calls(), bench.second.calls()), (2, 0), "the far step is not begun here");
+    let before = bench.sim.document(&id).await.seq;
+    assert!(bench.sim.state(&id).await.record("far").is_none(), "{before}");
+    bench.sim.queues = Some(vec![FAR]);
+    bench.sim.run_until(async |sim| sim.document(&id).await.status == Status::Waiting).await;
+    assert_eq!((bench.second.calls(), waits_in(&bench).await), (1, FAR));
+    // The far step is undone there, the first one here.
+    bench.sim.signal(&id, SignalKind::Abort { why: String::new() }).await;
+    bench.sim.run_until(async |sim| sim.document(&id).await.queue == Queue::DEFAULT).await;
+    assert_eq!((bench.first.undone(), bench.second.undone()), (0, 1));
+    bench.sim.queues = Some(vec![Queue::DEFAULT]);
+    bench.sim.run().await;
+    assert_eq!((bench.status(&id).await, bench.first.undone()), (Status::Aborted, 1));
 }

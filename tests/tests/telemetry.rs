@@ -61,9 +61,11 @@ async fn traces_metrics_and_logs_arrive_by_grpc_and_say_who_sent_them() {
          turnaround.store.claimed [] = 1 {workflow}\n\
          turnaround.store.commit.duration [] = 1 s\n\
          turnaround.store.outages [] = 1 {outage}\n\
+         turnaround.telemetry.traces_left_out [] = 0 {trace}\n\
          turnaround.workflows.ended [\"node-os\", \"succeeded\"] = 1 {workflow}\n\
          turnaround.workflows.open [\"needs-operator\"] = 2 {workflow}\n\
          turnaround.workflows.open [\"paused\"] = 0 {workflow}\n\
+         turnaround.workflows.open [\"quarantined\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"runnable\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"unwinding\"] = 0 {workflow}\n\
          turnaround.workflows.open [\"waiting\"] = 5 {workflow}"

@@ -9,6 +9,7 @@ use turnaround_workflows::store::{PAGE_MAX, Query, Scope, Status, Store, StoreEr
 use turnaround_workflows::telemetry::metrics;
 
 use super::{BackgroundJob, JobReport};
+use crate::alarms::{AlarmCode, Alarms};
 use crate::why::TAKEN_WITHIN;
 use crate::wire::When;
 
@@ -19,6 +20,7 @@ pub struct Overdue {
     pub store: Arc<dyn Store>,
     /// Already told, and not better since.
     pub told: bool,
+    pub alarms: Arc<Alarms>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,7 +54,13 @@ impl BackgroundJob for Overdue {
 
     async fn activate(&mut self) -> Result<OverdueReport, StoreError> {
         let now = self.store.now().await?;
-        metrics::workflows_open(&self.store.counts().await?);
+        let counts = self.store.counts().await?;
+        metrics::workflows_open(&counts);
+        match counts.iter().find(|(status, _)| *status == Status::Quarantined) {
+            None => self.alarms.over(AlarmCode::Quarantined),
+            Some((_, 1)) => self.alarms.raise(AlarmCode::Quarantined, "a workflow is quarantined"),
+            Some((_, count)) => self.alarms.raise(AlarmCode::Quarantined, format!("{count} workflows are quarantined")),
+        }
         let mut report = OverdueReport { open: 0, leased: 0, overdue: 0, oldest: None, asking: 0 };
         for page in 0..PAGES_MAX {
             let query = Query { scope: Scope::Open, offset: page * PAGE_MAX, limit: PAGE_MAX, ..Query::default() };

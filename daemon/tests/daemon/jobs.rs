@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use turnaround_daemon::jobs::{BackgroundJob, Driver, JobBoard, JobDefinition, JobReport, Overdue};
 use turnaround_daemon::wire::JobView;
 use turnaround_workflows::clock::{Clock, HandClock};
-use turnaround_workflows::store::Store;
+use turnaround_workflows::store::{Advance, Commit, Committed, Next, Queue, Status, Store, WorkflowId};
 
-use super::site::{NOON, PATIENCE, Site, at};
+use super::site::{KEEP, NOON, PATIENCE, Site, at, claim};
 
 struct Moody {
     passes: Arc<AtomicU32>,
@@ -93,10 +93,57 @@ async fn a_job_that_fails_and_panics_is_shown_and_runs_again() {
 async fn a_workflow_that_no_worker_takes_is_counted() {
     let site = Site::start().await;
     site.rollout().await;
-    let mut job = Overdue { store: Arc::clone(&site.store) as Arc<dyn Store>, told: false };
+    let mut job = Overdue { store: Arc::clone(&site.store) as Arc<dyn Store>, told: false, alarms: Arc::clone(&site.app.alarms) };
     assert_eq!(job.activate().await.unwrap().overdue, 0);
     site.clock.advance(Duration::from_secs(60));
     let report = job.activate().await.unwrap();
     assert_eq!((report.open, report.overdue, report.oldest.unwrap().to_string().as_str()), (1, 1, "2026-11-22T12:00:00.000Z"));
     assert!(site.get("/v1/status").await.1["warnings"][0].as_str().unwrap().contains("no worker takes it"));
+}
+
+#[tokio::test]
+async fn a_quarantined_workflow_is_an_alarm_until_it_is_gone() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let mut job = Overdue { store: Arc::clone(&site.store) as Arc<dyn Store>, told: false, alarms: Arc::clone(&site.app.alarms) };
+    job.activate().await.unwrap();
+    assert!(site.app.alarms.views().is_empty());
+    set_apart(&*site.store, &id, Status::Quarantined, Next::Signal).await;
+    job.activate().await.unwrap();
+    let status = site.get("/v1/status").await.1;
+    assert_eq!((&status["alarms"][0]["code"], &status["alarms"][0]["detail"]), (&"quarantined".into(), &"a workflow is quarantined".into()));
+    let shown = site.get(&format!("/v1/workflows/{id}")).await.1;
+    assert_eq!(shown["why_not_now"]["code"], "quarantined", "{shown}");
+    assert!(shown["why_not_now"]["unblock"].as_str().unwrap().contains(&format!("turnaround abort {id}")), "{shown}");
+    let (code, refused) = site.post(&format!("/v1/workflows/{id}/signals"), &serde_json::json!({ "signal": "pause", "why": "" })).await;
+    assert_eq!(code, 409, "{refused}");
+    let (code, kept) = site.post(&format!("/v1/workflows/{id}/signals"), &serde_json::json!({ "signal": "retry" })).await;
+    assert_eq!(code, 202, "{kept}");
+    set_apart(&*site.store, &id, Status::Failed, KEEP).await;
+    job.activate().await.unwrap();
+    assert!(site.app.alarms.views().is_empty());
+}
+
+/// What a worker does to a workflow whose journal it can't trust.
+async fn set_apart(store: &dyn Store, id: &WorkflowId, status: Status, next: Next) {
+    let claimed = claim(store, id).await;
+    let commit = Commit {
+        id: id.clone(),
+        fence: claimed.fence,
+        expected: claimed.document.seq,
+        entries: Vec::new(),
+        state: None,
+        status,
+        headline: "quarantined: entry 1 of the journal does not match its digest".to_owned(),
+        consumed: u32::try_from(claimed.signals.len()).unwrap(),
+        take: Vec::new(),
+        give: Vec::new(),
+        create: Vec::new(),
+        signals: Vec::new(),
+        traceparent: None,
+        next,
+        queue: Queue::DEFAULT,
+    };
+    let done = store.advance(Advance { lease: Duration::from_secs(10), commits: vec![commit], ..Advance::default() }).await.unwrap();
+    assert!(matches!(done.commits[0], Committed::Done { .. }), "{:?}", done.commits);
 }

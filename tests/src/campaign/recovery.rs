@@ -87,7 +87,7 @@ pub async fn measure(samples: usize, as_built: bool) -> io::Result<Measured> {
     while taken < samples {
         taken += round.kill_a_worker().await?;
         eprintln!("{taken} of {samples} samples after {} kills", round.worker_kills);
-        if round.worker_kills % REDIS_ONE_IN == 0 {
+        if round.worker_kills.is_multiple_of(REDIS_ONE_IN) {
             round.kill_redis().await?;
         }
     }

@@ -54,7 +54,7 @@ impl Campaign {
         let stage = Stage::set(self.seed, &self.scale).await?;
         let out_max = usize::from(stage.out_max);
         let skipped = if stage.disk.is_none() { vec![Fault::DiskFull.name()] } else { Vec::new() };
-        let played = self.play(&stage).await;
+        let played = Box::pin(self.play(&stage)).await;
         let site = stage.end().await?;
         let Played { faults, deeds, tail, kept } = match played {
             Ok(played) => played,

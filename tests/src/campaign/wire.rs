@@ -103,8 +103,12 @@ impl Shared {
     /// So many connections are concerned.
     fn set(&self, pid: Option<u32>, mode: Mode) -> usize {
         let connections = self.connections();
-        let concerned = connections.open.values().filter(|(owner, _)| pid.is_none_or(|pid| pid == *owner));
-        concerned.map(|(_, sender)| sender.send_replace(mode)).count()
+        let mut concerned = 0;
+        for (_, sender) in connections.open.values().filter(|(owner, _)| pid.is_none_or(|pid| pid == *owner)) {
+            sender.send_replace(mode);
+            concerned += 1;
+        }
+        concerned
     }
 
     fn add(&self, pid: u32) -> (u64, watch::Receiver<Mode>) {

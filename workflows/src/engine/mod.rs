@@ -11,8 +11,6 @@ mod definition;
 mod driver;
 mod event;
 mod follow;
-#[cfg(test)]
-mod integrity;
 mod journal;
 mod question;
 mod quarantine;

@@ -13,6 +13,17 @@ const PASSING: [&str; 10] = [
 /// Answers that mean "you may not".
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 
+/// Redis's own word for what is wrong. A script that passes an error on, as `advance.lua` does with what is not one workflow's own, is
+/// answered with `ERR`, and that word first.
+fn code(error: &RedisError) -> &str {
+    let Some(code) = error.code() else { return "" };
+    let passed_on = error.detail().and_then(|detail| detail.split_whitespace().next());
+    match passed_on {
+        Some(word) if code == "ERR" && (PASSING.contains(&word) || REFUSED.contains(&word)) => word,
+        Some(_) | None => code,
+    }
+}
+
 pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
     if error.code() == Some("HALTED") {
         return StoreError::Halted { operation };
@@ -26,13 +37,13 @@ pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
 /// What an error of Redis that passes tells of; None of other errors.
 pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
     let error = error.downcast_ref::<RedisError>()?;
-    Some(match error.code() {
-        Some("LOADING") => Trouble::Loading,
-        Some("MISCONF") => Trouble::DiskFull,
-        Some("OOM") => Trouble::MemoryFull,
-        Some("READONLY" | "MASTERDOWN") => Trouble::Demoted,
-        Some("NOREPLICAS") => Trouble::FewReplicas,
-        Some("BUSY") => Trouble::Busy,
+    Some(match code(error) {
+        "LOADING" => Trouble::Loading,
+        "MISCONF" => Trouble::DiskFull,
+        "OOM" => Trouble::MemoryFull,
+        "READONLY" | "MASTERDOWN" => Trouble::Demoted,
+        "NOREPLICAS" => Trouble::FewReplicas,
+        "BUSY" => Trouble::Busy,
         _ if error.is_timeout() => Trouble::Silent,
         _ => Trouble::Unreachable,
     })
@@ -40,7 +51,7 @@ pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Op
 
 /// What a person should do; None if it passes.
 fn remedy(error: &RedisError) -> Option<String> {
-    let code = error.code().unwrap_or_default();
+    let code = code(error);
     if PASSING.contains(&code) {
         return None;
     }
@@ -71,5 +82,5 @@ fn remedy(error: &RedisError) -> Option<String> {
 pub(super) fn breaks_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
-        || matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
+        || matches!(code(error), "READONLY" | "MASTERDOWN")
 }

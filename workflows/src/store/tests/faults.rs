@@ -258,6 +258,27 @@ async fn what_redis_refuses_for_now_is_an_outage_and_passes() {
     passes("demoted", &server, &store, &["REPLICAOF", "127.0.0.1", "1"], &["REPLICAOF", "NO", "ONE"]).await;
 }
 
+/// Found by a campaign: what the script passes on is answered with another code, and every worker that committed just then ended.
+#[tokio::test]
+async fn a_commit_that_redis_refuses_for_now_is_an_outage_and_stands_once_it_is_over() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    store.create(sample("held")).await.unwrap();
+    let held = claim(&store).await.remove(0);
+    let memory = ("maxmemory", "1", "0");
+    let replicas = ("min-replicas-to-write", "1", "0");
+    for (seq, (name, refuse, mend)) in (1..).zip([memory, replicas]) {
+        server.command(&["CONFIG", "SET", name, refuse]);
+        let kept = commit(&held.document.id, held.fence, seq, "00", Next::Keep);
+        let advance = Advance { lease: LONG, commits: vec![kept], ..Advance::default() };
+        let Err(error) = store.advance(advance.clone()).await else { panic!("{name}: not refused") };
+        assert!(error.is_outage(), "{name}: {error}: {:?}", std::error::Error::source(&error));
+        server.command(&["CONFIG", "SET", name, mend]);
+        let committed = until_answered(&store, &advance).await.commits;
+        assert!(matches!(committed[..], [Committed::Done { .. }]), "{name}: {committed:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_a_person_must_mend_is_no_outage_and_says_how() {
     let mut server = PrivateRedis::start();

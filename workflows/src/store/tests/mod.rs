@@ -5,6 +5,7 @@ use super::{Digest, NewWorkflow, StoredEntry};
 mod embedded;
 mod faults;
 mod high_water;
+mod integrity;
 mod memory;
 mod model;
 mod outages;

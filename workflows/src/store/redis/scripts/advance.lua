@@ -397,8 +397,7 @@ claim_max, claim_until = tonumber(claim_max), whole(now + claim_until)
 local holder, queues, lost = text(), read_texts(number()), read_texts(number())
 if #lost > 0 then take_back(lost, tonumber(lost_look_max)) end
 if claim_max >= 0 then reply[5] = claim(claim_max, claim_until, holder, queues) end
--- Where as many were granted as were asked for, there may be more.
-local next_look = claim_max > 0 and #reply[5] >= claim_max and now or earliest(queues)
+local next_look = earliest(queues)
 if next_look then reply[6] = whole(next_look) end
 if claim_max >= 0 and not (next_look and next_look <= now) then
   -- Nothing is left that a ring could be about.
