@@ -58,6 +58,11 @@ async fn begin(app: &App, mut new: Start, caller: &Caller, headers: &HeaderMap) 
     new.traceparent = telemetry::traceparent(&Span::current());
     let (id, kind, input) = (new.id.clone(), new.kind.clone(), new.input.clone());
     let new = start(new, app.clock.now()).map_err(|error| Problem::internal(&error))?;
+    if cfg!(feature = "bug-ack-before-commit") {
+        let store = Arc::clone(&app.store);
+        tokio::spawn(async move { store.create(new).await });
+        return Ok((StatusCode::CREATED, Json(StartedView { id, kind, fresh: true })));
+    }
     let fresh = app.store.create(new).await? == Created::New;
     if fresh {
         info!(user = caller.0.user, workflow = %id, "started on request");

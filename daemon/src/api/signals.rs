@@ -42,11 +42,6 @@ pub(super) async fn signal(
         kind: kind(&asked)?,
     };
     let stored = signal.stored().map_err(|error| Problem::internal(&error))?;
-    if cfg!(feature = "bug-ack-before-commit") {
-        let (store, id) = (Arc::clone(&app.store), document.id.clone());
-        tokio::spawn(async move { store.signal(&id, stored).await });
-        return Ok((StatusCode::ACCEPTED, Json(SignalledView { id: document.id, signal: asked.name().to_owned() })));
-    }
     match app.store.signal(&document.id, stored).await? {
         Signalled::Kept => {}
         Signalled::Missing => return Err(Problem::no_workflow(&id)),

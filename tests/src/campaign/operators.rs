@@ -65,8 +65,8 @@ impl<'a> Operators<'a> {
     }
 
     async fn deed(&mut self) -> io::Result<()> {
-        // While no daemon answers there is nobody to ask.
-        let Some(open) = self.desk.open().await else { return Ok(()) };
+        // While Redis is away nobody knows what is open, and people order all the same.
+        let Some(open) = self.desk.open().await else { return self.send("survey", "/v1/surveys", json!({})).await };
         let of = |kind: &str| open.iter().filter(|line| line["kind"] == kind).count();
         match self.random.random_range(0..100) {
             0..25 if of("node-os-rollout") < ROLLOUTS_MAX => self.order().await,
