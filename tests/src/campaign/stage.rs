@@ -156,7 +156,9 @@ fn plan(scale: &Scale) -> SitePlan {
         };
         let mut instance = InstancePlan::new(&format!("vm-{n:03}")).on(&node).state(state);
         if scale.troubled && n % 6 == 5 {
-            instance = instance.fault(MoveFault::new(MoveGoesWrong::PreCheck, 1, "Migration pre-check error: CPU does not match."));
+            // Nova accepts and then finds out, or says no at once.
+            let how = if n % 12 == 5 { MoveGoesWrong::PreCheck } else { MoveGoesWrong::Refused };
+            instance = instance.fault(MoveFault::new(how, 1, "Migration pre-check error: CPU does not match."));
         }
         plan.instances.push(instance);
     }
