@@ -347,6 +347,25 @@ async fn a_renewal_of_a_left_node_that_goes_back_leaves_it_closed_and_counting()
     scenario.journal(&node).await;
 }
 
+#[tokio::test]
+async fn a_renewal_that_never_came_to_close_a_left_node_leaves_it_counting() {
+    let mut plan = with_faults(NodeFaults { wrong_kernel: Some("5.15.0-old".to_owned()), ..NodeFaults::default() });
+    plan.faults.outages.push(Outage { api: Api::Nova, node: None, from: 12 * HOUR, lasts: HOUR });
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.answer("gpu-01", "leave").await;
+    scenario.sim.clock.advance((MORNING + 12 * HOUR).since(scenario.sim.clock.now()));
+    scenario.rollout = scenario.order(&["gpu-01"], 1).await;
+    scenario.rest().await;
+    assert!(scenario.question("gpu-01").await.text.contains("`close`"), "it could not even look at the node");
+    scenario.sim.clock.advance(HOUR);
+    scenario.answer("gpu-01", "unwind").await;
+    assert_eq!(scenario.status("gpu-01").await, Status::Failed);
+    assert!(!scenario.enabled("gpu-01"));
+    let held = scenario.sim.store.holdings().await.unwrap();
+    assert_eq!(held.len(), 1, "it is as much out of service as before, and counts: {held:?}");
+}
+
 // --- tenants ---
 
 #[tokio::test]
@@ -477,6 +496,26 @@ async fn a_person_who_disables_a_node_right_before_we_close_it_is_heard() {
     scenario.succeeded("gpu-01").await;
     scenario.is_clean();
     assert_eq!(scenario.sim.world.snapshot().node("gpu-01").unwrap().disabled_reason.as_deref(), Some("broken DIMM"));
+}
+
+#[tokio::test]
+async fn a_person_who_disables_a_node_while_its_closing_waits_for_the_store_is_heard() {
+    let plan = SitePlan::uniform(3, 1).happens(MINUTE, Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "broken DIMM".to_owned() });
+    let (mut heard, mut closed_before) = (0, 0);
+    // The store goes away between any two of the first calls, and comes back when the node has been disabled.
+    for calls_before in 0..=24_u32 {
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.call_takes = Duration::from_millis(100);
+        sim.store_outage = Some((MORNING + Duration::from_millis(u64::from(calls_before) * 100), MORNING + 10 * MINUTE));
+        let mut scenario = Scenario::with(sim, plan.clone(), &["gpu-01"], 1).await;
+        scenario.rest().await;
+        scenario.succeeded("gpu-01").await;
+        scenario.is_clean();
+        let ours_first = scenario.sim.world.events().iter().any(|event| matches!(&event.what, Happened::ServiceDisabled { was_enabled: true, reason, .. } if reason.starts_with("turnaround")));
+        if ours_first { closed_before += 1 } else { heard += 1 }
+        assert_eq!(scenario.sim.world.snapshot().node("gpu-01").unwrap().disabled_reason.as_deref(), Some("broken DIMM"), "{calls_before}");
+    }
+    assert!(heard > 0 && closed_before > 0, "{heard} {closed_before}: the outage struck before and after the closing");
 }
 
 #[tokio::test]

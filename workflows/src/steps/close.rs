@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::netboot::LOOK_IS_GOOD_FOR;
 use super::{node_lock, node_out, order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
@@ -90,16 +91,23 @@ impl Step for Close {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Closed>, StepError> {
         let order = order(cx)?;
         let closed = match cx.checkpoint()? {
-            Some(closed) => heard(cx, closed).await?,
+            Some(closed) => closed,
             None => {
                 let closed = look(cx).await?;
                 cx.save(&closed, if closed.reopen { "found open" } else { "found closed" }).await?;
                 closed
             }
         };
+        // Also right after it was written down: that may have waited for the store.
+        let looked = cx.just_now().await;
+        let closed = heard(cx, closed).await?;
         if closed.reopen {
             let text = format!("node OS update to {} by {}, since {}", order.image.version, cx.created_by(), cx.now());
             cx.guard().await?;
+            // Last of all, because the guard too may have waited: Nova would put our reason over somebody else's without a word.
+            if cx.just_now().await.since(looked) > LOOK_IS_GOOD_FOR {
+                return Err(StepError::retry(format!("too much time has passed since {} was looked at", order.node)));
+            }
             cx.ports.compute.close(&order.node, &reason(cx.id, true, &text)).await?;
         }
         Ok(Progress::Done(closed))
@@ -112,7 +120,7 @@ impl Step for Close {
             Some(Closed { reopen: true, found, .. }) if !found.enabled => return leave_again(cx, &order, &found).await,
             Some(closed) if closed.reopen => reopen_if_ours(cx, &order.node).await?,
             Some(_) => "left disabled, as found".to_owned(),
-            None => "was never closed".to_owned(),
+            None => return not_ours(cx, &order).await,
         };
         Ok(Undone::Done { note })
     }
@@ -149,6 +157,19 @@ async fn heard(cx: &StepCx<'_>, closed: Closed) -> Result<Closed, StepError> {
     let closed = Closed { reopen: false, found, ..closed };
     cx.save(&closed, "closed by somebody else meanwhile").await?;
     Ok(closed)
+}
+
+/// We never came to close it. If an earlier workflow of ours had, and an operator left it so, the share that we took over with the node
+/// goes on counting: the node is still out.
+async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepError> {
+    let service = cx.ports.compute.service(&order.node).await?;
+    let left = !service.enabled && matches!(whose(service.disabled_reason.as_deref(), cx.id), Reason::Another { .. });
+    let note = "was never closed by this workflow";
+    Ok(if left {
+        Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}, and stays as an operator had left it") }
+    } else {
+        Undone::Done { note: note.to_owned() }
+    })
 }
 
 /// An operator had left the node closed after an earlier workflow of ours, for a good reason: nothing was mended since. It stays

@@ -18,7 +18,7 @@ use crate::ports::{BootDevice, Facts, PortErrorKind, Power};
 /// What was seen may be acted upon for this long. Between the look and the reset an outage of the store may have been waited
 /// out, and somebody may have opened the node meanwhile.
 // Four questions to a slow Nova take 10 s.
-const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(30);
+pub(super) const LOOK_IS_GOOD_FOR: Duration = Duration::from_secs(30);
 /// A node that still runs as before this long after a reset was meant was never reset.
 // 30 s until it is asked for, 60 s each for reading and asking a slow BMC, which then took up to 5 s to cut the power: 160 s
 // with some room. Some BMCs drop the boot device after 60 s, so its absence proves nothing earlier.
