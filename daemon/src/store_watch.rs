@@ -74,7 +74,9 @@ impl StoreWatch {
         );
         self.write_down(&file, "accepted", by, &before.halt).await;
         self.remember(&mut file, &accepted);
-        self.alarms.store_is_well();
+        drop(file);
+        // Which everybody waits for who writes.
+        self.look().await;
         Ok(Some(accepted))
     }
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
-use turnaround_daemon::wire::{StatusView, WorkflowView, WorkflowsView};
+use turnaround_daemon::wire::{StatusView, WorkflowView};
 use turnaround_tests::harness::{Running, until};
 use turnaround_tests::lab::Processes;
-use turnaround_workflows::rehearsal::SitePlan;
+use turnaround_workflows::rehearsal::{Happened, SitePlan};
 use turnaround_workflows::store::Status;
 
 fn plan() -> SitePlan {
@@ -34,7 +34,9 @@ async fn status(running: &Running) -> Option<StatusView> {
 
 /// Waits until this alarm is raised, and no other one of the store.
 async fn alarmed(running: &Running, code: &str) -> StatusView {
-    until(&format!("the alarm {code}"), async || status(running).await.filter(|view| view.alarms.iter().any(|alarm| alarm.code == code))).await.unwrap()
+    // The halt is read from the store, the alarm is this daemon's: one may be there a moment before the other.
+    let is_told = |view: &StatusView| view.store.halt.is_some() == (code == "store-halted") && view.alarms.iter().any(|alarm| alarm.code == code);
+    until(&format!("the alarm {code}"), async || status(running).await.filter(is_told)).await.unwrap()
 }
 
 async fn quiet(running: &Running) {
@@ -42,12 +44,15 @@ async fn quiet(running: &Running) {
 }
 
 async fn ends(running: &Running, id: &str) -> WorkflowView {
-    until("the workflow to end", async || {
+    let mut seen = None;
+    let ended = until("the workflow to end", async || {
         let view: WorkflowView = running.client.get(&format!("/v1/workflows/{id}")).await.ok()?;
-        (view.line.status.is_ended() || view.line.status == Status::NeedsOperator).then_some(view)
+        let is_over = view.line.status.is_ended() || view.line.status == Status::NeedsOperator;
+        seen = Some(view.clone());
+        is_over.then_some(view)
     })
-    .await
-    .unwrap()
+    .await;
+    ended.unwrap_or_else(|error| panic!("{error}: {seen:#?}"))
 }
 
 async fn renewed(running: &Running, node: &str) {
@@ -103,39 +108,73 @@ async fn a_flushed_store_is_halted_within_seconds_and_gone_on_with_by_an_operato
     running.processes.end().await.unwrap();
 }
 
-#[tokio::test]
-async fn a_backup_that_was_put_back_is_halted_and_its_workflows_go_on_once_accepted() {
+/// How often this daemon has looked, as it remembers.
+fn looks(running: &Running) -> u64 {
+    let file = std::fs::read_to_string(running.site.state_dir().join("high-water.json")).unwrap();
+    serde_json::from_str::<Value>(&file).unwrap()["looks"].as_u64().unwrap()
+}
+
+/// The backup is of the moment at which that step of the node's is under way.
+async fn a_backup_of_that_step_is_put_back(step: &str) {
     let mut running = Running::start(plan(), 2, |_| {}).await.unwrap();
     let data = running.site.folder().join("redis");
     let backup = running.site.folder().join("backup");
     let rollout = running.renew(&["gpu-01"]).await.unwrap();
+    let node = format!("/v1/workflows/{rollout}.gpu-01");
     let under_way = async || {
-        let open: WorkflowsView = running.client.get("/v1/workflows?scope=open&kind=node-os").await.ok()?;
-        (!open.workflows.is_empty()).then_some(())
+        let view: WorkflowView = running.client.get(&node).await.ok()?;
+        view.steps.iter().any(|each| each.step == step && each.begun.is_some()).then_some(())
     };
-    until("the node's workflow to begin", under_way).await.unwrap();
+    until(&format!("the node's {step} to begin"), under_way).await.unwrap();
     running.processes.kill_redis().await.unwrap();
     copy(&data, &backup);
     running.processes.start_redis().await.unwrap();
     // A kill is no loss.
     assert_eq!(ends(&running, &rollout).await.line.status, Status::Succeeded);
+    let then = looks(&running);
+    until("the daemon to look once more", async || (looks(&running) > then).then_some(())).await.unwrap();
     quiet(&running).await;
 
     running.processes.kill_redis().await.unwrap();
     std::fs::remove_dir_all(&data).unwrap();
     copy(&backup, &data);
+    let done = running.world.events().len();
     running.processes.start_redis().await.unwrap();
     let view = alarmed(&running, "store-halted").await;
     let halt = view.store.halt.unwrap();
     assert!(halt.means.contains("acknowledged"), "{halt:?}");
-    // The renewal is under way again, as the store has it, and nobody works on it.
-    let before: WorkflowView = running.client.get(&format!("/v1/workflows/{rollout}")).await.unwrap();
+    // The renewal is under way again, as the store has it, and nobody works on it, nor has for a moment.
+    let before: WorkflowView = running.client.get(&node).await.unwrap();
     assert!(!before.line.status.is_ended());
+    let since: Vec<_> = running.world.events().into_iter().skip(done).collect();
+    assert!(since.is_empty(), "{since:?}");
     running.turnaround(&["store", "accept", "--yes"]).await.unwrap();
-    let ended = ends(&running, &rollout).await;
-    assert_eq!(ended.line.status, Status::Succeeded, "it looks at the world and goes on: {}", ended.line.headline);
+    let mut ended = ends(&running, &format!("{rollout}.gpu-01")).await;
+    if let Some(question) = &ended.question {
+        // It looks at the world, and finds a node that is in service, which it had closed as far as it knows: nobody is wiped.
+        assert!(question.seen.iter().chain([&question.text]).any(|seen| seen.contains("open")), "{question:?}");
+        running.turnaround(&["answer", &format!("{rollout}.gpu-01"), "unwind"]).await.unwrap();
+        ended = ends(&running, &rollout).await;
+        assert_eq!(ended.line.status, Status::Failed, "{}", ended.line.headline);
+    } else {
+        assert_eq!(ended.line.status, Status::Succeeded, "it looks at the world and goes on: {}", ended.line.headline);
+    }
+    let node = running.world.snapshot().node("gpu-01").unwrap().clone();
+    assert!(node.enabled && node.kernel == running.world.images()[0].kernel, "{node:?}");
+    let resets = running.world.events().into_iter().filter(|event| matches!(event.what, Happened::ResetRequested { .. })).count();
+    assert_eq!(resets, 1, "what is done is not done again");
     quiet(&running).await;
     running.processes.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_that_was_put_back_is_halted_and_its_workflows_look_before_they_go_on() {
+    a_backup_of_that_step_is_put_back("evacuate").await;
+}
+
+#[tokio::test]
+async fn a_backup_of_a_node_that_was_being_installed_is_halted_and_goes_on_once_accepted() {
+    a_backup_of_that_step_is_put_back("await-install").await;
 }
 
 /// Between everybody and Redis: passes on, or takes every connection and closes it at once.

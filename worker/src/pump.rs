@@ -322,7 +322,7 @@ impl Loop {
                         metrics::committed(began.elapsed());
                     }
                     if pause > OUTAGE_PAUSE_FIRST {
-                        info!(seconds = began.elapsed().as_secs_f64(), "the store answers again");
+                        info!(seconds = began.elapsed().as_secs_f64(), "the store can be written to again");
                     }
                     return Ok(advanced);
                 }
@@ -335,7 +335,7 @@ impl Loop {
             if pause == OUTAGE_PAUSE_FIRST {
                 metrics::store_outage();
                 let source = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%error, source, "the store does not answer; waiting for it");
+                warn!(%error, source, "the store can't be written to; waiting for it");
             }
             if self.shared.stopping.is_cancelled() && Instant::now() > *stop_by.get_or_insert(Instant::now() + STOP_TRIES_FOR) {
                 return Err(error);

@@ -166,6 +166,10 @@ impl From<StoreError> for Problem {
                      repeat it with the same idempotency key. See that Redis runs and that its disk is not full",
                 )
             }
+            StoreError::Unwatched { .. } => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unwatched", "The store has not been looked at yet", detail)
+                    .remedy("repeat it in a second: the daemon looks whether Redis has lost something, and then everything goes on")
+            }
             StoreError::Halted { .. } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-halted", "The store is halted", detail)
                 .remedy("`turnaround status` tells what is missing; once you have looked: `turnaround store accept`"),
             StoreError::NotDurable { .. } | StoreError::Unusable { .. } => {

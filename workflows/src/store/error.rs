@@ -17,6 +17,10 @@ pub enum StoreError {
     /// It has lost something, and a person must look before anything goes on; see [`super::high_water`]. Retry as during an outage.
     #[error("could not {operation}: the store is halted, because something is missing from it; `turnaround status` says what")]
     Halted { operation: &'static str },
+    /// Redis was started since a daemon last compared it with what it remembers: it may have lost something, or be another one. Retry as
+    /// during an outage: daemons look each second.
+    #[error("could not {operation}: Redis was started anew, and no daemon has looked yet whether it has lost something")]
+    Unwatched { operation: &'static str },
     /// It would lose acknowledged writes, and the configuration does not accept that.
     #[error("the Redis at {address} may lose acknowledged writes: {}", weaknesses.join("; "))]
     NotDurable { address: String, weaknesses: Vec<String> },
@@ -41,6 +45,6 @@ pub enum StoreError {
 impl StoreError {
     /// Will it pass, by itself or because a person lifts a halt? Whoever has something to write then asks again, with backoff.
     pub fn is_outage(&self) -> bool {
-        matches!(self, StoreError::Unavailable { .. } | StoreError::Halted { .. })
+        matches!(self, StoreError::Unavailable { .. } | StoreError::Halted { .. } | StoreError::Unwatched { .. })
     }
 }

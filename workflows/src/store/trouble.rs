@@ -113,6 +113,8 @@ impl StoreError {
                 }
                 Trouble::Unreachable
             }
+            // Nobody who could raise an alarm is ever told so: a daemon that looks ends it.
+            StoreError::Unwatched { .. } => Trouble::Unreachable,
             StoreError::Halted { .. } => Trouble::Halted,
             StoreError::NotDurable { .. } | StoreError::Unusable { .. } => Trouble::Unusable,
             StoreError::Damaged { .. } => Trouble::Damaged,

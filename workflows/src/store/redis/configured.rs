@@ -22,6 +22,7 @@ impl RedisOptions {
         Ok(RedisOptions {
             password,
             reply_timeout: config.store.reply_timeout,
+            only_watched: true,
             accept_weaker_durability: config.store.accept_weaker_durability,
             ..RedisOptions::new(address)
         })

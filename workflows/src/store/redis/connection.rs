@@ -1,15 +1,16 @@
 //! A connection that heals by itself: what breaks it is reported once, and the next question opens a new one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
     Value, cmd,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::options::{RedisAddress, RedisOptions};
 use super::{StoreError, outage};
@@ -75,22 +76,42 @@ impl Server {
     }
 }
 
-/// What is open now, and how many were opened before it.
+/// Leads to one process of one server for as long as it lasts: who starts Redis anew, or another one, breaks it.
+#[derive(Clone)]
+struct Open {
+    /// How many were opened before it.
+    number: u64,
+    redis: MultiplexedConnection,
+    /// What the process at its other end calls itself: another name after each start.
+    run: Arc<OnceCell<String>>,
+    /// A witness has looked at the store since that process was started.
+    watched: Arc<AtomicBool>,
+}
+
+/// What is open now, and how many were opened so far.
 #[derive(Default)]
 struct Current {
-    number: u64,
-    open: Option<MultiplexedConnection>,
+    opened: u64,
+    open: Option<Open>,
 }
 
 pub(super) struct Connection {
     server: Arc<Server>,
     reply_timeout: Duration,
+    /// The hash whose field `run` tells which process a witness has looked at last. None: what writes does not care.
+    watched_in: Option<String>,
     current: Mutex<Current>,
 }
 
 impl Connection {
     pub(super) fn new(server: Arc<Server>, reply_timeout: Duration) -> Connection {
-        Connection { server, reply_timeout, current: Mutex::default() }
+        Connection { server, reply_timeout, watched_in: None, current: Mutex::default() }
+    }
+
+    /// What writes waits until a witness has looked.
+    #[must_use]
+    pub(super) fn only_watched(self, store: &str) -> Connection {
+        Connection { watched_in: Some(store.to_owned()), ..self }
     }
 
     pub(super) async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, StoreError> {
@@ -104,42 +125,99 @@ impl Connection {
         call: &Cmd,
         code: &str,
     ) -> Result<Value, StoreError> {
-        match self.ask(call).await {
-            Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.query(operation, cmd("SCRIPT").arg("LOAD").arg(code)).await?;
-                self.query(operation, call).await
+        let judge = |error| outage::judge(operation, error);
+        let open = self.open().await.map_err(judge)?;
+        self.run_on(&open, call, code).await.map_err(judge)
+    }
+
+    /// The same for a script that writes. Refused where Redis was started since a witness last looked: it may have lost something, of
+    /// which only a witness can tell.
+    pub(super) async fn run_writing(
+        &self,
+        operation: &'static str,
+        call: &Cmd,
+        code: &str,
+    ) -> Result<Value, StoreError> {
+        let judge = |error| outage::judge(operation, error);
+        let open = self.open().await.map_err(judge)?;
+        if let Some(store) = &self.watched_in
+            && !open.watched.load(Ordering::Relaxed)
+        {
+            let run = self.run_of(&open).await.map_err(judge)?;
+            let seen = self.ask_on(&open, cmd("HGET").arg(store).arg("run")).await.map_err(judge)?;
+            if seen != Value::BulkString(run.into_bytes()) {
+                return Err(StoreError::Unwatched { operation });
             }
-            answer => answer.map_err(|error| outage::judge(operation, error)),
+            open.watched.store(true, Ordering::Relaxed);
+        }
+        self.run_on(&open, call, code).await.map_err(judge)
+    }
+
+    /// The same for a script whose last argument is the name of the very process that runs it.
+    pub(super) async fn run_with_run(
+        &self,
+        operation: &'static str,
+        mut call: Cmd,
+        code: &str,
+    ) -> Result<Value, StoreError> {
+        let judge = |error| outage::judge(operation, error);
+        let open = self.open().await.map_err(judge)?;
+        call.arg(self.run_of(&open).await.map_err(judge)?);
+        self.run_on(&open, &call, code).await.map_err(judge)
+    }
+
+    async fn run_on(&self, open: &Open, call: &Cmd, code: &str) -> RedisResult<Value> {
+        match self.ask_on(open, call).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                self.ask_on(open, cmd("SCRIPT").arg("LOAD").arg(code)).await?;
+                self.ask_on(open, call).await
+            }
+            answer => answer,
         }
     }
 
+    async fn run_of(&self, open: &Open) -> RedisResult<String> {
+        let ask = async || {
+            let answer = self.ask_on(open, cmd("INFO").arg("server")).await?;
+            let text: String = ::redis::from_redis_value(answer)?;
+            let run = text.lines().find_map(|line| line.strip_prefix("run_id:"));
+            run.map(|run| run.trim().to_owned()).ok_or_else(|| RedisError::from((ErrorKind::Parse, "INFO server has no run_id")))
+        };
+        open.run.get_or_try_init(ask).await.cloned()
+    }
+
     async fn ask(&self, command: &Cmd) -> RedisResult<Value> {
-        let (number, mut connection) = self.open().await?;
-        let answer: RedisResult<Value> = command.query_async(&mut connection).await;
+        let open = self.open().await?;
+        self.ask_on(&open, command).await
+    }
+
+    async fn ask_on(&self, open: &Open, command: &Cmd) -> RedisResult<Value> {
+        let answer: RedisResult<Value> = command.query_async(&mut open.redis.clone()).await;
         if let Err(error) = &answer
             && outage::breaks_connection(error)
         {
-            self.give_up(number).await;
+            self.give_up(open.number).await;
         }
         answer
     }
 
     /// One caller opens, the others wait for it.
-    async fn open(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+    async fn open(&self) -> RedisResult<Open> {
         let mut current = self.current.lock().await;
         if let Some(open) = &current.open {
-            return Ok((current.number, open.clone()));
+            return Ok(open.clone());
         }
-        let opened = self.server.open(self.reply_timeout).await?;
-        current.number += 1;
+        let redis = self.server.open(self.reply_timeout).await?;
+        let opened = Open { number: current.opened, redis, run: Arc::default(), watched: Arc::default() };
+        current.opened += 1;
         current.open = Some(opened.clone());
-        Ok((current.number, opened))
+        Ok(opened)
     }
 
     /// Forgets connection `number`, unless somebody has replaced it already.
     async fn give_up(&self, number: u64) {
         let mut current = self.current.lock().await;
-        if current.number == number {
+        if current.open.as_ref().is_some_and(|open| open.number == number) {
             current.open = None;
         }
     }

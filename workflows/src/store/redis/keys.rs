@@ -39,7 +39,8 @@ pub(super) struct Keys {
     pub(super) budgets: String,
     /// Hash: schedule -> the last tick judged.
     pub(super) ticks: String,
-    /// Hash: the store's name; when and by whom it was last accepted; looks of each witness.
+    /// Hash: the store's name; when and by whom it was last accepted; looks of each witness, and at which process
+    /// of Redis the last one was.
     pub(super) store: String,
     /// Counter: writes worth remembering. Below zero while the store is halted.
     pub(super) revision: String,

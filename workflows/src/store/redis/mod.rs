@@ -66,7 +66,8 @@ impl RedisStore {
     pub async fn connect(options: RedisOptions) -> Result<RedisStore, StoreError> {
         let keys = Keys::new(&options.prefix)?;
         let server = Arc::new(Server::new(&options)?);
-        let connection = Arc::new(Connection::new(server.clone(), options.reply_timeout));
+        let connection = Connection::new(server.clone(), options.reply_timeout);
+        let connection = Arc::new(if options.only_watched { connection.only_watched(&keys.store) } else { connection });
         let store = RedisStore {
             scripts: Scripts::new(),
             bell: Bell::new(server.clone(), bell::WAIT + options.reply_timeout, &keys),

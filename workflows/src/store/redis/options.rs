@@ -47,6 +47,9 @@ pub struct RedisOptions {
     pub prefix: String,
     /// How long one answer may take before the store counts as unavailable.
     pub reply_timeout: Duration,
+    /// Write only to a Redis that a daemon has compared with what it remembers since it was started: what was put back from a backup is
+    /// not worked on for as much as a moment. For sites, where there is a daemon.
+    pub only_watched: bool,
     /// Connect also if acknowledged writes may be lost. What is weaker is still reported.
     pub accept_weaker_durability: bool,
 }
@@ -59,6 +62,7 @@ impl RedisOptions {
             password: None,
             prefix: "{ta}".to_owned(),
             reply_timeout: REPLY_TIMEOUT,
+            only_watched: false,
             accept_weaker_durability: false,
         }
     }

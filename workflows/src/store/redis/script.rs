@@ -11,6 +11,8 @@ use crate::store::INBOX_SIGNALS_MAX;
 pub(super) struct Script {
     code: String,
     digest: String,
+    /// Begins with `gate.lua`.
+    is_gated: bool,
 }
 
 impl Script {
@@ -20,7 +22,7 @@ impl Script {
             code = code.replace("if not holds then return FENCED end", "");
         }
         let digest = ::redis::Script::new(&code).get_hash().to_owned();
-        Script { code, digest }
+        Script { code, digest, is_gated: false }
     }
 
     /// The beginning of a call, up to the arguments that are the script's own.
@@ -64,7 +66,21 @@ impl Script {
         operation: &'static str,
         call: Cmd,
     ) -> Result<Value, StoreError> {
-        connection.run_script(operation, &call, &self.code).await
+        if self.is_gated {
+            connection.run_writing(operation, &call, &self.code).await
+        } else {
+            connection.run_script(operation, &call, &self.code).await
+        }
+    }
+
+    /// The same for the script that looks on behalf of a witness.
+    pub(super) async fn run_with_run(
+        &self,
+        connection: &Connection,
+        operation: &'static str,
+        call: Cmd,
+    ) -> Result<Value, StoreError> {
+        connection.run_with_run(operation, call, &self.code).await
     }
 }
 
@@ -86,13 +102,16 @@ pub(super) struct Scripts {
 /// A script that writes: nothing while the store is halted.
 macro_rules! with_common {
     ($file:literal) => {
-        Script::new(concat!(
-            include_str!("scripts/gate.lua"),
-            "\n",
-            include_str!("scripts/common.lua"),
-            "\n",
-            include_str!($file)
-        ))
+        Script {
+            is_gated: true,
+            ..Script::new(concat!(
+                include_str!("scripts/gate.lua"),
+                "\n",
+                include_str!("scripts/common.lua"),
+                "\n",
+                include_str!($file)
+            ))
+        }
     };
 }
 

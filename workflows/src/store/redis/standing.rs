@@ -1,6 +1,6 @@
 //! How the store is, compared with what a witness remembers; and the halt, lifted by a person.
 
-use ::redis::{Cmd, Value};
+use ::redis::Value;
 
 use super::reply::{self, Malformed, Reply};
 use super::{RedisStore, StoreError, damaged_answer};
@@ -25,7 +25,9 @@ impl RedisStore {
 
     pub(super) async fn read_standing(&self) -> Result<Standing, StoreError> {
         let call = self.scripts.standing.bare_call(&self.keys.watched());
-        self.standing_by("read how the store is", &self.scripts.standing, call).await
+        const OPERATION: &str = "read how the store is";
+        let answer = self.scripts.standing.run(&self.connection, OPERATION, call).await?;
+        standing(answer).map_err(|source| damaged_answer(OPERATION, source))
     }
 
     pub(super) async fn compared(&self, remembered: &HighWater, by: &str) -> Result<Standing, StoreError> {
@@ -39,7 +41,9 @@ impl RedisStore {
             .arg(remembered.revision)
             .arg(remembered.looks)
             .arg(by);
-        self.standing_by("compare the store with what is remembered", &self.scripts.compare, call).await
+        const OPERATION: &str = "compare the store with what is remembered";
+        let answer = self.scripts.compare.run_with_run(&self.connection, OPERATION, call).await?;
+        standing(answer).map_err(|source| damaged_answer(OPERATION, source))
     }
 
     pub(super) async fn accepted(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
@@ -58,15 +62,6 @@ impl RedisStore {
         }
     }
 
-    async fn standing_by(
-        &self,
-        operation: &'static str,
-        script: &super::script::Script,
-        call: Cmd,
-    ) -> Result<Standing, StoreError> {
-        let answer = script.run(&self.connection, operation, call).await?;
-        standing(answer).map_err(|source| damaged_answer(operation, source))
-    }
 }
 
 /// What `compare.lua`, `standing.lua` and `accept.lua` answer.

@@ -170,6 +170,72 @@ async fn an_older_file_that_was_put_back_is_noticed_whatever_is_written_since() 
     let Err(StoreError::Halted { .. }) = worker.create(sample("more")).await else { panic!("an order was taken") };
 }
 
+/// What a worker at a site is.
+async fn writer(server: &PrivateRedis) -> RedisStore {
+    RedisStore::connect(RedisOptions { only_watched: true, ..server.options() }).await.unwrap()
+}
+
+/// What became of an order, as soon as Redis answers.
+async fn order(writer: &RedisStore, name: &str) -> Result<Created, StoreError> {
+    loop {
+        match writer.create(sample(name)).await {
+            Err(StoreError::Unavailable { .. }) => {}
+            answer => return answer,
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_writes_to_a_redis_that_was_started_until_somebody_has_looked() {
+    let mut server = PrivateRedis::start();
+    let mut witness = Witness::of(&server).await;
+    let (one, other) = (writer(&server).await, writer(&server).await);
+    for start in 0..4 {
+        // However often it is tried, and whatever can be read.
+        for writer in [&one, &other, &one] {
+            let refused = order(writer, &format!("w{start}")).await;
+            assert!(matches!(refused, Err(StoreError::Unwatched { .. })), "{refused:?}");
+            assert!(writer.load(&format!("w{start}").parse().unwrap()).await.unwrap().is_none());
+        }
+        assert_eq!(witness.loss().await, None);
+        assert_eq!(order(&one, &format!("w{start}")).await.unwrap(), Created::New);
+        assert_eq!(order(&other, &format!("w{start}")).await.unwrap(), Created::Existing);
+        // Who comes later finds that somebody has looked.
+        assert_eq!(order(&writer(&server).await, &format!("later{start}")).await.unwrap(), Created::New);
+        server.kill();
+        server.start_again();
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_was_put_back_is_not_written_to_for_a_moment() {
+    let mut server = PrivateRedis::start();
+    let mut witness = Witness::of(&server).await;
+    assert_eq!(witness.loss().await, None);
+    let writer = writer(&server).await;
+    let backup = TempDir::new().unwrap();
+    server.kill();
+    copy(&aof(&server), backup.path());
+    server.start_again();
+    assert_eq!(witness.loss().await, None);
+    assert_eq!(order(&writer, "lost").await.unwrap(), Created::New);
+    assert_eq!(witness.loss().await, None);
+    server.kill();
+    std::fs::remove_dir_all(aof(&server)).unwrap();
+    copy(backup.path(), &aof(&server));
+    server.start_again();
+    for _ in 0..5 {
+        assert!(matches!(order(&writer, "early").await, Err(StoreError::Unwatched { .. })));
+    }
+    assert_eq!(witness.loss().await, Some(Loss::Older));
+    let refused = order(&writer, "late").await;
+    assert!(matches!(refused, Err(StoreError::Unwatched { .. } | StoreError::Halted { .. })), "{refused:?}");
+    let accepted = witness.store.accept(&witness.remembered, "ada").await.unwrap().unwrap();
+    witness.remembered = witness.remembered.after(&accepted);
+    assert_eq!(witness.loss().await, None);
+    assert_eq!(order(&writer, "after").await.unwrap(), Created::New);
+}
+
 #[tokio::test]
 async fn once_the_right_file_is_back_the_halt_is_over() {
     let mut server = PrivateRedis::start();

@@ -1,7 +1,7 @@
 -- Compares what a witness remembers with what is there, and halts the store if something is missing. Does without common.lua,
 -- which lets nothing through while the store is halted.
 -- KEYS: store, revision, halt. ARGV: witness, then what it remembers: identity ('' for nothing yet), accepted, revision,
--- looks; who asks.
+-- looks; who asks; which process of Redis this is.
 local call = redis.call
 local KEY_STORE, KEY_REVISION, KEY_HALT = KEYS[1], KEYS[2], KEYS[3]
 local witness, identity, accepted, revision, looks = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -31,5 +31,7 @@ if what then
 elseif not halted then
   -- Each look writes, so that a store that can't be written to is noticed also while there is nothing to do.
   found_looks = call('HINCRBY', KEY_STORE, 'looks:' .. witness, 1)
+  -- Whoever only writes to a store that was looked at goes by this (connection.rs).
+  call('HSET', KEY_STORE, 'run', ARGV[7])
 end
 return { found[1], call('GET', KEY_REVISION), found[2], tostring(found_looks), call('HGETALL', KEY_HALT) }
