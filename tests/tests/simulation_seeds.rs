@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use turnaround_tests::proof::storm::{self, Ran};
 use turnaround_workflows::updates;
 
-/// Seeds of one run, unless `TURNAROUND_SEEDS` says otherwise (`FROM..TO`): all of them where the code is optimised (`cargo seeds`), and
-/// as many as take a minute where it is not (`cargo test`).
+/// Seeds of one run, unless `TURNAROUND_SEEDS` says otherwise (`FROM..TO`, as in CI): all of them where the code is optimised
+/// (`cargo seeds`), and as many as take a minute where it is not (`cargo test`).
 const SEEDS: std::ops::Range<u64> = if cfg!(debug_assertions) { 0..1_000 } else { 0..10_000 };
 
 /// What must have come about at least once in a run of as many seeds as [`SEEDS`] or more: a fault that never struck proves nothing.

@@ -28,9 +28,9 @@ struct Arguments {
     /// Keep the logs, and say where they are, also if all is well.
     #[arg(long)]
     keep: bool,
-    /// In place of a campaign: kill workers and Redis at the default settings until there are so many samples, and measure how
-    /// long work stands still.
-    #[arg(long, value_name = "SAMPLES")]
+    /// In place of a campaign: so many kills, of workers and one in four of Redis, at the default settings; measures how long work
+    /// stands still.
+    #[arg(long, value_name = "KILLS")]
     kills: Option<usize>,
     /// Use the programs beside this one as they are.
     #[arg(long, hide = true)]
@@ -80,8 +80,8 @@ async fn run(arguments: &Arguments) -> io::Result<bool> {
         println!("{caught} of {} planted bugs caught", fates.len());
         return Ok(caught == fates.len());
     }
-    if let Some(samples) = arguments.kills {
-        let measured = recovery::measure(samples, arguments.as_built).await?;
+    if let Some(kills) = arguments.kills {
+        let measured = recovery::measure(kills, arguments.as_built).await?;
         recovery::tell(&measured);
         return Ok(measured.is_good());
     }

@@ -68,7 +68,7 @@ const PLANTED: [Planted; 14] = [
     },
     Planted { feature: "bug-lost-signal", invariant: "I6 nothing is lost", proof: Proof::Campaign { seed: 7, seconds: 30 } },
     Planted { feature: "bug-budget-given-back-early", invariant: "I4 not too many out", proof: test(NODE_OS, "two_rollouts_share_the_budget") },
-    Planted { feature: "bug-no-observe-on-resume", invariant: "the same end as undisturbed", proof: test(CRASH, "") },
+    Planted { feature: "bug-no-observe-on-resume", invariant: "the same end as undisturbed", proof: test(CRASH, "a_renewal_does_everything_once") },
     Planted {
         feature: "bug-digest-unchecked",
         invariant: "journals are whole",
@@ -79,7 +79,7 @@ const PLANTED: [Planted; 14] = [
         invariant: "a failure is tried again with pauses",
         proof: test(ENGINE, "a_failure_is_tried_again_with_pauses"),
     },
-    Planted { feature: "bug-no-last-look", invariant: "I3 no image on instances", proof: test(NODE_OS, "") },
+    Planted { feature: "bug-no-last-look", invariant: "I3 no image on instances", proof: test(NODE_OS, "instances_that_landed_while_the_store_was_away_are_not_wiped") },
     Planted {
         feature: "bug-signal-followed-twice",
         invariant: "I8 nothing twice",

@@ -3,11 +3,14 @@
 //! One sample is one workflow (a survey) that a process had in hand when it, or Redis, was killed with SIGKILL. It is taken from
 //! what the processes wrote of themselves: from the moment before the kill of a worker to the moment in which another one was told
 //! that it has the workflow; from the moment before the kill of Redis to the next commit of the workflow that was acknowledged.
-//! Many are in hand at each kill, so that some hundred samples take minutes.
+//! Workers are killed one after the other, a second apart on average: while what one had in hand waits for its lease to end, the next
+//! ones are killed, also those that had just taken something over.
 
 use std::io;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -23,11 +26,15 @@ const LEASE: Duration = Duration::from_secs(10);
 pub const BOUND: Duration = Duration::from_secs(11);
 /// Workflows in hand before a kill, over all workers.
 const IN_HAND: usize = 48;
-/// Workers that live through each kill can take all of it.
+/// Workers that live through a kill can take all of it.
 const WORKERS: usize = 3;
 const SLOTS: u16 = 64;
-/// Every answer of the site takes so long while workflows are to be caught in hand: below the limit of 30 s of a request.
-const HELD_FOR: Duration = Duration::from_secs(20);
+/// Every answer of the site takes so long, so that workflows are caught in hand.
+// A worker lives for three seconds between two kills: many a survey, which takes as long, ends nevertheless, and none is lost by
+// twenty workers in a row, after which it would be set aside.
+const HELD_FOR: Duration = Duration::from_millis(1_500);
+/// From one kill of a worker to the next, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 300..1_700;
 /// For Redis, whose return is to be seen in commits that come by themselves.
 // A survey of two calls in a row then takes two seconds, of which some are left when Redis is killed: they are part of the sample.
 const BUSY_FOR: Duration = Duration::from_secs(1);
@@ -37,7 +44,9 @@ const IN_HAND_BUSY: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// Of so many kills one is of Redis.
-const REDIS_ONE_IN: usize = 3;
+const REDIS_ONE_IN: usize = 4;
+/// Pauses between kills are made of it.
+const SEED: u64 = 1;
 
 /// What was measured.
 #[derive(Debug)]
@@ -46,9 +55,6 @@ pub struct Measured {
     pub redis_kills: usize,
     /// Until another worker had it in hand.
     pub claimed: Histogram,
-    /// Until its next commit: beside the recovery, that is how long the site takes to answer, which catches workflows in hand by
-    /// answering slowly. Shown, not judged.
-    pub committed: Histogram,
     /// After a kill of Redis: until the next commit of what was in hand.
     pub redis: Histogram,
     pub violations: Vec<String>,
@@ -64,8 +70,8 @@ impl Measured {
     }
 }
 
-/// Kills until there are `samples` of kills of workers, and about half as many kills of Redis.
-pub async fn measure(samples: usize, as_built: bool) -> io::Result<Measured> {
+/// Kills so often.
+pub async fn measure(kills: usize, as_built: bool) -> io::Result<Measured> {
     let scale = Scale {
         nodes: 2,
         instances: 0,
@@ -82,21 +88,20 @@ pub async fn measure(samples: usize, as_built: bool) -> io::Result<Measured> {
     for socket in stage.sockets() {
         Client::new(&socket)?.until_up().await?;
     }
-    let mut round = Round { desk: Desk::new(&stage)?, stage: &stage, worker_kills: 0, redis_kills: 0 };
-    let mut taken = 0;
-    while taken < samples {
-        taken += round.kill_a_worker().await?;
-        eprintln!("{taken} of {samples} samples after {} kills", round.worker_kills);
-        if round.worker_kills.is_multiple_of(REDIS_ONE_IN) {
-            round.kill_redis().await?;
-        }
+    let kills_of = Kills { desk: Desk::new(&stage)?, stage: &stage };
+    let redis_kills = (kills / REDIS_ONE_IN).max(1);
+    let worker_kills = kills.saturating_sub(redis_kills).max(1);
+    let mut random = StdRng::seed_from_u64(SEED);
+    stage.site.servers.mishaps.slow_down(HELD_FOR);
+    for kill in 0..worker_kills {
+        kills_of.a_worker(kill % WORKERS).await?;
+        tokio::time::sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
     }
-    if round.redis_kills == 0 {
-        round.kill_redis().await?;
+    kills_of.until_idle().await?;
+    stage.site.servers.mishaps.slow_down(BUSY_FOR);
+    for _ in 0..redis_kills {
+        kills_of.redis().await?;
     }
-    let (worker_kills, redis_kills) = (round.worker_kills, round.redis_kills);
-    stage.site.servers.mishaps.slow_down(Duration::ZERO);
-    round.until_idle().await?;
     let kept = evidence::kept(&stage).await?;
     let out_max = usize::from(stage.out_max);
     let site = stage.end().await?;
@@ -109,50 +114,34 @@ pub async fn measure(samples: usize, as_built: bool) -> io::Result<Measured> {
         worker_kills,
         redis_kills,
         claimed: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms),
-        committed: of(Struck::WorkerKilled, |recovery| recovery.committed_ms),
         redis: of(Struck::RedisKilled, |recovery| recovery.committed_ms),
         violations: judged.violations.iter().map(ToString::to_string).collect(),
         lost: judged.recoveries.iter().filter(|recovery| recovery.committed_ms.is_none()).count(),
     })
 }
 
-struct Round<'a> {
+struct Kills<'a> {
     stage: &'a Stage,
     desk: Desk<'a>,
-    worker_kills: usize,
-    redis_kills: usize,
 }
 
-impl Round<'_> {
-    /// Whoever the worker had in hand; how many that were.
-    async fn kill_a_worker(&mut self) -> io::Result<usize> {
-        self.stage.site.servers.mishaps.slow_down(HELD_FOR);
+impl Kills<'_> {
+    async fn a_worker(&self, index: usize) -> io::Result<()> {
         self.fill(IN_HAND).await?;
-        let index = self.worker_kills % WORKERS;
         let mut processes = self.stage.processes.lock().await;
         let pid = processes.worker_pid(index).ok_or_else(|| io::Error::other("a worker has ended by itself"))?;
-        let held = self.held_by(pid).await?;
-        // What is taken over meets a site that answers at once.
-        self.stage.site.servers.mishaps.slow_down(Duration::ZERO);
         self.stage.faults.tell("fault", json!({ "kind": "worker killed", "pids": [pid] }));
         processes.kill_worker(index).await?;
-        processes.start_what_is_missing()?;
-        drop(processes);
-        self.worker_kills += 1;
-        self.until_ended(&held).await?;
-        Ok(held.len())
+        processes.start_what_is_missing()
     }
 
-    async fn kill_redis(&mut self) -> io::Result<()> {
-        self.until_idle().await?;
-        self.stage.site.servers.mishaps.slow_down(BUSY_FOR);
+    async fn redis(&self) -> io::Result<()> {
         self.fill(IN_HAND_BUSY).await?;
         let mut processes = self.stage.processes.lock().await;
         self.stage.faults.tell("fault", json!({ "kind": "Redis killed", "pids": [] }));
         processes.kill_redis().await?;
         processes.start_redis().await?;
         drop(processes);
-        self.redis_kills += 1;
         self.until_idle().await
     }
 
@@ -179,35 +168,13 @@ impl Round<'_> {
         redis::cmd("ZRANGE").arg("{ta}:lease").arg(0).arg(-1).query_async(&mut redis).await.map_err(io::Error::other)
     }
 
-    async fn held_by(&self, pid: u32) -> io::Result<Vec<String>> {
-        let mut redis = self.stage.redis().await?;
-        let mut held = Vec::new();
-        for id in self.leases().await? {
-            let holder: Option<String> =
-                redis::cmd("HGET").arg(format!("{{ta}}:wf:{id}")).arg("holder").query_async(&mut redis).await.map_err(io::Error::other)?;
-            // `host:pid ticket`
-            if holder.is_some_and(|holder| holder.split(' ').next().is_some_and(|who| who.ends_with(&format!(":{pid}")))) {
-                held.push(id);
-            }
-        }
-        Ok(held)
-    }
-
-    async fn until_ended(&self, ids: &[String]) -> io::Result<()> {
-        self.until(async |open| !ids.iter().any(|id| open.contains(id))).await
-    }
-
     async fn until_idle(&self) -> io::Result<()> {
-        self.until(async |open| open.is_empty()).await
-    }
-
-    async fn until(&self, is: impl AsyncFn(&[String]) -> bool) -> io::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut redis = self.stage.redis().await?;
             let open: Vec<String> =
                 redis::cmd("ZRANGE").arg("{ta}:idx:open").arg(0).arg(-1).query_async(&mut redis).await.map_err(io::Error::other)?;
-            if is(&open).await {
+            if open.is_empty() {
                 return Ok(());
             }
             if Instant::now() > end {
@@ -222,9 +189,8 @@ impl Round<'_> {
 pub fn tell(measured: &Measured) {
     println!("lease {} s, bound {} s", LEASE.as_secs(), BOUND.as_secs());
     println!("a sample is a survey that was in hand when the process was killed with SIGKILL\n");
-    let Measured { worker_kills, redis_kills, claimed, committed, redis, .. } = measured;
+    let Measured { worker_kills, redis_kills, claimed, redis, .. } = measured;
     println!("{worker_kills} kills of a worker, until another one has it in hand: {claimed}");
-    println!("{worker_kills} kills of a worker, until the next commit, with the slow site's answers in it: {committed}");
     println!("{redis_kills} kills of Redis (started again at once), until the next commit: {redis}");
     println!("{} were never heard of again", measured.lost);
     for violation in &measured.violations {

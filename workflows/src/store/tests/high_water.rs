@@ -208,6 +208,23 @@ async fn nobody_writes_to_a_redis_that_was_started_until_somebody_has_looked() {
 }
 
 #[tokio::test]
+async fn the_first_look_of_a_new_daemon_says_nothing_where_others_remember() {
+    let mut server = PrivateRedis::start();
+    let mut old = Witness::of(&server).await;
+    let writer = writer(&server).await;
+    assert_eq!(old.loss().await, None);
+    assert_eq!(order(&writer, "before").await.unwrap(), Created::New);
+    server.kill();
+    server.start_again();
+    let mut new = Witness { remembered: HighWater::new("two".to_owned()), ..Witness::of(&server).await };
+    assert_eq!(new.loss().await, None);
+    assert!(matches!(order(&writer, "early").await, Err(StoreError::Unwatched { .. })), "the other one may know of a loss");
+    // By its next look the other has looked, if it is there at all.
+    assert_eq!(new.loss().await, None);
+    assert_eq!(order(&writer, "after").await.unwrap(), Created::New);
+}
+
+#[tokio::test]
 async fn a_backup_that_was_put_back_is_not_written_to_for_a_moment() {
     let mut server = PrivateRedis::start();
     let mut witness = Witness::of(&server).await;

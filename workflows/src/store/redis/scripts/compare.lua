@@ -19,6 +19,14 @@ local function loss()
   if tonumber(found[2] or 0) <= accepted and is_older then return 'older' end
 end
 
+-- Somebody else watches it, too, and may remember more than one who remembers nothing yet.
+local function others_watch()
+  for _, field in ipairs(call('HKEYS', KEY_STORE)) do
+    if string.sub(field, 1, 6) == 'looks:' and field ~= 'looks:' .. witness then return true end
+  end
+  return false
+end
+
 -- While the store is halted its revision has a minus: whoever writes looks there anyway.
 local halted = there and string.byte(there) == 45
 local what = not halted and loss()
@@ -32,6 +40,6 @@ elseif not halted then
   -- Each look writes, so that a store that can't be written to is noticed also while there is nothing to do.
   found_looks = call('HINCRBY', KEY_STORE, 'looks:' .. witness, 1)
   -- Whoever only writes to a store that was looked at goes by this (connection.rs).
-  call('HSET', KEY_STORE, 'run', ARGV[7])
+  if identity ~= '' or not others_watch() then call('HSET', KEY_STORE, 'run', ARGV[7]) end
 end
 return { found[1], call('GET', KEY_REVISION), found[2], tostring(found_looks), call('HGETALL', KEY_HALT) }
