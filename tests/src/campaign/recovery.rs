@@ -6,6 +6,7 @@
 //! Workers are killed one after the other, a second apart on average: while what one had in hand waits for its lease to end, the next
 //! ones are killed, also those that had just taken something over.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -178,7 +179,10 @@ impl Kills<'_> {
                 return Ok(());
             }
             if Instant::now() > end {
-                return Err(io::Error::other(format!("{} workflows did not end within {} s", open.len(), PATIENCE.as_secs())));
+                let shown = self.desk.open().await.unwrap_or_default();
+                let status = |line: &serde_json::Value| format!("{} {}", line["status"].as_str().unwrap_or("?"), line["headline"].as_str().unwrap_or("?"));
+                let shown: BTreeSet<String> = shown.iter().map(status).collect();
+                return Err(io::Error::other(format!("{} workflows did not end within {} s: {shown:?}", open.len(), PATIENCE.as_secs())));
             }
             tokio::time::sleep(POLL).await;
         }
