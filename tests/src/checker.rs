@@ -23,8 +23,8 @@ pub struct Rules {
     pub resets_again: BTreeMap<String, usize>,
     /// Instances may be moved off nodes that are in service: back to where they came from.
     pub moves_back: bool,
-    /// A node that somebody else has opened less than so many milliseconds ago may be reset: who looked right before could not
-    /// know. Nova has nothing by which it could be known.
+    /// A node that somebody else has opened less than so many milliseconds ago may be reset, and one that somebody else has disabled so
+    /// recently may be disabled or enabled by us: who looked right before could not know. Nova has nothing by which it could be known.
     pub look_is_good_for_ms: i64,
 }
 
@@ -109,6 +109,7 @@ struct Node {
     others_turn: bool,
     /// When somebody else enabled it last.
     opened_by_other: Option<i64>,
+    closed_by_other: Option<i64>,
     staged: Option<String>,
     resets: BTreeMap<String, usize>,
     images: BTreeMap<String, usize>,
@@ -268,10 +269,15 @@ impl<'a> Judge<'a> {
         let was_enabled = std::mem::replace(&mut node.enabled, false);
         node.reason.clone_from(&reason);
         node.others_turn = by_other;
+        let unheard = node.closed_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms);
         if by_other {
+            node.closed_by_other = Some(self.at);
             node.wanted = (false, reason);
         } else if was_enabled {
             self.count_out(name);
+        } else if unheard {
+            // Their word is lost by ours.
+            node.wanted = (true, None);
         }
     }
 
@@ -282,6 +288,9 @@ impl<'a> Judge<'a> {
         node.others_turn = by_other;
         if by_other {
             node.opened_by_other = Some(self.at);
+            node.wanted = (true, None);
+        } else if node.closed_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms) {
+            // Nobody had looked since then.
             node.wanted = (true, None);
         } else if !node.wanted.0 {
             self.say(

@@ -436,6 +436,19 @@ fn a_node_that_somebody_else_had_closed_is_opened() {
     assert_eq!(judge(&history, &rules())[0].rule, Rule::OthersClosuresStay);
 }
 
+/// Events are a second apart: enabled one second after it was disabled, and three; and a word that is written over.
+#[test]
+fn who_disables_a_node_in_the_moment_in_which_it_is_enabled_could_not_be_heard_and_who_did_so_earlier_could() {
+    let excused = Rules { look_is_good_for_ms: 2_000, ..rules() };
+    good_by(&history![close("b"), closed_by_others("b"), open("b")], &excused);
+    let written_over = json!({ "kind": "service_disabled", "node": "b", "reason": "turnaround:w", "was_enabled": false, "by": "caller" });
+    good_by(&history![closed_by_others("b"), written_over.clone(), of("boot_override", "a"), of("boot_override", "a"), open("b")], &excused);
+    let earlier = history![closed_by_others("b"), of("boot_override", "a"), of("boot_override", "a"), written_over, open("b")];
+    assert_eq!(judge(&earlier, &excused)[0].rule, Rule::OthersClosuresStay);
+    let earlier = history![close("b"), closed_by_others("b"), of("boot_override", "a"), of("boot_override", "a"), open("b")];
+    assert_eq!(judge(&earlier, &excused)[0].rule, Rule::OthersClosuresStay);
+}
+
 #[test]
 fn a_node_that_stays_closed() {
     bad(Rule::LeftAsFound, &history![close("b")]);

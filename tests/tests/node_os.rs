@@ -519,6 +519,33 @@ async fn a_person_who_disables_a_node_while_its_closing_waits_for_the_store_is_h
 }
 
 #[tokio::test]
+async fn a_person_who_disables_a_node_while_its_reopening_waits_for_the_store_is_heard() {
+    let slow = |plan: &SitePlan| {
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.call_takes = Duration::from_millis(100);
+        sim
+    };
+    // When is it opened, if all goes well?
+    let plain = SitePlan::uniform(3, 0);
+    let mut scenario = Scenario::with(slow(&plain), plain.clone(), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let opened = scenario.sim.world.events().into_iter().find(|event| matches!(event.what, Happened::ServiceEnabled { .. })).unwrap().at;
+    let plan = plain.happens(
+        opened.since(MORNING) + MINUTE,
+        Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "broken DIMM".to_owned() },
+    );
+    for calls_before in 0..=12_u32 {
+        let mut sim = slow(&plan);
+        let from = MORNING + opened.since(MORNING).saturating_sub(Duration::from_millis(u64::from(calls_before) * 100));
+        sim.store_outage = Some((from, opened + 10 * MINUTE));
+        let mut scenario = Scenario::with(sim, plan.clone(), &["gpu-01"], 1).await;
+        scenario.rest().await;
+        scenario.is_clean();
+        assert_eq!(scenario.sim.world.snapshot().node("gpu-01").unwrap().disabled_reason.as_deref(), Some("broken DIMM"), "{calls_before}");
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_a_person_opens_is_not_emptied_any_further() {
     let plan = SitePlan::uniform(3, 6).happens(15 * SECOND, Happens::ServiceEnabled { node: "gpu-01".to_owned() });
     let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;

@@ -31,11 +31,12 @@ const IN_HAND: usize = 48;
 const WORKERS: usize = 3;
 const SLOTS: u16 = 64;
 /// Every answer of the site takes so long, so that workflows are caught in hand.
-// A worker lives for three seconds between two kills: many a survey, which takes as long, ends nevertheless, and none is lost by
-// twenty workers in a row, after which it would be set aside.
+// A worker lives for three seconds between two kills: some surveys, which take as long, end nevertheless.
 const HELD_FOR: Duration = Duration::from_millis(1_500);
 /// From one kill of a worker to the next, in milliseconds.
 const PAUSE_MS: std::ops::Range<u64> = 300..1_700;
+/// After so many everything may end: what twenty workers in a row have lost would be set aside.
+const KILLS_IN_A_ROW: usize = 30;
 /// For Redis, whose return is to be seen in commits that come by themselves.
 // A survey of two calls in a row then takes two seconds, of which some are left when Redis is killed: they are part of the sample.
 const BUSY_FOR: Duration = Duration::from_secs(1);
@@ -97,6 +98,9 @@ pub async fn measure(kills: usize, as_built: bool) -> io::Result<Measured> {
     for kill in 0..worker_kills {
         kills_of.a_worker(kill % WORKERS).await?;
         tokio::time::sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
+        if (kill + 1).is_multiple_of(KILLS_IN_A_ROW) {
+            kills_of.until_idle().await?;
+        }
     }
     kills_of.until_idle().await?;
     stage.site.servers.mishaps.slow_down(BUSY_FOR);

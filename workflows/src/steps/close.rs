@@ -2,9 +2,11 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
 
 use super::netboot::LOOK_IS_GOOD_FOR;
 use super::{node_lock, node_out, order, queues};
+use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
 use crate::store::{Queue, Resource, Take, WorkflowId};
@@ -103,11 +105,7 @@ impl Step for Close {
         let closed = heard(cx, closed).await?;
         if closed.reopen {
             let text = format!("node OS update to {} by {}, since {}", order.image.version, cx.created_by(), cx.now());
-            cx.guard().await?;
-            // Last of all, because the guard too may have waited: Nova would put our reason over somebody else's without a word.
-            if cx.just_now().await.since(looked) > LOOK_IS_GOOD_FOR {
-                return Err(StepError::retry(format!("too much time has passed since {} was looked at", order.node)));
-            }
+            fresh(cx, looked, &order.node).await?;
             cx.ports.compute.close(&order.node, &reason(cx.id, true, &text)).await?;
         }
         Ok(Progress::Done(closed))
@@ -128,6 +126,16 @@ impl Step for Close {
     fn gives(&self, _cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
         Ok(Vec::new())
     }
+}
+
+/// Returns only if this worker still holds the workflow, and what was seen at `looked` may be acted upon: the guard too may have waited
+/// for the store, and Nova puts one word over another's without telling.
+async fn fresh(cx: &StepCx<'_>, looked: Timestamp, node: &NodeName) -> Result<(), StepError> {
+    cx.guard().await?;
+    if cx.just_now().await.since(looked) > LOOK_IS_GOOD_FOR {
+        return Err(StepError::retry(format!("too much time has passed since {node} was looked at")));
+    }
+    Ok(())
 }
 
 /// How the node is now, to be written down.
@@ -175,26 +183,28 @@ async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepErro
 /// An operator had left the node closed after an earlier workflow of ours, for a good reason: nothing was mended since. It stays
 /// closed with the reason it had, and goes on counting as out.
 async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService) -> Result<Undone, StepError> {
+    let looked = cx.just_now().await;
     let service = cx.ports.compute.service(&order.node).await?;
     if service.enabled {
         return Ok(Undone::Done { note: "opened by somebody else meanwhile".to_owned() });
     }
     if whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours {
-        cx.guard().await?;
+        fresh(cx, looked, &order.node).await?;
         cx.ports.compute.close(&order.node, found.disabled_reason.as_deref().unwrap_or(OURS)).await?;
     }
     Ok(Undone::DoneKeeping { keeps: vec![node_out(order)], note: "left closed, as an operator had left it".to_owned() })
 }
 
 /// Enables the node's compute service unless somebody else has disabled it meanwhile. Says what it did.
-pub(super) async fn reopen_if_ours(cx: &StepCx<'_>, node: &turnaround_config::NodeName) -> Result<String, StepError> {
+pub(super) async fn reopen_if_ours(cx: &StepCx<'_>, node: &NodeName) -> Result<String, StepError> {
+    let looked = cx.just_now().await;
     let service = cx.ports.compute.service(node).await?;
     if service.enabled {
         return Ok("open already".to_owned());
     }
     match whose(service.disabled_reason.as_deref(), cx.id) {
         Reason::Ours | Reason::Another { found_enabled: true } => {
-            cx.guard().await?;
+            fresh(cx, looked, node).await?;
             cx.ports.compute.reopen(node).await?;
             Ok("reopened".to_owned())
         }
