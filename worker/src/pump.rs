@@ -573,11 +573,41 @@ fn rand_factor() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use turnaround_workflows::clock::{SystemClock, Timestamp};
-    use turnaround_workflows::store::Status;
+    use turnaround_workflows::engine::Committer as _;
     use turnaround_workflows::store::memory::MemoryStore;
+    use turnaround_workflows::store::{Digest, NewWorkflow, Status, StoredEntry};
 
     use super::*;
+
+    /// A pump with so many slots, and the end of its queue.
+    fn pump(slots: u16, store: Arc<dyn Store>) -> (Loop, mpsc::Receiver<Leased>) {
+        let options =
+            PumpOptions { slots, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
+        let clock = Arc::new(StoreClock::new(Timestamp::default()));
+        let shared = Shared { store, clock, stopping: CancellationToken::new(), options, outage: AtomicBool::new(false) };
+        let (to_queue, queue) = mpsc::channel(usize::from(slots));
+        (Loop::new(shared, to_queue, watch::channel(false).0), queue)
+    }
+
+    fn memory() -> Arc<MemoryStore> {
+        Arc::new(MemoryStore::new(Arc::new(SystemClock)))
+    }
+
+    async fn create(store: &MemoryStore, name: &str) {
+        let new = NewWorkflow {
+            id: name.parse().expect("an id"),
+            kind: "probe".to_owned(),
+            target: "site".to_owned(),
+            parent: None,
+            headline: String::new(),
+            entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
+            traceparent: None,
+            due: None,
+        };
+        store.create(new).await.expect("a creation");
+    }
 
     fn parked(id: &WorkflowId, fence: Fence) -> Commit {
         Commit {
@@ -601,12 +631,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_an_old_lease_is_not_the_end_of_a_new_one() {
-        let options =
-            PumpOptions { slots: 1, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
-        let clock = Arc::new(StoreClock::new(Timestamp::default()));
-        let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
-        let shared = Shared { store, clock, stopping: CancellationToken::new(), options, outage: AtomicBool::new(false) };
-        let mut pump = Loop::new(shared, mpsc::channel(1).0, watch::channel(false).0);
+        let (mut pump, _queue) = pump(1, memory());
         let id: WorkflowId = "node-os-rollout-abc.gpu-01".parse().expect("an id");
         // Lost, and claimed again by this very worker; then what the old activation had asked for is answered.
         let lost = CancellationToken::new();
@@ -620,5 +645,51 @@ mod tests {
             assert!(pump.held.contains_key(&id), "it is renewed for as long as it is worked on");
         }
         assert!(!lost.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_lease_whose_commit_is_outstanding_is_not_renewed_beside_it() {
+        let store = memory();
+        let (mut pump, mut queue) = pump(2, store.clone());
+        create(&store, "parks").await;
+        create(&store, "stays").await;
+        pump.call();
+        pump.settle_all().await.expect("an answer");
+        let (parks, stays) = (queue.try_recv().expect("claimed"), queue.try_recv().expect("claimed"));
+        // It gives up its lease, and while that is outstanding all leases are renewed.
+        let (reply, committed) = oneshot::channel();
+        let (id, fence) = (parks.claimed.document.id.clone(), parks.claimed.fence);
+        pump.take(Ask::Commit { commit: Box::new(parked(&id, fence)), reply });
+        pump.send(false, None);
+        pump.send(true, None);
+        assert_eq!(pump.outstanding.len(), CALLS_MAX);
+        pump.settle_all().await.expect("two answers");
+        assert!(matches!(committed.await, Ok(Committed::Done { .. })));
+        assert_eq!(pump.held.keys().collect::<Vec<_>>(), [&stays.claimed.document.id]);
+        for leased in [&parks, &stays] {
+            assert!(leased.lease.lost().now_or_never().is_none(), "nobody was told that a lease is lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_call_goes_only_if_it_is_worth_it_and_never_a_third() {
+        let (mut pump, _queue) = pump(1, memory());
+        let mut come = |pump: &mut Loop, commits: usize| {
+            for number in 0..commits {
+                let id = format!("w{number}").parse().expect("an id");
+                pump.take(Ask::Commit { commit: Box::new(parked(&id, Fence(1))), reply: oneshot::channel().0 });
+            }
+        };
+        pump.call();
+        assert!(pump.claiming);
+        come(&mut pump, LINGER_ENOUGH - 1);
+        assert!(!pump.is_worth_a_call(), "it goes when the first one is answered");
+        come(&mut pump, 1);
+        assert!(pump.is_worth_a_call());
+        pump.call();
+        come(&mut pump, COMMITS_MAX);
+        assert!(!pump.is_worth_a_call());
+        pump.settle_all().await.expect("two answers");
+        assert!(!pump.claiming);
     }
 }
