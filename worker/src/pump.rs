@@ -674,7 +674,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_call_goes_only_if_it_is_worth_it_and_never_a_third() {
         let (mut pump, _queue) = pump(1, memory());
-        let mut come = |pump: &mut Loop, commits: usize| {
+        let come = |pump: &mut Loop, commits: usize| {
             for number in 0..commits {
                 let id = format!("w{number}").parse().expect("an id");
                 pump.take(Ask::Commit { commit: Box::new(parked(&id, Fence(1))), reply: oneshot::channel().0 });

@@ -142,12 +142,9 @@ fn a_runtime_that_ends_leaves_nobody_waiting() {
     let store = Arc::new(first.block_on(RedisStore::connect(server.options())).unwrap());
     server.pause();
     // Begun where the runtime ends, and waited for elsewhere.
-    let asked = first.block_on(async {
-        let store = store.clone();
-        let asked = tokio::spawn(async move { store.create(sample("w")).await });
-        tokio::time::sleep(SENT_BY_THEN).await;
-        asked
-    });
+    let begins = store.clone();
+    let asked = first.spawn(async move { begins.create(sample("w")).await });
+    first.block_on(async { tokio::time::sleep(SENT_BY_THEN).await });
     let other = store.clone();
     let waits = std::thread::spawn(move || second.block_on(other.create(sample("other"))));
     std::thread::sleep(SENT_BY_THEN);
