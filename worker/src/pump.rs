@@ -25,7 +25,7 @@ use turnaround_workflows::store::{
 use turnaround_workflows::telemetry::metrics;
 
 use crate::clock::StoreClock;
-use crate::lease::{Ask, Lease, Leased};
+use crate::lease::{Ask, Asking, Lease, Leased, Unread};
 
 /// Leases are renewed when this fraction of their length has passed: two renewals may fail before one is lost.
 const RENEW_AT: u32 = 3;
@@ -179,7 +179,8 @@ struct Loop {
     to_queue: mpsc::Sender<Leased>,
     ready: watch::Sender<bool>,
     asks: mpsc::UnboundedReceiver<Ask>,
-    asking: mpsc::UnboundedSender<Ask>,
+    asking: Asking,
+    unread: Arc<Unread>,
     held: HashMap<WorkflowId, Held>,
     batch: Batch,
     outstanding: FuturesUnordered<BoxFuture<'static, Answered>>,
@@ -195,7 +196,7 @@ struct Loop {
 
 impl Loop {
     fn new(shared: Shared, to_queue: mpsc::Sender<Leased>, ready: watch::Sender<bool>) -> Loop {
-        let (asking, asks) = mpsc::unbounded_channel();
+        let (asking, asks, unread) = Asking::open();
         let renew_at = Instant::now() + shared.options.lease / RENEW_AT;
         Loop {
             shared: Arc::new(shared),
@@ -203,6 +204,7 @@ impl Loop {
             ready,
             asks,
             asking,
+            unread,
             held: HashMap::new(),
             batch: Batch::default(),
             outstanding: FuturesUnordered::new(),
@@ -228,10 +230,19 @@ impl Loop {
         let stopping = self.shared.stopping.clone();
         while !stopping.is_cancelled() {
             let woken = self.wait().await?;
-            self.gather();
-            let goes = if self.outstanding.is_empty() { woken || !self.batch.is_empty() } else { self.is_worth_a_call() };
-            if !goes {
-                continue;
+            if self.outstanding.is_empty() {
+                self.gather();
+                if !woken && self.batch.is_empty() {
+                    continue;
+                }
+            } else {
+                if self.missing_for_another() > self.unread.count() {
+                    continue;
+                }
+                self.gather();
+                if self.missing_for_another() > 0 {
+                    continue;
+                }
             }
             self.linger().await;
             if stopping.is_cancelled() {
@@ -242,33 +253,41 @@ impl Loop {
         Ok(())
     }
 
-    /// Beside the one that is outstanding.
-    fn is_worth_a_call(&self) -> bool {
-        self.outstanding.len() < CALLS_MAX && self.batch.commits.len() >= LINGER_ENOUGH
+    /// Commits that are missing until a call beside the one that is outstanding is worth while.
+    fn missing_for_another(&self) -> usize {
+        if self.outstanding.len() < CALLS_MAX { LINGER_ENOUGH.saturating_sub(self.batch.commits.len()) } else { usize::MAX }
     }
 
     fn free_slots(&self) -> u32 {
         u32::from(self.shared.options.slots).saturating_sub(u32::try_from(self.held.len()).unwrap_or(u32::MAX))
     }
 
-    /// Returns when there is something to do; false if that was the answer to a call, which may leave nothing else to do.
+    /// Returns when there is something to do; false if that was the answer to a call, which may leave nothing else to do. While a call is
+    /// outstanding, that is its answer, or enough for another one.
     async fn wait(&mut self) -> Result<bool, StoreError> {
         let free = self.free_slots() > 0;
         self.free.send_replace(free);
-        let idle = self.outstanding.is_empty();
-        let claim_at = self.claim_at.filter(|_| free && idle);
-        let renew_at = (!self.held.is_empty() && idle).then_some(self.renew_at);
-        let has_room = self.batch.commits.len() < COMMITS_MAX;
         let stopping = self.shared.stopping.clone();
+        if !self.outstanding.is_empty() {
+            let missing = self.missing_for_another();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                Some(answered) = self.outstanding.next() => {
+                    self.settle(answered)?;
+                    return Ok(false);
+                }
+                () = self.unread.at_least(missing) => {}
+            }
+            return Ok(true);
+        }
+        let claim_at = self.claim_at.filter(|_| free);
+        let renew_at = (!self.held.is_empty()).then_some(self.renew_at);
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
-            Some(answered) = self.outstanding.next(), if !idle => {
-                self.settle(answered)?;
-                return Ok(false);
-            }
-            ask = self.asks.recv(), if has_room => if let Some(ask) = ask { self.take(ask) },
-            () = self.bell.notified(), if free && idle => {}
+            ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
+            () = self.bell.notified(), if free => {}
             () = at(claim_at) => {}
             () = at(renew_at) => {}
         }
@@ -286,24 +305,23 @@ impl Loop {
     /// A call costs about as much as ten commits: where many workflows are brought on at once it goes once enough of them have come to
     /// their commit. Who waits with few, or alone, does not wait for others.
     async fn linger(&mut self) {
-        let end = Instant::now() + LINGER;
-        let stopping = self.shared.stopping.clone();
-        while self.held.len() >= LINGER_FROM
-            && !self.batch.commits.is_empty()
-            && self.batch.commits.len() < LINGER_ENOUGH.min(self.held.len() / 2)
-            && self.batch.guards.is_empty()
-        {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => return,
-                ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
-                () = tokio::time::sleep_until(end) => return,
-            }
-            self.gather();
+        let enough = LINGER_ENOUGH.min(self.held.len() / 2);
+        let has = self.batch.commits.len();
+        if self.held.len() < LINGER_FROM || has == 0 || has >= enough || !self.batch.guards.is_empty() {
+            return;
         }
+        let stopping = self.shared.stopping.clone();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            () = self.unread.at_least(enough - has) => {}
+            () = tokio::time::sleep(LINGER) => {}
+        }
+        self.gather();
     }
 
     fn take(&mut self, ask: Ask) {
+        self.unread.read_one();
         match ask {
             Ask::Commit { commit, reply } => {
                 self.batch.commits.push(*commit);
@@ -595,6 +613,12 @@ mod tests {
         Arc::new(MemoryStore::new(Arc::new(SystemClock)))
     }
 
+    /// As a lease would.
+    fn ask(pump: &mut Loop, ask: Ask) {
+        pump.asking.clone().ask(ask).expect("the pump is there");
+        pump.gather();
+    }
+
     async fn create(store: &MemoryStore, name: &str) {
         let new = NewWorkflow {
             id: name.parse().expect("an id"),
@@ -659,7 +683,7 @@ mod tests {
         // It gives up its lease, and while that is outstanding all leases are renewed.
         let (reply, committed) = oneshot::channel();
         let (id, fence) = (parks.claimed.document.id.clone(), parks.claimed.fence);
-        pump.take(Ask::Commit { commit: Box::new(parked(&id, fence)), reply });
+        ask(&mut pump, Ask::Commit { commit: Box::new(parked(&id, fence)), reply });
         pump.send(false, None);
         pump.send(true, None);
         assert_eq!(pump.outstanding.len(), CALLS_MAX);
@@ -677,18 +701,18 @@ mod tests {
         let come = |pump: &mut Loop, commits: usize| {
             for number in 0..commits {
                 let id = format!("w{number}").parse().expect("an id");
-                pump.take(Ask::Commit { commit: Box::new(parked(&id, Fence(1))), reply: oneshot::channel().0 });
+                ask(pump, Ask::Commit { commit: Box::new(parked(&id, Fence(1))), reply: oneshot::channel().0 });
             }
         };
         pump.call();
         assert!(pump.claiming);
         come(&mut pump, LINGER_ENOUGH - 1);
-        assert!(!pump.is_worth_a_call(), "it goes when the first one is answered");
+        assert_eq!(pump.missing_for_another(), 1, "it goes when the first one is answered");
         come(&mut pump, 1);
-        assert!(pump.is_worth_a_call());
+        assert_eq!(pump.missing_for_another(), 0);
         pump.call();
         come(&mut pump, COMMITS_MAX);
-        assert!(!pump.is_worth_a_call());
+        assert_eq!(pump.missing_for_another(), usize::MAX);
         pump.settle_all().await.expect("two answers");
         assert!(!pump.claiming);
     }
