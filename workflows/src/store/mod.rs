@@ -310,6 +310,7 @@ pub struct Commit {
     pub create: Vec<NewWorkflow>,
     /// Messages to other workflows; one for a workflow that is gone or ended is dropped.
     pub signals: Vec<(WorkflowId, StoredSignal)>,
+    /// None leaves the one before.
     pub traceparent: Option<String>,
     pub next: Next,
     /// Where the workflow waits from now on when nobody works on it.
