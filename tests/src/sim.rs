@@ -128,7 +128,7 @@ impl Committer for DirectLease {
     async fn commit(&self, commit: Commit) -> Result<Committed, LeaseLost> {
         self.wait_out();
         let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
-        let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
+        let call = async { self.store.advance(&advance).await.expect("the memory store always answers") };
         let advanced = self.mortal.call("commit", call).await;
         Ok(advanced.commits.into_iter().next().expect("one commit, one answer"))
     }
@@ -136,7 +136,7 @@ impl Committer for DirectLease {
     async fn guard(&self) -> Result<(), LeaseLost> {
         self.wait_out();
         let advance = Advance { lease: LEASE, renew: vec![self.claimed.clone()], ..Advance::default() };
-        let call = async { self.store.advance(advance).await.expect("the memory store always answers") };
+        let call = async { self.store.advance(&advance).await.expect("the memory store always answers") };
         let advanced = self.mortal.call("guard", call).await;
         if advanced.renewed[0].is_some() { Ok(()) } else { Err(LeaseLost) }
     }
@@ -332,7 +332,7 @@ impl Sim {
     /// Brings on what is due, or else moves the clock to what comes next. False if nothing will ever happen.
     async fn turn(&mut self) -> bool {
         let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned(), queues: self.served() };
-        let advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
+        let advanced = self.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         if let Some(claimed) = advanced.claimed.into_iter().next() {
             self.activate(claimed).await;
             return true;

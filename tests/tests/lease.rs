@@ -28,7 +28,7 @@ async fn a_guard_is_refused_once_somebody_else_has_the_lease() {
     // As after a pause of its worker that was longer than the lease: handed back, and claimed by the next one.
     let hand_back = vec![(leased.claimed.document.id.clone(), leased.claimed.fence)];
     let claim = Some(Claim { max: 1, lease: LEASE, worker: "second".to_owned(), queues });
-    let advanced = store.advance(Advance { lease: LEASE, hand_back, claim, ..Advance::default() }).await.unwrap();
+    let advanced = store.advance(&Advance { lease: LEASE, hand_back, claim, ..Advance::default() }).await.unwrap();
     assert_eq!(advanced.claimed.len(), 1, "the second one has it");
     assert!(leased.lease.guard().await.is_err(), "by the clock the first lease would stand for an hour");
     drop(leased);

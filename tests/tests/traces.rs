@@ -115,12 +115,12 @@ impl Committer for Line<'_> {
             std::future::pending::<()>().await;
         }
         let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
-        Ok(self.lab.store.advance(advance).await.unwrap().commits.remove(0))
+        Ok(self.lab.store.advance(&advance).await.unwrap().commits.remove(0))
     }
 
     async fn guard(&self) -> Result<(), LeaseLost> {
         let advance = Advance { lease: LEASE, renew: vec![self.held.clone()], ..Advance::default() };
-        self.lab.store.advance(advance).await.unwrap().renewed[0].map(|_| ()).ok_or(LeaseLost)
+        self.lab.store.advance(&advance).await.unwrap().renewed[0].map(|_| ()).ok_or(LeaseLost)
     }
 
     async fn lost(&self) {
@@ -176,7 +176,7 @@ impl Lab {
 
     async fn claim(&self) -> Claimed {
         let claim = Claim { max: 1, lease: LEASE, worker: "worker".to_owned(), queues: vec![Queue::DEFAULT] };
-        let mut advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
+        let mut advanced = self.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         assert_eq!(advanced.claimed.len(), 1, "something is due");
         advanced.claimed.remove(0)
     }

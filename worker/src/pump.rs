@@ -1,16 +1,20 @@
 //! The pump: the one place in a worker that talks to the store.
 //!
-//! It has a thread of its own, so that a step that blocks its thread loses nobody's lease. One call is outstanding at a time;
-//! what completes meanwhile goes with the next one (group commit). It does not poll for work: it sleeps until the bell
+//! It has a thread of its own, so that a step that blocks its thread loses nobody's lease. While a call is outstanding, what completes
+//! goes with the next one (group commit), which waits for its answer, unless so much has completed that it is worth a call of its own:
+//! then it is packed while the store is busy with the first. It does not poll for work: it sleeps until the bell
 //! rings, somebody asks, a lease is to be renewed, or the next workflow is due; once in a lease's length it looks for
 //! leases of workers that died since. An outage is waited out: the same batch is
 //! sent again until it is answered, which is safe by the store's contract.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +25,7 @@ use turnaround_workflows::store::{
 use turnaround_workflows::telemetry::metrics;
 
 use crate::clock::StoreClock;
-use crate::lease::{Ask, Lease, Leased};
+use crate::lease::{Ask, Asking, Lease, Leased, Unread};
 
 /// Leases are renewed when this fraction of their length has passed: two renewals may fail before one is lost.
 const RENEW_AT: u32 = 3;
@@ -42,6 +46,8 @@ const RING_PASSED_ON: Duration = Duration::from_millis(50);
 const LINGER_FROM: usize = 16;
 const LINGER: Duration = Duration::from_millis(1);
 const LINGER_ENOUGH: usize = COMMITS_MAX / 2;
+/// Calls that are outstanding at the same time: while the store carries one out, another is packed or read. More would only wait there.
+const CALLS_MAX: usize = 2;
 /// How long one wait for the bell lasts. The store keeps its own limit; this one only bounds a hung call.
 const BELL_WAIT: Duration = Duration::from_secs(30);
 
@@ -112,7 +118,7 @@ impl Pump {
                     store = make() => store?,
                     () = pump_stopping.cancelled() => return Ok(()),
                 };
-                let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options };
+                let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options, outage: AtomicBool::new(false) };
                 Loop::new(shared, to_queue, ready_tx).run().await
             });
             pump_stopping.cancel();
@@ -132,12 +138,17 @@ struct Shared {
     clock: Arc<StoreClock>,
     stopping: CancellationToken,
     options: PumpOptions,
+    /// The store does not answer, which was told.
+    outage: AtomicBool,
 }
 
 /// A lease that this worker has.
 struct Held {
     fence: Fence,
     lost: CancellationToken,
+    /// A commit under it is outstanding. It says itself what becomes of the lease: a renewal that overtakes it, or is overtaken,
+    /// would tell of a lease that is lost where it was given up.
+    committing: bool,
 }
 
 /// Everything that the next call carries.
@@ -150,6 +161,13 @@ struct Batch {
     hand_back: Vec<(WorkflowId, Fence)>,
 }
 
+/// What one call carried, and what came of it.
+struct Answered {
+    batch: Batch,
+    advance: Advance,
+    result: Result<Advanced, StoreError>,
+}
+
 impl Batch {
     fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.guards.is_empty() && self.hand_back.is_empty()
@@ -157,13 +175,17 @@ impl Batch {
 }
 
 struct Loop {
-    shared: Shared,
+    shared: Arc<Shared>,
     to_queue: mpsc::Sender<Leased>,
     ready: watch::Sender<bool>,
     asks: mpsc::UnboundedReceiver<Ask>,
-    asking: mpsc::UnboundedSender<Ask>,
+    asking: Asking,
+    unread: Arc<Unread>,
     held: HashMap<WorkflowId, Held>,
     batch: Batch,
+    outstanding: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// One of the outstanding calls claims.
+    claiming: bool,
     /// When to claim next, if the bell does not ring before.
     claim_at: Option<Instant>,
     renew_at: Instant,
@@ -174,16 +196,19 @@ struct Loop {
 
 impl Loop {
     fn new(shared: Shared, to_queue: mpsc::Sender<Leased>, ready: watch::Sender<bool>) -> Loop {
-        let (asking, asks) = mpsc::unbounded_channel();
+        let (asking, asks, unread) = Asking::open();
         let renew_at = Instant::now() + shared.options.lease / RENEW_AT;
         Loop {
-            shared,
+            shared: Arc::new(shared),
             to_queue,
             ready,
             asks,
             asking,
+            unread,
             held: HashMap::new(),
             batch: Batch::default(),
+            outstanding: FuturesUnordered::new(),
+            claiming: false,
             claim_at: Some(Instant::now()),
             renew_at,
             bell: Arc::new(Notify::new()),
@@ -204,28 +229,60 @@ impl Loop {
     async fn pump(&mut self) -> Result<(), StoreError> {
         let stopping = self.shared.stopping.clone();
         while !stopping.is_cancelled() {
-            self.wait().await;
-            self.gather();
+            let woken = self.wait().await?;
+            if self.outstanding.is_empty() {
+                self.gather();
+                if !woken && self.batch.is_empty() {
+                    continue;
+                }
+            } else {
+                if self.missing_for_another() > self.unread.count() {
+                    continue;
+                }
+                self.gather();
+                if self.missing_for_another() > 0 {
+                    continue;
+                }
+            }
             self.linger().await;
             if stopping.is_cancelled() {
                 break;
             }
-            self.call().await?;
+            self.call();
         }
         Ok(())
+    }
+
+    /// Commits that are missing until a call beside the one that is outstanding is worth while.
+    fn missing_for_another(&self) -> usize {
+        if self.outstanding.len() < CALLS_MAX { LINGER_ENOUGH.saturating_sub(self.batch.commits.len()) } else { usize::MAX }
     }
 
     fn free_slots(&self) -> u32 {
         u32::from(self.shared.options.slots).saturating_sub(u32::try_from(self.held.len()).unwrap_or(u32::MAX))
     }
 
-    /// Returns when there is something to do.
-    async fn wait(&mut self) {
+    /// Returns when there is something to do; false if that was the answer to a call, which may leave nothing else to do. While a call is
+    /// outstanding, that is its answer, or enough for another one.
+    async fn wait(&mut self) -> Result<bool, StoreError> {
         let free = self.free_slots() > 0;
         self.free.send_replace(free);
+        let stopping = self.shared.stopping.clone();
+        if !self.outstanding.is_empty() {
+            let missing = self.missing_for_another();
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
+                Some(answered) = self.outstanding.next() => {
+                    self.settle(answered)?;
+                    return Ok(false);
+                }
+                () = self.unread.at_least(missing) => {}
+            }
+            return Ok(true);
+        }
         let claim_at = self.claim_at.filter(|_| free);
         let renew_at = (!self.held.is_empty()).then_some(self.renew_at);
-        let stopping = self.shared.stopping.clone();
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
@@ -234,6 +291,7 @@ impl Loop {
             () = at(claim_at) => {}
             () = at(renew_at) => {}
         }
+        Ok(true)
     }
 
     /// Takes in what else is waiting, up to a full call.
@@ -247,24 +305,23 @@ impl Loop {
     /// A call costs about as much as ten commits: where many workflows are brought on at once it goes once enough of them have come to
     /// their commit. Who waits with few, or alone, does not wait for others.
     async fn linger(&mut self) {
-        let end = Instant::now() + LINGER;
-        let stopping = self.shared.stopping.clone();
-        while self.held.len() >= LINGER_FROM
-            && !self.batch.commits.is_empty()
-            && self.batch.commits.len() < LINGER_ENOUGH.min(self.held.len() / 2)
-            && self.batch.guards.is_empty()
-        {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => return,
-                ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
-                () = tokio::time::sleep_until(end) => return,
-            }
-            self.gather();
+        let enough = LINGER_ENOUGH.min(self.held.len() / 2);
+        let has = self.batch.commits.len();
+        if self.held.len() < LINGER_FROM || has == 0 || has >= enough || !self.batch.guards.is_empty() {
+            return;
         }
+        let stopping = self.shared.stopping.clone();
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            () = self.unread.at_least(enough - has) => {}
+            () = tokio::time::sleep(LINGER) => {}
+        }
+        self.gather();
     }
 
     fn take(&mut self, ask: Ask) {
+        self.unread.read_one();
         match ask {
             Ask::Commit { commit, reply } => {
                 self.batch.commits.push(*commit);
@@ -287,74 +344,68 @@ impl Loop {
         Claim { max, lease: *lease, worker: worker.clone(), queues: queues.clone() }
     }
 
-    /// One call: commits, renewals, hand-backs, and a claim for what is free.
-    async fn call(&mut self) -> Result<(), StoreError> {
-        let mut batch = std::mem::take(&mut self.batch);
+    /// Begins one call: commits, renewals, hand-backs, and a claim for what is free, if nobody claims yet.
+    fn call(&mut self) {
         let renewing = Instant::now() >= self.renew_at;
+        let free = if self.claiming { 0 } else { self.free_slots() };
+        self.send(renewing, (free > 0).then(|| self.claim(free)));
+    }
+
+    fn send(&mut self, renewing: bool, claim: Option<Claim>) {
+        let mut batch = std::mem::take(&mut self.batch);
         let mut renew: Vec<(WorkflowId, Fence)> =
             batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect();
         if renewing {
-            renew.extend(self.held.iter().map(|(id, held)| (id.clone(), held.fence)));
+            renew.extend(self.held.iter().filter(|(_, held)| !held.committing).map(|(id, held)| (id.clone(), held.fence)));
             self.renew_at = Instant::now() + self.shared.options.lease / RENEW_AT;
         }
-        let free = self.free_slots();
+        self.claiming |= claim.is_some();
         let advance = Advance {
             lease: self.shared.options.lease,
             commits: std::mem::take(&mut batch.commits),
             renew,
             hand_back: batch.hand_back.clone(),
-            claim: (free > 0).then(|| self.claim(free)),
+            claim,
         };
-        let advanced = self.until_answered(&advance).await?;
-        self.settle(batch, &advance, advanced);
-        Ok(())
+        for commit in &advance.commits {
+            self.mark_committing(commit, true);
+        }
+        let shared = self.shared.clone();
+        self.outstanding.push(Box::pin(async move {
+            let result = shared.until_answered(&advance).await;
+            Answered { batch, advance, result }
+        }));
     }
 
-    /// Sends the same batch until it is answered. Gives up only when told to stop, or when the store can't be used at all.
-    async fn until_answered(&self, advance: &Advance) -> Result<Advanced, StoreError> {
-        let mut pause = OUTAGE_PAUSE_FIRST;
-        let mut stop_by = None;
-        let began = Instant::now();
-        loop {
-            let error = match self.shared.store.advance(advance.clone()).await {
-                Ok(advanced) => {
-                    if !advance.commits.is_empty() {
-                        metrics::committed(began.elapsed());
-                    }
-                    if pause > OUTAGE_PAUSE_FIRST {
-                        info!(seconds = began.elapsed().as_secs_f64(), "the store can be written to again");
-                    }
-                    return Ok(advanced);
-                }
-                Err(error) => error,
-            };
-            if !error.is_outage() {
-                error!(%error, "the store can't be used");
-                return Err(error);
-            }
-            if pause == OUTAGE_PAUSE_FIRST {
-                metrics::store_outage();
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%error, source, "the store can't be written to; waiting for it");
-            }
-            if self.shared.stopping.is_cancelled() && Instant::now() > *stop_by.get_or_insert(Instant::now() + STOP_TRIES_FOR) {
-                return Err(error);
-            }
-            tokio::time::sleep(pause.mul_f64(rand_factor())).await;
-            pause = (pause * 2).min(OUTAGE_PAUSE_MAX);
+    /// By its fence: this worker may have lost the workflow and claimed it again meanwhile.
+    fn mark_committing(&mut self, commit: &Commit, committing: bool) {
+        if let Some(held) = self.held.get_mut(&commit.id).filter(|held| held.fence == commit.fence) {
+            held.committing = committing;
         }
     }
 
-    fn settle(&mut self, batch: Batch, advance: &Advance, advanced: Advanced) {
+    /// Waits for all that is outstanding.
+    async fn settle_all(&mut self) -> Result<(), StoreError> {
+        while let Some(answered) = self.outstanding.next().await {
+            self.settle(answered)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, answered: Answered) -> Result<(), StoreError> {
+        let Answered { batch, advance, result } = answered;
+        self.claiming &= advance.claim.is_none();
+        let advanced = result?;
         self.shared.clock.heard(advanced.now);
         self.ready.send_replace(true);
         for ((commit, reply), committed) in advance.commits.iter().zip(batch.committers).zip(advanced.commits) {
+            self.mark_committing(commit, false);
             let over = match &committed {
                 Committed::Done { .. } => commit.next != Next::Keep,
                 Committed::Fenced | Committed::Conflict { .. } => true,
                 Committed::Busy { .. } => false,
             };
-            // By its fence: this worker may have lost the workflow and claimed it again meanwhile.
+            // By its fence, as above.
             let is_held = self.held.get(&commit.id).is_some_and(|held| held.fence == commit.fence);
             if over && is_held {
                 self.held.remove(&commit.id);
@@ -383,8 +434,11 @@ impl Loop {
         // The reply can't know of leases that are granted later. One granted now ends a lease's length from now at the earliest,
         // so whoever looks that often meets every dead worker's lease at its end.
         let look_again = Instant::now() + self.shared.options.lease;
-        let next = advanced.next.map(|next| self.shared.clock.instant(next));
-        self.claim_at = Some(next.map_or(look_again, |next| next.min(look_again)));
+        let next = advanced.next.map_or(look_again, |next| self.shared.clock.instant(next).min(look_again));
+        // A call that does not claim has not looked at what is due.
+        let known = self.claim_at.filter(|_| advance.claim.is_none());
+        self.claim_at = Some(known.map_or(next, |known| known.min(next)));
+        Ok(())
     }
 
     fn lose(&mut self, id: &WorkflowId) {
@@ -402,7 +456,7 @@ impl Loop {
         let lost = CancellationToken::new();
         let lease =
             Lease::new(&claimed, self.asking.clone(), self.shared.clock.clone(), lost.clone(), self.shared.stopping.clone());
-        self.held.insert(id.clone(), Held { fence: claimed.fence, lost });
+        self.held.insert(id.clone(), Held { fence: claimed.fence, lost, committing: false });
         if let Err(refused) = self.to_queue.try_send(Leased { claimed, lease }) {
             // Its lease is dropped here and thereby given up.
             warn!(workflow = %id, why = %refused, "the queue did not take a claimed workflow");
@@ -411,6 +465,7 @@ impl Loop {
 
     /// Lets what is under way come to a commit, then hands the rest back.
     async fn stop(&mut self) -> Result<(), StoreError> {
+        self.settle_all().await?;
         let end = Instant::now() + STOP_GRACE;
         while !self.held.is_empty() && Instant::now() < end {
             tokio::select! {
@@ -448,17 +503,46 @@ impl Loop {
     }
 
     async fn call_without_claim(&mut self) -> Result<(), StoreError> {
-        let mut batch = std::mem::take(&mut self.batch);
-        let advance = Advance {
-            lease: self.shared.options.lease,
-            commits: std::mem::take(&mut batch.commits),
-            renew: batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect(),
-            hand_back: batch.hand_back.clone(),
-            claim: None,
-        };
-        let advanced = self.until_answered(&advance).await?;
-        self.settle(batch, &advance, advanced);
-        Ok(())
+        self.send(false, None);
+        self.settle_all().await
+    }
+}
+
+impl Shared {
+    /// Sends the same batch until it is answered. Gives up only when told to stop, or when the store can't be used at all.
+    async fn until_answered(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+        let mut pause = OUTAGE_PAUSE_FIRST;
+        let mut stop_by = None;
+        let began = Instant::now();
+        loop {
+            let error = match self.store.advance(advance).await {
+                Ok(advanced) => {
+                    if !advance.commits.is_empty() {
+                        metrics::committed(began.elapsed());
+                    }
+                    if self.outage.swap(false, Ordering::Relaxed) {
+                        info!(seconds = began.elapsed().as_secs_f64(), "the store can be written to again");
+                    }
+                    return Ok(advanced);
+                }
+                Err(error) => error,
+            };
+            if !error.is_outage() {
+                error!(%error, "the store can't be used");
+                return Err(error);
+            }
+            // Once, however many calls it concerns.
+            if !self.outage.swap(true, Ordering::Relaxed) {
+                metrics::store_outage();
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(%error, source, "the store can't be written to; waiting for it");
+            }
+            if self.stopping.is_cancelled() && Instant::now() > *stop_by.get_or_insert(Instant::now() + STOP_TRIES_FOR) {
+                return Err(error);
+            }
+            tokio::time::sleep(pause.mul_f64(rand_factor())).await;
+            pause = (pause * 2).min(OUTAGE_PAUSE_MAX);
+        }
     }
 }
 
@@ -507,11 +591,47 @@ fn rand_factor() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
     use turnaround_workflows::clock::{SystemClock, Timestamp};
-    use turnaround_workflows::store::Status;
+    use turnaround_workflows::engine::Committer as _;
     use turnaround_workflows::store::memory::MemoryStore;
+    use turnaround_workflows::store::{Digest, NewWorkflow, Status, StoredEntry};
 
     use super::*;
+
+    /// A pump with so many slots, and the end of its queue.
+    fn pump(slots: u16, store: Arc<dyn Store>) -> (Loop, mpsc::Receiver<Leased>) {
+        let options =
+            PumpOptions { slots, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
+        let clock = Arc::new(StoreClock::new(Timestamp::default()));
+        let shared = Shared { store, clock, stopping: CancellationToken::new(), options, outage: AtomicBool::new(false) };
+        let (to_queue, queue) = mpsc::channel(usize::from(slots));
+        (Loop::new(shared, to_queue, watch::channel(false).0), queue)
+    }
+
+    fn memory() -> Arc<MemoryStore> {
+        Arc::new(MemoryStore::new(Arc::new(SystemClock)))
+    }
+
+    /// As a lease would.
+    fn ask(pump: &mut Loop, ask: Ask) {
+        pump.asking.clone().ask(ask).expect("the pump is there");
+        pump.gather();
+    }
+
+    async fn create(store: &MemoryStore, name: &str) {
+        let new = NewWorkflow {
+            id: name.parse().expect("an id"),
+            kind: "probe".to_owned(),
+            target: "site".to_owned(),
+            parent: None,
+            headline: String::new(),
+            entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
+            traceparent: None,
+            due: None,
+        };
+        store.create(new).await.expect("a creation");
+    }
 
     fn parked(id: &WorkflowId, fence: Fence) -> Commit {
         Commit {
@@ -535,24 +655,65 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_an_old_lease_is_not_the_end_of_a_new_one() {
-        let options =
-            PumpOptions { slots: 1, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
-        let clock = Arc::new(StoreClock::new(Timestamp::default()));
-        let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
-        let shared = Shared { store, clock, stopping: CancellationToken::new(), options };
-        let mut pump = Loop::new(shared, mpsc::channel(1).0, watch::channel(false).0);
+        let (mut pump, _queue) = pump(1, memory());
         let id: WorkflowId = "node-os-rollout-abc.gpu-01".parse().expect("an id");
         // Lost, and claimed again by this very worker; then what the old activation had asked for is answered.
         let lost = CancellationToken::new();
-        pump.held.insert(id.clone(), Held { fence: Fence(2), lost: lost.clone() });
+        pump.held.insert(id.clone(), Held { fence: Fence(2), lost: lost.clone(), committing: false });
         for committed in [Committed::Fenced, Committed::Done { lease_until: None, signals: Vec::new() }] {
             let batch = Batch { committers: vec![oneshot::channel().0], ..Batch::default() };
             let advanced =
                 Advanced { now: Timestamp::default(), commits: vec![committed], renewed: Vec::new(), claimed: Vec::new(), next: None };
             let advance = Advance { commits: vec![parked(&id, Fence(1))], ..Advance::default() };
-            pump.settle(batch, &advance, advanced);
+            pump.settle(Answered { batch, advance, result: Ok(advanced) }).expect("an answer");
             assert!(pump.held.contains_key(&id), "it is renewed for as long as it is worked on");
         }
         assert!(!lost.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_lease_whose_commit_is_outstanding_is_not_renewed_beside_it() {
+        let store = memory();
+        let (mut pump, mut queue) = pump(2, store.clone());
+        create(&store, "parks").await;
+        create(&store, "stays").await;
+        pump.call();
+        pump.settle_all().await.expect("an answer");
+        let (parks, stays) = (queue.try_recv().expect("claimed"), queue.try_recv().expect("claimed"));
+        // It gives up its lease, and while that is outstanding all leases are renewed.
+        let (reply, committed) = oneshot::channel();
+        let (id, fence) = (parks.claimed.document.id.clone(), parks.claimed.fence);
+        ask(&mut pump, Ask::Commit { commit: Box::new(parked(&id, fence)), reply });
+        pump.send(false, None);
+        pump.send(true, None);
+        assert_eq!(pump.outstanding.len(), CALLS_MAX);
+        pump.settle_all().await.expect("two answers");
+        assert!(matches!(committed.await, Ok(Committed::Done { .. })));
+        assert_eq!(pump.held.keys().collect::<Vec<_>>(), [&stays.claimed.document.id]);
+        for leased in [&parks, &stays] {
+            assert!(leased.lease.lost().now_or_never().is_none(), "nobody was told that a lease is lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_call_goes_only_if_it_is_worth_it_and_never_a_third() {
+        let (mut pump, _queue) = pump(1, memory());
+        let come = |pump: &mut Loop, commits: usize| {
+            for number in 0..commits {
+                let id = format!("w{number}").parse().expect("an id");
+                ask(pump, Ask::Commit { commit: Box::new(parked(&id, Fence(1))), reply: oneshot::channel().0 });
+            }
+        };
+        pump.call();
+        assert!(pump.claiming);
+        come(&mut pump, LINGER_ENOUGH - 1);
+        assert_eq!(pump.missing_for_another(), 1, "it goes when the first one is answered");
+        come(&mut pump, 1);
+        assert_eq!(pump.missing_for_another(), 0);
+        pump.call();
+        come(&mut pump, COMMITS_MAX);
+        assert_eq!(pump.missing_for_another(), usize::MAX);
+        pump.settle_all().await.expect("two answers");
+        assert!(!pump.claiming);
     }
 }

@@ -144,6 +144,6 @@ async fn set_apart(store: &dyn Store, id: &WorkflowId, status: Status, next: Nex
         next,
         queue: Queue::DEFAULT,
     };
-    let done = store.advance(Advance { lease: Duration::from_secs(10), commits: vec![commit], ..Advance::default() }).await.unwrap();
+    let done = store.advance(&Advance { lease: Duration::from_secs(10), commits: vec![commit], ..Advance::default() }).await.unwrap();
     assert!(matches!(done.commits[0], Committed::Done { .. }), "{:?}", done.commits);
 }

@@ -31,7 +31,7 @@ impl Store for Silent {
     async fn create(&self, _: NewWorkflow) -> Result<Created, StoreError> {
         silent()
     }
-    async fn advance(&self, _: Advance) -> Result<Advanced, StoreError> {
+    async fn advance(&self, _: &Advance) -> Result<Advanced, StoreError> {
         silent()
     }
     async fn wait_for_bell(&self, _: &[Queue], _: Duration) -> Result<Option<Queue>, StoreError> {

@@ -239,7 +239,7 @@ impl Work {
             queue: Queue::DEFAULT,
         };
         let advance = Advance { lease: Duration::from_secs(10), commits: vec![commit], ..Advance::default() };
-        let done = store.advance(advance).await.unwrap();
+        let done = store.advance(&advance).await.unwrap();
         assert!(matches!(done.commits[0], Committed::Done { .. }), "{:?}", done.commits);
     }
 }
@@ -248,10 +248,10 @@ impl Work {
 pub(crate) async fn claim(store: &dyn Store, id: &WorkflowId) -> Claimed {
     let lease = Duration::from_secs(10);
     let claim = Some(Claim { max: 256, lease, worker: "test:1".to_owned(), queues: vec![Queue::DEFAULT] });
-    let claimed = store.advance(Advance { lease, claim, ..Advance::default() }).await.unwrap().claimed;
+    let claimed = store.advance(&Advance { lease, claim, ..Advance::default() }).await.unwrap().claimed;
     let (mut ours, others): (Vec<_>, Vec<_>) = claimed.into_iter().partition(|claimed| claimed.document.id == *id);
     let hand_back = others.into_iter().map(|claimed| (claimed.document.id, claimed.fence)).collect();
-    store.advance(Advance { lease, hand_back, ..Advance::default() }).await.unwrap();
+    store.advance(&Advance { lease, hand_back, ..Advance::default() }).await.unwrap();
     ours.pop().unwrap_or_else(|| panic!("{id} is not due"))
 }
 

@@ -129,7 +129,7 @@ async fn our_claims(server: &Server, store: &RedisStore, all: usize, due: Timest
     let mut claimed = 0;
     while claimed < all {
         let claim = Some(Claim { max: CLAIM_MAX, lease: LONG_LEASE, worker: "bench".to_owned(), queues: vec![Queue::DEFAULT] });
-        let advanced = store.advance(Advance { lease: LONG_LEASE, claim, ..Advance::default() }).await.map_err(io::Error::other)?;
+        let advanced = store.advance(&Advance { lease: LONG_LEASE, claim, ..Advance::default() }).await.map_err(io::Error::other)?;
         if advanced.claimed.is_empty() {
             return Err(io::Error::other(format!("only {claimed} of {all} could be claimed")));
         }

@@ -267,7 +267,7 @@ impl Crowd {
     fn claim(&self, max: u32, worker: String) -> Advanced {
         let claim = Claim { max, lease: LEASE, worker, queues: self.engine.queues.clone() };
         let advance = Advance { lease: LEASE, claim: Some(claim), ..Advance::default() };
-        done(self.store.advance(advance)).expect("the memory store always answers")
+        done(self.store.advance(&advance)).expect("the memory store always answers")
     }
 
     /// One worker's pump renews what is to be renewed.
@@ -291,7 +291,7 @@ impl Crowd {
             }
             job.renew_at = now + RENEWED_EVERY;
             let advance = Advance { lease: LEASE, renew: vec![(job.id.clone(), job.fence)], ..Advance::default() };
-            let renewed = done(self.store.advance(advance)).expect("the memory store always answers").renewed;
+            let renewed = done(self.store.advance(&advance)).expect("the memory store always answers").renewed;
             if renewed[0].is_none() {
                 self.sometimes.count("lease lost");
                 job.lost.cancel();
@@ -341,7 +341,7 @@ impl Crowd {
                 let lease = (job.id.clone(), job.fence);
                 // Dropped before its lease is handed back: nothing of it runs any more.
                 self.idle(place, now + RESTARTS_AFTER);
-                done(self.store.advance(Advance { hand_back: vec![lease], ..Advance::default() })).expect("the memory store always answers");
+                done(self.store.advance(&Advance { hand_back: vec![lease], ..Advance::default() })).expect("the memory store always answers");
             }
             Poll::Pending => {
                 if still {

@@ -50,7 +50,7 @@ impl GatedLease {
                 self.sometimes.count("store outage waited out");
                 self.gate.sleep(up.since(self.gate.clock.now())).await;
             }
-            let advanced = self.store.advance(advance.clone()).await.expect("the memory store always answers");
+            let advanced = self.store.advance(&advance).await.expect("the memory store always answers");
             let Some(moment) = moment else { return advanced };
             if self.gate.pass(moment).await != Befalls::AnswerLost {
                 return advanced;

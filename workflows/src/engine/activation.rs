@@ -111,7 +111,9 @@ impl Engine {
             return set_aside(claimed, committer, &why, traceparent).await;
         };
         let run = Run::new(claimed, replayed, committer, traceparent);
-        Driver { engine: self, definition, id: &document.id, fence: claimed.fence, run: tokio::sync::Mutex::new(run) }.drive(&claimed.signals).await
+        let driver = Driver { engine: self, definition, id: &document.id, fence: claimed.fence, run: tokio::sync::Mutex::new(run) };
+        // On the heap: it is large, and whoever spawns, times or catches an activation would move all of it.
+        Box::pin(driver.drive(&claimed.signals)).await
     }
 }
 

@@ -164,6 +164,8 @@ impl<'a> Driver<'a> {
         let mut run = self.run.lock().await;
         let before = (!take.is_empty()).then(|| (run.state.clone(), run.pending.clone()));
         let deadline = deadline(&step.policy(&cx), run.now());
+        // Its view of the state would make the next event copy all of it.
+        drop(cx);
         let took = take.iter().map(|take| take.resource.clone()).collect();
         run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
         match run.commit(take, Next::Keep, Queue::DEFAULT).await? {
@@ -203,6 +205,8 @@ impl<'a> Driver<'a> {
                     Err(error) => return self.failed(&mut run, name, step, &cx, error),
                 };
                 info!(workflow = %self.id, step = name, "step succeeded");
+                // Its view of the state would make the next event copy all of it.
+                drop(cx);
                 run.pending.give.extend(gave.iter().cloned());
                 run.push(Event::StepSucceeded { step: name.to_owned(), output, gave })
             }

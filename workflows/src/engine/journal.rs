@@ -50,12 +50,23 @@ fn digest(before: Option<&Digest>, body: &str) -> Digest {
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |half: u8| char::from(DIGITS[usize::from(half & 0xf)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
+    // Of the right size from the start: every entry has one.
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        hex.push(digit(byte >> 4));
+        hex.push(digit(*byte));
+    }
+    hex
 }
+
+/// Most entries are shorter.
+const BODY_BYTES: usize = 256;
 
 /// `entry` as it is kept, sealed over `before` (None for the first one).
 pub fn seal(before: Option<&Digest>, entry: &Entry) -> Result<StoredEntry, serde_json::Error> {
-    let body = serde_json::to_string(entry)?;
+    let mut body = Vec::with_capacity(BODY_BYTES);
+    serde_json::to_writer(&mut body, entry)?;
+    let body = String::from_utf8(body).map_err(<serde_json::Error as serde::ser::Error>::custom)?;
     Ok(StoredEntry { digest: digest(before, &body), body })
 }
 

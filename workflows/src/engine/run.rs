@@ -58,6 +58,8 @@ pub(super) struct Run<'a> {
     /// What is kept beside the journal is this state.
     kept: bool,
     pub(super) traceparent: Option<String>,
+    /// The store knows it: each activation says it once.
+    traceparent_told: bool,
     /// Unread signals.
     pub(super) inbox: VecDeque<StoredSignal>,
     pub(super) pending: Pending,
@@ -100,6 +102,7 @@ impl<'a> Run<'a> {
             signals_seen: replayed.signals_seen,
             following: None,
             kept,
+            traceparent_told: traceparent == document.traceparent,
             traceparent,
             inbox: VecDeque::new(),
             pending: Pending::default(),
@@ -169,7 +172,7 @@ impl<'a> Run<'a> {
             give: pending.give,
             create: pending.create,
             signals: pending.signals,
-            traceparent: self.traceparent.clone(),
+            traceparent: if self.traceparent_told { None } else { self.traceparent.clone() },
             next,
             queue,
         };
@@ -182,6 +185,7 @@ impl<'a> Run<'a> {
                 self.pending = Pending::default();
                 self.inbox = signals.into();
                 self.kept |= parks;
+                self.traceparent_told = true;
                 Ok(Met::Done)
             }
             Committed::Busy { resource, holders } => Ok(Met::Busy { resource, holders }),

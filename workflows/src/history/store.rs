@@ -74,14 +74,13 @@ fn answered(asked: &Advance, answer: &Advanced) {
 
 #[async_trait]
 impl Store for Told {
-    async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError> {
-        for asked in &advance.commits {
-            tell("commit", || commit(asked));
+    async fn advance(&self, asked: &Advance) -> Result<Advanced, StoreError> {
+        for one in &asked.commits {
+            tell("commit", || commit(one));
         }
-        let asked = advance.clone();
-        let answer = self.0.advance(advance).await;
+        let answer = self.0.advance(asked).await;
         match &answer {
-            Ok(answer) => answered(&asked, answer),
+            Ok(answer) => answered(asked, answer),
             Err(error) => {
                 for unknown in &asked.commits {
                     tell("unknown", || {

@@ -103,9 +103,9 @@ impl Store for MemoryStore {
         self.write_unless_halted("create a workflow", |shelf, now| shelf.create(new, now))
     }
 
-    async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError> {
-        limits::check_advance(&advance)?;
-        self.write_unless_halted("advance workflows", |shelf, now| shelf.advance(advance, now))
+    async fn advance(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+        limits::check_advance(advance)?;
+        self.write_unless_halted("advance workflows", |shelf, now| shelf.advance(advance.clone(), now))
     }
 
     async fn wait_for_bell(&self, queues: &[Queue], timeout: Duration) -> Result<Option<Queue>, StoreError> {

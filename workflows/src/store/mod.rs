@@ -310,6 +310,7 @@ pub struct Commit {
     pub create: Vec<NewWorkflow>,
     /// Messages to other workflows; one for a workflow that is gone or ended is dropped.
     pub signals: Vec<(WorkflowId, StoredSignal)>,
+    /// None leaves the one before.
     pub traceparent: Option<String>,
     pub next: Next,
     /// Where the workflow waits from now on when nobody works on it.
@@ -467,7 +468,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Commits, renews, hands back, and then claims, in one round trip. Each commit stands or falls alone.
     /// Calling it again with the same commits is safe and answers what stands.
-    async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError>;
+    async fn advance(&self, advance: &Advance) -> Result<Advanced, StoreError>;
 
     /// Returns when something may have become due in one of `queues`, or with None after `timeout`. May return for nothing. A ring that
     /// a caller received and cannot use should be passed on with [`Store::ring`].

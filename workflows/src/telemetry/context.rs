@@ -9,22 +9,26 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The W3C `traceparent` of `span`; None where nothing is traced.
 pub fn traceparent(span: &Span) -> Option<String> {
+    here(span).map(|here| written(&here))
+}
+
+/// Where `span` is; None where nothing is traced.
+fn here(span: &Span) -> Option<SpanContext> {
     let context = span.context();
     let here = context.span().span_context().clone();
-    here.is_valid().then(|| {
-        format!("00-{}-{}-{:02x}", here.trace_id(), here.span_id(), here.trace_flags().to_u8())
-    })
+    here.is_valid().then_some(here)
+}
+
+fn written(here: &SpanContext) -> String {
+    format!("00-{}-{}-{:02x}", here.trace_id(), here.span_id(), here.trace_flags().to_u8())
 }
 
 /// As [`traceparent`], and writes the trace's id into the span's field `trace`, so that every log line says to which trace
 /// it belongs. For spans that begin a trace.
 pub fn show_trace(span: &Span) -> Option<String> {
-    let context = span.context();
-    let here = context.span().span_context().clone();
-    if here.is_valid() {
-        span.record("trace", tracing::field::display(here.trace_id()));
-    }
-    traceparent(span)
+    let here = here(span)?;
+    span.record("trace", tracing::field::display(here.trace_id()));
+    Some(written(&here))
 }
 
 /// The W3C `traceparent` of where the caller is: what a new workflow's first activation is to be linked to.

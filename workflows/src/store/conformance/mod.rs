@@ -219,7 +219,7 @@ impl Desk {
     }
 
     async fn advance(&self, advance: Advance) -> Advanced {
-        self.store.advance(advance).await.expect("an advance")
+        self.store.advance(&advance).await.expect("an advance")
     }
 
     async fn claim_for(&self, max: u32, lease: Duration) -> Vec<Claimed> {

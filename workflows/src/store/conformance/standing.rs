@@ -93,7 +93,7 @@ pub async fn a_halted_store_hands_out_and_takes_nothing(bed: &dyn Bed) {
     let newer = HighWater { revision: remembered.revision + 1, ..remembered.clone() };
     assert!(desk.store.compare(&newer, WHO).await.unwrap().halt.is_some());
     for call in &calls {
-        refused(desk.store.advance(call.clone()).await);
+        refused(desk.store.advance(call).await);
     }
     refused(desk.store.create(new("ordered")).await);
     refused(desk.store.signal(&id("held"), signal("{}")).await);

@@ -20,6 +20,7 @@ use crate::clock::Timestamp;
 mod bell;
 mod configured;
 mod connection;
+mod creations;
 mod durability;
 mod encode;
 mod events;
@@ -37,6 +38,8 @@ pub(super) use outage::trouble;
 
 use bell::Bell;
 use connection::{Connection, Server};
+use creations::Creations;
+use encode::Part;
 use events::Events;
 use keys::Keys;
 use reply::{Malformed, Reply};
@@ -50,8 +53,9 @@ use tickets::TicketBook;
 /// has a store of its own.
 pub struct RedisStore {
     keys: Keys,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     connection: Arc<Connection>,
+    creations: Creations,
     bell: Bell,
     events: Events,
     tickets: TicketBook,
@@ -68,8 +72,10 @@ impl RedisStore {
         let server = Arc::new(Server::new(&options)?);
         let connection = Connection::new(server.clone(), options.reply_timeout);
         let connection = Arc::new(if options.only_watched { connection.only_watched(&keys.store) } else { connection });
+        let scripts = Arc::new(Scripts::new());
         let store = RedisStore {
-            scripts: Scripts::new(),
+            creations: Creations::new(connection.clone(), scripts.clone(), keys.clone()),
+            scripts,
             bell: Bell::new(server.clone(), bell::WAIT + options.reply_timeout, &keys),
             events: Events::new(Connection::new(server, events::WAIT + options.reply_timeout), &keys),
             connection,
@@ -146,7 +152,7 @@ impl RedisStore {
     }
 
     /// One call of at most [`super::COMMITS_MAX`] commits.
-    async fn advance_once(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+    async fn advance_once(&self, advance: &Part<'_>) -> Result<Advanced, StoreError> {
         const OPERATION: &str = "advance workflows";
         let script = &self.scripts.advance;
         let drawn = self.tickets.draw(advance.claim.is_some());
@@ -176,24 +182,17 @@ impl Store for RedisStore {
     }
 
     async fn create(&self, new: NewWorkflow) -> Result<Created, StoreError> {
-        let script = &self.scripts.create;
-        let arguments = encode::new_workflow(script.call(&self.keys), &new);
-        let made = self.word("create a workflow", script, arguments, &["new", "existing"]).await?;
-        Ok(if made == "new" { Created::New } else { Created::Existing })
+        self.creations.create(new).await
     }
 
-    async fn advance(&self, advance: Advance) -> Result<Advanced, StoreError> {
-        limits::check_advance(&advance)?;
-        let mut parts = encode::parts(advance).into_iter();
-        let Some(first) = parts.next() else {
-            return self.advance_once(&Advance::default()).await;
-        };
-        let mut whole = self.advance_once(&first).await?;
-        for part in parts {
-            let part = self.advance_once(&part).await?;
-            whole.commits.extend(part.commits);
-            whole.renewed.extend(part.renewed);
-            whole = Advanced { commits: whole.commits, renewed: whole.renewed, ..part };
+    async fn advance(&self, advance: &Advance) -> Result<Advanced, StoreError> {
+        limits::check_advance(advance)?;
+        let mut whole = Advanced { now: Timestamp::default(), commits: Vec::new(), renewed: Vec::new(), claimed: Vec::new(), next: None };
+        for part in encode::parts(advance) {
+            let Advanced { now, commits, renewed, claimed, next } = self.advance_once(&part).await?;
+            whole.commits.extend(commits);
+            whole.renewed.extend(renewed);
+            whole = Advanced { now, claimed, next, ..whole };
         }
         Ok(whole)
     }

@@ -49,6 +49,37 @@ pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Op
     })
 }
 
+const LOOK_AT_THE_CAUSE: &str = "look at the cause; if the keys were changed by hand, restore them from a backup";
+
+/// What a script says of what is kept of one workflow.
+pub(super) fn changed_by_hand(operation: &'static str, told: String) -> StoreError {
+    StoreError::Unusable { operation, remedy: LOOK_AT_THE_CAUSE.to_owned(), source: told.into() }
+}
+
+/// The same once more, for somebody else who relied on the same call.
+pub(super) fn again(error: &StoreError) -> StoreError {
+    let source = |source: &(dyn std::error::Error + Send + Sync + 'static)| -> Box<dyn std::error::Error + Send + Sync> {
+        match source.downcast_ref::<RedisError>() {
+            Some(error) => Box::new(error.clone()),
+            None => source.to_string().into(),
+        }
+    };
+    match error {
+        StoreError::Unavailable { operation, source: why } => StoreError::Unavailable { operation, source: source(&**why) },
+        StoreError::Halted { operation } => StoreError::Halted { operation },
+        StoreError::Unwatched { operation } => StoreError::Unwatched { operation },
+        StoreError::NotDurable { address, weaknesses } => {
+            StoreError::NotDurable { address: address.clone(), weaknesses: weaknesses.clone() }
+        }
+        StoreError::Unusable { operation, remedy, source: why } => {
+            StoreError::Unusable { operation, remedy: remedy.clone(), source: source(&**why) }
+        }
+        StoreError::Damaged { operation, what, source: why } => {
+            StoreError::Damaged { operation, what: what.clone(), source: source(&**why) }
+        }
+    }
+}
+
 /// What a person should do; None if it passes.
 fn remedy(error: &RedisError) -> Option<String> {
     let code = code(error);
@@ -74,7 +105,7 @@ fn remedy(error: &RedisError) -> Option<String> {
         }
         ErrorKind::Parse => Some("check that it is a Redis which listens there".to_owned()),
         // A script that is killed or a transaction that is dropped would be in `code`.
-        _ => Some("look at the cause; if the keys were changed by hand, restore them from a backup".to_owned()),
+        _ => Some(LOOK_AT_THE_CAUSE.to_owned()),
     }
 }
 

@@ -5,10 +5,11 @@ use std::str::FromStr;
 use ::redis::Value;
 use tracing::error;
 
+use super::encode::Part;
 use super::split_entry;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, LeaseInfo, Queue, Status, StoredEntry,
+    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, LeaseInfo, Queue, Status, StoredEntry,
     StoredSignal, WorkflowId, limits,
 };
 
@@ -145,7 +146,7 @@ pub(super) fn status(name: &str) -> Result<Status, Malformed> {
     found.ok_or_else(|| Malformed::new("a status", name))
 }
 
-pub(super) fn advanced(answer: Value, asked: &Advance) -> Result<Advanced, Malformed> {
+pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malformed> {
     let mut reply = Reply::of(answer)?;
     let now = reply.time()?;
     let lease_until = reply.time()?;
@@ -158,7 +159,7 @@ pub(super) fn advanced(answer: Value, asked: &Advance) -> Result<Advanced, Malfo
         return Err(Malformed::new("a verdict on each commit", "fewer"));
     }
     let renewed = reply.array()?.each(|renewed| Ok(matches!(renewed, Value::Int(1) | Value::Boolean(true)).then_some(lease_until)))?;
-    let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim.as_ref()) {
+    let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim) {
         Ok(claimed) => Some(claimed),
         // Without a name there is nothing to set aside. It stays leased, and is met again when that expires.
         Err(why) => {
@@ -214,13 +215,16 @@ fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed,
     let id = reply.id()?;
     let fence = Fence(reply.number()?);
     let tries = reply.number()?;
-    let (mut document, mut damage) = stored_fields(id, &mut reply.array()?)?;
+    let mut found = reply.array()?;
+    let (mut document, mut damage) = stored_fields(id, &mut found)?;
     let until = asked.map_or(now, |claim| now + claim.lease);
     let worker = asked.map(|claim| claim.worker.clone()).unwrap_or_default();
     document.lease = Some(LeaseInfo { worker, fence, until });
     let mut journal = Vec::new();
-    for kept in reply.array()?.0 {
-        match text(kept).and_then(entry) {
+    // The first entries follow the fields, and there are places for more of them than there may be.
+    for kept in found.0.take(usize::try_from(document.seq).unwrap_or(usize::MAX)) {
+        let kept = if matches!(kept, Value::Nil) { Ok(String::new()) } else { text(kept) };
+        match kept.and_then(entry) {
             Ok(entry) => journal.push(entry),
             Err(malformed) => {
                 damage.get_or_insert_with(|| format!("entry {} of its journal: {malformed}", journal.len() + 1));

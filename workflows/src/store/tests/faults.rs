@@ -43,7 +43,7 @@ async fn claim(store: &RedisStore) -> Vec<Claimed> {
 /// Asks for as long as the outage lasts, as workers do.
 async fn until_answered(store: &RedisStore, advance: &Advance) -> Advanced {
     loop {
-        match store.advance(advance.clone()).await {
+        match store.advance(advance).await {
             Ok(advanced) => return advanced,
             Err(error) => assert!(error.is_outage(), "{error}: {:?}", std::error::Error::source(&error)),
         }
@@ -195,7 +195,7 @@ async fn a_redis_that_hangs_is_unavailable_and_no_stale_commit_lands_afterwards(
     };
     server.pause();
     for _ in 0..3 {
-        let Err(error) = store.advance(advance.clone()).await else { panic!("a stopped Redis answered") };
+        let Err(error) = store.advance(&advance).await else { panic!("a stopped Redis answered") };
         assert!(error.is_outage(), "{error}");
     }
     server.resume();
@@ -214,7 +214,7 @@ async fn what_was_granted_to_a_lost_claim_is_claimed_again_at_once() {
     other.create(sample("lost")).await.unwrap();
     let asked = Claim { max: 100, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] };
     server.pause();
-    let Err(error) = store.advance(Advance { claim: Some(asked), ..Advance::default() }).await else {
+    let Err(error) = store.advance(&Advance { claim: Some(asked), ..Advance::default() }).await else {
         panic!("a stopped Redis answered")
     };
     assert!(error.is_outage(), "{error}");
@@ -271,7 +271,7 @@ async fn a_commit_that_redis_refuses_for_now_is_an_outage_and_stands_once_it_is_
         server.command(&["CONFIG", "SET", name, refuse]);
         let kept = commit(&held.document.id, held.fence, seq, "00", Next::Keep);
         let advance = Advance { lease: LONG, commits: vec![kept], ..Advance::default() };
-        let Err(error) = store.advance(advance.clone()).await else { panic!("{name}: not refused") };
+        let Err(error) = store.advance(&advance).await else { panic!("{name}: not refused") };
         assert!(error.is_outage(), "{name}: {error}: {:?}", std::error::Error::source(&error));
         server.command(&["CONFIG", "SET", name, mend]);
         let committed = until_answered(&store, &advance).await.commits;
@@ -328,7 +328,7 @@ async fn fences_grow_even_if_the_store_was_lost() {
     let after = claim(&store).await.remove(0);
     assert!(after.fence > before.fence, "{:?} {:?}", before.fence, after.fence);
     let stale = Advance { commits: vec![commit(&id("w"), before.fence, 1, "00", Next::Keep)], ..Advance::default() };
-    assert_eq!(store.advance(stale).await.unwrap().commits, [Committed::Fenced]);
+    assert_eq!(store.advance(&stale).await.unwrap().commits, [Committed::Fenced]);
 }
 
 #[tokio::test]

@@ -63,12 +63,12 @@ impl Committer for Plain<'_> {
 
     async fn commit(&self, commit: Commit) -> Result<Committed, LeaseLost> {
         let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
-        Ok(self.store.advance(advance).await.unwrap().commits.remove(0))
+        Ok(self.store.advance(&advance).await.unwrap().commits.remove(0))
     }
 
     async fn guard(&self) -> Result<(), LeaseLost> {
         let advance = Advance { lease: LEASE, renew: vec![self.lease.clone()], ..Advance::default() };
-        self.store.advance(advance).await.unwrap().renewed[0].map(drop).ok_or(LeaseLost)
+        self.store.advance(&advance).await.unwrap().renewed[0].map(drop).ok_or(LeaseLost)
     }
 
     async fn lost(&self) {
@@ -118,7 +118,7 @@ impl Bench {
     async fn work(&self) {
         loop {
             let claim = Claim { max: 100, lease: LEASE, worker: "tester".to_owned(), queues: vec![Queue::DEFAULT] };
-            let advanced = self.store.advance(Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
+            let advanced = self.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
             if advanced.claimed.is_empty() {
                 return;
             }
@@ -232,7 +232,7 @@ async fn what_kills_every_worker_that_takes_it_is_set_apart_and_tried_again_when
     while lost < 20 {
         // Its lease is over at once: the next look finds it expired.
         let advance = Advance { claim: Some(claim(Duration::from_millis(1))), ..Advance::default() };
-        lost += bench.store.advance(advance).await.unwrap().claimed.len();
+        lost += bench.store.advance(&advance).await.unwrap().claimed.len();
     }
     tokio::time::sleep(Duration::from_millis(2)).await;
     bench.work().await;

@@ -2,6 +2,7 @@
 
 use super::{Digest, NewWorkflow, StoredEntry};
 
+mod creations;
 mod embedded;
 mod faults;
 mod high_water;

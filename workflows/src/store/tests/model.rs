@@ -225,7 +225,7 @@ impl Side {
     }
 
     async fn advance(&mut self, advance: Advance, start: Timestamp) -> String {
-        let mut advanced = self.store.advance(advance.clone()).await.unwrap();
+        let mut advanced = self.store.advance(&advance).await.unwrap();
         for (commit, committed) in advance.commits.iter().zip(&advanced.commits) {
             if matches!(committed, Committed::Done { .. }) {
                 for grant in self.grants.iter_mut().filter(|grant| grant.fence == commit.fence) {

@@ -83,11 +83,11 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
     ];
     for (what, poison) in poisons {
         let (server, store) = poisoned(poison).await;
-        let first = store.advance(claim()).await.unwrap_or_else(|error| panic!("{what}: {error}: {:?}", std::error::Error::source(&error)));
+        let first = store.advance(&claim()).await.unwrap_or_else(|error| panic!("{what}: {error}: {:?}", std::error::Error::source(&error)));
         assert!(sound(&first).is_superset(&names(&GOOD)), "{what}: {first:#?}");
         // The others go on, in one call with whatever becomes of the bad one.
         let commits = first.claimed.iter().map(|claimed| commit(&claimed.document.id, claimed.fence, Next::At(first.now))).collect();
-        let second = store.advance(Advance { commits, ..claim() }).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let second = store.advance(&Advance { commits, ..claim() }).await.unwrap_or_else(|error| panic!("{what}: {error}"));
         for (claimed, committed) in first.claimed.iter().zip(&second.commits) {
             let good = GOOD.contains(&claimed.document.id.as_str());
             assert!(!good || matches!(committed, Committed::Done { .. }), "{what}: {committed:?}");
@@ -104,7 +104,7 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
 #[tokio::test]
 async fn garbage_in_an_inbox_is_handed_out_and_hurts_nobody() {
     let (server, store) = poisoned(&[&["HSET", "{ta}:wf:bad", "mail", "1"], &["RPUSH", "{ta}:wf:bad:inbox", "garbage", "\"\\xff\\xfe\"", "[[[[[[[["]]).await;
-    let claimed = store.advance(claim()).await.unwrap();
+    let claimed = store.advance(&claim()).await.unwrap();
     assert_eq!(sound(&claimed), names(&["a-good", "bad", "z-good"]));
     let bad = claimed.claimed.iter().find(|claimed| claimed.document.id.as_str() == "bad").unwrap();
     assert!(bad.signals.iter().any(|signal| signal.body == "garbage"), "{:?}", bad.signals);
@@ -120,10 +120,10 @@ async fn an_id_that_can_be_none_is_never_handed_out_and_holds_up_nothing() {
     let (server, store) =
         poisoned(&[&["ZADD", "{ta}:due:default", "1", "no/id"], &["HSET", "{ta}:wf:no/id", "seq", "1", "queue", "default"], &["ZADD", "{ta}:lease", "1", "../x"], &["ZADD", "{ta}:idx:open", "1", "no/id"]]).await;
     for _ in 0..2 {
-        let claimed = store.advance(claim()).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+        let claimed = store.advance(&claim()).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
         let back = claimed.claimed.iter().map(|claimed| (claimed.document.id.clone(), claimed.fence)).collect();
         assert!(sound(&claimed).is_superset(&names(&GOOD)), "{claimed:#?}");
-        store.advance(Advance { hand_back: back, ..Advance::default() }).await.unwrap();
+        store.advance(&Advance { hand_back: back, ..Advance::default() }).await.unwrap();
     }
     let listed = store.list(&Query { limit: 10, ..Query::default() }).await.unwrap();
     assert_eq!(listed.len(), 3, "{listed:#?}");

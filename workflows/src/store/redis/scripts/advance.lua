@@ -108,10 +108,10 @@ local function takes_a_lock(take)
   return false
 end
 
-local function finish(id, keep_ms, mail, locks)
+local function finish(id, keep_ms, mail, locks, created)
   release(id)
   closed[#closed + 1] = id
-  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = call('ZSCORE', KEY_OPEN, id) or NOW, id
+  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = tonumber(created) and created or NOW, id
   by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
   if locks then
     for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
@@ -135,90 +135,95 @@ local function park(id, at, queue, mail, was_woken)
   end
 end
 
--- Head: id, fence, revision, status, signals consumed, what is next with its value, queue, traceparent or -, mark, how many entries,
--- resources to take and to give, workflows to create, signals to send, whether there is a state, how many arguments follow.
-local COMMIT = '^' .. string.rep('(%S+) ', 16) .. '%d+$'
+-- Head: how many arguments follow; how many entries, resources to take and to give, workflows to create, signals to send, signals
+-- consumed; whether there is a state; what is next, and its value; id, fence, revision, status, mark, queue, traceparent (may be empty).
+local COMMIT = '<IHHHHHIBBdsssssss'
+local KEEP, AT, END = 0, 1, 3
+
+-- Where the next commit begins, also where this one was refused before all of it was read.
+local after = place
+
+-- What a commit looks at; the last one of a workflow also at when it was created.
+local SEEN = { 'seq', 'fence', 'status', 'mail', 'woken', 'locks', 'tries' }
+local SEEN_LAST = { 'seq', 'fence', 'status', 'mail', 'woken', 'locks', 'tries', 'created' }
+
+-- What a commit writes of its workflow. Used again and again: a table that grows costs more than what is put into it.
+local fields = { 'updated', NOW, 'headline' }
 
 local function commit_one()
-  local id, fence, seq, status, consumed, next, value, queue, trace, mark, entries, take, give, created, sent, with_state =
-    match(text(), COMMIT)
+  local follow, entries, take, give, created, sent, consumed, with_state, next, value, id, fence, seq, status, mark, queue, trace =
+    unpacked(COMMIT, text())
+  after = place + follow
   local key, headline = WORKFLOW .. id, text()
-  local found = call('HMGET', key, 'seq', 'fence', entries == '0' and 'mark' or 'head', 'status', 'mail', 'woken', 'locks', 'tries')
+  local ends = next == END
+  local found = call('HMGET', key, unpack(ends and SEEN_LAST or SEEN))
   if not found[1] then return FENCED end
-  local holds, mail = found[2] == fence, found[5]
-  if found[3] == mark then
-    if next ~= 'keep' then return DONE end
-    return holds and keep(id, mail) or FENCED
+  local holds, mail = found[2] == fence, found[4]
+  -- With entries that stand already it would not be at `seq` any more.
+  if entries == 0 or found[1] ~= seq then
+    if call('HGET', key, entries == 0 and 'mark' or 'head') == mark then
+      if next ~= KEEP then return DONE end
+      return holds and keep(id, mail) or FENCED
+    end
   end
   if not holds then return FENCED end
   if found[1] ~= seq then return { 'conflict', found[1] } end
 
-  local fields, n = { 'headline', headline, 'updated', NOW }, 4
-  if with_state == '1' then
+  local n, before = 4, tonumber(seq)
+  fields[4] = headline
+  if with_state == 1 then
     fields[5], fields[6], n = 'state', text(), 6
   end
-  if entries == '0' then
+  if entries == 0 then
     fields[n + 1], fields[n + 2], n = 'mark', mark, n + 2
   else
-    local first, many = seq + 1, tonumber(entries)
-    for i = 1, many do
-      fields[n + 1], fields[n + 2] = 'e' .. seq + i, text()
+    for i = 1, entries do
+      fields[n + 1], fields[n + 2] = entry_field(before + i), text()
       n = n + 2
     end
-    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'seq', seq + many, 'head', mark
+    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'seq', as_text(before + entries), 'head', mark
     n = n + 4
-    publish(id, first, many, status, headline)
   end
-  local ends, locks = next == 'end', found[7]
-  take = take ~= '0' and read_resources(tonumber(take), true)
+  local locks = found[6]
+  take = take > 0 and read_resources(take, true)
   if take then
     local refused = busy(id, take)
-    if refused then
-      -- What it would have done did not happen.
-      if entries ~= '0' then happened[#happened] = nil end
-      return refused
-    end
+    if refused then return refused end
     if not locks and takes_a_lock(take) then
       locks = true
       fields[n + 1], fields[n + 2], n = 'locks', '1', n + 2
     end
   end
-  if status ~= found[4] then
+  if entries > 0 then publish(id, before + 1, entries, status, headline) end
+  if status ~= found[3] then
     fields[n + 1], fields[n + 2], n = 'status', status, n + 2
     if not ends then count(status, 1) end
-    count(found[4], -1)
+    count(found[3], -1)
   elseif ends then
     count(status, -1)
   end
-  if trace ~= '-' then fields[n + 1], fields[n + 2], n = 'trace', trace, n + 2 end
-  if next ~= 'keep' then
+  if trace ~= '' then fields[n + 1], fields[n + 2], n = 'trace', trace, n + 2 end
+  if next ~= KEEP then
     fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'fence', '', 'queue', queue
     n = n + 4
     if ends then fields[n + 1], fields[n + 2], n = 'ended', NOW, n + 2 end
   end
   call('HSET', key, unpack(fields, 1, n))
-  if found[8] then call('HDEL', key, 'tries') end
-  if consumed ~= '0' and mail then call('LTRIM', inbox_key(id), consumed, -1) end
+  if found[7] then call('HDEL', key, 'tries') end
+  if consumed > 0 and mail then call('LTRIM', inbox_key(id), consumed, -1) end
   if take then take_resources(id, take) end
-  if give ~= '0' then give_resources(id, read_resources(tonumber(give), false)) end
-  for _ = 1, tonumber(created) do create() end
-  if ends then finish(id, tonumber(value), mail, locks) end
+  if give > 0 then give_resources(id, read_resources(give, false)) end
+  for _ = 1, created do create() end
+  if ends then finish(id, value, mail, locks, found[8]) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
-  for _ = 1, tonumber(sent) do
+  for _ = 1, sent do
     local to = text()
     signal(to, text(), false)
   end
   mail = mail or mailed[id]
-  if next == 'keep' then return keep(id, mail) end
-  if not ends then park(id, next == 'at' and tonumber(value), queue, mail, found[6] or woken[id]) end
+  if next == KEEP then return keep(id, mail) end
+  if not ends then park(id, next == AT and value, queue, mail, found[5] or woken[id]) end
   return DONE
-end
-
--- An error in what is kept of one workflow is that workflow's alone; all others are about Redis, and refuse the whole call.
-local function its_own(problem)
-  local told = type(problem) == 'table' and problem.err or tostring(problem)
-  if not string.find(told, 'WRONGTYPE', 1, true) then error(problem, 0) end
-  return told
 end
 
 local LEASE = '^(%S+) (%S+)$'
@@ -272,7 +277,7 @@ end
 local function grant(id, holder, serves, expired)
   local key = WORKFLOW .. id
   local found = redis.pcall('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'trace',
-    'created', 'updated', 'queue', 'woken', 'mail', 'tries', 'e1', 'e2', 'e3', 'e4')
+    'created', 'updated', 'queue', 'e1', 'e2', 'e3', 'e4', 'woken', 'mail', 'tries')
   if found.err then return set_aside(id, found.err) end
   if not found[6] then
     call('ZREM', KEY_LEASE, id)
@@ -285,23 +290,22 @@ local function grant(id, holder, serves, expired)
     call('ZREM', KEY_LEASE, id)
     return make_due(id, now, queue)
   end
-  local token, tries = next_fence(), found[14]
+  local token, woken, mail, tries = next_fence(), found[16], found[17], found[18]
   if expired then
     tries = (tonumber(tries) or 0) + 1
     call('HSET', key, 'fence', token, 'holder', holder, 'tries', tries)
   else
     call('HSET', key, 'fence', token, 'holder', holder)
   end
-  if found[12] then call('HDEL', key, 'woken') end
-  local entries, document = {}, {}
-  for i = 1, 11 do document[i] = found[i] end
-  for i = 1, math.min(seq, ENTRIES_AT_ONCE) do entries[i] = found[14 + i] or '' end
+  if woken then call('HDEL', key, 'woken') end
+  -- What was read is handed out as it is, the document with the first entries after it.
+  found[16], found[17], found[18] = nil, nil, nil
   if seq > ENTRIES_AT_ONCE then
     local names = {}
     for i = ENTRIES_AT_ONCE + 1, math.min(seq, ENTRIES_HANDED_MAX) do names[#names + 1] = 'e' .. i end
-    for i, entry in ipairs(call('HMGET', key, unpack(names))) do entries[ENTRIES_AT_ONCE + i] = entry or '' end
+    for i, entry in ipairs(call('HMGET', key, unpack(names))) do found[15 + i] = entry end
   end
-  return { id, token, tries or 0, document, entries, unread(id, found[13]) }
+  return { id, token, tries or 0, found, unread(id, mail) }
 end
 
 -- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
@@ -321,12 +325,20 @@ end
 
 -- Those of `queues` that have been due longest, at most `max`; taken out.
 local function take_due(queues, max)
-  local found, several = {}, #queues > 1
+  if #queues == 1 then
+    local key = due_key(queues[1])
+    local ids = call('ZRANGEBYSCORE', key, '-inf', NOW, 'LIMIT', 0, max)
+    -- They stand first: removed by their places, which costs less than by their names.
+    if #ids > 0 then call('ZREMRANGEBYRANK', key, 0, #ids - 1) end
+    return ids
+  end
+  local found = {}
   for _, queue in ipairs(queues) do
     local due = call('ZRANGEBYSCORE', due_key(queue), '-inf', NOW, 'WITHSCORES', 'LIMIT', 0, max)
     for i = 1, #due, 2 do found[#found + 1] = { due[i], tonumber(due[i + 1]), queue } end
   end
-  if several then table.sort(found, function(one, other) return one[2] < other[2] end) end
+  -- Of those that became due together the first by name, as within one queue.
+  table.sort(found, function(one, other) return one[2] < other[2] or (one[2] == other[2] and one[1] < other[1]) end)
   local ids, gone = {}, {}
   for i = 1, math.min(#found, max) do
     local id, queue = found[i][1], found[i][3]
@@ -380,15 +392,14 @@ end
 
 local reply = { NOW, LEASE_UNTIL, {}, {}, {}, false, broken }
 for i = 1, number() do
-  local at = place + 1
   local ok, verdict = pcall(commit_one)
   reply[3][i] = ok and verdict or { 'broken', its_own(verdict) }
-  -- Also where it was refused before all of it was read.
-  place = at + tonumber(match(ARGV[at], '%d+$'))
+  place = after
 end
 for i = 1, number() do reply[4][i] = renew() end
 for _ = 1, number() do hand_back() end
 settle_leases()
+settle_opened()
 settle_due()
 settle_counts()
 settle_events()

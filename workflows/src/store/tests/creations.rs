@@ -1,0 +1,156 @@
+//! Creations that go together: each caller hears of its own, whatever becomes of the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::task::JoinHandle;
+
+use super::sample;
+use crate::store::private_redis::PrivateRedis;
+use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::{COMMITS_MAX, Created, NewWorkflow, Status, Store, StoreError, Trouble};
+
+/// Longer than it takes to send a call, on a busy machine too.
+const SENT_BY_THEN: Duration = Duration::from_millis(300);
+
+async fn create_all(store: &RedisStore, names: &[String]) -> Vec<Result<Created, StoreError>> {
+    join_all(names.iter().map(|name| store.create(sample(name)))).await
+}
+
+fn names(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|number| format!("w{number}")).collect()
+}
+
+async fn open(store: &RedisStore) -> u64 {
+    store.counts().await.unwrap().iter().filter(|(status, _)| *status == Status::Runnable).map(|(_, count)| count).sum()
+}
+
+/// Calls of scripts so far.
+fn calls(server: &PrivateRedis) -> u64 {
+    let told = server.command(&["INFO", "commandstats"]);
+    let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap();
+    line.split(',').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn each_caller_hears_of_its_own_and_few_calls_carry_them_all() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    // Of every third there is one already.
+    let all = names(0, 3 * COMMITS_MAX);
+    let there: Vec<String> = all.iter().step_by(3).cloned().collect();
+    assert!(create_all(&store, &there).await.into_iter().all(|made| made.unwrap() == Created::New));
+    let before = calls(&server);
+    for (place, made) in create_all(&store, &all).await.into_iter().enumerate() {
+        let expected = if place % 3 == 0 { Created::Existing } else { Created::New };
+        assert_eq!(made.unwrap(), expected, "{}", all[place]);
+    }
+    // No call carries more than `COMMITS_MAX`; the first may go with few.
+    let took = calls(&server) - before;
+    assert!((3..=10).contains(&took), "{took} calls");
+    assert_eq!(open(&store).await, all.len() as u64);
+}
+
+#[tokio::test]
+async fn the_same_one_asked_for_at_the_same_time_is_new_to_one_caller() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    let asked = join_all((0..50).map(|_| store.create(sample("w")))).await;
+    let new = asked.into_iter().filter(|made| matches!(made, Ok(Created::New))).count();
+    assert_eq!((new, open(&store).await), (1, 1));
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_an_outage_to_all_and_asking_again_creates_nothing_twice() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(RedisOptions { reply_timeout: SENT_BY_THEN, ..server.options() }).await.unwrap();
+    let all = names(0, 20);
+    server.pause();
+    for made in create_all(&store, &all).await {
+        let Err(error) = made else { panic!("a stopped Redis answered") };
+        assert_eq!(error.trouble(), Trouble::Silent, "{error}");
+    }
+    server.resume();
+    for name in &all {
+        // Whether it was carried out nobody knows; it is there once.
+        while let Err(error) = store.create(sample(name)).await {
+            assert!(error.is_outage(), "{error}");
+        }
+    }
+    assert_eq!(open(&store).await, all.len() as u64);
+    assert_eq!(store.journal(&"w0".parse().unwrap(), 1, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_takes_nobody_along() {
+    let server = PrivateRedis::start();
+    let store = Arc::new(RedisStore::connect(server.options()).await.unwrap());
+    let ask = |name: &'static str| -> JoinHandle<Result<Created, StoreError>> {
+        let store = store.clone();
+        tokio::spawn(async move { store.create(sample(name)).await })
+    };
+    server.pause();
+    let first = ask("first");
+    tokio::time::sleep(SENT_BY_THEN).await;
+    let (gone, stays) = (ask("gone"), ask("stays"));
+    tokio::time::sleep(SENT_BY_THEN).await;
+    // The one whose call is outstanding, and one that waits for the next.
+    first.abort();
+    gone.abort();
+    assert!(first.await.unwrap_err().is_cancelled() && gone.await.unwrap_err().is_cancelled());
+    server.resume();
+    assert_eq!(stays.await.unwrap().unwrap(), Created::New);
+    let is_there = async |name: &str| store.load(&name.parse().unwrap()).await.unwrap().is_some();
+    assert_eq!((is_there("first").await, is_there("gone").await), (true, false));
+    assert_eq!(store.create(sample("gone")).await.unwrap(), Created::New);
+}
+
+#[tokio::test]
+async fn an_error_reaches_all() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    let all = names(0, 2 * COMMITS_MAX);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    for made in create_all(&store, &all).await {
+        let Err(error) = made else { panic!("not refused") };
+        assert_eq!(error.trouble(), Trouble::MemoryFull, "{error}");
+    }
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(open(&store).await, 0, "a refused call writes nothing");
+    assert!(create_all(&store, &all).await.into_iter().all(|made| made.unwrap() == Created::New));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_one_is_told_to_that_one_alone() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    server.command(&["SET", "{ta}:children:parent", "garbage"]);
+    let child = NewWorkflow { parent: Some("parent".parse().unwrap()), ..sample("child") };
+    let (before, made, after) = tokio::join!(store.create(sample("before")), store.create(child), store.create(sample("after")));
+    assert_eq!((before.unwrap(), after.unwrap()), (Created::New, Created::New));
+    let Err(StoreError::Unusable { .. }) = made else { panic!("{made:?}") };
+    assert_eq!(store.load(&"child".parse().unwrap()).await.unwrap(), None, "wholly or not at all");
+    assert_eq!(open(&store).await, 2);
+}
+
+#[test]
+fn a_runtime_that_ends_leaves_nobody_waiting() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = PrivateRedis::start();
+    let (first, second) = (runtime(), runtime());
+    let store = Arc::new(first.block_on(RedisStore::connect(server.options())).unwrap());
+    server.pause();
+    // Begun where the runtime ends, and waited for elsewhere.
+    let begins = store.clone();
+    let asked = first.spawn(async move { begins.create(sample("w")).await });
+    first.block_on(async { tokio::time::sleep(SENT_BY_THEN).await });
+    let other = store.clone();
+    let waits = std::thread::spawn(move || second.block_on(other.create(sample("other"))));
+    std::thread::sleep(SENT_BY_THEN);
+    drop(first);
+    drop(asked);
+    let told = waits.join().unwrap();
+    assert!(matches!(&told, Err(error) if error.is_outage()), "{told:?}");
+    server.resume();
+}
