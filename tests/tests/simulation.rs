@@ -18,15 +18,15 @@ use turnaround_workflows::store::{Document, Status};
 /// Questions that are answered in one run; then the operator goes home.
 const ANSWERS_MAX: usize = 12;
 
-/// Seeds of one run, unless `TURNAROUND_SEEDS` says otherwise (`FROM..TO`).
+/// Seeds of one run, unless `TURNAROUND_SITE_SEEDS` says otherwise (`FROM..TO`).
 const SEEDS: std::ops::Range<u64> = 0..30;
 
 /// At most so many nodes out of service at once.
 const OUT_MAX: u32 = 2;
 
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("TURNAROUND_SEEDS") else { return SEEDS };
-    let (from, to) = text.split_once("..").expect("TURNAROUND_SEEDS is FROM..TO");
+    let Ok(text) = std::env::var("TURNAROUND_SITE_SEEDS") else { return SEEDS };
+    let (from, to) = text.split_once("..").expect("TURNAROUND_SITE_SEEDS is FROM..TO");
     from.parse().unwrap()..to.parse().unwrap()
 }
 
