@@ -17,14 +17,27 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(20);
 
+/// What cargo tells the programs that it runs of themselves begins so. Some build scripts ask for it: handed on to another cargo, it
+/// makes that one build half of everything anew, and the next one as well.
+const TOLD_BY_CARGO: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"];
+
+/// The cargo that runs this, as a person would call it.
+pub(crate) fn cargo() -> tokio::process::Command {
+    let mut cargo = tokio::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if TOLD_BY_CARGO.iter().any(|told| name.to_string_lossy().starts_with(told)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// The programs, built once. `cargo test` itself does not build the programs of other packages.
 pub async fn programs() -> io::Result<Programs> {
     static BUILT: OnceCell<()> = OnceCell::const_new();
     BUILT
         .get_or_try_init(|| async {
-            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let arguments = ["build", "--quiet", "--workspace", "--bins"];
-            let status = tokio::process::Command::new(cargo).args(arguments).status().await?;
+            let status = cargo().args(["build", "--quiet", "--workspace", "--bins"]).status().await?;
             if status.success() { Ok(()) } else { Err(io::Error::other("the programs could not be built")) }
         })
         .await?;

@@ -88,8 +88,7 @@ fn pids(processes: &Processes) -> io::Result<Vec<(String, u32)>> {
 
 /// The real programs, built as this one is.
 async fn built() -> io::Result<Programs> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = tokio::process::Command::new(cargo);
+    let mut command = crate::harness::cargo();
     command.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");

@@ -209,7 +209,7 @@ fn folder() -> PathBuf {
 }
 
 fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = crate::harness::cargo();
     cargo.args(["--quiet", "--locked"]).env("CARGO_TARGET_DIR", folder()).env("CARGO_INCREMENTAL", "0");
     // Nobody debugs them, and each is built for one run: nothing is optimised.
     cargo.args(["--config", "profile.dev.package.turnaround-workflows.opt-level=0"]);
