@@ -74,6 +74,8 @@ impl StoreWatch {
         );
         self.write_down(&file, "accepted", by, &before.halt).await;
         self.remember(&mut file, &accepted);
+        // Also where the file can't be read, without which the look below sees nothing.
+        self.alarms.store_is_well();
         drop(file);
         // Which everybody waits for who writes.
         self.look().await;

@@ -61,7 +61,6 @@ impl RedisStore {
             answer => standing(answer).map(Some).map_err(|source| damaged_answer(OPERATION, source)),
         }
     }
-
 }
 
 /// What `compare.lua`, `standing.lua` and `accept.lua` answer.
