@@ -364,5 +364,7 @@ impl Site {
     pub(super) fn rejoins(&mut self, node: usize) {
         self.nodes[node].reporting = true;
         self.record(Happened::ServiceUp { node: self.nodes[node].name.clone() });
+        let host = self.nodes[node].host.clone();
+        self.deliver(&host);
     }
 }

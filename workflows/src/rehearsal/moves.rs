@@ -141,6 +141,10 @@ impl Site {
         let Some(destination) = self.schedule(vcpus, memory_mb, Some(&source)) else {
             return self.fail(migration, MigrationStatus::Error, NO_VALID_HOST);
         };
+        // Nova writes the destination down when that has answered.
+        if !self.node_of_host(&destination).is_some_and(|node| self.nodes[node].runs()) {
+            return self.nobody_answers(migration, how, destination);
+        }
         self.migrations[migration].destination = Some(destination);
         match how {
             Move::Live => {
@@ -148,12 +152,41 @@ impl Site {
                 self.start_queued(&source);
             }
             Move::Cold => {
-                self.set_status(migration, MigrationStatus::PreMigrating);
-                self.guests[guest].before_resize = self.guests[guest].vm_state;
+                self.begin_cold(migration, guest);
                 if self.goes_wrong(guest, how, MoveGoesWrong::Hangs).is_none() {
                     self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
                 }
             }
+        }
+    }
+
+    fn begin_cold(&mut self, migration: usize, guest: usize) {
+        self.set_status(migration, MigrationStatus::PreMigrating);
+        self.guests[guest].before_resize = self.guests[guest].vm_state;
+    }
+
+    /// The host that was chosen only seems to be up: nothing lands there. Of a live migration it is asked first, and after Nova's
+    /// time limit another one is looked for; a cold one lies in the message queue until the host is back.
+    fn nobody_answers(&mut self, migration: usize, how: Move, host: String) {
+        match how {
+            Move::Live => self.after(self.plan.latencies.rpc_timeout, Due::Decide(migration)),
+            Move::Cold => {
+                if let Some(guest) = self.guest_of_migration(migration) {
+                    self.begin_cold(migration, guest);
+                }
+                self.unread.push((migration, host));
+            }
+        }
+    }
+
+    /// What the message queue has kept for a host is delivered when its compute service is back.
+    pub(super) fn deliver(&mut self, host: &str) {
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unread).into_iter().partition(|(_, destination)| destination == host);
+        self.unread = elsewhere;
+        for (migration, host) in here {
+            self.migrations[migration].destination = Some(host);
+            self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
         }
     }
 

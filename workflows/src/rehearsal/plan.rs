@@ -250,6 +250,8 @@ pub struct Latencies {
     /// From SSH answers until the compute service has reported.
     pub rejoin: Duration,
     pub service_down_time: Duration,
+    /// How long Nova waits for a host that does not answer (`rpc_response_timeout`).
+    pub rpc_timeout: Duration,
     /// Every length is up to this much longer, by the seed.
     pub jitter_percent: u32,
 }
@@ -270,6 +272,7 @@ impl Default for Latencies {
             firmware: Duration::from_secs(45),
             rejoin: Duration::from_secs(20),
             service_down_time: Duration::from_secs(60),
+            rpc_timeout: Duration::from_secs(60),
             jitter_percent: 10,
         }
     }
@@ -412,6 +415,7 @@ impl SitePlan {
             &mut latencies.firmware,
             &mut latencies.rejoin,
             &mut latencies.service_down_time,
+            &mut latencies.rpc_timeout,
         ];
         let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.boot_time, &mut node.install_time]);
         let happenings = self.happenings.iter_mut().map(|happening| &mut happening.after);

@@ -87,6 +87,8 @@ pub(super) struct Site {
     calls: BTreeMap<Call, u32>,
     /// Instances that are being built, with the host that was chosen for them.
     building: VecDeque<(usize, Option<String>)>,
+    /// Cold migrations that the host chosen for them has not read of yet.
+    pub(super) unread: Vec<(usize, String)>,
 }
 
 impl Site {
@@ -107,6 +109,7 @@ impl Site {
             tickets_elsewhere: None,
             calls: BTreeMap::new(),
             building: VecDeque::new(),
+            unread: Vec::new(),
             plan,
         };
         let nodes = site.plan.nodes.clone();
@@ -247,6 +250,9 @@ impl Site {
             holders.extend(guest.host.as_deref().map(|host| (host, index)));
         }
         holders.extend(self.building.iter().filter_map(|(index, host)| Some((host.as_deref()?, *index))));
+        for (migration, host) in &self.unread {
+            holders.extend(self.guest(&self.migrations[*migration].instance).map(|index| (host.as_str(), index)));
+        }
         for migration in self.migrations.iter().filter(|migration| !migration.status.is_over()) {
             if let Some(index) = self.guest(&migration.instance) {
                 holders.insert((&migration.source, index));

@@ -53,6 +53,42 @@ fn a_cold_migration_waits_for_its_confirmation_and_then_is_as_it_was() {
     }
 }
 
+/// Real Nova 33.0.2, a host whose nova-compute was killed while its service still counted as up.
+#[test]
+fn nothing_lands_on_a_host_that_only_seems_to_be_up() {
+    for how in [Move::Live, Move::Cold] {
+        let bench = Bench::of(exact(SitePlan::uniform(2, 1)));
+        bench.stage("gpu-02", "t-1");
+        bench.netboot_and_reset("gpu-02");
+        bench.pass(secs(5));
+        assert!(bench.world.snapshot().node("gpu-02").unwrap().up, "Nova knows nothing of it yet");
+        let request = bench.start_move("gpu-01-a", how).unwrap();
+        bench.pass(secs(60));
+        let migration = bench.newest_migration("gpu-01-a");
+        assert_eq!(bench.host("gpu-01-a"), "gpu-01");
+        match how {
+            Move::Live => {
+                bench.pass(secs(1));
+                assert_eq!(bench.newest_migration("gpu-01-a").status, "error");
+                let reason = "No valid host was found. There are not enough hosts available.";
+                assert_eq!(bench.why_failed("gpu-01-a", &request).as_deref(), Some(reason));
+                assert_eq!((bench.state("gpu-01-a").as_str(), bench.host("gpu-01-a").as_str()), ("active", "gpu-01"));
+            }
+            Move::Cold => {
+                assert_eq!(migration.destination, None);
+                assert_eq!((migration.status.as_str(), bench.state("gpu-01-a").as_str()), ("pre-migrating", "active/resize_prep"));
+                bench.until("the node is back", |site| site.instance("gpu-01-a").unwrap().vm_state == "resized");
+                assert_eq!(bench.host("gpu-01-a"), "gpu-02");
+                assert!(bench.facts("gpu-02").unwrap().installed.is_some(), "it was installed before");
+            }
+        }
+        bench.settle();
+        let id = bench.id("gpu-01-a").0;
+        let lost = |what: &Happened| matches!(what, Happened::InstancesLost { instances, .. } if instances.contains(&id));
+        assert_eq!(bench.happened(lost), 0);
+    }
+}
+
 #[test]
 fn what_was_never_resized_can_not_be_confirmed() {
     let bench = Bench::of(SitePlan::uniform(2, 1));
