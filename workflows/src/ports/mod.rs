@@ -12,6 +12,7 @@ mod error;
 mod facts;
 mod instances;
 mod netboot;
+mod setup_script;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
 pub use compute::{ComputeService, ComputeServices, Hypervisor};
@@ -19,6 +20,7 @@ pub use error::{PortError, PortErrorKind};
 pub use facts::{Facts, Installed, NodeFacts};
 pub use instances::{Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId};
 pub use netboot::{BootTicket, NetBoot, Token};
+pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
 
 /// Every port of one site.
 #[derive(Clone)]
@@ -28,4 +30,5 @@ pub struct Ports {
     pub bmc: Arc<dyn Bmc>,
     pub netboot: Arc<dyn NetBoot>,
     pub facts: Arc<dyn NodeFacts>,
+    pub setup: Arc<dyn SetupScript>,
 }

@@ -12,7 +12,7 @@ use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power};
+use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, ScriptRun, ScriptState};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -74,6 +74,7 @@ impl World {
             bmc: self.clone(),
             netboot: self.clone(),
             facts: self.clone(),
+            setup: self.clone(),
         }
     }
 
@@ -228,6 +229,15 @@ impl World {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
         site.nodes[node].facts().ok_or(Trouble::Unavailable)
+    }
+
+    /// Of several calls with one name only the first starts anything.
+    pub fn start_script(&self, run: &ScriptRun) -> Result<(), Trouble> {
+        self.site().start_script(run)
+    }
+
+    pub fn script(&self, name: &str) -> ScriptState {
+        self.site().script(name)
     }
 
     /// What a netboot of `node` would find just now.
