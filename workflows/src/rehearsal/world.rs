@@ -137,6 +137,11 @@ impl World {
         self.site().plan.images.clone()
     }
 
+    /// Is a node back in OpenStack only after the setup script has run for it?
+    pub fn has_setup_script(&self) -> bool {
+        self.site().plan.setup.is_some()
+    }
+
     pub fn services(&self) -> Result<Vec<ServiceView>, Trouble> {
         self.services_where(|_| true)
     }
