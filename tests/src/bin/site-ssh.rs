@@ -29,6 +29,8 @@ const CONNECT_SECS: u64 = 10;
 
 /// Between two looks at a setup script that runs.
 const SETUP_POLL: Duration = Duration::from_millis(50);
+/// Looks in a row without an answer until the site is taken for gone: a minute.
+const SETUP_UNHEARD_MAX: u32 = 1_200;
 
 /// What was asked for on the command line.
 #[derive(Debug, Default)]
@@ -120,10 +122,15 @@ fn setup(identity: &str, arguments: &[String]) -> Result<u8, String> {
     let authorization = format!("Key ubuntu:{key}");
     let begun = Value::from(arguments).to_string();
     request("PUT", &url, &path, &authorization, &begun, timeout).map_err(|error| error.to_string())?;
-    let mut said = String::new();
+    let (mut said, mut unheard) = (String::new(), 0);
     loop {
-        // The site may not answer just now.
+        // The site may not answer just now; or it has ended, and nobody waits for this any more.
+        unheard += 1;
+        if unheard > SETUP_UNHEARD_MAX {
+            return Err("the site does not answer any more".to_owned());
+        }
         if let Ok((200, body)) = request("GET", &url, &path, &authorization, "", timeout) {
+            unheard = 0;
             let told: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
             let text = told["text"].as_str().unwrap_or_default();
             if text != said {
