@@ -131,7 +131,7 @@ async fn a_run_that_hangs_becomes_a_question_is_never_killed_and_nothing_is_star
     bench.answer("retry").await;
     assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 1), "it is waited for once more");
     bench.answer("leave").await;
-    assert!(!bench.status().await.is_ended(), "the script still runs: its lock must not be free");
+    assert_eq!(bench.status().await, Status::Failed);
     // Another rollout of another node comes as far as its own run, and waits.
     let plan = SitePlan::uniform(3, 1).with_setup(&[]);
     let mut other = order(&plan, 2);
@@ -140,4 +140,22 @@ async fn a_run_that_hangs_becomes_a_question_is_never_killed_and_nothing_is_star
     let asleep = bench.sim.clock.now() + Duration::from_secs(6 * 3600);
     bench.sim.run_until(async |sim| sim.clock.now() > asleep).await;
     assert_eq!(bench.runs(), 1);
+    let other = bench.sim.open().await.into_iter().find(|document| document.target == "gpu-02" && document.parent.is_some()).unwrap();
+    assert!(other.headline.contains("deploy-openstack"), "{}", other.headline);
+}
+
+/// What is asked about one node's run is no reason for another node to wait.
+#[tokio::test]
+async fn a_question_about_one_run_holds_up_no_other_node() {
+    let plan = SitePlan::uniform(4, 1).with_setup(&[ScriptGoesWrong::FailsMidway]);
+    let mut order = order(&plan, 2);
+    order.nodes.truncate(2);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let (first, second) = (sim.child(&rollout, "gpu-01").await, sim.child(&rollout, "gpu-02").await);
+    let ended = async |sim: &Sim| sim.store.load(&second).await.unwrap().is_some_and(|document| document.status.is_ended());
+    sim.run_until(ended).await;
+    let mut statuses = [sim.document(&first).await.status, sim.document(&second).await.status];
+    statuses.sort();
+    assert!(statuses.contains(&Status::NeedsOperator) && statuses.contains(&Status::Succeeded), "{statuses:?}");
 }

@@ -118,6 +118,26 @@ async fn a_run_is_started_once_however_often_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn one_run_goes_on_at_a_time_also_when_its_runner_alone_was_killed() {
+    let bench = Bench::new("echo begun; [ -e go ] || exec sleep 600");
+    bench.start("r.1").await;
+    let _end = EndsWith(&bench, "r.1");
+    bench.says("r.1").await;
+    signal("-KILL", &bench.runner("r.1"));
+    for _ in 0..5 {
+        bench.start("r.2").await;
+        assert_eq!(bench.look("r.2").await, ScriptState::NotStarted);
+    }
+    assert_eq!(bench.did().len(), 1);
+    fs::write(bench.site.path("go"), "").unwrap();
+    assert!(Command::new("pkill").args(["-KILL", "-s", &bench.runner("r.1")]).status().unwrap().success());
+    bench.end("r.1").await;
+    bench.start("r.2").await;
+    assert_eq!(bench.ended("r.2").await.code, 0);
+    assert_eq!(bench.did().len(), 2);
+}
+
+#[tokio::test]
 async fn its_environment_has_the_password_and_nothing_of_ours() {
     let bench = Bench::new("env; [ -t 0 ] || read line || echo no-input");
     bench.start("r.1").await;

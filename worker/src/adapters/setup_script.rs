@@ -9,6 +9,9 @@
 //! | `log` | what it writes |
 //! | `exit` | its exit code, once it has ended |
 //!
+//! One run at a time: the runner holds a lock on `<state_dir>/scripts/lock`, and whatever it starts inherits it, so that the lock is free
+//! when nothing of the run is left, and not earlier.
+//!
 //! Where systemd runs, a run is a transient unit of its own (`systemd-run`), named after it: it has none of the confinement of a
 //! worker's unit, and outlives it. Elsewhere it is a session of its own (`setsid`). In both, the same few lines of `sh` make the
 //! files. While any process of that session lives, the run is said to go on.
@@ -43,12 +46,13 @@ const CREDENTIAL: &str = "vault";
 /// `$1` is the run's folder, `$2` where to work; then the program and its arguments.
 ///
 /// Written to be read by a person at night, and to do nothing if the run has been started before. Signals that ask it to end are left
-/// to the script: it alone knows what may be left half done.
+/// to the script: it alone knows what may be left half done. File descriptor 9 is the lock.
 const RUNNER: &str = r#"
 exec </dev/null >/dev/null 2>&1
 umask 022
 run=$1; work=$2; shift 2
 cd "$run" || exit 1
+exec 9>>../lock && flock -n 9 || exit 1
 echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" || exit 1
 ln "pid.$$" pid || { rm -f "pid.$$"; exit 1; }
 rm -f "pid.$$"

@@ -50,14 +50,15 @@ pub struct HostRecap {
     pub failed: u32,
 }
 
-/// The script of one site. A run is nobody's child: it goes on when the worker that started it ends, and is looked at by the next one.
+/// The script of one site. It works on the whole environment, so one run at a time goes on. A run is nobody's child: it goes on when the worker that started it ends, and is looked at by the next one.
 #[async_trait]
 pub trait SetupScript: Send + Sync {
     /// The host on which runs are started, and can be looked at.
     fn place(&self) -> String;
 
     /// Starts `run`. **Idempotent by its name**: of several calls only the first one starts anything, also if they come from several
-    /// workers at the same moment. `Refused` where the site has no script.
+    /// workers at the same moment. While another run goes on it starts nothing: then [`SetupScript::look`] still says `NotStarted`, and it
+    /// is to be asked for again. `Refused` where the site has no script.
     async fn start(&self, run: &ScriptRun) -> Result<(), PortError>;
 
     /// How far the run of this name is.

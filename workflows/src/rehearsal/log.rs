@@ -173,11 +173,10 @@ pub enum Happened {
         kernel: String,
         token: Option<String>,
     },
-    /// A run of the setup script. `already` names those that were under way at that moment.
+    /// A run of the setup script.
     ScriptStarted {
         run: String,
         node: Option<String>,
-        already: Vec<String>,
     },
     /// `code` is None where it was killed.
     ScriptEnded {

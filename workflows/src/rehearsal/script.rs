@@ -22,17 +22,16 @@ pub(super) struct Run {
 }
 
 impl Site {
-    /// Of several calls with one name only the first does anything.
+    /// Of several calls with one name only the first does anything; none while another run goes on.
     pub(super) fn start_script(&mut self, run: &ScriptRun) -> Result<(), Trouble> {
         let Some(setup) = &self.plan.setup else { return Err(Trouble::refused(400, "the site has no setup script")) };
         let takes = setup.takes;
-        if !self.runs.iter().any(|known| known.name == run.name) {
+        let goes_on = |run: &Run| matches!(run.state, ScriptState::Running { .. });
+        if !self.runs.iter().any(|known| known.name == run.name || goes_on(known)) {
             let goes_wrong = setup.goes_wrong.get(self.runs.len()).copied();
             let node = run.arguments.iter().find_map(|argument| self.node_named(argument));
-            let under_way = |run: &&Run| matches!(run.state, ScriptState::Running { .. });
-            let already = self.runs.iter().filter(under_way).map(|run| run.name.clone()).collect();
             let named = node.map(|node| self.nodes[node].name.clone());
-            self.record(Happened::ScriptStarted { run: run.name.clone(), node: named, already });
+            self.record(Happened::ScriptStarted { run: run.name.clone(), node: named });
             let state = ScriptState::Running { last_line: "TASK [nova-cell : Starting nova-compute container]".to_owned() };
             self.runs.push(Run { name: run.name.clone(), node, goes_wrong, state });
             if goes_wrong != Some(ScriptGoesWrong::Hangs) {

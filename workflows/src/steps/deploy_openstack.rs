@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{order, queues, setup_lock};
+use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
-use crate::store::{Queue, Resource, Take};
+use crate::store::Queue;
 use crate::updates::Deploy;
 
 /// What became of it.
@@ -66,15 +66,6 @@ impl Step for DeployOpenStack {
     const QUEUE: Queue = queues::BASTION;
     type Output = Deployed;
 
-    fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
-        let wanted = order(cx)?.rules.deploy.is_some();
-        Ok(if wanted { vec![Take { resource: setup_lock(), limit: 1 }] } else { Vec::new() })
-    }
-
-    fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
-        Ok(if order(cx)?.rules.deploy.is_some() { vec![setup_lock()] } else { Vec::new() })
-    }
-
     fn policy(&self, cx: &StepCx<'_>) -> Policy {
         let wanted = order(cx).ok().and_then(|order| order.rules.deploy);
         let deadline = wanted.map_or(Policy::default().deadline, |deploy| Duration::from_millis(deploy.deadline_ms));
@@ -114,7 +105,7 @@ impl Step for DeployOpenStack {
             return Err(StepError::retry(format!("run {run} is on host {there}, and this worker on {place}: let only {there} serve queue bastion")));
         }
         match cx.ports.setup.look(&meant.run.name).await? {
-            // Its worker may have died before it came to start it; or it is about to begin, and this starts nothing.
+            // Its worker may have died before it came to start it; another run goes on; or it is about to begin, and this starts nothing.
             ScriptState::NotStarted => start(cx, &meant.run, after).await,
             ScriptState::Running { last_line } => Ok(Progress::LookAgain { after, note: note(&last_line) }),
             ScriptState::Ended(end) => {
@@ -130,23 +121,13 @@ impl Step for DeployOpenStack {
             }
         }
     }
-
-    /// A run that goes on keeps its workflow, and with it the lock: nobody must start another one beside it.
-    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
-        let Some(Meant { run, place, .. }) = cx.checkpoint()? else { return Ok(()) };
-        if place == cx.ports.setup.place() && matches!(cx.ports.setup.look(&run.name).await?, ScriptState::Running { .. }) {
-            let why = format!("the setup script still runs as {}: let it end, or end it yourself, and leave then", run.name);
-            return Err(StepError::retry(why));
-        }
-        Ok(())
-    }
 }
 
 /// Starts it, if nobody has.
 async fn start(cx: &StepCx<'_>, run: &ScriptRun, after: Duration) -> Result<Progress<Deployed>, StepError> {
     cx.guard().await?;
     cx.ports.setup.start(run).await?;
-    Ok(Progress::LookAgain { after, note: format!("the setup script was started as {}", run.name) })
+    Ok(Progress::LookAgain { after, note: format!("the setup script is started as {} as soon as no other run goes on", run.name) })
 }
 
 fn note(last_line: &str) -> String {

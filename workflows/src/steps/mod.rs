@@ -38,11 +38,6 @@ fn node_lock(order: &NodeOrder) -> Resource {
     Resource::Lock { name: format!("node:{}", order.node) }
 }
 
-/// Nobody else runs the setup script: it works on the whole environment.
-fn setup_lock() -> Resource {
-    Resource::Lock { name: "setup-script".to_owned() }
-}
-
 /// This node counts as out of service.
 fn node_out(order: &NodeOrder) -> Resource {
     Resource::Budget { name: NODES_OUT.to_owned(), member: order.node.to_string() }
