@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use turnaround_config::NodeName;
+use turnaround_config::{NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
@@ -393,6 +393,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
         rules: Rules {
             max_out,
             moves_at_once: 2,
+            pinned: Pinned::Ask,
             settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,

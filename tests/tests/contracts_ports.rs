@@ -144,6 +144,7 @@ contracts! {
     closing_and_reopening_may_be_asked_twice,
     what_nova_does_not_know_never_looks_empty,
     every_instance_of_every_project_and_state_is_listed,
+    what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move,
     a_long_list_is_listed_to_its_end,
     the_hypervisor_is_a_second_witness,
     nova_may_know_a_node_by_another_name,
@@ -223,6 +224,34 @@ async fn every_instance_of_every_project_and_state_is_listed(on: On) {
         assert_eq!(instance.locked, instance.name == "paused");
         assert_eq!(instance.fault.is_some(), instance.vm_state == "error");
     }
+}
+
+async fn what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    let pinned = InstancePlan::new("train").on("gpu-01").extra_spec("pci_passthrough:alias", "h100:8");
+    let pinned = pinned.extra_spec("resources2:VGPU", "1").extra_spec("hw:cpu_policy", "dedicated");
+    plan.instances.push(pinned.metadata("turnaround:move", "cold\x1b[2J").metadata("turnaround", "never"));
+    let bench = on.site(plan).await;
+    let free = bench.instance("gpu-01-a").await;
+    assert_eq!((free.pinned_by.len(), free.owner_wants), (0, None));
+    let train = bench.instance("train").await;
+    assert_eq!(train.pinned_by, ["pci_passthrough:alias=h100:8", "resources2:VGPU=1"]);
+    // Nobody's terminal is told what to do by a tenant.
+    assert_eq!(train.owner_wants.as_deref().map(|wants| wants.replace('\x1b', " ")).as_deref(), Some("cold [2J"));
+    assert!(bench.ports.instances.on(&node("gpu-01")).await.unwrap().contains(&train));
+
+    let live = bench.start_move("train", Move::Live).await.unwrap();
+    bench.settle();
+    let why = bench.ports.instances.why_failed(&train.id, &live.request).await.unwrap();
+    assert_eq!(why.as_deref(), Some("Migration pre-check error: This request does not explicitly request live-migratable devices."));
+    assert_eq!(bench.instance("train").await.host.as_deref(), Some("gpu-01"));
+
+    bench.start_move("train", Move::Cold).await.unwrap();
+    bench.until("it waits", |site| site.instance("train").unwrap().vm_state == "resized");
+    bench.ports.instances.confirm(&train.id).await.unwrap();
+    bench.settle();
+    let moved = bench.instance("train").await;
+    assert_eq!((moved.host.as_deref(), moved.vm_state.as_str()), (Some("gpu-02"), "active"), "as it was found");
 }
 
 async fn a_long_list_is_listed_to_its_end(on: On) {

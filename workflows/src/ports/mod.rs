@@ -17,7 +17,9 @@ pub use bmc::{Bmc, BootDevice, BootOverride, Power};
 pub use compute::{ComputeService, ComputeServices, Hypervisor};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{Facts, Installed, NodeFacts};
-pub use instances::{Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId};
+pub use instances::{
+    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins,
+};
 pub use netboot::{BootTicket, NetBoot, Token};
 
 /// Every port of one site.

@@ -306,6 +306,8 @@ impl Site {
             before_resize: VmState::Active,
             fault: None,
             locked: plan.locked,
+            extra_specs: plan.extra_specs.clone(),
+            metadata: plan.metadata.clone(),
             created: self.now,
             deleted: false,
             goes_wrong: plan.fault.clone(),
@@ -365,6 +367,11 @@ impl Site {
             Happens::InstanceDeleted { name } => {
                 if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
                     self.delete(guest);
+                }
+            }
+            Happens::MetadataSet { name, key, value } => {
+                if let Some(guest) = self.guests.iter_mut().find(|guest| guest.name == name && !guest.deleted) {
+                    guest.metadata.insert(key, value);
                 }
             }
             Happens::ServiceDisabled { node, reason } => {

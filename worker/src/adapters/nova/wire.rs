@@ -3,9 +3,15 @@
 //! A record of a cell that does not answer has `status: UNKNOWN` and hardly anything else (microversion 2.69). It is never
 //! read as if it were whole.
 
+use std::collections::BTreeMap;
+
 use chrono::NaiveDateTime;
 use serde::Deserialize;
-use turnaround_workflows::ports::{ComputeService, Instance, InstanceId, Migration, MigrationKind, MigrationState};
+use turnaround_workflows::ports::{
+    ComputeService, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, pins,
+};
+
+use crate::adapters::http::foreign_text;
 
 #[derive(Deserialize)]
 pub(super) struct Services {
@@ -99,6 +105,18 @@ pub(super) struct Server {
     fault: Option<Fault>,
     #[serde(default)]
     locked: bool,
+    #[serde(default)]
+    flavor: Flavor,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+/// As it was when the instance was made; inside the server since microversion 2.47.
+#[derive(Default, Deserialize)]
+struct Flavor {
+    /// Left out where the policy doesn't let us see them. Nova then refuses what can't be moved live.
+    #[serde(default)]
+    extra_specs: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -116,9 +134,18 @@ impl Server {
             host: self.host.filter(|host| !host.is_empty()).map(our_name),
             vm_state: self.vm_state?,
             task_state: self.task_state.filter(|state| !state.is_empty()),
-            fault: self.fault.map(|fault| crate::adapters::http::foreign_text(&fault.message)),
+            fault: self.fault.map(|fault| foreign_text(&fault.message)),
             locked: self.locked,
+            pinned_by: self.flavor.pinning(),
+            owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
         })
+    }
+}
+
+impl Flavor {
+    fn pinning(&self) -> Vec<String> {
+        let pinning = self.extra_specs.iter().filter(|(key, value)| pins(key, value));
+        pinning.map(|(key, value)| foreign_text(&format!("{key}={value}"))).collect()
     }
 }
 
