@@ -12,7 +12,7 @@ use turnaround_config::{NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
 };
 use turnaround_workflows::rehearsal::{SitePlan, World};
@@ -169,6 +169,9 @@ impl ComputeServices for MortalPorts {
     }
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.inner().compute.hypervisor(node).await
+    }
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        self.inner().compute.hosts().await
     }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         self.mortal.call("close", self.inner().compute.close(node, reason)).await

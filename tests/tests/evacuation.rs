@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use turnaround_config::Pinned;
 use turnaround_tests::sim::{Death, Sim, order};
-use turnaround_workflows::engine::SignalKind;
+use turnaround_workflows::clock::Clock as _;
+use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{MigrationState, Move};
 use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
+use turnaround_workflows::updates::{self, DryRunReport};
 
 fn guest(sim: &Sim, name: &str) -> Guest {
     sim.world.guests_where(|guest| guest.name == name).unwrap().remove(0)
@@ -189,4 +191,83 @@ async fn an_instance_whose_owner_says_never_stays_where_it_is_and_its_node_is_gi
     sim.run().await;
     assert_eq!(moves_of(&sim, &stays), []);
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+}
+
+/// A node with three instances, and one where only two of them fit; a third node is closed.
+fn with_too_little_room() -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.instances = SitePlan::uniform(1, 3).instances;
+    plan.node("gpu-02").unwrap().memory_mb = 20 * 1024;
+    plan.node("gpu-03").unwrap().disabled = Some("DIMM, ask carol".to_owned());
+    plan
+}
+
+#[tokio::test]
+async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_is() {
+    let opened = Happens::ServiceEnabled { node: "gpu-03".to_owned() };
+    let plan = with_too_little_room().happens(Duration::from_secs(3600), opened);
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Ask).await;
+    sim.run().await;
+
+    let state = sim.state(&node).await;
+    let question = state.question().unwrap();
+    assert_eq!(question.text, "there is no room elsewhere for all that is to leave gpu-01, and nothing was moved yet: what now?");
+    let left_over = guest(&sim, "gpu-01-c");
+    assert_eq!(
+        question.seen,
+        [
+            format!("gpu-01-c ({}), which takes 4 vCPUs and 8192 MiB, finds no room once the bigger ones have theirs", left_over.id),
+            "of the 1 other hosts that are enabled and up, gpu-02 has most memory free: 20480 MiB, and 64 vCPUs".to_owned(),
+        ]
+    );
+    for name in ["gpu-01-a", "gpu-01-b", "gpu-01-c"] {
+        assert_eq!(moves_of(&sim, &guest(&sim, name)), [], "nothing was moved");
+    }
+
+    sim.clock.advance(Duration::from_secs(2 * 3600));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+    assert_eq!(moves_of(&sim, &left_over), [Move::Live]);
+}
+
+#[tokio::test]
+async fn a_node_whose_instances_find_no_room_is_given_back_as_found() {
+    let plan = with_too_little_room();
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Ask).await;
+    sim.run().await;
+    assert!(!sim.world.snapshot().node("gpu-01").unwrap().enabled);
+    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Failed);
+    assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+    assert_eq!(moves_of(&sim, &guest(&sim, "gpu-01-a")), []);
+}
+
+#[tokio::test]
+async fn the_dry_run_says_what_is_done_with_each_and_whether_there_is_room() {
+    for (plan, expected) in [
+        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere"),
+        (
+            with_too_little_room(),
+            "move 3 instances off gpu-01: 3 live, 0 cold; NO ROOM elsewhere: gpu-01-c (ID), which takes 4 vCPUs and 8192 MiB, finds no \
+             room once the bigger ones have theirs; of the 1 other hosts that are enabled and up, gpu-02 has most memory free: 20480 \
+             MiB, and 64 vCPUs",
+        ),
+    ] {
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        let new = updates::dry_run(&order, "tester").unwrap();
+        let id = new.id.clone();
+        sim.store.create(start(new, sim.clock.now()).unwrap()).await.unwrap();
+        sim.run().await;
+        let state = sim.state(&id).await;
+        let report: DryRunReport = serde_json::from_value(state.record("preview").unwrap().output.clone().unwrap()).unwrap();
+        let line = report.lines.iter().find(|line| line.step == "evacuate").unwrap();
+        let last = guest(&sim, if expected.contains("(ID)") { "gpu-01-c" } else { "gpu-01-a" });
+        assert_eq!((line.would.as_str(), line.problem), (expected.replace("(ID)", &format!("({})", last.id)).as_str(), expected.contains("NO ROOM")));
+    }
 }

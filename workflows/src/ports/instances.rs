@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::PortError;
+use super::{PortError, Room};
 use crate::clock::Timestamp;
 
 /// Nova's server UUID.
@@ -44,6 +44,8 @@ pub struct Instance {
     /// Text of the instance's `fault`, where there is one.
     pub fault: Option<String>,
     pub locked: bool,
+    /// What it takes of a host.
+    pub takes: Room,
     /// What in its flavour ties it to a device of its node, as `key=value`: see [`pins`].
     pub pinned_by: Vec<String>,
     /// What its owner wants of moves: the value of its metadata [`MOVE_METADATA`].
@@ -61,9 +63,15 @@ pub fn pins(key: &str, value: &str) -> bool {
     if key == "pci_passthrough:alias" {
         return !value.is_empty();
     }
-    // `resources:VGPU`, or of a numbered or named group: `resources1:VGPU`, `resources_GPU:VGPU`. None of it is 0.
-    let class = key.strip_prefix("resources").and_then(|rest| rest.split_once(':'));
-    class.is_some_and(|(_, class)| DEVICE_CLASSES.contains(&class)) && value != "0"
+    // None of it is 0.
+    resource_class(key).is_some_and(|class| DEVICE_CLASSES.contains(&class)) && value != "0"
+}
+
+/// The class of Placement that this extra spec of a flavour asks for: `resources:VGPU`, or in a numbered or named group
+/// `resources1:VGPU`, `resources_GPU:VGPU`.
+pub fn resource_class(key: &str) -> Option<&str> {
+    let (_group, class) = key.strip_prefix("resources")?.split_once(':')?;
+    Some(class)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,11 +14,11 @@ mod instances;
 mod netboot;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
-pub use compute::{ComputeService, ComputeServices, Hypervisor};
+pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{Facts, Installed, NodeFacts};
 pub use instances::{
-    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins,
+    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};
 

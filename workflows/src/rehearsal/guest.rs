@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::MoveFault;
 use crate::clock::Timestamp;
-use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, pins};
+use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins};
 
 /// Nova's `vm_state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,7 @@ impl Guest {
             task_state: self.task_state.map(|task| task.as_str().to_owned()),
             fault: self.fault.clone(),
             locked: self.locked,
+            takes: Room { vcpus: u64::from(self.vcpus), memory_mb: self.memory_mb },
             pinned_by: self.pinned_by(),
             owner_wants: self.metadata.get(MOVE_METADATA).cloned(),
         }

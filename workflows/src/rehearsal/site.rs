@@ -244,7 +244,7 @@ impl Site {
     }
 
     /// What instances, and moves under way at both their ends, take of each host.
-    fn used(&self) -> HashMap<&str, (u32, u64)> {
+    pub(super) fn used(&self) -> HashMap<&str, (u32, u64)> {
         let mut holders: HashSet<(&str, usize)> = HashSet::new();
         for (index, guest) in self.guests.iter().enumerate() {
             holders.extend(guest.host.as_deref().map(|host| (host, index)));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
+use self::room::Proof;
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -22,6 +23,7 @@ use crate::store::Queue;
 use crate::updates::Rules;
 
 mod class;
+mod room;
 
 /// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
 /// first time, and twice is no accident.
@@ -123,7 +125,17 @@ impl Step for Evacuate {
         if scene.is_empty() && moves.instances.values().all(Moving::has_left) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
-        Ok(Observed::ToDo { would: summary(&order.node, &scene.on_node, order.rules.pinned) })
+        let mut would = summary(&order.node, &scene.on_node, order.rules.pinned);
+        // Only a dry run has not begun, and only there is it read.
+        if cx.begun().is_none()
+            && let Some(proof) = room::prove(cx, &order.node, &scene.on_node, order.rules.pinned).await?
+        {
+            would = format!("{would}; {}", proof.told());
+            if let Proof::NoRoom { why } = &proof {
+                return Err(StepError { what: would, ..StepError::ask(room::question(&order.node, why)) });
+            }
+        }
+        Ok(Observed::ToDo { would })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
@@ -133,6 +145,12 @@ impl Step for Evacuate {
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
+            // Once something has moved, the rest is better moved too as far as it goes.
+            if evacuation.moves.instances.is_empty()
+                && let Some(Proof::NoRoom { why }) = room::prove(cx, &order.node, &evacuation.scene.on_node, order.rules.pinned).await?
+            {
+                return Err(StepError::ask(room::question(&order.node, &why)));
+            }
             evacuation.start_more(&order.rules).await?;
         }
         evacuation.find_unconfirmed().await?;

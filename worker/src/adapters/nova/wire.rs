@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use chrono::NaiveDateTime;
 use serde::Deserialize;
 use turnaround_workflows::ports::{
-    ComputeService, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, pins,
+    ComputeService, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins, resource_class,
 };
 
 use crate::adapters::http::foreign_text;
@@ -68,6 +68,23 @@ pub(super) struct HypervisorServer {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Hosts {
+    pub(super) hypervisors: Vec<HostRecord>,
+    #[serde(default)]
+    pub(super) hypervisors_links: Vec<Link>,
+}
+
+/// A hypervisor, where only its being there counts.
+#[derive(Deserialize)]
+pub(super) struct HostRecord {
+    /// Its provider in Placement has the same.
+    pub(super) id: String,
+    pub(super) state: String,
+    pub(super) status: String,
+    pub(super) service: HypervisorService,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Servers {
     pub(super) servers: Vec<Server>,
     #[serde(default)]
@@ -114,6 +131,11 @@ pub(super) struct Server {
 /// As it was when the instance was made; inside the server since microversion 2.47.
 #[derive(Default, Deserialize)]
 struct Flavor {
+    #[serde(default)]
+    vcpus: u64,
+    /// In MiB.
+    #[serde(default)]
+    ram: u64,
     /// Left out where the policy doesn't let us see them. Nova then refuses what can't be moved live.
     #[serde(default)]
     extra_specs: BTreeMap<String, String>,
@@ -136,6 +158,7 @@ impl Server {
             task_state: self.task_state.filter(|state| !state.is_empty()),
             fault: self.fault.map(|fault| foreign_text(&fault.message)),
             locked: self.locked,
+            takes: self.flavor.takes(),
             pinned_by: self.flavor.pinning(),
             owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
         })
@@ -143,6 +166,17 @@ impl Server {
 }
 
 impl Flavor {
+    /// What Placement counts: the extra specs' word instead of the flavour's own, where there is one.
+    fn takes(&self) -> Room {
+        let of = |classes: &[&str], otherwise: u64| {
+            let asked = self.extra_specs.iter().filter(|(key, _)| resource_class(key).is_some_and(|class| classes.contains(&class)));
+            // (What isn't a number Nova wouldn't have taken.)
+            let amounts: Vec<u64> = asked.map(|(_, amount)| amount.parse().unwrap_or(0)).collect();
+            if amounts.is_empty() { otherwise } else { amounts.iter().sum() }
+        };
+        Room { vcpus: of(&["VCPU", "PCPU"], self.vcpus), memory_mb: of(&["MEMORY_MB"], self.ram) }
+    }
+
     fn pinning(&self) -> Vec<String> {
         let pinning = self.extra_specs.iter().filter(|(key, value)| pins(key, value));
         pinning.map(|(key, value)| foreign_text(&format!("{key}={value}"))).collect()

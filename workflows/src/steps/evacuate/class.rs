@@ -96,7 +96,7 @@ pub(super) fn summary(node: &NodeName, on_node: &[Instance], pinned: Pinned) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::InstanceId;
+    use crate::ports::{InstanceId, Room};
 
     const GPU: &str = "pci_passthrough:alias=h100:1";
 
@@ -110,6 +110,7 @@ mod tests {
             task_state: None,
             fault: None,
             locked: false,
+            takes: Room { vcpus: 4, memory_mb: 8192 },
             pinned_by: pinned_by.iter().map(|&spec| spec.to_owned()).collect(),
             owner_wants: owner_wants.map(str::to_owned),
         }
