@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Ssh, Store, Telemetry, Worker,
+    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table};
 use crate::report::Report;
@@ -120,6 +120,7 @@ impl RawConfig {
         let netboot = self.netboot.table().and_then(|raw| raw.check(problems));
         let ssh = self.ssh.table().and_then(|raw| raw.check(problems));
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
+        let setup = self.setup.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
@@ -137,6 +138,7 @@ impl RawConfig {
             netboot: netboot?,
             ssh: ssh?,
             ipmi: ipmi?,
+            setup: setup?,
             node_os: node_os?,
             images: images?,
             nodes: nodes?,
@@ -295,6 +297,41 @@ impl RawIpmi {
     }
 }
 
+impl RawSetup {
+    /// None inside: there is no script.
+    fn check(self, problems: &mut Problems<'_>) -> Option<Option<Setup>> {
+        let program = problems.maybe(&self.program, |text| values::absolute_path(text));
+        let directory = problems.maybe(&self.directory, |text| values::absolute_path(text));
+        let vault_password = secret(&self.vault_password_file, &self.vault_password_credential, problems);
+        let deploy = match self.deploy.written() {
+            Some(list) => {
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::argument(text))).collect();
+                all.into_iter().collect()
+            }
+            None => self.deploy.is_nothing().then(|| limits::SETUP_DEPLOY.map(str::to_owned).to_vec()),
+        };
+        let deploy_deadline = problems.length(&self.deploy_deadline, &limits::DEPLOY_DEADLINE);
+        if self.program.is_nothing() {
+            let keys = [
+                self.directory.written().map(|written| &written.key),
+                self.vault_password_file.written().map(|written| &written.key),
+                self.vault_password_credential.written().map(|written| &written.key),
+                self.deploy.written().map(|written| &written.key),
+                self.deploy_deadline.written().map(|written| &written.key),
+            ];
+            for lonely in keys.into_iter().flatten() {
+                problems.add(lonely, "there is no `program` that this is for", "write `program` too, or leave it out");
+            }
+        }
+        let (program, directory, vault_password) = (program?, directory?, vault_password?);
+        let (deploy, deploy_deadline) = (deploy?, deploy_deadline?);
+        Some(program.map(|program| {
+            let beside = || program.parent().unwrap_or(&program).to_owned();
+            Setup { directory: directory.unwrap_or_else(beside), program, vault_password, deploy, deploy_deadline }
+        }))
+    }
+}
+
 impl RawNodeOs {
     fn check(self, problems: &mut Problems<'_>) -> Option<NodeOs> {
         let max_out = problems.count(&self.max_out, &limits::MAX_OUT);
@@ -345,8 +382,9 @@ fn secret(
     credential: &Field<Hidden>,
     problems: &mut Problems<'_>,
 ) -> Option<Option<Secret>> {
-    if let (Some(_), Some(second)) = (file.written(), credential.written()) {
-        let reason = "there are both `password_file` and `password_credential`";
+    if let (Some(first), Some(second)) = (file.written(), credential.written()) {
+        let named = |key: &Span| problems.text()[key.clone()].to_owned();
+        let reason = format!("there are both `{}` and `{}`", named(&first.key), named(&second.key));
         problems.add(&second.key, reason, "leave one of the two out");
     }
     let file = problems.maybe(file, |path| values::secret_path(&path.0).map(Secret::File));

@@ -27,6 +27,8 @@ pub struct Config {
     pub netboot: NetBoot,
     pub ssh: Ssh,
     pub ipmi: Ipmi,
+    /// The site's own setup script. None: images bring all that a node needs.
+    pub setup: Option<Setup>,
     pub node_os: NodeOs,
     /// The images that nodes can be renewed to, by name.
     pub images: BTreeMap<ImageName, NodeImage>,
@@ -34,6 +36,13 @@ pub struct Config {
     pub nodes: BTreeMap<NodeName, Node>,
     pub schedules: BTreeMap<ScheduleName, Schedule>,
     pub telemetry: Telemetry,
+}
+
+impl Config {
+    /// The folder with one folder for each run of the setup script.
+    pub fn scripts_dir(&self) -> PathBuf {
+        self.state_dir.join("scripts")
+    }
 }
 
 /// Where workflows are kept.
@@ -126,6 +135,21 @@ pub struct Ipmi {
     /// The `ipmitool` program.
     pub program: PathBuf,
     pub request_timeout: Duration,
+}
+
+/// The site's own setup script (Midokura: `platform-setup.sh`), which puts OpenStack back on a node that was wiped.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The program, by its absolute path.
+    pub program: PathBuf,
+    /// Where it is run.
+    pub directory: PathBuf,
+    /// Given to it as `VAULT_PASSWORD`.
+    pub vault_password: Option<Secret>,
+    /// Its arguments for one node; `{node}` stands for the node's name.
+    pub deploy: Vec<String>,
+    /// A run that has not ended after this long becomes a question to the operator. It goes on meanwhile.
+    pub deploy_deadline: Duration,
 }
 
 /// Rules for renewing node operating systems.

@@ -131,6 +131,16 @@ pub(crate) const MOVES_AT_ONCE: Limits<u64> = Limits { least: 1, default: 2, mos
 // 80 instances at two at a time and 3 min each are 2 h; doubled.
 pub(crate) const EVACUATE_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(4), most: days(7) };
 
+/// What enables OpenStack on a node, as Midokura's page on `platform-setup.sh` has it.
+pub(crate) const SETUP_DEPLOY: [&str; 2] = ["--tags", "openstack"];
+
+/// Until an operator is asked about a run of the setup script.
+// 20 to 40 min are documented; three times that, because nothing is gained by asking while it still works.
+pub(crate) const DEPLOY_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(2), most: days(2) };
+
+/// Longest argument that is given to the setup script. A name or a list of tags has some tens.
+pub(crate) const ARGUMENT_CHARS_MAX: usize = 1024;
+
 /// Until an operator is asked about an installation.
 // A server's self-test takes up to 10 min, the image transfer and first boot 20; doubled.
 pub(crate) const INSTALL_DEADLINE: Limits<Duration> =

@@ -50,6 +50,7 @@ tables! {
         netboot: RawNetBoot,
         ssh: RawSsh,
         ipmi: RawIpmi,
+        setup: RawSetup,
         node_os: RawNodeOs,
         images: Named<RawImage>,
         nodes: Named<RawNode>,
@@ -109,6 +110,16 @@ tables! {
     RawIpmi {
         program: String,
         request_timeout: Timespan,
+    }
+
+    /// `[setup]`
+    RawSetup {
+        program: String,
+        directory: String,
+        vault_password_file: Hidden,
+        vault_password_credential: Hidden,
+        deploy: Texts,
+        deploy_deadline: Timespan,
     }
 
     /// `[node_os]`

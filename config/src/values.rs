@@ -69,6 +69,19 @@ pub(crate) fn word(text: &str) -> Result<String, Wrong> {
     Ok(word)
 }
 
+/// An argument of a program: no shell ever sees it. A brace is only good in `{node}`.
+pub(crate) fn argument(text: &str) -> Result<String, Wrong> {
+    if text.is_empty() || text.chars().count() > limits::ARGUMENT_CHARS_MAX || text.contains(char::is_control) {
+        let help = format!("write 1 to {} characters, without line breaks", limits::ARGUMENT_CHARS_MAX);
+        return Err(Wrong::new("this is not an argument", help));
+    }
+    let rest = text.replace("{node}", "");
+    if rest.contains(['{', '}']) {
+        return Err(Wrong::new(format!("`{}` has a brace that means nothing", show(text)), "write `{node}` for the node's name"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A path that means the same wherever a program is started.
 pub(crate) fn absolute_path(text: &str) -> Result<PathBuf, Wrong> {
     if !text.starts_with('/') {

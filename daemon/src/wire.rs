@@ -354,6 +354,15 @@ pub struct WaitsForView {
     pub holders: Vec<WorkflowId>,
 }
 
+/// A part of what a run of the setup script has written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogView {
+    pub run: String,
+    /// Where the next part begins, in bytes; None at the end.
+    pub next: Option<u64>,
+    pub text: String,
+}
+
 /// GET /v1/workflows/{id}/journal
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JournalView {

@@ -49,6 +49,8 @@ pub enum Rule {
     NotTooManyOut,
     /// A node that somebody else disabled is not enabled.
     OthersClosuresStay,
+    /// The setup script works on the whole environment: it is never run twice at a time.
+    OneScriptAtATime,
     /// At the end, every node is in service as it was found.
     LeftAsFound,
     /// At the end, nothing is ordered that a later netboot would install.
@@ -134,6 +136,8 @@ struct Judge<'a> {
     places: BTreeMap<String, String>,
     /// By instance: the request, where from, and where to, once that is known.
     moves: BTreeMap<String, (String, String)>,
+    /// Runs of the setup script that go on.
+    scripts: BTreeSet<String>,
     violations: Vec<Violation>,
 }
 
@@ -148,7 +152,7 @@ fn list(event: &Value, key: &str) -> Vec<String> {
 impl<'a> Judge<'a> {
     fn new(rules: &'a Rules) -> Judge<'a> {
         let (nodes, places, moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, violations: Vec::new() }
+        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, scripts: BTreeSet::new(), violations: Vec::new() }
     }
 
     fn say(&mut self, rule: Rule, what: String) {
@@ -197,6 +201,18 @@ impl<'a> Judge<'a> {
                 if event["of"] == "resize" {
                     let what = format!("confirms a tenant's change of flavour of {}", text(event, "instance"));
                     self.say(Rule::ConfirmsOnlyOwnMoves, what);
+                }
+            }
+            "script_started" => {
+                let run = text(event, "run");
+                if !self.scripts.is_empty() {
+                    self.say(Rule::OneScriptAtATime, format!("{run} begins while {:?} go on", self.scripts));
+                }
+                self.scripts.insert(run.to_owned());
+            }
+            "script_ended" => {
+                if !self.scripts.remove(text(event, "run")) {
+                    self.say(Rule::LogIsWhole, format!("{} ends, and has never begun", text(event, "run")));
                 }
             }
             "answer_lost" => {}

@@ -13,14 +13,14 @@ use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, OrderedImage, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, OrderedImage, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -242,9 +242,22 @@ impl NodeFacts for MortalPorts {
     }
 }
 
+#[async_trait]
+impl SetupScript for MortalPorts {
+    fn place(&self) -> String {
+        self.inner.setup.place()
+    }
+    async fn start(&self, run: &ScriptRun) -> Result<(), PortError> {
+        self.mortal.call("start_script", self.inner().setup.start(run)).await
+    }
+    async fn look(&self, name: &str) -> Result<ScriptState, PortError> {
+        self.inner().setup.look(name).await
+    }
+}
+
 fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
     let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all }
 }
 
 /// A site, a store, and workers that come one after the other.
@@ -403,6 +416,10 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             rejoin_deadline_ms: 3_600_000,
             move_poll_ms: 5_000,
             node_poll_ms: 10_000,
+            deploy: plan.setup.as_ref().map(|_| Deploy {
+                arguments: ["--tags", "openstack", "--limit", "{node}"].map(str::to_owned).to_vec(),
+                deadline_ms: 2 * 3_600_000,
+            }),
         },
     }
 }

@@ -15,6 +15,11 @@ use crate::servers::{ADMIN_PROJECT, Login, Servers, host_key};
 /// The entry of `clouds.yaml`.
 const CLOUD: &str = "site";
 
+/// The site's own setup script, and its arguments for one node.
+const SETUP_SCRIPT: &str = "platform-setup.sh";
+const SETUP_ARGUMENTS: &str = r#"deploy = ["--tags", "openstack", "--limit", "{node}"]"#;
+const PROGRAM_MODE: u32 = 0o755;
+
 /// Secrets are for their owner only.
 const SECRET_MODE: u32 = 0o600;
 
@@ -111,6 +116,9 @@ impl Site {
 
     /// Writes the configuration to a file and returns its path.
     pub fn write_config(&self, world: &World, settings: &Settings) -> io::Result<PathBuf> {
+        if world.has_setup_script() {
+            self.write_setup_script(&settings.ssh_program)?;
+        }
         let path = self.folder().join("config.toml");
         fs::write(&path, self.config_toml(world, settings))?;
         Ok(path)
@@ -207,7 +215,18 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
                 password = at(&format!("secrets/{}.password", machine.node)),
             );
         }
+        if world.has_setup_script() {
+            let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
+        }
         format!("{toml}\n{more}\n")
+    }
+
+    /// The site's setup script: it tells the simulated site to do what a real one does.
+    pub fn write_setup_script(&self, ssh_program: &Path) -> io::Result<()> {
+        let (path, identity) = (self.folder().join(SETUP_SCRIPT), self.folder().join("secrets/identity"));
+        let quoted = |path: &Path| format!("'{}'", path.display());
+        fs::write(&path, format!("#!/bin/sh\nexec {} --setup {} \"$@\"\n", quoted(ssh_program), quoted(&identity)))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(PROGRAM_MODE))
     }
 
     fn write_secrets(&self, world: &World) -> io::Result<()> {

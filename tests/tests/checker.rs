@@ -344,6 +344,15 @@ fn a_reset_of_a_node_with_instances() {
 }
 
 #[test]
+fn two_runs_of_the_setup_script_at_a_time() {
+    let begins = |run: &str| json!({ "kind": "script_started", "run": run, "node": "a", "already": [] });
+    let ends = |run: &str| json!({ "kind": "script_ended", "run": run, "node": "a", "code": 0, "did": true });
+    good(&history![begins("r1"), ends("r1"), begins("r2"), ends("r2")]);
+    bad(Rule::OneScriptAtATime, &history![begins("r1"), begins("r2"), ends("r1"), ends("r2")]);
+    bad(Rule::LogIsWhole, &history![begins("r1"), ends("r1"), ends("r1")]);
+}
+
+#[test]
 fn an_image_on_a_node_with_instances() {
     let late = json!({ "kind": "instance_created", "instance": "new", "name": "new", "node": "b" });
     bad(

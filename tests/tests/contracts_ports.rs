@@ -18,6 +18,9 @@ use turnaround_workflows::rehearsal::*;
 /// 2026-03-01.
 const START: Timestamp = Timestamp::from_millis(1_772_323_200_000);
 
+/// A process that takes longer than two minutes to be heard of has gone wrong.
+const SCRIPT_LOOKS_MAX: u32 = 6_000;
+
 /// A node that is under management, and that Nova has never heard of.
 fn ghost(secrets: &Path) -> String {
     let password = secrets.join("ghost.password");
@@ -55,6 +58,9 @@ impl On {
                 let site = Site::start(&world).await.unwrap();
                 let mut settings = Settings::quick(Path::new(env!("CARGO_BIN_EXE_site-ssh")));
                 settings.more = ghost(&site.folder().join("secrets"));
+                if world.has_setup_script() {
+                    site.write_setup_script(&settings.ssh_program).unwrap();
+                }
                 let text = site.config_toml(&world, &settings);
                 let config =
                     turnaround_config::check_text("config.toml", &text).unwrap_or_else(|report| panic!("{report}"));
@@ -164,6 +170,8 @@ contracts! {
     a_boot_device_that_was_not_taken_is_no_success,
     a_withdrawn_order_installs_nothing,
     a_second_installation_is_known_by_its_token,
+    a_setup_script_runs_once_for_one_name,
+    a_setup_script_that_fails_says_so_of_the_node,
 }
 
 async fn closing_and_reopening_may_be_asked_twice(on: On) {
@@ -580,4 +588,58 @@ async fn a_second_installation_is_known_by_its_token(on: On) {
         bench.ports.netboot.withdraw(&gpu).await.unwrap();
     }
     drop(bench.site);
+}
+
+/// Waits until the run is over: its end is seen a moment after it, where a process has to write it down.
+async fn script_over(bench: &Bench, name: &str) -> ScriptState {
+    for _ in 0..SCRIPT_LOOKS_MAX {
+        match bench.ports.setup.look(name).await.unwrap() {
+            ScriptState::NotStarted | ScriptState::Running { .. } => tokio::time::sleep(Duration::from_millis(20)).await,
+            over => return over,
+        }
+    }
+    panic!("{name} is never over");
+}
+
+/// Waits until the site has heard of it.
+async fn script_begun(bench: &Bench) {
+    for _ in 0..SCRIPT_LOOKS_MAX {
+        if bench.happened(|what| matches!(what, Happened::ScriptStarted { .. })) > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the site has never heard of it");
+}
+
+fn script_run(name: &str) -> ScriptRun {
+    ScriptRun { name: name.to_owned(), arguments: ["--tags", "openstack", "--limit", "gpu-01"].map(str::to_owned).to_vec() }
+}
+
+async fn a_setup_script_runs_once_for_one_name(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0).with_setup(&[])).await;
+    let setup = &bench.ports.setup;
+    assert!(!setup.place().is_empty());
+    assert_eq!(setup.look("r.1").await.unwrap(), ScriptState::NotStarted);
+    for _ in 0..3 {
+        setup.start(&script_run("r.1")).await.unwrap();
+    }
+    script_begun(&bench).await;
+    assert!(matches!(setup.look("r.1").await.unwrap(), ScriptState::Running { .. }));
+    bench.settle();
+    let ScriptState::Ended(end) = script_over(&bench, "r.1").await else { panic!("it has ended") };
+    assert_eq!((end.code, end.recap.len()), (0, 1));
+    assert_eq!((end.recap[0].host.as_str(), end.recap[0].failed, end.recap[0].unreachable), ("gpu-01", 0, 0));
+    setup.start(&script_run("r.1")).await.unwrap();
+    assert_eq!(bench.happened(|what| matches!(what, Happened::ScriptStarted { .. })), 1);
+}
+
+async fn a_setup_script_that_fails_says_so_of_the_node(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0).with_setup(&[ScriptGoesWrong::FailsMidway])).await;
+    bench.ports.setup.start(&script_run("r.1")).await.unwrap();
+    script_begun(&bench).await;
+    bench.settle();
+    let ScriptState::Ended(end) = script_over(&bench, "r.1").await else { panic!("it has ended") };
+    assert_eq!((end.code, end.recap[0].failed), (2, 1));
+    assert!(!end.last_lines.is_empty());
 }

@@ -10,7 +10,7 @@ use turnaround_workflows::store::Status;
 
 /// Two nodes to be renewed, a third one for the instances; every way to move is needed.
 fn plan() -> SitePlan {
-    let mut plan = SitePlan::uniform(3, 0);
+    let mut plan = SitePlan::uniform(3, 0).with_setup(&[]);
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),
@@ -36,6 +36,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
+            Happened::ScriptStarted { node, .. } => format!("script for {}", node.as_deref().unwrap_or("nobody")),
             Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
             _ => continue,
         };
@@ -72,7 +73,7 @@ async fn a_renewal_does_everything_once() {
     assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
     assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
     let once: Vec<u32> = summary.effects.values().copied().collect();
-    assert_eq!(once, [1; 5], "three moves, a reset, an image: {:?}", summary.effects);
+    assert_eq!(once, [1; 6], "three moves, a reset, an image, a run of the setup script: {:?}", summary.effects);
     assert!(death.passed() > 40, "{:?}", death.names());
 }
 

@@ -27,7 +27,7 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(LEASE.as_secs() + 5), Duratio
 
 /// One node to be renewed, two for its instances; every way to move is needed.
 fn plan() -> SitePlan {
-    let mut plan = SitePlan::uniform(3, 0);
+    let mut plan = SitePlan::uniform(3, 0).with_setup(&[]);
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),

@@ -6,8 +6,11 @@ use std::time::Duration;
 use turnaround_daemon::wire::{WorkflowLine, WorkflowView, WorkflowsView};
 use turnaround_tests::harness::{Running, until};
 use turnaround_tests::lab::Processes;
-use turnaround_workflows::rehearsal::{Happened, SitePlan};
+use turnaround_workflows::rehearsal::{Happened, SetupPlan, SitePlan};
 use turnaround_workflows::store::Status;
+
+/// Long enough for every worker to be killed meanwhile.
+const SCRIPT_TAKES: Duration = Duration::from_secs(6);
 
 /// Faster than life, slow enough that a step can be caught in the act.
 fn plan() -> SitePlan {
@@ -84,6 +87,38 @@ async fn a_worker_that_is_told_to_stop_hands_its_work_back_at_once() {
     another_worker_has_it(&running, &line, since).await;
     running.site.servers.mishaps.clear();
     ends_well(&running, &rollout).await;
+    running.processes.end().await.unwrap();
+}
+
+/// The setup script outlives whoever started it, is adopted, and is not begun a second time.
+#[tokio::test]
+async fn a_setup_script_goes_on_while_every_worker_is_killed_and_is_run_once() {
+    let mut plan = plan();
+    plan.setup = Some(SetupPlan { takes: SCRIPT_TAKES, ..SetupPlan::default() });
+    let mut running = Running::start(plan, 2, |_| {}).await.unwrap();
+    let rollout = running.renew(&["gpu-01"]).await.unwrap();
+    let node = format!("{rollout}.gpu-01");
+    until("the script to run", async || {
+        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{node}")).await.ok()?;
+        view.line.headline.contains("the setup script runs").then_some(())
+    })
+    .await
+    .unwrap();
+    for worker in 0..2 {
+        running.processes.kill_worker(worker).await.unwrap();
+    }
+    let ended = |what: &Happened| matches!(what, Happened::ScriptEnded { .. });
+    until("the script to end, without any worker", async || running.world.events().iter().any(|event| ended(&event.what)).then_some(()))
+        .await
+        .unwrap();
+    running.processes.start_what_is_missing().unwrap();
+    ends_well(&running, &rollout).await;
+    let begun = running.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { .. })).count();
+    assert_eq!(begun, 1);
+    let log = running.turnaround(&["show", "--log", &node]).await.unwrap();
+    assert!(log.contains("TASK [nova-cell : Starting nova-compute container]\n") && log.contains("PLAY RECAP"), "{log}");
+    let error = running.turnaround(&["show", "--log", &rollout]).await.unwrap_err().to_string();
+    assert!(error.contains("has run no setup script"), "{error}");
     running.processes.end().await.unwrap();
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod extract;
 mod journal;
 mod lines;
+mod log;
 mod nodes;
 mod rollouts;
 mod schedules;
@@ -56,6 +57,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/workflows", get(workflows::list))
         .route("/v1/workflows/{id}", get(workflows::show))
         .route("/v1/workflows/{id}/journal", get(journal::journal))
+        .route("/v1/workflows/{id}/log", get(log::log))
         .route("/v1/workflows/{id}/signals", post(signals::signal))
         .route("/v1/rollouts", post(rollouts::rollout))
         .route("/v1/surveys", post(rollouts::survey))

@@ -68,6 +68,12 @@ impl Problem {
             .remedy("`turnaround workflows --all` lists what is kept; older ones are in the archive of the state directory")
     }
 
+    pub(super) fn no_log(id: &str) -> Problem {
+        let detail = format!("workflow `{id}` has run no setup script on this host");
+        Problem::new(StatusCode::NOT_FOUND, "no-log", "There is no log", detail)
+            .remedy("the setup script is run for each node: give the id of a node's workflow, as `turnaround show ID` of the rollout lists them")
+    }
+
     pub(super) fn no_node(node: &str) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no-such-node", "There is no such node", format!("node `{node}` is not in the configuration"))
             .remedy("`turnaround nodes` lists those that are; a node added since needs a restart of the daemon")

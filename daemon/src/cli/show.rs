@@ -7,21 +7,27 @@ use turnaround_workflows::store::Status;
 use super::client::{Client, read};
 use super::duration::{ago, millis, moment};
 use super::error::CliError;
-use super::out::{Style, print, print_json};
+use super::out::{Style, clean, print, print_json};
 use super::report;
 use super::resolve::resolve;
 use super::table::indented;
 use crate::exit::Exit;
-use crate::wire::{QuestionView, StepState, StepView, WorkflowView};
+use crate::wire::{LogView, QuestionView, StepState, StepView, WorkflowView};
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Its id, or the beginning of it
     id: String,
+    /// What its newest run of the setup script has written, from the beginning
+    #[arg(long)]
+    log: bool,
 }
 
 pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) -> Result<Exit, CliError> {
     let id = resolve(client, &arguments.id).await?;
+    if arguments.log {
+        return log(client, style, &id).await;
+    }
     let answer = client.get(&format!("/v1/workflows/{id}")).await?;
     if style.json {
         print_json(&answer)?;
@@ -29,6 +35,25 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
         print(&render(&read(answer)?, SystemClock.now(), *style))?;
     }
     Ok(Exit::Good)
+}
+
+/// Page by page, however long it is.
+async fn log(client: &Client, style: &Style, id: &str) -> Result<Exit, CliError> {
+    let (mut from, mut run) = (0, String::new());
+    loop {
+        let answer = client.get(&format!("/v1/workflows/{id}/log?from={from}{run}")).await?;
+        // Not by `read`, which would escape the ends of lines.
+        let page: LogView = serde_json::from_value(answer.clone()).map_err(|error| CliError::Answer { what: error.to_string() })?;
+        if style.json {
+            print_json(&answer)?;
+        } else {
+            let lines = page.text.split_inclusive('\n').map(|line| clean(line.trim_end_matches('\n')) + "\n");
+            print(&lines.collect::<String>())?;
+        }
+        let Some(next) = page.next else { return Ok(Exit::Good) };
+        // A newer run that begins meanwhile is another log.
+        (from, run) = (next, format!("&run={}", page.run));
+    }
 }
 
 /// The page about `view` as it is at `now`.

@@ -15,12 +15,14 @@ use turnaround_tests::harness::{Client, programs};
 use turnaround_tests::lab::{Chaos, ChaosReport, Processes, Programs, Progress, View};
 use turnaround_tests::site::{Settings, Site};
 use turnaround_workflows::clock::SystemClock;
-use turnaround_workflows::rehearsal::{InstancePlan, SitePlan, VmState, World};
+use turnaround_workflows::rehearsal::{InstancePlan, SetupPlan, SitePlan, VmState, World};
 
 /// How often the view is brought up to date.
 const VIEW_EVERY: Duration = Duration::from_millis(200);
 /// Time runs so much faster at the simulated site than at a real one.
 const SPED_UP: u32 = 90;
+/// The setup script takes less than the half hour of a real one: one runs at a time, and all nodes wait for it.
+const SETUP_TAKES: Duration = Duration::from_secs(60);
 /// A lab that takes longer than this is stuck. Undisturbed it takes half a minute.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
@@ -76,6 +78,7 @@ fn plan(arguments: &Arguments) -> SitePlan {
         };
         plan.instances.push(InstancePlan::new(&format!("vm-{n:03}")).on(&node).state(state));
     }
+    plan.setup = Some(SetupPlan { takes: SETUP_TAKES, ..SetupPlan::default() });
     plan.sped_up(SPED_UP)
 }
 

@@ -5,6 +5,9 @@
 //! OpenSSH does, in the files that the options name; a node has another host key after every installation.
 //!
 //! The identity file (`-i`) holds, in place of a private key, `site-ssh <URL of the site's nodes> <key>`.
+//!
+//! `site-ssh --setup <identity file> <arguments>` stands in for the site's setup script in the same way: it tells the site to begin,
+//! waits until the site says that it is over, and writes and ends as Ansible would.
 #![allow(clippy::unwrap_used, reason = "a stand-in that can't go on says where")]
 
 use std::collections::BTreeMap;
@@ -23,6 +26,11 @@ const BEGIN: &str = "turnaround-facts 1";
 const END: &str = "turnaround-facts end";
 /// Without `-o ConnectTimeout`.
 const CONNECT_SECS: u64 = 10;
+
+/// Between two looks at a setup script that runs.
+const SETUP_POLL: Duration = Duration::from_millis(50);
+/// Looks in a row without an answer until the site is taken for gone: a minute.
+const SETUP_UNHEARD_MAX: u32 = 1_200;
 
 /// What was asked for on the command line.
 #[derive(Debug, Default)]
@@ -73,6 +81,18 @@ impl Asked {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, identity, arguments @ ..] = &words[..]
+        && first == "--setup"
+    {
+        return match setup(identity, arguments) {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                eprintln!("site-ssh: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match ask() {
         Ok(report) => {
             print!("{report}");
@@ -85,20 +105,58 @@ fn main() -> ExitCode {
     }
 }
 
+/// The URL and the key of an identity file.
+fn login(identity: &str) -> Option<(String, String)> {
+    let text = fs::read_to_string(identity).ok()?;
+    let mut words = text.split_whitespace();
+    let (Some("site-ssh"), Some(url), Some(key)) = (words.next(), words.next(), words.next()) else { return None };
+    Some((url.to_owned(), key.to_owned()))
+}
+
+/// Returns what the script ends with.
+fn setup(identity: &str, arguments: &[String]) -> Result<u8, String> {
+    let (url, key) = login(identity).ok_or_else(|| format!("{identity} is not an identity file of a simulated site"))?;
+    let timeout = Duration::from_secs(CONNECT_SECS);
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
+    let path = format!("/scripts/{}-{}", std::process::id(), since.as_nanos());
+    let authorization = format!("Key ubuntu:{key}");
+    let begun = Value::from(arguments).to_string();
+    request("PUT", &url, &path, &authorization, &begun, timeout).map_err(|error| error.to_string())?;
+    let (mut said, mut unheard) = (String::new(), 0);
+    loop {
+        // The site may not answer just now; or it has ended, and nobody waits for this any more.
+        unheard += 1;
+        if unheard > SETUP_UNHEARD_MAX {
+            return Err("the site does not answer any more".to_owned());
+        }
+        if let Ok((200, body)) = request("GET", &url, &path, &authorization, "", timeout) {
+            unheard = 0;
+            let told: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            let text = told["text"].as_str().unwrap_or_default();
+            if text != said {
+                print!("{text}");
+                text.clone_into(&mut said);
+            }
+            if let Some(code) = told["code"].as_u64() {
+                return u8::try_from(code).map_err(|error| error.to_string());
+            }
+        }
+        std::thread::sleep(SETUP_POLL);
+    }
+}
+
 type Failed = (u8, String);
 
 fn ask() -> Result<String, Failed> {
     let failed = |message: String| (SSH_FAILED, message);
     let asked = Asked::read(std::env::args().skip(1)).map_err(failed)?;
     let Asked { user, address, .. } = &asked;
-    let identity = fs::read_to_string(&asked.identity).unwrap_or_default();
-    let mut words = identity.split_whitespace();
-    let (Some("site-ssh"), Some(url), Some(key)) = (words.next(), words.next(), words.next()) else {
+    let Some((url, key)) = login(&asked.identity) else {
         return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
     let (status, body) =
-        get(url, &format!("/nodes/{address}"), &format!("Key {user}:{key}"), Duration::from_secs(timeout))
+        request("GET", &url, &format!("/nodes/{address}"), &format!("Key {user}:{key}"), "", Duration::from_secs(timeout))
             .map_err(|error| failed(format!("ssh: connect to host {address} port 22: {error}")))?;
     if !matches!(status, 200 | 401) {
         return Err(failed(format!("ssh: connect to host {address} port 22: Connection timed out")));
@@ -189,14 +247,23 @@ fn check_host_key(asked: &Asked, key: &str) -> Result<(), String> {
 }
 
 /// One HTTP request, with nothing but the standard library.
-fn get(url: &str, path: &str, authorization: &str, timeout: Duration) -> std::io::Result<(u16, String)> {
+fn request(
+    method: &str,
+    url: &str,
+    path: &str,
+    authorization: &str,
+    body: &str,
+    timeout: Duration,
+) -> std::io::Result<(u16, String)> {
     let host = url.trim_start_matches("http://").trim_end_matches('/');
     let address = host.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
     )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

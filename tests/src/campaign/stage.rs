@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::history;
-use turnaround_workflows::rehearsal::{CallFaults, InstancePlan, MoveFault, MoveGoesWrong, NodeFaults, SitePlan, VmState, World};
+use turnaround_workflows::rehearsal::{CallFaults, InstancePlan, MoveFault, MoveGoesWrong, NodeFaults, SetupPlan, SitePlan, VmState, World};
 
 use super::disk::SmallDisk;
 use super::ledger::Ledger;
@@ -20,6 +20,8 @@ use crate::site::{Settings, Site};
 
 /// Time runs so much faster at the simulated site than at a real one: a node takes some seconds.
 const SPED_UP: u32 = 90;
+/// The setup script takes less than the half hour of a real one: one runs at a time, and all nodes wait for it.
+const SETUP_TAKES: Duration = Duration::from_secs(60);
 /// Of a hundred calls to the site that change something so many lose their answer, and of all calls so many find nobody.
 const LOST_ANSWER_PERCENT: u32 = 2;
 const UNAVAILABLE_PERCENT: u32 = 1;
@@ -175,6 +177,7 @@ fn plan(scale: &Scale) -> SitePlan {
             ..CallFaults::default()
         };
     }
+    plan.setup = Some(SetupPlan { takes: SETUP_TAKES, ..SetupPlan::default() });
     plan.sped_up(SPED_UP)
 }
 

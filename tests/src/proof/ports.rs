@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
 use super::gate::Gate;
@@ -19,7 +19,7 @@ struct Gated {
 /// `site`, each call through `gate`.
 pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
     let all = Arc::new(Gated { site, gate });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all }
 }
 
 #[async_trait]
@@ -99,5 +99,18 @@ impl NetBoot for Gated {
 impl NodeFacts for Gated {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.gate.call("facts", false, self.site.facts.facts(node)).await
+    }
+}
+
+#[async_trait]
+impl SetupScript for Gated {
+    fn place(&self) -> String {
+        self.site.setup.place()
+    }
+    async fn start(&self, run: &ScriptRun) -> Result<(), PortError> {
+        self.gate.call("start_script", true, self.site.setup.start(run)).await
+    }
+    async fn look(&self, name: &str) -> Result<ScriptState, PortError> {
+        self.gate.call("script", false, self.site.setup.look(name)).await
     }
 }

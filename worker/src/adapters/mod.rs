@@ -6,6 +6,7 @@
 //! | `Bmc` | [`bmc`]: [`redfish`] or [`ipmitool`], per node |
 //! | `NetBoot` | [`netboot`] |
 //! | `NodeFacts` | [`ssh`] |
+//! | `SetupScript` | [`setup_script`] |
 //!
 //! Below them: [`http`] and [`program`], which bound everything and say whether what failed may have been carried out;
 //! [`tls`], which says who is trusted.
@@ -28,6 +29,7 @@ use self::keystone::Session;
 use self::netboot::BootFolder;
 use self::nova::Nova;
 use self::redfish::Redfish;
+use self::setup_script::SetupScripts;
 use self::ssh::SshFacts;
 use self::tls::Trust;
 
@@ -40,6 +42,7 @@ mod netboot;
 mod nova;
 mod program;
 mod redfish;
+mod setup_script;
 mod ssh;
 mod tls;
 
@@ -76,11 +79,13 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
         let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, Arc::clone(folder));
         problems.take("ssh", facts)
     });
-    match (session, folder, facts) {
-        (Some(session), Some(netboot), Some(facts)) if problems.0.is_empty() => {
+    let setup = problems.take("setup", SetupScripts::new(config.setup.as_ref(), config.scripts_dir()));
+    match (session, folder, facts, setup) {
+        (Some(session), Some(netboot), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let compute = Arc::clone(&nova);
-            Ok(Ports { compute, instances: nova, bmc: Arc::new(Controllers::new(controllers)), netboot, facts: Arc::new(facts) })
+            let bmc = Arc::new(Controllers::new(controllers));
+            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup) })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }

@@ -7,7 +7,7 @@ use turnaround_config::NodeName;
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId,
+    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -101,5 +101,18 @@ impl NetBoot for Told {
 impl NodeFacts for Told {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.0.facts.facts(node).await
+    }
+}
+
+#[async_trait]
+impl SetupScript for Told {
+    fn place(&self) -> String {
+        self.0.setup.place()
+    }
+    async fn start(&self, run: &ScriptRun) -> Result<(), PortError> {
+        effect("start_script", &run.name, self.0.setup.start(run)).await
+    }
+    async fn look(&self, name: &str) -> Result<ScriptState, PortError> {
+        self.0.setup.look(name).await
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod facts;
 mod instances;
 mod netboot;
+mod setup_script;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
@@ -21,6 +22,7 @@ pub use instances::{
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};
+pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
 
 /// Every port of one site.
 #[derive(Clone)]
@@ -30,4 +32,5 @@ pub struct Ports {
     pub bmc: Arc<dyn Bmc>,
     pub netboot: Arc<dyn NetBoot>,
     pub facts: Arc<dyn NodeFacts>,
+    pub setup: Arc<dyn SetupScript>,
 }

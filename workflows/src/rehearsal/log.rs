@@ -173,6 +173,19 @@ pub enum Happened {
         kernel: String,
         token: Option<String>,
     },
+    /// A run of the setup script. `already` names those that were under way at that moment.
+    ScriptStarted {
+        run: String,
+        node: Option<String>,
+        already: Vec<String>,
+    },
+    /// `code` is None where it was killed.
+    ScriptEnded {
+        run: String,
+        node: Option<String>,
+        code: Option<i32>,
+        did: bool,
+    },
     /// The effect took place; whoever asked was not told.
     AnswerLost {
         call: String,

@@ -60,6 +60,8 @@ pub(super) struct Machine {
     pub(super) disabled_reason: Option<String>,
     /// Its compute service reports.
     reporting: bool,
+    /// OpenStack is on its disk.
+    deployed: bool,
     last_report: Timestamp,
     power: Power,
     phase: Phase,
@@ -100,6 +102,7 @@ impl Machine {
             enabled: plan.disabled.is_none(),
             disabled_reason: plan.disabled.clone(),
             reporting: true,
+            deployed: true,
             last_report: now,
             power: Power::On,
             phase: Phase::Running,
@@ -323,6 +326,7 @@ impl Site {
             hostname: faults.wrong_hostname.clone().unwrap_or_else(|| machine.name.clone()),
             installed: Some(Installed { token: ticket.token.clone(), sha256: sha256.clone() }),
         };
+        machine.deployed = self.plan.setup.is_none();
         machine.memory_mb = machine.memory_mb.saturating_sub(std::mem::take(&mut machine.faults.loses_memory_mb));
         let (name, host, enabled) = (machine.name.clone(), machine.host.clone(), machine.enabled);
         self.record(Happened::ImageWritten {
@@ -356,9 +360,23 @@ impl Site {
             kernel: disk.kernel,
             token: disk.installed.map(|Installed { token: Token(token), .. }| token),
         });
-        if !stays_away {
+        if !stays_away && self.nodes[node].deployed {
             self.after(self.plan.latencies.rejoin, Due::Rejoins { node, epoch });
         }
+    }
+
+    /// The setup script puts OpenStack on it. False if it does not answer.
+    pub(super) fn deploy(&mut self, node: usize) -> bool {
+        let machine = &mut self.nodes[node];
+        if machine.phase != Phase::Running {
+            return false;
+        }
+        machine.deployed = true;
+        let epoch = machine.epoch;
+        if !machine.reporting {
+            self.after(self.plan.latencies.rejoin, Due::Rejoins { node, epoch });
+        }
+        true
     }
 
     pub(super) fn rejoins(&mut self, node: usize) {

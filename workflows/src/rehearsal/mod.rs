@@ -11,6 +11,7 @@ mod machine;
 mod moves;
 mod plan;
 mod ports;
+mod script;
 mod site;
 mod snapshot;
 mod tickets;
@@ -25,7 +26,7 @@ pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
 pub use plan::{
     ALWAYS, Api, Call, CallFaults, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
-    MoveGoesWrong, NodeFaults, NodePlan, Outage, SitePlan,
+    MoveGoesWrong, NodeFaults, NodePlan, ScriptGoesWrong, Outage, SetupPlan, SitePlan,
 };
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};

@@ -23,6 +23,39 @@ pub struct SitePlan {
     /// What others do meanwhile: tenants, other operators, broken hardware.
     pub happenings: Vec<Happening>,
     pub faults: CallFaults,
+    /// The site's setup script: a node that was installed is back in OpenStack only after it has run. None: images bring it.
+    pub setup: Option<SetupPlan>,
+}
+
+/// The site's setup script.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetupPlan {
+    /// From its start to its end.
+    pub takes: Duration,
+    /// How its first runs go wrong, one after the other; all later ones go right.
+    pub goes_wrong: Vec<ScriptGoesWrong>,
+}
+
+impl Default for SetupPlan {
+    fn default() -> Self {
+        SetupPlan { takes: Duration::from_secs(30 * 60), goes_wrong: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScriptGoesWrong {
+    /// It ends with 0 and has done nothing.
+    DoesNothing,
+    /// It has done everything and ends with 1.
+    FailsAtTheEnd,
+    /// It ends with 2 in the middle; Ansible says so of the node.
+    FailsMidway,
+    /// It never ends.
+    Hangs,
+    /// It is killed in the middle, and leaves no exit code.
+    IsKilled,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -365,6 +398,7 @@ pub enum Call {
     Reset,
     Stage,
     Withdraw,
+    StartScript,
 }
 
 /// Who can be asked something.
@@ -413,6 +447,12 @@ impl SitePlan {
         self.instances.iter_mut().find(|instance| instance.name == name)
     }
 
+    /// The same site, where a node is back in OpenStack only after the setup script has run for it.
+    pub fn with_setup(mut self, goes_wrong: &[ScriptGoesWrong]) -> SitePlan {
+        self.setup = Some(SetupPlan { goes_wrong: goes_wrong.to_vec(), ..SetupPlan::default() });
+        self
+    }
+
     pub fn happens(mut self, after: Duration, what: Happens) -> SitePlan {
         self.happenings.push(Happening { after, what });
         self
@@ -442,10 +482,11 @@ impl SitePlan {
             &mut latencies.service_down_time,
             &mut latencies.rpc_timeout,
         ];
+        let setup = self.setup.iter_mut().map(|setup| &mut setup.takes);
         let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.boot_time, &mut node.install_time]);
         let happenings = self.happenings.iter_mut().map(|happening| &mut happening.after);
         let outages = self.faults.outages.iter_mut().flat_map(|outage| [&mut outage.from, &mut outage.lasts]);
-        for length in lengths.into_iter().chain(nodes).chain(happenings).chain(outages) {
+        for length in lengths.into_iter().chain(setup).chain(nodes).chain(happenings).chain(outages) {
             *length /= times;
         }
         self

@@ -11,7 +11,7 @@ use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
     InstanceId, Instances, Migration, MigrationKind, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
-    Power, RequestId,
+    Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
 impl World {
@@ -206,5 +206,20 @@ impl NetBoot for World {
 impl NodeFacts for World {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.facts_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it runs")))
+    }
+}
+
+#[async_trait]
+impl SetupScript for World {
+    fn place(&self) -> String {
+        "bastion".to_owned()
+    }
+
+    async fn start(&self, run: &ScriptRun) -> Result<(), PortError> {
+        self.start_script(run).map_err(|e| e.while_trying_to(format_args!("start the setup script as {}", run.name)))
+    }
+
+    async fn look(&self, name: &str) -> Result<ScriptState, PortError> {
+        Ok(self.script(name))
     }
 }

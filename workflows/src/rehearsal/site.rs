@@ -14,6 +14,7 @@ use super::guest::{ActionRecord, Guest, MigrationRecord, TaskState, VmState};
 use super::log::{By, Happened, Log, NodeAtStart};
 use super::machine::Machine;
 use super::plan::{Api, Call, Happens, InstancePlan, SitePlan};
+use super::script::Run;
 use super::tickets::{TicketSource, TicketsInMemory};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
@@ -37,6 +38,8 @@ pub(super) enum Due {
     LiveSettles(usize),
     ColdNext(usize),
     Confirmed(usize),
+    /// By the run's place in the list.
+    ScriptEnds(usize),
     /// By the node's place in the list. Those with an epoch are void after a later reset.
     ResetHits {
         node: usize,
@@ -89,6 +92,7 @@ pub(super) struct Site {
     building: VecDeque<(usize, Option<String>)>,
     /// Cold migrations that the host chosen for them has not read of yet.
     pub(super) unread: Vec<(usize, String)>,
+    pub(super) runs: Vec<Run>,
 }
 
 impl Site {
@@ -110,6 +114,7 @@ impl Site {
             calls: BTreeMap::new(),
             building: VecDeque::new(),
             unread: Vec::new(),
+            runs: Vec::new(),
             plan,
         };
         let nodes = site.plan.nodes.clone();
@@ -345,6 +350,7 @@ impl Site {
             Due::LiveSettles(migration) => self.live_settles(migration),
             Due::ColdNext(migration) => self.cold_next(migration),
             Due::Confirmed(migration) => self.confirmed(migration),
+            Due::ScriptEnds(run) => self.script_ends(run),
             Due::ResetHits { node, asked } => self.reset_hits(node, asked),
             Due::PowerBack { node, epoch } => self.if_epoch(node, epoch, Site::power_back),
             Due::ChooseBootDevice { node, epoch } => self.if_epoch(node, epoch, Site::choose_boot_device),

@@ -7,7 +7,8 @@ use rand::{Rng, SeedableRng};
 
 use super::guest::VmState;
 use super::plan::{
-    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, Outage, SitePlan,
+    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, Outage, ScriptGoesWrong,
+    SitePlan,
 };
 use crate::ports::Move;
 
@@ -38,6 +39,10 @@ impl SitePlan {
             plan = plan.happens(Duration::from_secs(random.random_range(0..MEANWHILE_SECS)), happening);
         }
         calls(&mut random, &mut plan);
+        if one_in(&mut random, 2) {
+            let goes_wrong = setup(&mut random);
+            plan = plan.with_setup(&goes_wrong);
+        }
         plan
     }
 }
@@ -122,6 +127,16 @@ fn happening(random: &mut StdRng, plan: &SitePlan, number: usize) -> Happens {
     }
 }
 
+/// How the first runs of the setup script go.
+fn setup(random: &mut StdRng) -> Vec<ScriptGoesWrong> {
+    use ScriptGoesWrong::{DoesNothing, FailsAtTheEnd, FailsMidway, IsKilled};
+    if !one_in(random, 3) {
+        return Vec::new();
+    }
+    // Not `Hangs`, for the same reason as with moves.
+    (0..random.random_range(1..3)).map(|_| pick(random, &[DoesNothing, FailsAtTheEnd, FailsMidway, IsKilled])).collect()
+}
+
 fn calls(random: &mut StdRng, plan: &mut SitePlan) {
     let all = [
         Call::Close,
@@ -132,6 +147,7 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
         Call::Reset,
         Call::Stage,
         Call::Withdraw,
+        Call::StartScript,
     ];
     for _ in 0..random.random_range(0..5) {
         plan.faults.lost_answers.push(LostAnswer { call: pick(random, &all), nth: random.random_range(1..5) });

@@ -12,7 +12,7 @@ use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, Room};
+use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -76,6 +76,7 @@ impl World {
             bmc: self.clone(),
             netboot: self.clone(),
             facts: self.clone(),
+            setup: self.clone(),
         }
     }
 
@@ -136,6 +137,11 @@ impl World {
 
     pub fn images(&self) -> Vec<ImagePlan> {
         self.site().plan.images.clone()
+    }
+
+    /// Is a node back in OpenStack only after the setup script has run for it?
+    pub fn has_setup_script(&self) -> bool {
+        self.site().plan.setup.is_some()
     }
 
     pub fn services(&self) -> Result<Vec<ServiceView>, Trouble> {
@@ -232,6 +238,15 @@ impl World {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
         site.nodes[node].facts().ok_or(Trouble::Unavailable)
+    }
+
+    /// Of several calls with one name only the first starts anything.
+    pub fn start_script(&self, run: &ScriptRun) -> Result<(), Trouble> {
+        self.site().start_script(run)
+    }
+
+    pub fn script(&self, name: &str) -> ScriptState {
+        self.site().script(name)
     }
 
     /// What a netboot of `node` would find just now.

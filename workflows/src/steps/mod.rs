@@ -7,6 +7,7 @@ use crate::updates::{NODES_OUT, NodeOrder};
 mod await_install;
 mod close;
 mod confirm_empty;
+mod deploy_openstack;
 mod evacuate;
 mod netboot;
 pub mod queues;
@@ -19,6 +20,7 @@ mod verify_os;
 pub use await_install::AwaitInstall;
 pub use close::{Close, Closed};
 pub use confirm_empty::ConfirmEmpty;
+pub use deploy_openstack::{DeployOpenStack, Deployed};
 pub use evacuate::{Evacuate, Evacuated};
 pub use reopen::Reopen;
 pub use reprovision::Reprovision;
@@ -34,6 +36,11 @@ fn order(cx: &StepCx<'_>) -> Result<NodeOrder, StepError> {
 /// Nobody else works on this node.
 fn node_lock(order: &NodeOrder) -> Resource {
     Resource::Lock { name: format!("node:{}", order.node) }
+}
+
+/// Nobody else runs the setup script: it works on the whole environment.
+fn setup_lock() -> Resource {
+    Resource::Lock { name: "setup-script".to_owned() }
 }
 
 /// This node counts as out of service.

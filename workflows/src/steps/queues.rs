@@ -11,5 +11,7 @@ pub const PXE: Queue = Queue::of("pxe");
 pub const BMC: Queue = Queue::of("bmc");
 /// The nodes by SSH; and the folder of the PXE server.
 pub const NODES: Queue = Queue::of("nodes");
+/// The host on which the site's setup script runs: the bastion. A run is looked at where it was started, so one host serves it.
+pub const BASTION: Queue = Queue::of("bastion");
 /// Everything that can be looked at: surveys and dry runs.
 pub const SURVEY: Queue = Queue::of("survey");

@@ -6,10 +6,10 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, Evacuate, Reopen, Reprovision, StageImage, VerifyHypervisor, VerifyOs,
+    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, Evacuate, Reopen, Reprovision, StageImage, VerifyHypervisor, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 pub(super) fn definition() -> Definition {
     Definition {
@@ -23,6 +23,7 @@ pub(super) fn definition() -> Definition {
             step(Reprovision),
             step(AwaitInstall),
             step(VerifyOs),
+            step(DeployOpenStack),
             step(VerifyHypervisor),
             step(Reopen),
         ],

@@ -36,6 +36,17 @@ pub struct Rules {
     pub move_poll_ms: u64,
     /// How often a node that is being installed or verified is looked at.
     pub node_poll_ms: u64,
+    /// What puts OpenStack back on a node that was wiped. None: the image brings it.
+    #[serde(default)]
+    pub deploy: Option<Deploy>,
+}
+
+/// One run of the site's setup script for one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// Its arguments; `{node}` stands for the node's name.
+    pub arguments: Vec<String>,
+    pub deadline_ms: u64,
 }
 
 /// Input of [`super::NODE_OS`]: one node.
@@ -109,6 +120,10 @@ impl RolloutOrder {
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
             move_poll_ms: millis(config.openstack.poll),
             node_poll_ms: millis(config.node_os.poll),
+            deploy: config.setup.as_ref().map(|setup| Deploy {
+                arguments: setup.deploy.clone(),
+                deadline_ms: millis(setup.deploy_deadline),
+            }),
         };
         Ok(RolloutOrder { nodes: nodes.to_vec(), image, rules })
     }

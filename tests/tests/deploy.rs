@@ -1,0 +1,143 @@
+//! OpenStack is put back on a wiped node by the site's setup script, whatever that does. In virtual time.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use turnaround_tests::checker::{Rules, judge};
+use turnaround_tests::sim::{Sim, order};
+use turnaround_workflows::clock::Clock as _;
+use turnaround_workflows::engine::{Question, SignalKind};
+use turnaround_workflows::rehearsal::{Happened, ScriptGoesWrong, SitePlan};
+use turnaround_workflows::store::{Status, WorkflowId};
+
+struct Bench {
+    sim: Sim,
+    node: WorkflowId,
+}
+
+impl Bench {
+    /// One node is to be renewed, where the script goes like this.
+    async fn of(goes_wrong: &[ScriptGoesWrong]) -> Bench {
+        let plan = SitePlan::uniform(3, 1).with_setup(goes_wrong);
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let sim = Sim::new(plan, 7);
+        let rollout = sim.order(&order).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        let mut bench = Bench { sim, node };
+        bench.rest().await;
+        bench
+    }
+
+    async fn rest(&mut self) {
+        self.sim.run().await;
+    }
+
+    async fn question(&self) -> Question {
+        let state = self.sim.state(&self.node).await;
+        state.question().cloned().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()))
+    }
+
+    async fn answer(&mut self, key: &str) {
+        self.sim.clock.advance(Duration::from_secs(1));
+        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
+        self.rest().await;
+    }
+
+    async fn status(&self) -> Status {
+        self.sim.document(&self.node).await.status
+    }
+
+    fn runs(&self) -> usize {
+        self.sim.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { .. })).count()
+    }
+
+    /// Nothing has happened that must not; with these nodes not as they were found.
+    fn is_clean(&self, left: &[&str]) {
+        let log: String = self.sim.world.events().iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+        let names = || left.iter().map(|node| (*node).to_owned()).collect();
+        let rules = Rules { out_max: 1, open_questions: names(), left_by_operators: names(), ..Rules::default() };
+        assert_eq!(judge(&log, &rules), []);
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.sim.world.snapshot().node("gpu-01").unwrap().enabled
+    }
+}
+
+#[tokio::test]
+async fn a_wiped_node_is_back_in_openstack_after_one_run() {
+    let bench = Bench::of(&[]).await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::Succeeded, 1));
+    assert!(bench.sim.world.snapshot().node("gpu-01").unwrap().up);
+    bench.is_clean(&[]);
+}
+
+#[tokio::test]
+async fn a_run_that_says_it_has_done_it_and_has_not_is_found_out() {
+    let bench = Bench::of(&[ScriptGoesWrong::DoesNothing]).await;
+    assert_eq!(bench.status().await, Status::NeedsOperator);
+    let question = bench.question().await;
+    assert!(question.text.contains("verify-hypervisor"), "{question:?}");
+    assert!(bench.is_closed(), "what nobody has seen to work is not given to tenants");
+    bench.is_clean(&["gpu-01"]);
+}
+
+#[tokio::test]
+async fn a_run_that_fails_after_it_has_done_everything_is_a_question_which_says_so() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::FailsAtTheEnd]).await;
+    let question = bench.question().await;
+    assert_eq!(question.text, "the setup script did not put OpenStack back on gpu-01: what now?");
+    assert_eq!(question.seen[0], "it ended with 1");
+    assert!(bench.is_closed());
+    // Nova needs its moment: whoever looks a bit later sees more.
+    bench.answer("retry").await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::Succeeded, 2));
+    bench.is_clean(&[]);
+}
+
+#[tokio::test]
+async fn a_run_that_fails_is_told_with_ansibles_own_words_and_run_again_only_when_asked_to() {
+    for (goes_wrong, first) in [
+        (ScriptGoesWrong::FailsMidway, "it ended with 2"),
+        (ScriptGoesWrong::IsKilled, "it was killed, or its host went down: how far it came is not known"),
+    ] {
+        let mut bench = Bench::of(&[goes_wrong]).await;
+        let question = bench.question().await;
+        assert_eq!(question.seen[0], first);
+        assert_eq!(question.seen.contains(&"Ansible says of gpu-01: 1 failed, 0 unreachable".to_owned()), goes_wrong == ScriptGoesWrong::FailsMidway);
+        assert!(question.seen.contains(&"nova-compute on gpu-01 does not report".to_owned()), "{question:?}");
+        assert_eq!(bench.runs(), 1);
+        bench.answer("retry").await;
+        assert_eq!((bench.status().await, bench.runs()), (Status::Succeeded, 2));
+        bench.is_clean(&[]);
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_a_failed_run_leaves_the_node_closed() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::FailsMidway]).await;
+    bench.answer("leave").await;
+    assert_eq!(bench.status().await, Status::Failed);
+    assert!(bench.is_closed());
+    assert_eq!(bench.runs(), 1);
+    bench.is_clean(&["gpu-01"]);
+}
+
+#[tokio::test]
+async fn a_run_that_hangs_becomes_a_question_is_never_killed_and_nothing_is_started_beside_it() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::Hangs]).await;
+    assert_eq!(bench.status().await, Status::NeedsOperator);
+    bench.answer("retry").await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 1), "it is waited for once more");
+    bench.answer("leave").await;
+    assert!(!bench.status().await.is_ended(), "the script still runs: its lock must not be free");
+    // Another rollout of another node comes as far as its own run, and waits.
+    let plan = SitePlan::uniform(3, 1).with_setup(&[]);
+    let mut other = order(&plan, 2);
+    other.nodes = vec!["gpu-02".parse().unwrap()];
+    bench.sim.order(&other).await;
+    let asleep = bench.sim.clock.now() + Duration::from_secs(6 * 3600);
+    bench.sim.run_until(async |sim| sim.clock.now() > asleep).await;
+    assert_eq!(bench.runs(), 1);
+}

@@ -1,0 +1,328 @@
+//! The site's setup script, run to its end beside the workers.
+//!
+//! A run is nobody's child: its worker may be killed, restarted or replaced. What is known of it is in its folder,
+//! `<state_dir>/scripts/<name>`:
+//!
+//! | file | |
+//! |---|---|
+//! | `pid` | who runs it: process id, start time (`/proc/<pid>/stat`), boot id. Made by a hard link, so only one can ever have made it: **that is what keeps a run from being started twice** |
+//! | `log` | what it writes |
+//! | `exit` | its exit code, once it has ended |
+//!
+//! Where systemd runs, a run is a transient unit of its own (`systemd-run`), named after it: it has none of the confinement of a
+//! worker's unit, and outlives it. Elsewhere it is a session of its own (`setsid`). In both, the same few lines of `sh` make the
+//! files. While any process of that session lives, the run is said to go on.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use turnaround_config::{Secret, SecretText, Setup};
+use turnaround_workflows::ports::{HostRecap, PortError, PortErrorKind, ScriptEnd, ScriptRun, ScriptState, SetupScript};
+
+use super::http::foreign_text;
+use super::program::Program;
+
+/// Time in which a run must be handed over; it does not wait for the run itself.
+// `systemd-run` waits for D-Bus, which a busy host answers within seconds.
+const START_TIME_MAX: Duration = Duration::from_secs(30);
+/// As much of the end of a log is read: a recap of a thousand hosts takes 100 KiB.
+const TAIL_BYTES_MAX: u64 = 256 * 1024;
+/// Lines that a person is shown.
+const LAST_LINES_MAX: usize = 10;
+/// A process id, two numbers and a boot id.
+const SMALL_FILE_BYTES_MAX: u64 = 1024;
+/// Where systemd says that it runs (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+/// Where it shows a unit's credentials.
+const CREDENTIAL: &str = "vault";
+
+/// `$1` is the run's folder, `$2` where to work; then the program and its arguments.
+///
+/// Written to be read by a person at night, and to do nothing if the run has been started before. Signals that ask it to end are left
+/// to the script: it alone knows what may be left half done.
+const RUNNER: &str = r#"
+exec </dev/null >/dev/null 2>&1
+umask 022
+run=$1; work=$2; shift 2
+cd "$run" || exit 1
+echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" || exit 1
+ln "pid.$$" pid || { rm -f "pid.$$"; exit 1; }
+rm -f "pid.$$"
+trap : HUP INT TERM
+if [ -n "$CREDENTIALS_DIRECTORY" ] && [ -r "$CREDENTIALS_DIRECTORY/vault" ]; then
+    VAULT_PASSWORD=$(cat "$CREDENTIALS_DIRECTORY/vault"); export VAULT_PASSWORD
+fi
+if cd "$work"; then "$@" >"$run/log" 2>&1; code=$?; else echo "$work: no such folder" >"$run/log"; code=126; fi
+echo "$code" >"$run/exit.new" && mv "$run/exit.new" "$run/exit"
+"#;
+
+pub(crate) struct SetupScripts {
+    /// None: the site has none.
+    script: Option<Script>,
+    /// The folder of all runs.
+    runs: PathBuf,
+    place: String,
+}
+
+struct Script {
+    program: PathBuf,
+    directory: PathBuf,
+    vault: Option<Vault>,
+}
+
+struct Vault {
+    password: SecretText,
+    /// Where systemd can read it for a unit: what is on its command line, or in its environment, every user can see.
+    file: PathBuf,
+}
+
+/// Who runs it.
+#[derive(Debug, PartialEq, Eq)]
+struct Runner {
+    pid: u32,
+    started: u64,
+    boot_id: String,
+}
+
+impl SetupScripts {
+    /// # Errors
+    /// A sentence: the password can't be read, or the host's name.
+    pub(crate) fn new(setup: Option<&Setup>, runs: PathBuf) -> Result<SetupScripts, String> {
+        let script = match setup {
+            None => None,
+            Some(setup) => Some(Script {
+                program: setup.program.clone(),
+                directory: setup.directory.clone(),
+                vault: setup.vault_password.as_ref().map(vault).transpose()?,
+            }),
+        };
+        let place = fs::read_to_string("/proc/sys/kernel/hostname").map_err(|error| format!("the name of this host can't be read: {error}"))?;
+        Ok(SetupScripts { script, runs, place: place.trim().to_owned() })
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf, PortError> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(good) {
+            let kind = PortErrorKind::Refused { reason: "that is no name of a run".to_owned() };
+            return Err(PortError::new(format!("find run `{}`", foreign_text(name)), kind));
+        }
+        Ok(self.runs.join(name))
+    }
+}
+
+fn vault(secret: &Secret) -> Result<Vault, String> {
+    let password = secret.read().map_err(|error| format!("{error}; {}", error.remedy()))?;
+    let file = match secret {
+        Secret::File(path) => path.clone(),
+        Secret::Credential(name) => Path::new(&std::env::var_os("CREDENTIALS_DIRECTORY").unwrap_or_default()).join(name),
+    };
+    Ok(Vault { password, file })
+}
+
+impl Script {
+    /// What hands a run over to somebody who outlives this process.
+    fn launcher(&self, run: &ScriptRun, folder: &Path, systemd: bool) -> Program {
+        let program = if systemd { "systemd-run" } else { "setsid" };
+        let mut launcher = Program::new(Path::new(program), START_TIME_MAX);
+        if let Some(home) = std::env::var_os("HOME") {
+            launcher = launcher.env("HOME", home);
+        }
+        if systemd {
+            launcher = launcher.args(unit_arguments(run, self.vault.as_ref().map(|vault| vault.file.as_path())));
+        } else {
+            launcher = launcher.args(["--fork"]);
+            if let Some(vault) = &self.vault {
+                launcher = launcher.env("VAULT_PASSWORD", vault.password.expose());
+            }
+        }
+        let fixed: [OsString; 6] = [
+            "sh".into(),
+            "-c".into(),
+            RUNNER.into(),
+            "turnaround-setup".into(),
+            folder.into(),
+            self.directory.clone().into(),
+        ];
+        launcher.args(fixed).args([self.program.clone()]).args(run.arguments.clone())
+    }
+}
+
+/// For a unit with the run's name: systemd itself refuses a second one while it is there.
+fn unit_arguments(run: &ScriptRun, vault: Option<&Path>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["--quiet", "--collect", "--no-ask-password"].map(OsString::from).to_vec();
+    arguments.push(format!("--unit=turnaround-setup-{}", run.name).into());
+    arguments.push("--description=Turnaround, a run of the setup script".into());
+    // To be killed only by a person who means it.
+    arguments.extend(["--property=KillMode=process", "--property=TimeoutStopSec=infinity"].map(OsString::from));
+    if let Some(file) = vault {
+        let mut credential = OsString::from(format!("--property=LoadCredential={CREDENTIAL}:"));
+        credential.push(file);
+        arguments.push(credential);
+    }
+    arguments.push("--".into());
+    arguments
+}
+
+#[async_trait]
+impl SetupScript for SetupScripts {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    async fn start(&self, run: &ScriptRun) -> Result<(), PortError> {
+        let operation = format!("start the setup script as {}", run.name);
+        let failed = |kind| PortError::new(operation.clone(), kind);
+        let Some(script) = &self.script else {
+            let reason = "the configuration has no `setup.program` any more".to_owned();
+            return Err(failed(PortErrorKind::Refused { reason }));
+        };
+        let folder = self.folder(&run.name)?;
+        fs::create_dir_all(&folder).map_err(|error| failed(PortErrorKind::Unavailable).with_source(error))?;
+        if folder.join("pid").exists() {
+            return Ok(());
+        }
+        let systemd = Path::new(SYSTEMD).is_dir();
+        let ended = script.launcher(run, &folder, systemd).run().await;
+        match ended {
+            Ok(ended) if ended.code == Some(0) => Ok(()),
+            // Somebody else was quicker.
+            Ok(_) if folder.join("pid").exists() => Ok(()),
+            Ok(ended) => Err(failed(PortErrorKind::Refused { reason: ended.complaint() })),
+            // It may have been handed over all the same; asked again, it is not started twice.
+            Err(error) => Err(failed(PortErrorKind::Unavailable).with_source(error)),
+        }
+    }
+
+    async fn look(&self, name: &str) -> Result<ScriptState, PortError> {
+        let folder = self.folder(name)?;
+        let looked = tokio::task::spawn_blocking(move || look(&folder)).await;
+        let failed = || PortError::new(format!("look at run {name} of the setup script"), PortErrorKind::Unavailable);
+        match looked {
+            Ok(Ok(state)) => Ok(state),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                let kind = PortErrorKind::Garbled { reason: error.to_string() };
+                Err(PortError::new(format!("look at run {name} of the setup script"), kind))
+            }
+            Ok(Err(error)) => Err(failed().with_source(error)),
+            Err(error) => Err(failed().with_source(error)),
+        }
+    }
+}
+
+fn look(folder: &Path) -> io::Result<ScriptState> {
+    let Some(pid) = small_file(&folder.join("pid"))? else { return Ok(ScriptState::NotStarted) };
+    // Looked at before its exit code: a script that has ended may have left something behind which goes on.
+    if Runner::read(&pid)?.lives()? {
+        return Ok(ScriptState::Running { last_line: last_lines(&tail(folder)?, 1).pop().unwrap_or_default() });
+    }
+    let tail = tail(folder)?;
+    let last_lines = last_lines(&tail, LAST_LINES_MAX);
+    let Some(code) = small_file(&folder.join("exit"))? else { return Ok(ScriptState::Lost { last_lines }) };
+    let code = code.trim().parse().map_err(|_| bad("the exit code is not a number"))?;
+    Ok(ScriptState::Ended(ScriptEnd { code, recap: recap(&tail), last_lines }))
+}
+
+fn bad(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+/// None if there is no such file.
+fn small_file(path: &Path) -> io::Result<Option<String>> {
+    let mut text = String::new();
+    match fs::File::open(path) {
+        Ok(file) => file.take(SMALL_FILE_BYTES_MAX).read_to_string(&mut text).map(|_| Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The end of its log; empty if it has none yet.
+fn tail(folder: &Path) -> io::Result<String> {
+    let mut file = match fs::File::open(folder.join("log")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn last_lines(text: &str, count: usize) -> Vec<String> {
+    let mut lines: Vec<String> = text.lines().rev().filter(|line| !line.trim().is_empty()).take(count).map(foreign_text).collect();
+    lines.reverse();
+    lines
+}
+
+/// The last `PLAY RECAP` of Ansible's default output: `host : ok=1 changed=0 unreachable=0 failed=0 ...`.
+fn recap(text: &str) -> Vec<HostRecap> {
+    let Some((_, recap)) = text.rsplit_once("PLAY RECAP") else { return Vec::new() };
+    recap.lines().skip(1).map_while(host_recap).collect()
+}
+
+fn host_recap(line: &str) -> Option<HostRecap> {
+    let (host, counts) = line.split_once(':')?;
+    let count = |name: &str| {
+        let value = counts.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        value.and_then(|value| value.parse().ok())
+    };
+    Some(HostRecap {
+        host: host.trim().to_owned(),
+        ok: count("ok")?,
+        changed: count("changed")?,
+        unreachable: count("unreachable")?,
+        failed: count("failed")?,
+    })
+}
+
+impl Runner {
+    fn read(text: &str) -> io::Result<Runner> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let [pid, started, boot_id] = words[..] else { return Err(bad("the pid file does not say who runs it")) };
+        let number = |_| bad("the pid file has no numbers");
+        Ok(Runner { pid: pid.parse().map_err(number)?, started: started.parse().map_err(number)?, boot_id: boot_id.to_owned() })
+    }
+
+    /// Does anything of it run still? A process id alone proves nothing: they come round, and hosts reboot.
+    fn lives(&self) -> io::Result<bool> {
+        if fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim() != self.boot_id {
+            return Ok(false);
+        }
+        if Stat::of(self.pid).is_some_and(|stat| stat.started == self.started && stat.state != 'Z') {
+            return Ok(true);
+        }
+        // It has ended or was killed, and what it had started goes on in its session. (No session is newer than its leader.)
+        for entry in fs::read_dir("/proc")? {
+            let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if Stat::of(pid).is_some_and(|stat| stat.session == self.pid && stat.started >= self.started && stat.state != 'Z') {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// What `/proc/<pid>/stat` says; None if there is no such process.
+struct Stat {
+    state: char,
+    session: u32,
+    started: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Stat> {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in brackets, and may hold anything.
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        // proc(5) counts from 1; what is left begins with field 3.
+        let field = |number: usize| fields.get(number - 3).copied();
+        Some(Stat { state: field(3)?.chars().next()?, session: field(6)?.parse().ok()?, started: field(22)?.parse().ok()? })
+    }
+}

@@ -1,0 +1,241 @@
+//! The port `SetupScript`, by real scripts that do what scripts do at night: hang, die, ignore signals, fork away, print for ever, lie.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod support;
+
+#[path = "support/program.rs"]
+mod program;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use program::script;
+use serde_json::json;
+use support::{Site, eventually, secret};
+use turnaround_workflows::ports::{HostRecap, PortErrorKind, Ports, ScriptEnd, ScriptRun, ScriptState};
+
+/// A site whose setup script has this body. What it does is left in `did`.
+struct Bench {
+    site: Site,
+    ports: Ports,
+}
+
+impl Bench {
+    fn new(body: &str) -> Bench {
+        let site = Site::new(
+            &json!({ "clouds": { "none": { "auth": { "auth_url": "http://127.0.0.1:9", "user_id": "u", "password": "p", "project_id": "p" } } } }),
+            "none",
+        );
+        let (program, vault) = (site.path("platform-setup.sh"), site.path("vault.password"));
+        script(&program, &format!("#!/bin/sh\necho \"$@\" >>\"{}\"\n{body}\n", site.path("did").display()));
+        secret(&vault, "open sesame\n");
+        let setup = format!("[setup]\nprogram = \"{}\"\nvault_password_file = \"{}\"\n", program.display(), vault.display());
+        let site = site.with(&setup);
+        let ports = site.ports();
+        Bench { site, ports }
+    }
+
+    async fn start(&self, name: &str) {
+        let run = ScriptRun { name: name.to_owned(), arguments: ["--tags", "open stack"].map(str::to_owned).to_vec() };
+        self.ports.setup.start(&run).await.unwrap();
+    }
+
+    async fn look(&self, name: &str) -> ScriptState {
+        self.ports.setup.look(name).await.unwrap()
+    }
+
+    /// Waits until it does not run any more.
+    async fn end(&self, name: &str) -> ScriptState {
+        let over = async || match self.look(name).await {
+            ScriptState::NotStarted | ScriptState::Running { .. } => None,
+            over @ (ScriptState::Ended(_) | ScriptState::Lost { .. }) => Some(over),
+        };
+        eventually("the run is over", over).await
+    }
+
+    async fn ended(&self, name: &str) -> ScriptEnd {
+        match self.end(name).await {
+            ScriptState::Ended(end) => end,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until it runs and has written something.
+    async fn says(&self, name: &str) -> String {
+        let line = async || match self.look(name).await {
+            ScriptState::Running { last_line } if !last_line.is_empty() => Some(last_line),
+            _ => None,
+        };
+        eventually("the run says something", line).await
+    }
+
+    /// One line for each time that the script was begun.
+    fn did(&self) -> Vec<String> {
+        fs::read_to_string(self.site.path("did")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn run(&self, name: &str) -> PathBuf {
+        self.site.path("scripts").join(name)
+    }
+
+    fn runner(&self, name: &str) -> String {
+        fs::read_to_string(self.run(name).join("pid")).unwrap().split(' ').next().unwrap().to_owned()
+    }
+}
+
+/// What is left of a run whose script never ends. Its session is named by its runner, which this test has started.
+struct EndsWith<'a>(&'a Bench, &'static str);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("pkill").args(["-KILL", "-s", &self.0.runner(self.1)]).status();
+    }
+}
+
+fn signal(name: &str, pid: &str) {
+    assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_run_is_started_once_however_often_it_is_asked_for() {
+    let bench = Bench::new("echo begun; exit 0");
+    assert_eq!(bench.look("r.1").await, ScriptState::NotStarted);
+    // Two workers, each with its own ports, at the same moment, several times.
+    let other = bench.site.ports();
+    let run = ScriptRun { name: "r.1".to_owned(), arguments: ["--tags", "open stack"].map(str::to_owned).to_vec() };
+    let asked = (0..8).map(|n| if n % 2 == 0 { bench.ports.setup.start(&run) } else { other.setup.start(&run) });
+    for started in futures::future::join_all(asked).await {
+        started.unwrap();
+    }
+    let end = bench.ended("r.1").await;
+    assert_eq!((end.code, end.last_lines), (0, vec!["begun".to_owned()]));
+    bench.start("r.1").await;
+    assert_eq!(bench.did(), ["--tags open stack"]);
+    bench.start("r.2").await;
+    bench.ended("r.2").await;
+    assert_eq!(bench.did().len(), 2, "another name is another run");
+}
+
+#[tokio::test]
+async fn its_environment_has_the_password_and_nothing_of_ours() {
+    let bench = Bench::new("env; [ -t 0 ] || read line || echo no-input");
+    bench.start("r.1").await;
+    bench.ended("r.1").await;
+    let log = fs::read_to_string(bench.run("r.1").join("log")).unwrap();
+    assert!(log.contains("VAULT_PASSWORD=open sesame\n") && log.contains("no-input"), "{log}");
+    let allowed = ["VAULT_PASSWORD", "PATH", "HOME", "PWD", "OLDPWD", "LANG", "LC_ALL", "TRACEPARENT", "TRACESTATE", "_", "SHLVL"];
+    for variable in log.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name) {
+        assert!(allowed.contains(&variable), "{variable} is in its environment");
+    }
+    let shown: Vec<u8> = fs::read(bench.run("r.1").join("pid")).unwrap();
+    assert!(!String::from_utf8_lossy(&shown).contains("sesame"));
+}
+
+#[tokio::test]
+async fn it_goes_on_when_its_worker_has_gone_and_is_adopted_by_the_next() {
+    let bench = Bench::new("while [ ! -e go ]; do echo waiting; sleep 0.05; done; echo gone");
+    bench.start("r.1").await;
+    bench.says("r.1").await;
+    let next = bench.site.ports();
+    assert!(matches!(next.setup.look("r.1").await.unwrap(), ScriptState::Running { .. }));
+    fs::write(bench.site.path("go"), "").unwrap();
+    assert_eq!(bench.ended("r.1").await.last_lines.last().unwrap(), "gone");
+    assert_eq!(bench.did().len(), 1);
+}
+
+#[tokio::test]
+async fn one_that_is_killed_with_all_it_started_is_lost_and_not_done() {
+    let bench = Bench::new("echo half; exec sleep 600");
+    bench.start("r.1").await;
+    let _end = EndsWith(&bench, "r.1");
+    bench.says("r.1").await;
+    assert!(Command::new("pkill").args(["-KILL", "-s", &bench.runner("r.1")]).status().unwrap().success());
+    assert_eq!(bench.end("r.1").await, ScriptState::Lost { last_lines: vec!["half".to_owned()] });
+    bench.start("r.1").await;
+    assert_eq!(bench.did().len(), 1, "a name is never used twice");
+}
+
+#[tokio::test]
+async fn one_whose_runner_alone_was_killed_goes_on() {
+    let bench = Bench::new("echo alone; exec sleep 600");
+    bench.start("r.1").await;
+    let _end = EndsWith(&bench, "r.1");
+    bench.says("r.1").await;
+    signal("-KILL", &bench.runner("r.1"));
+    for _ in 0..20 {
+        assert_eq!(bench.look("r.1").await, ScriptState::Running { last_line: "alone".to_owned() });
+    }
+}
+
+#[tokio::test]
+async fn a_signal_is_the_scripts_own_business() {
+    let bench = Bench::new("trap '' TERM; echo deaf; while [ ! -e go ]; do sleep 0.05; done; exit 3");
+    bench.start("r.1").await;
+    let _end = EndsWith(&bench, "r.1");
+    bench.says("r.1").await;
+    let session = bench.runner("r.1");
+    assert!(Command::new("pkill").args(["-TERM", "-s", &session]).status().unwrap().success());
+    assert!(matches!(bench.look("r.1").await, ScriptState::Running { .. }));
+    fs::write(bench.site.path("go"), "").unwrap();
+    assert_eq!(bench.ended("r.1").await.code, 3, "its own exit code is what counts");
+}
+
+#[tokio::test]
+async fn what_it_leaves_behind_in_its_session_is_still_it() {
+    let bench = Bench::new("(while [ ! -e go ]; do sleep 0.05; done; echo late) & echo early; exit 0");
+    bench.start("r.1").await;
+    let _end = EndsWith(&bench, "r.1");
+    eventually("its runner has ended", async || bench.run("r.1").join("exit").exists().then_some(())).await;
+    assert!(matches!(bench.look("r.1").await, ScriptState::Running { .. }));
+    fs::write(bench.site.path("go"), "").unwrap();
+    assert_eq!(bench.ended("r.1").await.last_lines, ["early", "late"]);
+}
+
+#[tokio::test]
+async fn however_much_it_writes_only_the_end_is_read() {
+    // 64 MiB: far more than a pipe or a buffer of ours would hold.
+    let bench = Bench::new("yes 'changed: [gpu-01]' | head -c 67108864; echo; echo 'PLAY RECAP ****'; echo 'gpu-01 : ok=1 changed=2 unreachable=0 failed=4'");
+    bench.start("r.1").await;
+    let end = bench.ended("r.1").await;
+    assert_eq!(end.recap, [HostRecap { host: "gpu-01".to_owned(), ok: 1, changed: 2, unreachable: 0, failed: 4 }]);
+    assert_eq!(end.last_lines.len(), 10);
+    assert!(fs::metadata(bench.run("r.1").join("log")).unwrap().len() > 67_108_864);
+}
+
+#[tokio::test]
+async fn the_last_recap_counts_and_the_exit_code_is_told_as_it_is() {
+    let recap = "PLAY RECAP *****\ngpu-01 : ok=9 changed=1 unreachable=0 failed=1 skipped=0\n\nPLAY [again] ***\nPLAY RECAP *****\n\
+        gpu-01                     : ok=10   changed=3    unreachable=0    failed=0    skipped=2    rescued=0    ignored=0   \n\
+        localhost                  : ok=2    changed=0    unreachable=1    failed=0    skipped=0    rescued=0    ignored=0   \n\nTotal time: 3 s";
+    let bench = Bench::new(&format!("cat <<'X'\n{recap}\nX\nexit 2"));
+    bench.start("r.1").await;
+    let end = bench.ended("r.1").await;
+    let host = |host: &str, ok, changed, unreachable| HostRecap { host: host.to_owned(), ok, changed, unreachable, failed: 0 };
+    assert_eq!(end.recap, [host("gpu-01", 10, 3, 0), host("localhost", 2, 0, 1)]);
+    assert_eq!(end.code, 2);
+}
+
+#[tokio::test]
+async fn a_script_that_is_not_there_ends_as_a_shell_says_and_without_a_setup_nothing_is_started() {
+    let bench = Bench::new("exit 0");
+    fs::remove_file(bench.site.path("platform-setup.sh")).unwrap();
+    bench.start("r.1").await;
+    let end = bench.ended("r.1").await;
+    assert_eq!(end.code, 127);
+    assert!(end.last_lines[0].contains("not found"), "{:?}", end.last_lines);
+    let plain = Site::new(&json!({ "clouds": { "none": { "auth": { "auth_url": "http://127.0.0.1:9", "user_id": "u", "password": "p", "project_id": "p" } } } }), "none");
+    let run = ScriptRun { name: "r.1".to_owned(), arguments: Vec::new() };
+    let error = plain.ports().setup.start(&run).await.unwrap_err();
+    assert!(matches!(error.kind, PortErrorKind::Refused { ref reason } if reason.contains("setup.program")), "{error}");
+}
+
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_is_refused() {
+    let bench = Bench::new("exit 0");
+    for name in ["../r", "", ".r", "a/b", "a b"] {
+        let run = ScriptRun { name: name.to_owned(), arguments: Vec::new() };
+        assert!(matches!(bench.ports.setup.start(&run).await.unwrap_err().kind, PortErrorKind::Refused { .. }), "{name}");
+    }
+    assert_eq!(bench.did(), [] as [&str; 0]);
+}
