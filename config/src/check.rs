@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Redis, Setup, Ssh, Store, Telemetry, Worker,
+    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
@@ -336,6 +336,8 @@ impl RawNodeOs {
     fn check(self, problems: &mut Problems<'_>) -> Option<NodeOs> {
         let max_out = problems.count(&self.max_out, &limits::MAX_OUT);
         let moves_at_once = problems.count(&self.moves_at_once, &limits::MOVES_AT_ONCE);
+        let words = [("ask", Pinned::Ask), ("cold", Pinned::Cold)];
+        let pinned = problems.or(&self.pinned, Pinned::default, |text| values::one_of(text, &words));
         let settle = problems.length(&self.settle, &limits::SETTLE);
         let evacuate_deadline = problems.length(&self.evacuate_deadline, &limits::EVACUATE_DEADLINE);
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
@@ -344,6 +346,7 @@ impl RawNodeOs {
         Some(NodeOs {
             max_out: max_out?,
             moves_at_once: moves_at_once?,
+            pinned: pinned?,
             settle: settle?,
             evacuate_deadline: evacuate_deadline?,
             install_deadline: install_deadline?,

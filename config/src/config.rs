@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::names::{ImageName, NodeName, ScheduleName};
 use crate::schedule::Schedule;
 use crate::secret::Secret;
@@ -157,6 +159,7 @@ pub struct NodeOs {
     pub max_out: u16,
     /// Instances of one node that are moved at the same time.
     pub moves_at_once: u16,
+    pub pinned: Pinned,
     /// How long after a node was closed an instance may turn up on it whose place was chosen before.
     pub settle: Duration,
     /// A node that is not empty after this long becomes a question to the operator.
@@ -167,6 +170,17 @@ pub struct NodeOs {
     pub rejoin_deadline: Duration,
     /// How often a node that is being installed or verified is looked at.
     pub poll: Duration,
+}
+
+/// What is done with a running instance that can't be moved live, because it has a device of its node. Its owner can say otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pinned {
+    /// An operator is asked.
+    #[default]
+    Ask,
+    /// It is moved cold: stopped, moved, and started again.
+    Cold,
 }
 
 #[derive(Debug, Clone)]

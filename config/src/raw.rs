@@ -126,6 +126,7 @@ tables! {
     RawNodeOs {
         max_out: i64,
         moves_at_once: i64,
+        pinned: String,
         settle: Timespan,
         evacuate_deadline: Timespan,
         install_deadline: Timespan,

@@ -240,6 +240,14 @@ fn numbers_and_lengths_keep_to_their_limits() {
 }
 
 #[test]
+fn what_is_done_with_pinned_instances_is_one_of_two_words() {
+    assert_only("node_os.pinned = \"live\"", "`live` is not one of `ask` or `cold`", "write `ask` or `cold`");
+    assert_only("node_os.pinned = \"could\"", "`could` is not one of `ask` or `cold`", "did you mean `cold`?");
+    assert_eq!(only("node_os.pinned = true").1, "put it in quotes: \"true\"");
+    assert_good("node_os.pinned = \"cold\"");
+}
+
+#[test]
 fn paths_are_absolute_and_sockets_fit() {
     for (tail, reason) in [
         ("state_dir = \"lib\"", "`lib` is not an absolute path"),

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use turnaround_config::NodeName;
+use turnaround_config::{NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 use turnaround_workflows::rehearsal::{SitePlan, World};
@@ -169,6 +169,9 @@ impl ComputeServices for MortalPorts {
     }
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.inner().compute.hypervisor(node).await
+    }
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        self.inner().compute.hosts().await
     }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         self.mortal.call("close", self.inner().compute.close(node, reason)).await
@@ -406,6 +409,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
         rules: Rules {
             max_out,
             moves_at_once: 2,
+            pinned: Pinned::Ask,
             settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,

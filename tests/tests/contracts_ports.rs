@@ -150,8 +150,10 @@ contracts! {
     closing_and_reopening_may_be_asked_twice,
     what_nova_does_not_know_never_looks_empty,
     every_instance_of_every_project_and_state_is_listed,
+    what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move,
     a_long_list_is_listed_to_its_end,
     the_hypervisor_is_a_second_witness,
+    what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
     nova_may_know_a_node_by_another_name,
     a_live_move_is_accepted_then_arrives_then_is_over,
     a_live_move_that_fails_leaves_only_a_reason,
@@ -233,6 +235,34 @@ async fn every_instance_of_every_project_and_state_is_listed(on: On) {
     }
 }
 
+async fn what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    let pinned = InstancePlan::new("train").on("gpu-01").extra_spec("pci_passthrough:alias", "h100:8");
+    let pinned = pinned.extra_spec("resources2:VGPU", "1").extra_spec("hw:cpu_policy", "dedicated");
+    plan.instances.push(pinned.metadata("turnaround:move", "cold\x1b[2J").metadata("turnaround", "never"));
+    let bench = on.site(plan).await;
+    let free = bench.instance("gpu-01-a").await;
+    assert_eq!((free.pinned_by.len(), free.owner_wants), (0, None));
+    let train = bench.instance("train").await;
+    assert_eq!(train.pinned_by, ["pci_passthrough:alias=h100:8", "resources2:VGPU=1"]);
+    // Nobody's terminal is told what to do by a tenant.
+    assert_eq!(train.owner_wants.as_deref().map(|wants| wants.replace('\x1b', " ")).as_deref(), Some("cold [2J"));
+    assert!(bench.ports.instances.on(&node("gpu-01")).await.unwrap().contains(&train));
+
+    let live = bench.start_move("train", Move::Live).await.unwrap();
+    bench.settle();
+    let why = bench.ports.instances.why_failed(&train.id, &live.request).await.unwrap();
+    assert_eq!(why.as_deref(), Some("Migration pre-check error: This request does not explicitly request live-migratable devices."));
+    assert_eq!(bench.instance("train").await.host.as_deref(), Some("gpu-01"));
+
+    bench.start_move("train", Move::Cold).await.unwrap();
+    bench.until("it waits", |site| site.instance("train").unwrap().vm_state == "resized");
+    bench.ports.instances.confirm(&train.id).await.unwrap();
+    bench.settle();
+    let moved = bench.instance("train").await;
+    assert_eq!((moved.host.as_deref(), moved.vm_state.as_str()), (Some("gpu-02"), "active"), "as it was found");
+}
+
 async fn a_long_list_is_listed_to_its_end(on: On) {
     // Nova's largest page has 1,000.
     let mut plan = SitePlan::uniform(1, 0);
@@ -252,6 +282,47 @@ async fn the_hypervisor_is_a_second_witness(on: On) {
     running.sort();
     hypervisor.running.sort();
     assert_eq!(hypervisor, Hypervisor { up: true, vcpus: 48, memory_mb: 384 * 1024, running });
+}
+
+async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on: On) {
+    let mut plan = SitePlan::uniform(4, 0);
+    *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 100_000);
+    *plan.node("gpu-02").unwrap() = NodePlan::new("gpu-02").size(16, 50_000);
+    plan.node("gpu-02").unwrap().nova_host = Some("gpu-02.cloud.internal".to_owned());
+    plan.node("gpu-03").unwrap().disabled = Some("DIMM, ask carol".to_owned());
+    // Nothing at all is left on gpu-04.
+    *plan.node("gpu-04").unwrap() = NodePlan::new("gpu-04").size(8, 10_000);
+    plan.instances.push(InstancePlan::new("full").on("gpu-04").size(4, 10_000));
+    plan.instances.push(InstancePlan::new("moves").on("gpu-01").size(3, 7_000));
+    let bench = on.site(plan).await;
+    let host = |name: &str, enabled: bool, vcpus: u64, memory_mb: u64| Host {
+        name: name.to_owned(),
+        enabled,
+        up: true,
+        free: Room { vcpus, memory_mb },
+    };
+    let hosts = async || {
+        let mut hosts = bench.ports.compute.hosts().await.unwrap();
+        hosts.sort_by(|one, other| one.name.cmp(&other.name));
+        // Of a host whose memory is all taken nothing is of any use.
+        for host in hosts.iter_mut().filter(|host| host.free.memory_mb == 0) {
+            host.free = Room::default();
+        }
+        hosts
+    };
+    let [closed, full] = [host("gpu-03", false, 64, 512 * 1024), host("gpu-04", true, 0, 0)];
+    let free = [host("gpu-01", true, 45, 93_000), host("gpu-02", true, 16, 50_000), closed.clone(), full.clone()];
+    assert_eq!(hosts().await, free);
+    assert_eq!(bench.instance("moves").await.takes, Room { vcpus: 3, memory_mb: 7_000 });
+
+    bench.start_move("moves", Move::Cold).await.unwrap();
+    bench.until("it waits", |site| site.instance("moves").unwrap().vm_state == "resized");
+    let both = [host("gpu-01", true, 45, 93_000), host("gpu-02", true, 13, 43_000), closed.clone(), full.clone()];
+    assert_eq!(hosts().await, both);
+    bench.ports.instances.confirm(&bench.id("moves")).await.unwrap();
+    bench.settle();
+    let moved = [host("gpu-01", true, 48, 100_000), host("gpu-02", true, 13, 43_000), closed, full];
+    assert_eq!(hosts().await, moved);
 }
 
 async fn nova_may_know_a_node_by_another_name(on: On) {

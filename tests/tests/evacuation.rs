@@ -1,11 +1,16 @@
 //! Emptying a node on the simulated site: cases that were first seen on a real Nova (`real_nova.rs`).
 #![allow(clippy::unwrap_used)]
 
-use turnaround_tests::sim::{Sim, order};
-use turnaround_workflows::engine::SignalKind;
+use std::time::Duration;
+
+use turnaround_config::Pinned;
+use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_workflows::clock::Clock as _;
+use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{MigrationState, Move};
-use turnaround_workflows::rehearsal::{Guest, SitePlan, VmState};
-use turnaround_workflows::store::Status;
+use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, SitePlan, VmState};
+use turnaround_workflows::store::{Status, WorkflowId};
+use turnaround_workflows::updates::{self, DryRunReport};
 
 fn guest(sim: &Sim, name: &str) -> Guest {
     sim.world.guests_where(|guest| guest.name == name).unwrap().remove(0)
@@ -61,4 +66,208 @@ async fn an_instance_that_somebody_else_is_moving_is_waited_for_and_nobody_is_as
     assert_eq!(sim.document(&sim.child(&rollout, "gpu-01").await).await.status, Status::Succeeded);
     let moves = sim.world.migrations_where(|record| record.instance == busy.id).unwrap();
     assert_eq!(moves.len(), 1, "theirs was enough: {moves:?}");
+}
+
+/// Three nodes; on the first one `gpu-01-a` and `gpu-01-c`, and the running `gpu-01-b` with a GPU of the node.
+fn with_a_pinned_one() -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.instances = SitePlan::uniform(1, 3).instances;
+    plan.instance("gpu-01-b").unwrap().extra_specs.insert("pci_passthrough:alias".to_owned(), "h100:1".to_owned());
+    plan
+}
+
+/// A rollout of `gpu-01` under `pinned`, and the workflow of that node.
+async fn ordered(sim: &Sim, plan: &SitePlan, pinned: Pinned) -> WorkflowId {
+    let mut order = order(plan, 1);
+    order.nodes.truncate(1);
+    order.rules.pinned = pinned;
+    let rollout = sim.order(&order).await;
+    sim.child(&rollout, "gpu-01").await
+}
+
+/// How it was asked to move, each time.
+fn moves_of(sim: &Sim, of: &Guest) -> Vec<Move> {
+    let moves = sim.world.events().into_iter().filter_map(|event| match event.what {
+        Happened::MigrationRequested { instance, how, .. } if instance == of.id.0 => Some(how),
+        _ => None,
+    });
+    moves.collect()
+}
+
+#[tokio::test]
+async fn a_running_instance_with_a_device_is_asked_about_once_the_others_have_left_and_moved_cold_when_its_owner_agrees() {
+    let agrees = Happens::MetadataSet {
+        name: "gpu-01-b".to_owned(),
+        key: "turnaround:move".to_owned(),
+        value: "cold".to_owned(),
+    };
+    let plan = with_a_pinned_one().happens(Duration::from_secs(3600), agrees);
+    let mut sim = Sim::new(plan.clone(), 7);
+    let pinned = guest(&sim, "gpu-01-b");
+    let node = ordered(&sim, &plan, Pinned::Ask).await;
+    sim.run().await;
+
+    assert_eq!(
+        sim.state(&node).await.question().unwrap().seen,
+        [format!(
+            "gpu-01-b ({}) has a device of its node (pci_passthrough:alias=h100:1), which can't be moved live: have its owner stop it, \
+             or set its metadata `turnaround:move` to `cold`, and it is moved cold; `pinned = \"cold\"` in [node_os] allows that for \
+             every one in later orders",
+            pinned.id
+        )]
+    );
+    assert_eq!(moves_of(&sim, &pinned), [], "nothing was tried that can't work");
+    for other in ["gpu-01-a", "gpu-01-c"] {
+        assert_ne!(guest(&sim, other).host.as_deref(), Some("gpu-01"), "{other} was not held up");
+    }
+
+    sim.clock.advance(Duration::from_secs(2 * 3600));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+    assert_eq!(moves_of(&sim, &pinned), [Move::Cold]);
+    let moved = guest(&sim, "gpu-01-b");
+    assert_eq!((moved.vm_state, moved.host == pinned.host), (VmState::Active, false), "it runs, elsewhere");
+}
+
+#[tokio::test]
+async fn where_the_site_allows_it_a_running_instance_with_a_device_is_moved_cold_once_wherever_the_worker_dies() {
+    let plan = with_a_pinned_one();
+    for point in 1.. {
+        let mut sim = Sim::new(plan.clone(), 7);
+        let pinned = guest(&sim, "gpu-01-b");
+        let death = Death::at(point);
+        sim.deaths.push_back(death.clone());
+        let node = ordered(&sim, &plan, Pinned::Cold).await;
+        // Long enough for its evacuation, which begins at once.
+        sim.run_until(async |sim| guest(sim, "gpu-01-b").host.as_deref() != Some("gpu-01") && sim.state(&node).await.record("evacuate").is_some_and(|step| step.output.is_some())).await;
+        assert_eq!(moves_of(&sim, &pinned), [Move::Cold], "died {:?}", death.names().last());
+        assert_eq!(guest(&sim, "gpu-01-b").vm_state, VmState::Active, "died {:?}", death.names().last());
+        if !death.has_come() {
+            assert!(point > 10, "{point} points were passed");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_run_again_after_its_cold_move_is_a_question_and_holds_up_nobody_for_ever() {
+    let mut plan = with_a_pinned_one();
+    plan.instance("gpu-01-b").unwrap().fault = MoveFault::new(MoveGoesWrong::StaysOff, 1, "");
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Cold).await;
+    sim.run().await;
+    let moved = guest(&sim, "gpu-01-b");
+    assert_eq!(
+        sim.state(&node).await.question().expect("it is asked about").seen,
+        [format!(
+            "gpu-01-b ({}): was running, was stopped to be moved, and is still stopped on {}: start it, or ask its owner",
+            moved.id,
+            moved.host.unwrap()
+        )]
+    );
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded, "the operator has seen it");
+}
+
+#[tokio::test]
+async fn an_instance_whose_owner_says_never_stays_where_it_is_and_its_node_is_given_back() {
+    let mut plan = with_a_pinned_one();
+    plan.instance("gpu-01-c").unwrap().metadata.insert("turnaround:move".to_owned(), "never".to_owned());
+    let mut sim = Sim::new(plan.clone(), 7);
+    let stays = guest(&sim, "gpu-01-c");
+    let node = ordered(&sim, &plan, Pinned::Cold).await;
+    sim.run().await;
+    assert_eq!(
+        sim.state(&node).await.question().expect("it is asked about").seen,
+        [format!(
+            "gpu-01-c ({}) is not to be moved, as its owner says (metadata `turnaround:move` is `never`): ask tenant-a, its project",
+            stays.id
+        )]
+    );
+    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(moves_of(&sim, &stays), []);
+    assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+}
+
+/// A node with three instances, and one where only two of them fit; a third node is closed.
+fn with_too_little_room() -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.instances = SitePlan::uniform(1, 3).instances;
+    plan.node("gpu-02").unwrap().memory_mb = 20 * 1024;
+    plan.node("gpu-03").unwrap().disabled = Some("DIMM, ask carol".to_owned());
+    plan
+}
+
+#[tokio::test]
+async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_is() {
+    let opened = Happens::ServiceEnabled { node: "gpu-03".to_owned() };
+    let plan = with_too_little_room().happens(Duration::from_secs(3600), opened);
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Ask).await;
+    sim.run().await;
+
+    let state = sim.state(&node).await;
+    let question = state.question().unwrap();
+    assert_eq!(question.text, "there is no room elsewhere for all that is to leave gpu-01, and nothing was moved yet: what now?");
+    let left_over = guest(&sim, "gpu-01-c");
+    assert_eq!(
+        question.seen,
+        [
+            format!("gpu-01-c ({}), which takes 4 vCPUs and 8192 MiB, finds no room once the bigger ones have theirs", left_over.id),
+            "of the 1 other hosts that are enabled and up, gpu-02 has most memory free: 20480 MiB, and 64 vCPUs".to_owned(),
+        ]
+    );
+    for name in ["gpu-01-a", "gpu-01-b", "gpu-01-c"] {
+        assert_eq!(moves_of(&sim, &guest(&sim, name)), [], "nothing was moved");
+    }
+
+    sim.clock.advance(Duration::from_secs(2 * 3600));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+    assert_eq!(moves_of(&sim, &left_over), [Move::Live]);
+}
+
+#[tokio::test]
+async fn a_node_whose_instances_find_no_room_is_given_back_as_found() {
+    let plan = with_too_little_room();
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Ask).await;
+    sim.run().await;
+    assert!(!sim.world.snapshot().node("gpu-01").unwrap().enabled);
+    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Failed);
+    assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+    assert_eq!(moves_of(&sim, &guest(&sim, "gpu-01-a")), []);
+}
+
+#[tokio::test]
+async fn the_dry_run_says_what_is_done_with_each_and_whether_there_is_room() {
+    for (plan, expected) in [
+        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere"),
+        (
+            with_too_little_room(),
+            "move 3 instances off gpu-01: 3 live, 0 cold; NO ROOM elsewhere: gpu-01-c (ID), which takes 4 vCPUs and 8192 MiB, finds no \
+             room once the bigger ones have theirs; of the 1 other hosts that are enabled and up, gpu-02 has most memory free: 20480 \
+             MiB, and 64 vCPUs",
+        ),
+    ] {
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        let new = updates::dry_run(&order, "tester").unwrap();
+        let id = new.id.clone();
+        sim.store.create(start(new, sim.clock.now()).unwrap()).await.unwrap();
+        sim.run().await;
+        let state = sim.state(&id).await;
+        let report: DryRunReport = serde_json::from_value(state.record("preview").unwrap().output.clone().unwrap()).unwrap();
+        let line = report.lines.iter().find(|line| line.step == "evacuate").unwrap();
+        let last = guest(&sim, if expected.contains("(ID)") { "gpu-01-c" } else { "gpu-01-a" });
+        assert_eq!((line.would.as_str(), line.problem), (expected.replace("(ID)", &format!("({})", last.id)).as_str(), expected.contains("NO ROOM")));
+    }
 }

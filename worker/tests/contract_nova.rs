@@ -123,6 +123,17 @@ async fn instances_of_every_project_and_state_are_listed_and_the_hypervisor_agre
 }
 
 #[tokio::test]
+async fn what_is_free_on_each_host_is_told() {
+    let bed = bed!("what_is_free_on_each_host_is_told");
+    let (names, site) = (bed.hosts().await, bed.site().await);
+    let hosts = site.ports().compute.hosts().await.unwrap();
+    for name in names {
+        let host = hosts.iter().find(|host| host.name == node_of(&name).as_str()).expect("under our own name");
+        assert!(host.enabled && host.up && host.free.vcpus > 0 && host.free.memory_mb > 0, "{host:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_longer_than_novas_page_is_listed_wholly() {
     let bed = bed!("a_list_longer_than_novas_page_is_listed_wholly");
     let Ok(paged) = std::env::var("TURNAROUND_BED_PAGED_NOVA") else {

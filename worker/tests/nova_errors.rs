@@ -19,7 +19,7 @@ use cloud::{Cloud, Reply, server, services};
 use serde_json::{Value, json};
 use support::{Site, node, told};
 use turnaround_worker::adapters;
-use turnaround_workflows::ports::{InstanceId, Migration, Move, PortError, PortErrorKind, Ports};
+use turnaround_workflows::ports::{Host, InstanceId, Migration, Move, PortError, PortErrorKind, Ports, Room};
 
 fn ports(cloud: &Cloud) -> Ports {
     Site::new(&cloud.clouds(), "fake").with_node("gpu-01", "compute1").ports()
@@ -284,6 +284,54 @@ async fn the_microversion_is_pinned_and_hypervisors_are_asked_in_one_that_still_
     old.reply("GET", "/v2.1/", [Reply::json(200, &json!({ "version": { "version": "2.38", "min_version": "2.1" } }))]);
     let error = list(&self::ports(&old)).await.unwrap_err();
     assert_eq!(error.kind, refused("its newest microversion is 2.38, and 2.53 (OpenStack Pike) is the oldest that will do"));
+}
+
+#[tokio::test]
+async fn what_is_free_is_asked_of_placement_and_whatever_is_wrong_there_is_said() {
+    let cloud = Cloud::start().await;
+    let error = ports(&cloud).compute.hosts().await.unwrap_err();
+    assert!(told(&error).contains("it has 0 placement endpoints with interface `public` in region `RegionOne`"), "{}", told(&error));
+
+    let mut clouds = cloud.clouds();
+    clouds["clouds"]["fake"]["placement_endpoint_override"] = format!("http://{}/placement/", cloud.address).into();
+    let ports = Site::new(&clouds, "fake").with_node("gpu-01", "compute1").ports();
+    let hosts = async || ports.compute.hosts().await;
+    let garbled = |reason: &str| PortErrorKind::Garbled { reason: reason.to_owned() };
+    assert_eq!(hosts().await.unwrap_err().kind, garbled("there is no Placement at the address that the catalogue gives"));
+    let path = "/placement/allocation_candidates";
+    let said = |status: u16, detail: &str| Reply::json(status, &json!({ "errors": [{ "status": status, "detail": detail }] }));
+    cloud.reply("GET", path, [said(406, "Invalid microversion")]);
+    let old = "Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do";
+    assert_eq!(hosts().await.unwrap_err().kind, garbled(old));
+    cloud.reply("GET", path, [said(403, "Access was denied to this resource.\n\n ")]);
+    let denied = PortErrorKind::Denied { reason: "Access was denied to this resource.".to_owned() };
+    assert_eq!(hosts().await.unwrap_err().kind, denied);
+
+    // A token that is not good any more is replaced. Hypervisors come in pages; where Placement tells of none, nothing is free.
+    let room = json!({ "VCPU": { "capacity": 256, "used": 6 }, "MEMORY_MB": { "capacity": 1000, "used": 400 } });
+    let good = json!({ "provider_summaries": { "h1": { "resources": room, "root_provider_uuid": "h1" } } });
+    let unauthorized = Reply::json(401, &json!({ "error": { "code": 401, "message": "no" } }));
+    cloud.reply("GET", path, [unauthorized, Reply::json(200, &good)]);
+    let page = |id: &str, host: &str, status: &str, state: &str, more: bool| {
+        let links = if more { json!([{ "rel": "next", "href": "http://192.0.2.9/elsewhere" }]) } else { json!([]) };
+        let hypervisor = json!({ "id": id, "status": status, "state": state, "service": { "host": host } });
+        Reply::json(200, &json!({ "hypervisors": [hypervisor], "hypervisors_links": links }))
+    };
+    let pages = [page("h1", "compute1", "enabled", "up", true), page("h2", "compute2", "disabled", "down", false)];
+    cloud.reply("GET", "/v2.1/os-hypervisors/detail", pages);
+    let expected = [
+        Host { name: "gpu-01".to_owned(), enabled: true, up: true, free: Room { vcpus: 250, memory_mb: 600 } },
+        Host { name: "compute2".to_owned(), enabled: false, up: false, free: Room::default() },
+    ];
+    assert_eq!(hosts().await.unwrap(), expected);
+    let asked = cloud.asked("GET", path);
+    let [.., refused, last] = asked.as_slice() else { panic!("{asked:?}") };
+    assert_eq!(last.path, "/placement/allocation_candidates?resources=MEMORY_MB%3A1");
+    assert_eq!(last.headers["openstack-api-version"], "placement 1.29");
+    assert_ne!(last.headers["x-auth-token"], refused.headers["x-auth-token"]);
+    let hypervisors = cloud.asked("GET", "/v2.1/os-hypervisors/detail");
+    assert!(hypervisors[1].path.contains("marker=h1"), "{}", hypervisors[1].path);
+    assert_eq!(hypervisors[1].headers["openstack-api-version"], "compute 2.87");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
@@ -29,6 +29,9 @@ impl ComputeServices for Gated {
     }
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.gate.call("hypervisor", false, self.site.compute.hypervisor(node)).await
+    }
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        self.gate.call("hosts", false, self.site.compute.hosts()).await
     }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         self.gate.call("close", true, self.site.compute.close(node, reason)).await

@@ -25,6 +25,7 @@ const X_SUBJECT_TOKEN: HeaderName = HeaderName::from_static("x-subject-token");
 pub(super) struct Keystone {
     pub(super) url: String,
     pub(super) nova_url: String,
+    pub(super) placement_url: String,
     pub(super) admin: Login,
     pub(super) member: Login,
     pub(super) tokens: Arc<Tokens>,
@@ -136,6 +137,7 @@ fn catalog(keystone: &Keystone) -> Value {
     };
     json!([
         service("c1", "compute", "nova", format!("{}/v2.1", keystone.nova_url)),
+        service("p1", "placement", "placement", keystone.placement_url.clone()),
         service("i1", "identity", "keystone", format!("{}/v3", keystone.url)),
     ])
 }

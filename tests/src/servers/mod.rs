@@ -1,4 +1,4 @@
-//! The simulated site over the real protocols, on loopback: Keystone, Nova, Redfish, and the nodes themselves.
+//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Redfish, and the nodes themselves.
 //!
 //! They serve one [`World`], so that real adapters meet what a real site does to them. Nobody gets in without the right
 //! password, nothing is faster than it says, and an answer may be lost after its effect.
@@ -20,6 +20,7 @@ mod line;
 mod mishaps;
 mod nodes;
 mod nova;
+mod placement;
 mod redfish;
 mod tokens;
 
@@ -94,25 +95,29 @@ impl Servers {
         };
         let mishaps = Arc::new(Mishaps::default());
         let tokens = Arc::new(Tokens::new(TOKEN_LIFE));
-        let [keystone, nova, redfish, nodes] =
-            [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
+        let [keystone, nova, placement] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
+        let [redfish, nodes] = [Lines::bind().await?, Lines::bind().await?];
         let (keystone_url, nova_url) = (keystone.url()?, nova.url()?);
         let (redfish_url, nodes_url) = (redfish.url()?, nodes.url()?);
         let keystone_routes = keystone::routes(keystone::Keystone {
             url: keystone_url.clone(),
             nova_url: nova_url.clone(),
+            placement_url: placement.url()?,
             admin: credentials.admin.clone(),
             member: credentials.member.clone(),
             tokens: Arc::clone(&tokens),
         });
         let nova_routes =
             nova::routes(nova::Nova { url: nova_url.clone(), world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
+        let placement_routes =
+            placement::routes(placement::Placement { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let redfish_routes =
             redfish::routes(redfish::Redfish { world: Arc::clone(&world), logins: credentials.bmcs.clone() });
         let nodes_routes = nodes::routes(nodes::Nodes { world, login: credentials.ssh.clone() });
         let tasks = vec![
             serve(keystone, keystone_routes, &mishaps),
             serve(nova, nova_routes, &mishaps),
+            serve(placement, placement_routes, &mishaps),
             serve(redfish, redfish_routes, &mishaps),
             serve(nodes, nodes_routes, &mishaps),
         ];

@@ -3,7 +3,7 @@
 //!
 //! Understood are the authentication types `password`, `v3password`, `v3applicationcredential`, `token` and `v3token`
 //! (project scope, Keystone v3), and of the rest what changes where Nova is: `region_name`, `interface`
-//! (`endpoint_type`), `cacert`, `verify`, `compute_endpoint_override`. Vendor profiles and client certificates are
+//! (`endpoint_type`), `cacert`, `verify`, `compute_endpoint_override`, `placement_endpoint_override`. Vendor profiles and client certificates are
 //! refused by name rather than ignored. No message quotes a value.
 
 use std::collections::BTreeMap;
@@ -33,6 +33,8 @@ pub(crate) struct Cloud {
     pub(crate) verify: bool,
     /// Nova's address, where the catalogue's is not to be used.
     pub(crate) compute_endpoint: Option<Url>,
+    /// Placement's, likewise.
+    pub(crate) placement_endpoint: Option<Url>,
 }
 
 /// Who we are.
@@ -141,6 +143,7 @@ struct RawCloud {
     profile: Option<String>,
     cloud: Option<String>,
     compute_endpoint_override: Option<String>,
+    placement_endpoint_override: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -199,6 +202,7 @@ impl RawCloud {
         );
         overlay!(self, secure, RawCloud {
             auth_type, region_name, interface, endpoint_type, cacert, verify, cert, profile, cloud, compute_endpoint_override,
+            placement_endpoint_override,
         } auth)
     }
 
@@ -212,6 +216,8 @@ impl RawCloud {
             (None, None) => problems.say("`auth_url` is missing"),
         };
         let compute_endpoint = self.compute_endpoint_override.as_ref().map(|url| problems.url("compute_endpoint_override", url));
+        let placement_endpoint =
+            self.placement_endpoint_override.as_ref().map(|url| problems.url("placement_endpoint_override", url));
         let interface = interface(self.interface.or(self.endpoint_type), problems);
         let identity = self.auth.identity(self.auth_type.as_deref(), problems);
         Some(Cloud {
@@ -224,6 +230,7 @@ impl RawCloud {
             cacert: self.cacert.map(|cacert| path.parent().map_or(cacert.clone(), |folder| folder.join(cacert))),
             verify: self.verify.unwrap_or(true),
             compute_endpoint: compute_endpoint.flatten(),
+            placement_endpoint: placement_endpoint.flatten(),
         })
     }
 }

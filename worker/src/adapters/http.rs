@@ -243,7 +243,10 @@ impl Answer {
     /// OpenStack API, but perhaps from a proxy in front of it.
     pub(crate) fn fault(&self) -> Option<String> {
         let document: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
-        let message = document.as_object()?.values().find_map(|value| value.get("message")?.as_str())?;
+        let keys = document.as_object()?;
+        let message = keys.values().find_map(|value| value.get("message")?.as_str());
+        // Placement has its own form.
+        let message = message.or_else(|| keys.get("errors")?.get(0)?.get("detail")?.as_str())?;
         Some(foreign_text(message))
     }
 

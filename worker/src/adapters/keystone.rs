@@ -119,31 +119,46 @@ impl Session {
     /// # Errors
     /// `Refused`, with what the catalogue offers instead.
     pub(crate) fn compute_endpoint(&self, token: &Token) -> Result<Url, PortError> {
-        let refuse = |reason| {
-            PortError::new(
-                format!("find Nova in the catalogue of cloud `{}`", self.cloud.name),
-                PortErrorKind::Refused { reason },
-            )
-        };
         if let Some(url) = &self.cloud.compute_endpoint {
             return Ok(url.clone());
         }
+        Ok(versioned(self.in_catalogue(token, "compute", "Nova")?, token.project.as_deref()))
+    }
+
+    /// Where Placement is, likewise.
+    ///
+    /// # Errors
+    /// `Refused`, with what the catalogue offers instead.
+    pub(crate) fn placement_endpoint(&self, token: &Token) -> Result<Url, PortError> {
+        match &self.cloud.placement_endpoint {
+            Some(url) => Ok(url.clone()),
+            None => self.in_catalogue(token, "placement", "Placement"),
+        }
+    }
+
+    fn in_catalogue(&self, token: &Token, kind: &str, name: &str) -> Result<Url, PortError> {
+        let refuse = |reason| {
+            PortError::new(
+                format!("find {name} in the catalogue of cloud `{}`", self.cloud.name),
+                PortErrorKind::Refused { reason },
+            )
+        };
         let offered: Vec<&Endpoint> =
-            token.catalog.iter().filter(|service| service.r#type == "compute").flat_map(|service| &service.endpoints).collect();
+            token.catalog.iter().filter(|service| service.r#type == kind).flat_map(|service| &service.endpoints).collect();
         let mut fitting: Vec<&Endpoint> = offered.iter().copied().filter(|endpoint| self.fits(endpoint)).collect();
         fitting.dedup_by(|one, other| one.url == other.url);
         let [endpoint] = fitting.as_slice() else {
             let list = offered.iter().map(|endpoint| endpoint.describe()).collect::<Vec<_>>().join(", ");
             let region = self.cloud.region.as_ref().map_or_else(String::new, |region| format!(" in region `{region}`"));
             return Err(refuse(format!(
-                "it has {} compute endpoints with interface `{}`{region}, and should have one; it has: {list}",
+                "it has {} {kind} endpoints with interface `{}`{region}, and should have one; it has: {list}",
                 fitting.len(),
                 self.cloud.interface
             )));
         };
         match Url::parse(&endpoint.url) {
-            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(versioned(url, token.project.as_deref())),
-            Ok(_) | Err(_) => Err(refuse("its compute endpoint is not an http or https URL".to_owned())),
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+            Ok(_) | Err(_) => Err(refuse(format!("its {kind} endpoint is not an http or https URL"))),
         }
     }
 

@@ -6,7 +6,7 @@ use turnaround_config::NodeName;
 
 use super::{for_whom, tell};
 use crate::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
+    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
     MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
@@ -31,6 +31,9 @@ impl ComputeServices for Told {
     }
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.0.compute.hypervisor(node).await
+    }
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        self.0.compute.hosts().await
     }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         effect("close", node.as_str(), self.0.compute.close(node, reason)).await

@@ -27,7 +27,25 @@ pub struct Hypervisor {
     pub running: Vec<String>,
 }
 
-/// Opens and closes nodes for new instances. Nova: `os-services`, `os-hypervisors`.
+/// What an instance takes of a host, or what a host has left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Room {
+    pub memory_mb: u64,
+    pub vcpus: u64,
+}
+
+/// A host that an instance may be moved to, one of our nodes or another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Our own name for it if it is one of our nodes, else Nova's.
+    pub name: String,
+    pub enabled: bool,
+    pub up: bool,
+    /// What the scheduler may still place there: what is reserved for the host, and how far it may be over-committed, is counted in.
+    pub free: Room,
+}
+
+/// Opens and closes nodes for new instances. Nova: `os-services`, `os-hypervisors`; Placement: `allocation_candidates`.
 #[async_trait]
 pub trait ComputeServices: Send + Sync {
     /// The compute service of `node`. `NotFound` where Nova knows no such host: never an empty answer.
@@ -42,4 +60,7 @@ pub trait ComputeServices: Send + Sync {
 
     /// The hypervisor of `node`. `NotFound` where Nova has none for it.
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError>;
+
+    /// Every host of the cloud that has a hypervisor.
+    async fn hosts(&self) -> Result<Vec<Host>, PortError>;
 }

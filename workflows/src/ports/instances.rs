@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::PortError;
+use super::{PortError, Room};
 use crate::clock::Timestamp;
 
 /// Nova's server UUID.
@@ -44,6 +44,34 @@ pub struct Instance {
     /// Text of the instance's `fault`, where there is one.
     pub fault: Option<String>,
     pub locked: bool,
+    /// What it takes of a host.
+    pub takes: Room,
+    /// What in its flavour ties it to a device of its node, as `key=value`: see [`pins`].
+    pub pinned_by: Vec<String>,
+    /// What its owner wants of moves: the value of its metadata [`MOVE_METADATA`].
+    pub owner_wants: Option<String>,
+}
+
+/// Key of an instance's metadata by which its owner says how it may be moved.
+pub const MOVE_METADATA: &str = "turnaround:move";
+
+/// Resource classes of Placement that stand for a device of one node.
+const DEVICE_CLASSES: [&str; 3] = ["VGPU", "PGPU", "PCI_DEVICE"];
+
+/// Does this extra spec of a flavour give its instances a device of their node, so that Nova doesn't move them live?
+pub fn pins(key: &str, value: &str) -> bool {
+    if key == "pci_passthrough:alias" {
+        return !value.is_empty();
+    }
+    // None of it is 0.
+    resource_class(key).is_some_and(|class| DEVICE_CLASSES.contains(&class)) && value != "0"
+}
+
+/// The class of Placement that this extra spec of a flavour asks for: `resources:VGPU`, or in a numbered or named group
+/// `resources1:VGPU`, `resources_GPU:VGPU`.
+pub fn resource_class(key: &str) -> Option<&str> {
+    let (_group, class) = key.strip_prefix("resources")?.split_once(':')?;
+    Some(class)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +79,8 @@ pub struct Instance {
 pub enum Move {
     /// `os-migrateLive`: the instance runs on.
     Live,
-    /// `migrate`: for stopped instances. Ends in `resized` and wants a confirmation.
+    /// `migrate`: for stopped instances, and for running ones that can't be moved live: Nova stops them and starts them again.
+    /// Ends in `resized` and wants a confirmation.
     Cold,
 }
 
@@ -121,4 +150,31 @@ pub trait Instances: Send + Sync {
 
     /// Why the move of that request failed, in Nova's own words; None if it does not say.
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pins;
+
+    #[test]
+    fn only_a_device_of_its_node_pins_an_instance() {
+        for (key, value) in [
+            ("pci_passthrough:alias", "h100:1"),
+            ("resources:VGPU", "1"),
+            ("resources1:PGPU", "2"),
+            ("resources_GPU1:PCI_DEVICE", "1"),
+        ] {
+            assert!(pins(key, value), "{key}={value}");
+        }
+        for (key, value) in [
+            ("pci_passthrough:alias", ""),
+            ("resources:VGPU", "0"),
+            ("resources:VCPU", "4"),
+            ("resources:CUSTOM_VGPU", "1"),
+            ("hw:cpu_policy", "dedicated"),
+            ("VGPU", "1"),
+        ] {
+            assert!(!pins(key, value), "{key}={value}");
+        }
+    }
 }

@@ -15,10 +15,12 @@ mod netboot;
 mod setup_script;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
-pub use compute::{ComputeService, ComputeServices, Hypervisor};
+pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{Facts, Installed, NodeFacts};
-pub use instances::{Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId};
+pub use instances::{
+    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins, resource_class,
+};
 pub use netboot::{BootTicket, NetBoot, Token};
 pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
 

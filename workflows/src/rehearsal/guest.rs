@@ -1,10 +1,12 @@
 //! An instance at the simulated site, its migrations, and what Nova remembers of requests.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::plan::MoveFault;
 use crate::clock::Timestamp;
-use crate::ports::{Instance, InstanceId, Migration, MigrationKind, MigrationState};
+use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins};
 
 /// Nova's `vm_state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,8 @@ pub struct Guest {
     pub before_resize: VmState,
     pub fault: Option<String>,
     pub locked: bool,
+    pub extra_specs: BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     pub created: Timestamp,
     pub(super) deleted: bool,
     pub(super) goes_wrong: MoveFault,
@@ -98,7 +102,15 @@ impl Guest {
             task_state: self.task_state.map(|task| task.as_str().to_owned()),
             fault: self.fault.clone(),
             locked: self.locked,
+            takes: Room { vcpus: u64::from(self.vcpus), memory_mb: self.memory_mb },
+            pinned_by: self.pinned_by(),
+            owner_wants: self.metadata.get(MOVE_METADATA).cloned(),
         }
+    }
+
+    pub(super) fn pinned_by(&self) -> Vec<String> {
+        let pinning = self.extra_specs.iter().filter(|(key, value)| pins(key, value));
+        pinning.map(|(key, value)| format!("{key}={value}")).collect()
     }
 }
 

@@ -10,6 +10,10 @@ use crate::ports::{InstanceId, MigrationKind, Move};
 /// Nova's words for a confirmation of what is not (or no longer) resized.
 const NOT_RESIZED: &str = "Instance has not been resized.";
 
+/// Nova's words for a live migration of an instance with a device of its node.
+const NOT_LIVE_MIGRATABLE: &str =
+    "Migration pre-check error: This request does not explicitly request live-migratable devices.";
+
 /// A cold migration goes through this many stages of the same length.
 const COLD_STAGES: u32 = 4;
 
@@ -133,6 +137,9 @@ impl Site {
         if !up {
             let reason = format!("Compute service of {source} is unavailable at this time.");
             return self.fail(migration, MigrationStatus::Error, &reason);
+        }
+        if how == Move::Live && !self.guests[guest].pinned_by().is_empty() {
+            return self.fail(migration, MigrationStatus::Error, NOT_LIVE_MIGRATABLE);
         }
         if let Some(reason) = self.goes_wrong(guest, how, MoveGoesWrong::PreCheck) {
             return self.fail(migration, MigrationStatus::Error, &reason);
@@ -295,7 +302,8 @@ impl Site {
     pub(super) fn confirmed(&mut self, migration: usize) {
         let Some(guest) = self.under_way(migration) else { return };
         if self.guests[guest].vm_state == VmState::Resized {
-            self.guests[guest].vm_state = self.guests[guest].before_resize;
+            let stays_off = self.goes_wrong(guest, Move::Cold, MoveGoesWrong::StaysOff).is_some();
+            self.guests[guest].vm_state = if stays_off { VmState::Stopped } else { self.guests[guest].before_resize };
         }
         self.end(migration, MigrationStatus::Confirmed, None);
     }

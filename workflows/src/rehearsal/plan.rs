@@ -1,5 +1,6 @@
 //! What a simulated site is made of, and what goes wrong there: all of it data.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -158,6 +159,10 @@ pub struct InstancePlan {
     pub memory_mb: u64,
     pub vm_state: VmState,
     pub locked: bool,
+    /// Of its flavour.
+    pub extra_specs: BTreeMap<String, String>,
+    /// Its owner's.
+    pub metadata: BTreeMap<String, String>,
     pub fault: MoveFault,
 }
 
@@ -171,6 +176,8 @@ impl Default for InstancePlan {
             memory_mb: 8 * 1024,
             vm_state: VmState::Active,
             locked: false,
+            extra_specs: BTreeMap::new(),
+            metadata: BTreeMap::new(),
             fault: MoveFault::default(),
         }
     }
@@ -193,6 +200,16 @@ impl InstancePlan {
 
     pub fn size(mut self, vcpus: u32, memory_mb: u64) -> InstancePlan {
         (self.vcpus, self.memory_mb) = (vcpus, memory_mb);
+        self
+    }
+
+    pub fn extra_spec(mut self, key: &str, value: &str) -> InstancePlan {
+        self.extra_specs.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn metadata(mut self, key: &str, value: &str) -> InstancePlan {
+        self.metadata.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -227,6 +244,8 @@ pub enum MoveGoesWrong {
     Midway,
     /// It runs for ever.
     Hangs,
+    /// A cold migration of a running instance ends well, and the instance doesn't run.
+    StaysOff,
 }
 
 impl MoveFault {
@@ -326,6 +345,12 @@ pub enum Happens {
     /// A tenant deletes it.
     InstanceDeleted {
         name: String,
+    },
+    /// Its owner writes metadata to it.
+    MetadataSet {
+        name: String,
+        key: String,
+        value: String,
     },
     ServiceDisabled {
         node: String,

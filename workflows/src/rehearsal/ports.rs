@@ -9,7 +9,7 @@ use super::plan::{Api, Call};
 use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
-    Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Hypervisor, Instance,
+    Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
     InstanceId, Instances, Migration, MigrationKind, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
     Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
@@ -78,6 +78,12 @@ impl ComputeServices for World {
             Ok(Hypervisor { up: service.up, vcpus: service.vcpus, memory_mb: service.memory_mb, running })
         };
         read().map_err(|e: Trouble| e.while_trying_to(format_args!("read the hypervisor of {node}")))
+    }
+
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        let services = self.services().map_err(|e| e.while_trying_to("list the hosts and what is free on them"))?;
+        let host = |service: ServiceView| Host { name: service.node, enabled: service.enabled, up: service.up, free: service.free };
+        Ok(services.into_iter().map(host).collect())
     }
 }
 

@@ -249,7 +249,7 @@ impl Site {
     }
 
     /// What instances, and moves under way at both their ends, take of each host.
-    fn used(&self) -> HashMap<&str, (u32, u64)> {
+    pub(super) fn used(&self) -> HashMap<&str, (u32, u64)> {
         let mut holders: HashSet<(&str, usize)> = HashSet::new();
         for (index, guest) in self.guests.iter().enumerate() {
             holders.extend(guest.host.as_deref().map(|host| (host, index)));
@@ -311,6 +311,8 @@ impl Site {
             before_resize: VmState::Active,
             fault: None,
             locked: plan.locked,
+            extra_specs: plan.extra_specs.clone(),
+            metadata: plan.metadata.clone(),
             created: self.now,
             deleted: false,
             goes_wrong: plan.fault.clone(),
@@ -371,6 +373,11 @@ impl Site {
             Happens::InstanceDeleted { name } => {
                 if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
                     self.delete(guest);
+                }
+            }
+            Happens::MetadataSet { name, key, value } => {
+                if let Some(guest) = self.guests.iter_mut().find(|guest| guest.name == name && !guest.deleted) {
+                    guest.metadata.insert(key, value);
                 }
             }
             Happens::ServiceDisabled { node, reason } => {

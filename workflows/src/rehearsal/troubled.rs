@@ -103,6 +103,15 @@ fn instance(random: &mut StdRng, node: &str, number: usize) -> InstancePlan {
             instance.fault.only = Some(Move::Live);
         }
     }
+    if one_in(random, 12) {
+        instance = instance.extra_spec("pci_passthrough:alias", "h100:1");
+        if one_in(random, 2) {
+            instance = instance.metadata("turnaround:move", pick(random, &["cold", "cold", "never"]));
+        }
+        if one_in(random, 4) {
+            instance.fault = MoveFault::new(MoveGoesWrong::StaysOff, 1, "");
+        }
+    }
     instance
 }
 

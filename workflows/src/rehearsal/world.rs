@@ -12,7 +12,7 @@ use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, ScriptRun, ScriptState};
+use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -49,6 +49,8 @@ pub struct ServiceView {
     pub up: bool,
     pub vcpus: u32,
     pub memory_mb: u64,
+    /// What Placement has left there. At the simulated site nothing is over-committed.
+    pub free: Room,
 }
 
 /// What an operator writes into an inventory.
@@ -149,6 +151,7 @@ impl World {
     pub(super) fn services_where(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<ServiceView>, Trouble> {
         let site = self.asked(Api::Nova, None)?;
         let latencies = &site.plan.latencies;
+        let used = site.used();
         let view = |machine: &super::machine::Machine| ServiceView {
             id: machine.service_id.clone(),
             node: machine.name.clone(),
@@ -158,6 +161,7 @@ impl World {
             up: machine.is_up(site.now, latencies),
             vcpus: machine.vcpus,
             memory_mb: machine.memory_mb,
+            free: free(machine, used.get(machine.host.as_str()).copied().unwrap_or_default()),
         };
         Ok(site.nodes.iter().filter(|machine| wanted(&machine.name)).map(view).collect())
     }
@@ -251,4 +255,8 @@ impl World {
         let node = site.node_named(node)?;
         site.staged(node)
     }
+}
+
+fn free(machine: &super::machine::Machine, (vcpus, memory_mb): (u32, u64)) -> Room {
+    Room { vcpus: u64::from(machine.vcpus.saturating_sub(vcpus)), memory_mb: machine.memory_mb.saturating_sub(memory_mb) }
 }

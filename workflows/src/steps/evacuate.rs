@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
+use self::class::{Class, busy, classify, summary};
+use self::room::Proof;
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -18,6 +20,10 @@ use crate::ports::{
     Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind, RequestId,
 };
 use crate::store::Queue;
+use crate::updates::Rules;
+
+mod class;
+mod room;
 
 /// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
 /// first time, and twice is no accident.
@@ -49,7 +55,7 @@ struct Moves {
 struct Moving {
     name: String,
     how: Move,
-    /// `vm_state` as found: what it must be again.
+    /// `vm_state` as found: what it must be again, if the move changes it.
     found: String,
     tries: u32,
     /// When we were about to ask Nova for the newest try.
@@ -85,27 +91,6 @@ impl Moving {
 /// Empties the node by live migration, and cold migration with confirmation for stopped instances.
 pub struct Evacuate;
 
-/// What it is busy with, if that passes by itself.
-fn busy(instance: &Instance) -> Option<&str> {
-    // Real Nova lists one that its tenant has deleted as `deleted`, without any task, for some moments before it is gone.
-    let passing = matches!(instance.vm_state.as_str(), "building" | "deleted").then_some(instance.vm_state.as_str());
-    instance.task_state.as_deref().or(passing)
-}
-
-/// How an instance can be moved, or why it can't.
-fn classify(instance: &Instance) -> Result<Move, String> {
-    if let Some(task) = busy(instance) {
-        return Err(format!("is busy ({task})"));
-    }
-    match instance.vm_state.as_str() {
-        "active" | "paused" => Ok(Move::Live),
-        "stopped" => Ok(Move::Cold),
-        "resized" => Err("waits for its owner to confirm or revert a resize".to_owned()),
-        "error" => Err(format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason"))),
-        other => Err(format!("can't be moved while it is {other}")),
-    }
-}
-
 /// Where the node stands.
 struct Scene {
     on_node: Vec<Instance>,
@@ -134,23 +119,21 @@ impl Step for Evacuate {
     }
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Evacuated>, StepError> {
-        let node = order(cx)?.node;
-        let scene = Scene::look(cx, &node).await?;
+        let order = order(cx)?;
+        let scene = Scene::look(cx, &order.node).await?;
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
         if scene.is_empty() && moves.instances.values().all(Moving::has_left) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
-        let (mut live, mut cold, mut blocked) = (0, 0, Vec::new());
-        for instance in &scene.on_node {
-            match classify(instance) {
-                Ok(Move::Live) => live += 1,
-                Ok(Move::Cold) => cold += 1,
-                Err(why) => blocked.push(format!("{} {why}", instance.name)),
+        let mut would = summary(&order.node, &scene.on_node, order.rules.pinned);
+        // Only a dry run has not begun, and only there is it read.
+        if cx.begun().is_none()
+            && let Some(proof) = room::prove(cx, &order.node, &scene.on_node, order.rules.pinned).await?
+        {
+            would = format!("{would}; {}", proof.told());
+            if let Proof::NoRoom { why } = &proof {
+                return Err(StepError { what: would, ..StepError::ask(room::question(&order.node, why)) });
             }
-        }
-        let mut would = format!("move {} instances off {node}: {live} live, {cold} cold", scene.on_node.len());
-        if !blocked.is_empty() {
-            would = format!("{would}; blocked: {}", blocked.join("; "));
         }
         Ok(Observed::ToDo { would })
     }
@@ -162,7 +145,13 @@ impl Step for Evacuate {
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
-            evacuation.start_more(order.rules.moves_at_once).await?;
+            // Once something has moved, the rest is better moved too as far as it goes.
+            if evacuation.moves.instances.is_empty()
+                && let Some(Proof::NoRoom { why }) = room::prove(cx, &order.node, &evacuation.scene.on_node, order.rules.pinned).await?
+            {
+                return Err(StepError::ask(room::question(&order.node, &why)));
+            }
+            evacuation.start_more(&order.rules).await?;
         }
         evacuation.find_unconfirmed().await?;
         evacuation.write_down().await?;
@@ -298,6 +287,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
             return Ok(Some(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") }));
         }
+        // Nova starts again what it has stopped for a cold move.
+        if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !self.is_forgiven(moving) {
+            let reason = format!("was running, was stopped to be moved, and is still stopped on {host}: start it, or ask its owner");
+            return Ok(Some(MoveStage::Failed { reason }));
+        }
         Ok(Some(MoveStage::Landed { host }))
     }
 
@@ -338,7 +332,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     }
 
     /// Asks Nova for as many more moves as there is room for.
-    async fn start_more(&mut self, at_once: u32) -> Result<(), StepError> {
+    async fn start_more(&mut self, rules: &Rules) -> Result<(), StepError> {
         let waiting: Vec<Instance> = self.scene.on_node.clone();
         for instance in waiting {
             let known = self.moves.instances.get(&instance.id);
@@ -349,12 +343,12 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             if tries >= TRIES_MAX {
                 continue;
             }
-            match classify(&instance) {
-                Err(why) if busy(&instance).is_some() => self.wait_for(&instance, &why),
-                Err(why) => self.blocked.push(format!("{} ({}) {why}", instance.name, instance.id)),
-                Ok(how) => {
+            match classify(&instance, rules.pinned) {
+                Class::Wait { why } => self.wait_for(&instance, &why),
+                Class::Block { why } => self.blocked.push(format!("{} ({}) {why}", instance.name, instance.id)),
+                Class::Move(how) => {
                     let under_way = self.moves.instances.values().filter(|moving| moving.is_under_way()).count();
-                    if under_way >= at_once as usize {
+                    if under_way >= rules.moves_at_once as usize {
                         continue;
                     }
                     self.start(&instance, how, tries).await?;
@@ -390,14 +384,19 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Tries that count: those since the operator last asked for another one.
     fn tries(&self, moving: &Moving) -> u32 {
-        let forgiven = self.cx.tried_since().is_some_and(|since| moving.asked < since);
-        if forgiven { 0 } else { moving.tries }
+        if self.is_forgiven(moving) { 0 } else { moving.tries }
+    }
+
+    /// Has an operator asked for another try since it was tried?
+    fn is_forgiven(&self, moving: &Moving) -> bool {
+        self.cx.tried_since().is_some_and(|since| moving.asked < since)
     }
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
+        // A try of ours that failed may have left it otherwise, unless a person has looked at it since.
         let found = match self.moves.instances.get(&instance.id) {
-            Some(moving) => moving.found.clone(),
-            None => instance.vm_state.clone(),
+            Some(moving) if tries > 0 => moving.found.clone(),
+            Some(_) | None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;
         if before.iter().any(|migration| migration.state == MigrationState::InProgress) {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnaround_config::{Config, ImageName, NodeName};
+use turnaround_config::{Config, ImageName, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Rules {
     /// At most so many nodes are out of service at once, for whatever rollout.
     pub max_out: u32,
     pub moves_at_once: u32,
+    /// What is done with running instances that can't be moved live. Older orders don't say.
+    #[serde(default)]
+    pub pinned: Pinned,
     /// After a node was closed, instances may turn up for so long whose place was chosen before.
     pub settle_ms: u64,
     pub evacuate_deadline_ms: u64,
@@ -110,6 +113,7 @@ impl RolloutOrder {
         let rules = Rules {
             max_out: u32::from(config.node_os.max_out),
             moves_at_once: u32::from(config.node_os.moves_at_once),
+            pinned: config.node_os.pinned,
             settle_ms: millis(config.node_os.settle),
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
             install_deadline_ms: millis(config.node_os.install_deadline),
@@ -134,5 +138,22 @@ impl SurveyOrder {
     /// A look at every node of the configuration.
     pub fn new(config: &Config) -> SurveyOrder {
         SurveyOrder { nodes: config.nodes.keys().cloned().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_from_before_there_were_rules_for_pinned_instances_asks_about_them() {
+        let rules = r#"{ "max_out": 1, "moves_at_once": 2, "settle_ms": 1, "evacuate_deadline_ms": 1, "install_deadline_ms": 1,
+            "rejoin_deadline_ms": 1, "move_poll_ms": 1, "node_poll_ms": 1 }"#;
+        let mut rules: Rules = serde_json::from_str(rules).unwrap();
+        assert_eq!(rules.pinned, Pinned::Ask);
+        rules.pinned = Pinned::Cold;
+        let written = serde_json::to_string(&rules).unwrap();
+        assert!(written.contains(r#""pinned":"cold""#), "{written}");
+        assert_eq!(serde_json::from_str::<Rules>(&written).unwrap(), rules);
     }
 }

@@ -61,7 +61,7 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
         "user_id": format!("{}-user", guest.project),
         "created": created,
         "updated": created,
-        "metadata": {},
+        "metadata": guest.metadata,
         "addresses": {},
         "image": "",
         "config_drive": "",
@@ -76,7 +76,7 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
     });
     if minor >= FLAVOR_INSIDE {
         let name = format!("c{}", guest.vcpus);
-        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": 20, "ephemeral": 0, "swap": 0, "extra_specs": {} });
+        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": 20, "ephemeral": 0, "swap": 0, "extra_specs": guest.extra_specs });
     }
     if minor >= LOCKED {
         document["locked"] = json!(guest.locked);

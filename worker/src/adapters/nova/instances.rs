@@ -179,6 +179,6 @@ fn cell_is_down(operation: &str) -> PortError {
     PortError::new(operation, PortErrorKind::Unavailable).with_source("the Nova cell of this instance does not answer")
 }
 
-fn endless(operation: String) -> PortError {
+pub(super) fn endless(operation: String) -> PortError {
     PortError::new(operation, PortErrorKind::Garbled { reason: format!("the list does not end after {PAGES_MAX} pages") })
 }

@@ -2,7 +2,7 @@
 //!
 //! An own thin client on reqwest. `openstack_sdk` was built and weighed: it costs 141 s of a cold build and 99 crates, brings
 //! interactive prompts and a browser opener, and sends a request again by itself; whether a request may be sent again is
-//! what this adapter is about. Nine calls are used.
+//! what this adapter is about. Nine calls of Nova's and one of Placement's are used.
 //!
 //! The microversion is pinned: what a call means never changes because somebody upgraded Nova. What real Nova answered
 //! to each of these calls (33.0.2) is held fast in `worker/tests/contract_nova.rs`.
@@ -24,6 +24,7 @@ use super::http::{Answer, Effect, Request, foreign_text};
 use super::keystone::{Session, Token};
 
 mod instances;
+mod placement;
 mod services;
 mod wire;
 

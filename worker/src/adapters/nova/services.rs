@@ -1,12 +1,13 @@
-//! Compute services and hypervisors: `os-services`, `os-hypervisors`.
+//! Compute services and hypervisors: `os-services`, `os-hypervisors`. What is free on them: Placement.
 
 use async_trait::async_trait;
 use http::Method;
 use serde_json::{Value, json};
 use turnaround_config::NodeName;
-use turnaround_workflows::ports::{ComputeService, ComputeServices, Hypervisor, PortError, PortErrorKind};
+use turnaround_workflows::ports::{ComputeService, ComputeServices, Host, Hypervisor, PortError, PortErrorKind};
 
-use super::{Call, Microversion, Nova, wire};
+use super::instances::endless;
+use super::{Call, Microversion, Nova, PAGE, PAGES_MAX, wire};
 
 /// Nova refuses a longer reason.
 // Not cut short here: the reason says whose closure it is, and half of that is worse than an error.
@@ -66,6 +67,33 @@ impl ComputeServices for Nova {
                 Err(PortError::new(operation, PortErrorKind::Refused { reason }))
             }
         }
+    }
+
+    async fn hosts(&self) -> Result<Vec<Host>, PortError> {
+        let operation = "list the hosts and what is free on them";
+        let free = self.free_room(operation).await?;
+        let (mut hosts, mut marker) = (Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            // A newer Nova asks every host for its uptime here.
+            let path = ["os-hypervisors", "detail"];
+            let mut call = Call::get(operation, &path).query("limit", PAGE.to_string()).at_most(HYPERVISOR_MICROVERSION);
+            if let Some(marker) = marker.take() {
+                call = call.query("marker", marker);
+            }
+            let page: wire::Hosts = self.document(call, "a page of hypervisors").await?;
+            let last = page.hypervisors.last().map(|hypervisor| hypervisor.id.clone());
+            hosts.extend(page.hypervisors.into_iter().map(|hypervisor| Host {
+                name: self.our_name(hypervisor.service.host),
+                enabled: hypervisor.status == "enabled",
+                up: hypervisor.state == "up",
+                free: free.get(&hypervisor.id).copied().unwrap_or_default(),
+            }));
+            match last {
+                Some(last) if wire::goes_on(&page.hypervisors_links) => marker = Some(last),
+                _ => return Ok(hosts),
+            }
+        }
+        Err(endless(operation.to_owned()))
     }
 }
 

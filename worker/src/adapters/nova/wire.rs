@@ -3,9 +3,15 @@
 //! A record of a cell that does not answer has `status: UNKNOWN` and hardly anything else (microversion 2.69). It is never
 //! read as if it were whole.
 
+use std::collections::BTreeMap;
+
 use chrono::NaiveDateTime;
 use serde::Deserialize;
-use turnaround_workflows::ports::{ComputeService, Instance, InstanceId, Migration, MigrationKind, MigrationState};
+use turnaround_workflows::ports::{
+    ComputeService, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins, resource_class,
+};
+
+use crate::adapters::http::foreign_text;
 
 #[derive(Deserialize)]
 pub(super) struct Services {
@@ -62,6 +68,23 @@ pub(super) struct HypervisorServer {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Hosts {
+    pub(super) hypervisors: Vec<HostRecord>,
+    #[serde(default)]
+    pub(super) hypervisors_links: Vec<Link>,
+}
+
+/// A hypervisor, where only its being there counts.
+#[derive(Deserialize)]
+pub(super) struct HostRecord {
+    /// Its provider in Placement has the same.
+    pub(super) id: String,
+    pub(super) state: String,
+    pub(super) status: String,
+    pub(super) service: HypervisorService,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Servers {
     pub(super) servers: Vec<Server>,
     #[serde(default)]
@@ -99,6 +122,23 @@ pub(super) struct Server {
     fault: Option<Fault>,
     #[serde(default)]
     locked: bool,
+    #[serde(default)]
+    flavor: Flavor,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+}
+
+/// As it was when the instance was made; inside the server since microversion 2.47.
+#[derive(Default, Deserialize)]
+struct Flavor {
+    #[serde(default)]
+    vcpus: u64,
+    /// In MiB.
+    #[serde(default)]
+    ram: u64,
+    /// Left out where the policy doesn't let us see them. Nova then refuses what can't be moved live.
+    #[serde(default)]
+    extra_specs: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -116,9 +156,30 @@ impl Server {
             host: self.host.filter(|host| !host.is_empty()).map(our_name),
             vm_state: self.vm_state?,
             task_state: self.task_state.filter(|state| !state.is_empty()),
-            fault: self.fault.map(|fault| crate::adapters::http::foreign_text(&fault.message)),
+            fault: self.fault.map(|fault| foreign_text(&fault.message)),
             locked: self.locked,
+            takes: self.flavor.takes(),
+            pinned_by: self.flavor.pinning(),
+            owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
         })
+    }
+}
+
+impl Flavor {
+    /// What Placement counts: the extra specs' word instead of the flavour's own, where there is one.
+    fn takes(&self) -> Room {
+        let of = |classes: &[&str], otherwise: u64| {
+            let asked = self.extra_specs.iter().filter(|(key, _)| resource_class(key).is_some_and(|class| classes.contains(&class)));
+            // (What isn't a number Nova wouldn't have taken.)
+            let amounts: Vec<u64> = asked.map(|(_, amount)| amount.parse().unwrap_or(0)).collect();
+            if amounts.is_empty() { otherwise } else { amounts.iter().sum() }
+        };
+        Room { vcpus: of(&["VCPU", "PCPU"], self.vcpus), memory_mb: of(&["MEMORY_MB"], self.ram) }
+    }
+
+    fn pinning(&self) -> Vec<String> {
+        let pinning = self.extra_specs.iter().filter(|(key, value)| pins(key, value));
+        pinning.map(|(key, value)| foreign_text(&format!("{key}={value}"))).collect()
     }
 }
 

@@ -1,0 +1,136 @@
+//! What is free on the hosts, as Placement tells it to Nova's scheduler.
+//!
+//! Nova's own numbers won't do: they say nothing of over-commitment, so that a host with room would look full.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+use turnaround_workflows::ports::{PortError, PortErrorKind, Room};
+
+use super::{Nova, X_AUTH_TOKEN};
+use crate::adapters::http::{Answer, Effect, Request};
+use crate::adapters::keystone::Token;
+
+/// That of Rocky: the first one that tells each candidate's whole tree of providers, with all that they have.
+const MICROVERSION: HeaderValue = HeaderValue::from_static("placement 1.29");
+
+/// As in the header of Nova's own microversion.
+const OPENSTACK_API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
+
+/// Candidates for the least that any instance takes: every host that has anything left. Without a limit Placement gives them all.
+const LEAST: (&str, &str) = ("resources", "MEMORY_MB:1");
+
+/// Both kinds of processors: which kind an instance takes depends on its flavour, its image and Nova's configuration. A host is
+/// never said to be full because of the wrong kind.
+const PROCESSORS: [&str; 2] = ["VCPU", "PCPU"];
+
+#[derive(Deserialize)]
+struct Candidates {
+    provider_summaries: BTreeMap<String, Provider>,
+}
+
+#[derive(Deserialize)]
+struct Provider {
+    resources: BTreeMap<String, Resource>,
+    /// Of the host, where this is a part of one: a NUMA cell, a GPU.
+    root_provider_uuid: String,
+}
+
+#[derive(Deserialize)]
+struct Resource {
+    /// What may be placed in all: what is reserved is taken off, the allocation ratio is counted in.
+    capacity: i64,
+    used: i64,
+}
+
+impl Resource {
+    fn free(&self) -> u64 {
+        // More may be used than there is, after a ratio was lowered.
+        u64::try_from(self.capacity.saturating_sub(self.used)).unwrap_or(0)
+    }
+}
+
+impl Candidates {
+    fn free(&self) -> BTreeMap<String, Room> {
+        let mut free: BTreeMap<String, Room> = BTreeMap::new();
+        for provider in self.provider_summaries.values() {
+            let host = free.entry(provider.root_provider_uuid.clone()).or_default();
+            for (class, resource) in &provider.resources {
+                if PROCESSORS.contains(&class.as_str()) {
+                    host.vcpus = host.vcpus.saturating_add(resource.free());
+                } else if class == "MEMORY_MB" {
+                    host.memory_mb = host.memory_mb.saturating_add(resource.free());
+                }
+            }
+        }
+        free
+    }
+}
+
+impl Nova {
+    /// What is free on each host that has anything left, by its hypervisor's UUID.
+    pub(super) async fn free_room(&self, operation: &str) -> Result<BTreeMap<String, Room>, PortError> {
+        let fail = |kind| PortError::new(operation, kind);
+        let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
+        let mut token = self.session.token().await.map_err(before)?;
+        let mut answer = self.ask_placement(operation, &token).await?;
+        // Nothing has been looked at before a 401.
+        if answer.status.as_u16() == 401 {
+            token = self.session.renew(&token).await.map_err(before)?;
+            answer = self.ask_placement(operation, &token).await?;
+        }
+        let garbled = |reason: &str| Err(fail(PortErrorKind::Garbled { reason: reason.to_owned() }));
+        match answer.status.as_u16() {
+            200 => {
+                let candidates: Candidates =
+                    answer.json("Placement's allocation candidates").map_err(|reason| fail(PortErrorKind::Garbled { reason }))?;
+                Ok(candidates.free())
+            }
+            404 => garbled("there is no Placement at the address that the catalogue gives"),
+            406 => garbled("Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do"),
+            _ => Err(fail(answer.refusal(Effect::None, answer.fault()))),
+        }
+    }
+
+    async fn ask_placement(&self, operation: &str, token: &Arc<Token>) -> Result<Answer, PortError> {
+        let mut url = self.session.placement_endpoint(token)?;
+        // An http URL always has a path to extend.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("allocation_candidates");
+        }
+        url.query_pairs_mut().append_pair(LEAST.0, LEAST.1);
+        let request = Request::new(Method::GET, url)
+            .header(X_AUTH_TOKEN, token.value.clone())
+            .header(OPENSTACK_API_VERSION, MICROVERSION);
+        let answer = self.session.http().send(&request).await;
+        answer.map_err(|failure| PortError::new(operation, failure.kind(Effect::None)).with_source(failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_a_hosts_tree_counts_over_commitment_and_both_kinds_of_processors_included() {
+        // The first provider as Placement 15.0.0 told it, with a ratio of 4.
+        let told = r#"{ "allocation_requests": [], "provider_summaries": {
+            "host-1": { "resources": { "VCPU": { "capacity": 4000, "used": 3 }, "MEMORY_MB": { "capacity": 799488, "used": 192 },
+                                       "DISK_GB": { "capacity": 600000, "used": 3 } },
+                        "traits": ["COMPUTE_NODE"], "parent_provider_uuid": null, "root_provider_uuid": "host-1" },
+            "host-2": { "resources": { "PCPU": { "capacity": 32, "used": 8 }, "MEMORY_MB": { "capacity": 100, "used": 300 } },
+                        "traits": [], "parent_provider_uuid": null, "root_provider_uuid": "host-2" },
+            "gpu":    { "resources": { "VGPU": { "capacity": 8, "used": 0 } },
+                        "traits": [], "parent_provider_uuid": "host-2", "root_provider_uuid": "host-2" },
+            "cell":   { "resources": { "VCPU": { "capacity": 16, "used": 0 } },
+                        "traits": [], "parent_provider_uuid": "host-2", "root_provider_uuid": "host-2" } } }"#;
+        let free = serde_json::from_str::<Candidates>(told).unwrap().free();
+        let expected = [
+            ("host-1".to_owned(), Room { vcpus: 3997, memory_mb: 799_296 }),
+            ("host-2".to_owned(), Room { vcpus: 40, memory_mb: 0 }),
+        ];
+        assert_eq!(free, BTreeMap::from(expected));
+    }
+}

@@ -1,0 +1,204 @@
+//! What is to be done with each instance, told before the first one is moved.
+
+use turnaround_config::{NodeName, Pinned};
+
+use crate::ports::{Instance, MOVE_METADATA, Move};
+
+/// What is to be done with an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Class {
+    Move(Move),
+    /// What it is busy with passes by itself.
+    Wait { why: String },
+    /// A person has to do something first.
+    Block { why: String },
+}
+
+/// What it is busy with, if that passes by itself.
+pub(super) fn busy(instance: &Instance) -> Option<&str> {
+    // Real Nova lists one that its tenant has deleted as `deleted`, without any task, for some moments before it is gone.
+    let passing = matches!(instance.vm_state.as_str(), "building" | "deleted").then_some(instance.vm_state.as_str());
+    instance.task_state.as_deref().or(passing)
+}
+
+/// How an instance can be moved, or why it can't. Its owner's word counts more than `pinned`, the site's.
+pub(super) fn classify(instance: &Instance, pinned: Pinned) -> Class {
+    if let Some(task) = busy(instance) {
+        return Class::Wait { why: format!("is busy ({task})") };
+    }
+    let block = |why: String| Class::Block { why };
+    let consents = match instance.owner_wants.as_deref() {
+        Some("never") => {
+            return block(format!(
+                "is not to be moved, as its owner says (metadata `{MOVE_METADATA}` is `never`): ask {}, its project",
+                instance.project
+            ));
+        }
+        Some("cold") => true,
+        None => false,
+        // Perhaps a `never` that was mistyped.
+        Some(other) => return block(format!("has the metadata `{MOVE_METADATA}` = `{other}`, which is neither `cold` nor `never`")),
+    };
+    match instance.vm_state.as_str() {
+        "stopped" => Class::Move(Move::Cold),
+        "active" if consents => Class::Move(Move::Cold),
+        "active" if !instance.pinned_by.is_empty() && pinned == Pinned::Cold => Class::Move(Move::Cold),
+        "active" | "paused" if instance.pinned_by.is_empty() => Class::Move(Move::Live),
+        "active" => block(format!(
+            "{}: have its owner stop it, or set its metadata `{MOVE_METADATA}` to `cold`, and it is moved cold; \
+             `pinned = \"cold\"` in [node_os] allows that for every one in later orders",
+            has_a_device(instance)
+        )),
+        // Nova moves cold what runs or is stopped, nothing in between.
+        "paused" => block(format!("{}, nor cold while it is paused: have its owner unpause or stop it", has_a_device(instance))),
+        "resized" => block("waits for its owner to confirm or revert a resize".to_owned()),
+        "error" => block(format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason"))),
+        other => block(format!("can't be moved while it is {other}")),
+    }
+}
+
+fn has_a_device(instance: &Instance) -> String {
+    format!("has a device of its node ({}), which can't be moved live", instance.pinned_by.join(", "))
+}
+
+/// What is to be done with all of them, in one line.
+pub(super) fn summary(node: &NodeName, on_node: &[Instance], pinned: Pinned) -> String {
+    let (mut live, mut cold, mut stopped) = (0, 0, Vec::new());
+    let (mut waiting, mut blocked) = (Vec::new(), Vec::new());
+    for instance in on_node {
+        let told = |why: String| format!("{} {why}", instance.name);
+        match classify(instance, pinned) {
+            Class::Move(Move::Live) => live += 1,
+            Class::Move(Move::Cold) => {
+                cold += 1;
+                if instance.vm_state == "active" {
+                    stopped.push(instance.name.clone());
+                }
+            }
+            Class::Wait { why } => waiting.push(told(why)),
+            Class::Block { why } => blocked.push(told(why)),
+        }
+    }
+    let mut text = format!("move {} instances off {node}: {live} live, {cold} cold", on_node.len());
+    for (count, what) in [(waiting.len(), "to wait for"), (blocked.len(), "blocked")] {
+        if count > 0 {
+            text = format!("{text}, {count} {what}");
+        }
+    }
+    for (which, what) in [(stopped, "stopped for their moves, and started again"), (waiting, "waits for"), (blocked, "blocked")] {
+        if !which.is_empty() {
+            text = format!("{text}; {what}: {}", which.join("; "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::{InstanceId, Room};
+
+    const GPU: &str = "pci_passthrough:alias=h100:1";
+
+    fn instance(vm_state: &str, pinned_by: &[&str], owner_wants: Option<&str>) -> Instance {
+        Instance {
+            id: InstanceId(format!("{vm_state}-id")),
+            name: format!("{vm_state}-one"),
+            project: "tenant-a".to_owned(),
+            host: Some("gpu-01".to_owned()),
+            vm_state: vm_state.to_owned(),
+            task_state: None,
+            fault: None,
+            locked: false,
+            takes: Room { vcpus: 4, memory_mb: 8192 },
+            pinned_by: pinned_by.iter().map(|&spec| spec.to_owned()).collect(),
+            owner_wants: owner_wants.map(str::to_owned),
+        }
+    }
+
+    fn why(class: Class) -> String {
+        match class {
+            Class::Block { why } | Class::Wait { why } => why,
+            Class::Move(how) => panic!("it is moved: {how:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_not_pinned_moves_live_if_it_runs_and_cold_if_it_is_stopped() {
+        for policy in [Pinned::Ask, Pinned::Cold] {
+            for (vm_state, how) in [("active", Move::Live), ("paused", Move::Live), ("stopped", Move::Cold)] {
+                assert_eq!(classify(&instance(vm_state, &[], None), policy), Class::Move(how), "{vm_state}");
+            }
+            for vm_state in ["resized", "error", "suspended", "rescued", "shelved"] {
+                assert!(matches!(classify(&instance(vm_state, &[], None), policy), Class::Block { .. }), "{vm_state}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_is_never_moved_live_and_while_it_runs_only_cold_where_somebody_allows_it() {
+        let running = instance("active", &[GPU], None);
+        assert_eq!(
+            why(classify(&running, Pinned::Ask)),
+            "has a device of its node (pci_passthrough:alias=h100:1), which can't be moved live: have its owner stop it, or set its \
+             metadata `turnaround:move` to `cold`, and it is moved cold; `pinned = \"cold\"` in [node_os] allows that for every \
+             one in later orders"
+        );
+        assert_eq!(classify(&running, Pinned::Cold), Class::Move(Move::Cold));
+        assert_eq!(classify(&instance("active", &[GPU], Some("cold")), Pinned::Ask), Class::Move(Move::Cold));
+        assert_eq!(classify(&instance("stopped", &[GPU], None), Pinned::Ask), Class::Move(Move::Cold));
+        for policy in [Pinned::Ask, Pinned::Cold] {
+            for owner_wants in [None, Some("cold")] {
+                let paused = why(classify(&instance("paused", &[GPU], owner_wants), policy));
+                assert!(paused.ends_with("nor cold while it is paused: have its owner unpause or stop it"), "{paused}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_owners_word_counts_more_than_the_sites() {
+        for vm_state in ["active", "paused", "stopped"] {
+            for pinned_by in [&[][..], &[GPU]] {
+                assert_eq!(
+                    why(classify(&instance(vm_state, pinned_by, Some("never")), Pinned::Cold)),
+                    "is not to be moved, as its owner says (metadata `turnaround:move` is `never`): ask tenant-a, its project"
+                );
+                assert_eq!(
+                    why(classify(&instance(vm_state, pinned_by, Some("Never")), Pinned::Cold)),
+                    "has the metadata `turnaround:move` = `Never`, which is neither `cold` nor `never`"
+                );
+            }
+        }
+        assert_eq!(classify(&instance("active", &[], Some("cold")), Pinned::Ask), Class::Move(Move::Cold));
+        assert_eq!(classify(&instance("paused", &[], Some("cold")), Pinned::Ask), Class::Move(Move::Live));
+    }
+
+    #[test]
+    fn what_is_busy_is_waited_for_whatever_else_is_said_of_it() {
+        for owner_wants in [None, Some("never")] {
+            let mut busy = instance("active", &[GPU], owner_wants);
+            busy.task_state = Some("rebooting".to_owned());
+            assert_eq!(classify(&busy, Pinned::Ask), Class::Wait { why: "is busy (rebooting)".to_owned() });
+        }
+    }
+
+    #[test]
+    fn the_dry_run_names_every_class_with_its_count_and_what_needs_a_person() {
+        let node: NodeName = "gpu-01".parse().unwrap();
+        let all = [
+            instance("active", &[], None),
+            instance("stopped", &[GPU], None),
+            instance("active", &["resources:VGPU=1"], Some("cold")),
+            instance("building", &[], None),
+            instance("paused", &[], Some("never")),
+        ];
+        assert_eq!(
+            summary(&node, &all, Pinned::Ask),
+            "move 5 instances off gpu-01: 1 live, 2 cold, 1 to wait for, 1 blocked; \
+             stopped for their moves, and started again: active-one; \
+             waits for: building-one is busy (building); \
+             blocked: paused-one is not to be moved, as its owner says (metadata `turnaround:move` is `never`): ask tenant-a, its project"
+        );
+        assert_eq!(summary(&node, &all[..1], Pinned::Ask), "move 1 instances off gpu-01: 1 live, 0 cold");
+    }
+}
