@@ -11,7 +11,9 @@
 #![allow(clippy::unwrap_used, reason = "a stand-in that can't go on says where")]
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
+use std::hash::BuildHasher as _;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
@@ -117,8 +119,8 @@ fn login(identity: &str) -> Option<(String, String)> {
 fn setup(identity: &str, arguments: &[String]) -> Result<u8, String> {
     let (url, key) = login(identity).ok_or_else(|| format!("{identity} is not an identity file of a simulated site"))?;
     let timeout = Duration::from_secs(CONNECT_SECS);
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_err(|error| error.to_string())?;
-    let path = format!("/scripts/{}-{}", std::process::id(), since.as_nanos());
+    // Process ids come round.
+    let path = format!("/scripts/{}-{:016x}", std::process::id(), RandomState::new().hash_one(0));
     let authorization = format!("Key ubuntu:{key}");
     let begun = Value::from(arguments).to_string();
     request("PUT", &url, &path, &authorization, &begun, timeout).map_err(|error| error.to_string())?;

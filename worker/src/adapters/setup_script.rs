@@ -143,15 +143,10 @@ impl Script {
                 launcher = launcher.env("VAULT_PASSWORD", vault.password.expose());
             }
         }
-        let fixed: [OsString; 6] = [
-            "sh".into(),
-            "-c".into(),
-            RUNNER.into(),
-            "turnaround-setup".into(),
-            folder.into(),
-            self.directory.clone().into(),
-        ];
-        launcher.args(fixed).args([self.program.clone()]).args(run.arguments.clone())
+        launcher
+            .args(["sh", "-c", RUNNER, "turnaround-setup"])
+            .args([folder, &self.directory, &self.program])
+            .args(run.arguments.clone())
     }
 }
 
