@@ -122,6 +122,7 @@ impl RawConfig {
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
         let setup = self.setup.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
+        let checks = nodes::checks(self.checks, problems);
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
         let images = nodes::images(self.images, problems);
@@ -140,6 +141,7 @@ impl RawConfig {
             ipmi: ipmi?,
             setup: setup?,
             node_os: node_os?,
+            checks: checks?,
             images: images?,
             nodes: nodes?,
             schedules: schedules?,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ImageName, NodeName, ScheduleName};
+use crate::names::{CheckName, ImageName, NodeName, ScheduleName};
 use crate::schedule::Schedule;
 use crate::secret::Secret;
 
@@ -30,6 +30,8 @@ pub struct Config {
     /// The site's own setup script. None: images bring all that a node needs.
     pub setup: Option<Setup>,
     pub node_os: NodeOs,
+    /// What is checked on a node before it is given back, by name.
+    pub checks: BTreeMap<CheckName, Check>,
     /// The images that nodes can be renewed to, by name.
     pub images: BTreeMap<ImageName, NodeImage>,
     /// The nodes under management. A node that is not in here is never touched.
@@ -181,6 +183,26 @@ pub enum Pinned {
     Ask,
     /// It is moved cold: stopped, moved, and started again.
     Cold,
+}
+
+/// A command that only looks, and what it must say on a renewed node.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// For the login shell of the node.
+    pub command: String,
+    pub expect: Expect,
+    pub time_limit: Duration,
+}
+
+/// What counts as well. An exit code of 0 is always wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Whatever it writes.
+    Success,
+    /// It writes this, blanks at both ends aside.
+    Output(String),
+    /// It writes what it wrote before the node was emptied.
+    AsFound,
 }
 
 #[derive(Debug, Clone)]

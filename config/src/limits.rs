@@ -138,6 +138,9 @@ pub(crate) const SETUP_DEPLOY: [&str; 2] = ["--tags", "openstack"];
 // 20 to 40 min are documented; three times that, because nothing is gained by asking while it still works.
 pub(crate) const DEPLOY_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(2), most: days(2) };
 
+/// Until a check's command is given up. `dcgmi diag -r 1` takes seconds, `-r 2` two minutes, `-r 3` a quarter of an hour.
+pub(crate) const CHECK_TIME_LIMIT: Limits<Duration> = Limits { least: seconds(1), default: seconds(30), most: hours(1) };
+
 /// Longest argument that is given to the setup script. A name or a list of tags has some tens.
 pub(crate) const ARGUMENT_CHARS_MAX: usize = 1024;
 

@@ -64,5 +64,8 @@ name!(
     /// An entry of `[images]`.
     ImageName, "image name");
 name!(
+    /// An entry of `[checks]`.
+    CheckName, "check name");
+name!(
     /// An entry of `[schedules]`.
     ScheduleName, "schedule name");

@@ -52,6 +52,7 @@ tables! {
         ipmi: RawIpmi,
         setup: RawSetup,
         node_os: RawNodeOs,
+        checks: Named<RawCheck>,
         images: Named<RawImage>,
         nodes: Named<RawNode>,
         schedules: Named<RawSchedule>,
@@ -132,6 +133,14 @@ tables! {
         install_deadline: Timespan,
         rejoin_deadline: Timespan,
         poll: Timespan,
+    }
+
+    /// `[checks.NAME]`
+    RawCheck {
+        command: String,
+        expect: String,
+        as_found: bool,
+        time_limit: Timespan,
     }
 
     /// `[images.NAME]`

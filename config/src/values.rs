@@ -69,6 +69,13 @@ pub(crate) fn word(text: &str) -> Result<String, Wrong> {
     Ok(word)
 }
 
+/// One line for the login shell of a node.
+pub(crate) fn command(text: &str) -> Result<String, Wrong> {
+    let good = !text.trim().is_empty() && text.chars().count() <= limits::ARGUMENT_CHARS_MAX && !text.contains(char::is_control);
+    let help = || format!("write 1 to {} characters on one line, as you would type them on the node", limits::ARGUMENT_CHARS_MAX);
+    if good { Ok(text.to_owned()) } else { Err(Wrong::new("this is not a command", help())) }
+}
+
 /// An argument of a program: no shell ever sees it. A brace is only good in `{node}`.
 pub(crate) fn argument(text: &str) -> Result<String, Wrong> {
     if text.is_empty() || text.chars().count() > limits::ARGUMENT_CHARS_MAX || text.contains(char::is_control) {

@@ -409,3 +409,30 @@ fn sentinels_and_the_name_of_the_primary_go_together_and_without_a_url() {
     // Its password is the primary's.
     assert_good("[store]\nsentinel = [\"a:1\"]\nprimary = \"ta\"\npassword_file = \"/etc/x\"\n");
 }
+
+#[test]
+fn a_setup_script_is_told_wholly_or_not_at_all() {
+    let lonely = ("there is no `program` that this is for", "write `program` too, or leave it out");
+    for line in ["directory = \"/opt\"", "deploy = [\"--tags\"]", "deploy_deadline = \"1h\"", "vault_password_credential = \"vault\""] {
+        assert_only(&format!("[setup]\n{line}\n"), lonely.0, lonely.1);
+    }
+    let setup = |more: &str| format!("[setup]\nprogram = \"/opt/setup.sh\"\n{more}\n");
+    assert_good(&setup("deploy = [\"--limit={node}\"]"));
+    assert_good("[setup]\n");
+    assert_only(&setup("deploy = [\"--limit={host}\"]"), "`--limit={host}` has a brace that means nothing", "write `{node}` for the node's name");
+    assert_only(&setup("deploy = [\"\"]"), "this is not an argument", "write 1 to 1024 characters, without line breaks");
+    let both = setup("vault_password_file = \"/etc/vault\"\nvault_password_credential = \"vault\"");
+    assert_only(&both, "there are both `vault_password_file` and `vault_password_credential`", "leave one of the two out");
+}
+
+#[test]
+fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
+    assert_good("[checks.gpus]\ncommand = \"nvidia-smi -L | wc -l\"\nexpect = \"8\"\n");
+    assert_good("[checks.disks]\ncommand = \"lsblk\"\nas_found = true\n");
+    assert!(only("[checks.gpus]\nexpect = \"8\"\n").0.contains("command"));
+    let help = "write 1 to 1024 characters on one line, as you would type them on the node";
+    assert_only("[checks.gpus]\ncommand = \"  \"\n", "this is not a command", help);
+    let both = "[checks.gpus]\ncommand = \"x\"\nexpect = \"8\"\nas_found = true\n";
+    let help = "leave out `expect` if it must be as it was before, or `as_found` if you know what it must be";
+    assert_only(both, "there are both `expect` and `as_found`", help);
+}

@@ -12,15 +12,15 @@ use turnaround_config::{NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
-use turnaround_workflows::rehearsal::{SitePlan, World};
+use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, OrderedImage, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedImage, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -240,6 +240,9 @@ impl NodeFacts for MortalPorts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.inner().facts.facts(node).await
     }
+    async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
+        self.inner().facts.run(node, command, time_limit).await
+    }
 }
 
 #[async_trait]
@@ -416,6 +419,12 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             rejoin_deadline_ms: 3_600_000,
             move_poll_ms: 5_000,
             node_poll_ms: 10_000,
+            checks: vec![OrderedCheck {
+                name: "gpus".to_owned(),
+                command: COUNT_GPUS.to_owned(),
+                expect: Expected::AsFound,
+                time_limit_ms: 30_000,
+            }],
             deploy: plan.setup.as_ref().map(|_| Deploy {
                 arguments: ["--tags", "openstack", "--limit", "{node}"].map(str::to_owned).to_vec(),
                 deadline_ms: 2 * 3_600_000,

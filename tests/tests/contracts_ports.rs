@@ -170,6 +170,7 @@ contracts! {
     a_boot_device_that_was_not_taken_is_no_success,
     a_withdrawn_order_installs_nothing,
     a_second_installation_is_known_by_its_token,
+    a_command_on_a_node_ends_as_it_does,
     a_setup_script_runs_once_for_one_name,
     a_setup_script_that_fails_says_so_of_the_node,
 }
@@ -642,4 +643,15 @@ async fn a_setup_script_that_fails_says_so_of_the_node(on: On) {
     let ScriptState::Ended(end) = script_over(&bench, "r.1").await else { panic!("it has ended") };
     assert_eq!((end.code, end.recap[0].failed), (2, 1));
     assert!(!end.last_lines.is_empty());
+}
+
+async fn a_command_on_a_node_ends_as_it_does(on: On) {
+    let bench = on.site(SitePlan::uniform(2, 0)).await;
+    let limit = Duration::from_secs(10);
+    let run = async |command: &str| bench.ports.facts.run(&node("gpu-01"), command, limit).await;
+    assert_eq!(run(COUNT_GPUS).await.unwrap(), CommandEnd { code: 0, output: "8".to_owned() });
+    assert_eq!(run("no-such-program").await.unwrap().code, 127);
+    bench.renew("gpu-01", "t1").await;
+    bench.until("it is down", |site| site.node("gpu-01").unwrap().phase != "running");
+    assert_eq!(run(COUNT_GPUS).await.unwrap_err().kind, PortErrorKind::Unavailable);
 }

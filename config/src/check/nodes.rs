@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config::{Bmc, Node, NodeImage, Role};
+use crate::config::{Bmc, Check, Expect, Node, NodeImage, Role};
 use crate::limits;
-use crate::names::{ImageName, InvalidName, NodeName};
+use crate::names::{CheckName, ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
 use crate::problems::{Problems, Wrong, show, show_url};
-use crate::raw::{RawBmc, RawImage, RawNode};
+use crate::raw::{RawBmc, RawCheck, RawImage, RawNode};
 use crate::read::{Field, Found, Kind, Named, Written};
 use crate::values;
 
@@ -17,6 +17,31 @@ pub(super) fn images(
     problems: &mut Problems<'_>,
 ) -> Option<BTreeMap<ImageName, NodeImage>> {
     named(field, problems, |_, raw, problems| raw.check(problems))
+}
+
+pub(super) fn checks(field: Field<Named<RawCheck>>, problems: &mut Problems<'_>) -> Option<BTreeMap<CheckName, Check>> {
+    named(field, problems, |_, raw, problems| raw.check(problems))
+}
+
+impl RawCheck {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Check> {
+        let command = problems.need(&self.here, &self.command, "\"nvidia-smi -L | wc -l\"", |text| values::command(text));
+        let expect = problems.maybe(&self.expect, |text| values::line(text));
+        let as_found = problems.or(&self.as_found, || false, |flag| Ok(*flag));
+        if let (Some(_), Some(second)) = (self.expect.written(), self.as_found.written())
+            && second.value
+        {
+            let help = "leave out `expect` if it must be as it was before, or `as_found` if you know what it must be";
+            problems.add(&second.key, "there are both `expect` and `as_found`", help);
+        }
+        let time_limit = problems.length(&self.time_limit, &limits::CHECK_TIME_LIMIT);
+        let expect = match (expect?, as_found?) {
+            (Some(text), _) => Expect::Output(text),
+            (None, true) => Expect::AsFound,
+            (None, false) => Expect::Success,
+        };
+        Some(Check { command: command?, expect, time_limit: time_limit? })
+    }
 }
 
 pub(super) fn nodes(field: Field<Named<RawNode>>, problems: &mut Problems<'_>) -> Option<BTreeMap<NodeName, Node>> {

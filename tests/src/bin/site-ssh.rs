@@ -157,6 +157,9 @@ fn ask() -> Result<String, Failed> {
         return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
+    if !asked.command.contains(BEGIN) {
+        return command(&asked, &url, &key, Duration::from_secs(timeout));
+    }
     let (status, body) =
         request("GET", &url, &format!("/nodes/{address}"), &format!("Key {user}:{key}"), "", Duration::from_secs(timeout))
             .map_err(|error| failed(format!("ssh: connect to host {address} port 22: {error}")))?;
@@ -187,6 +190,24 @@ fn ask() -> Result<String, Failed> {
         ));
     }
     Ok(report(facts))
+}
+
+/// Another command than the one that asks for facts: the site knows how it ends.
+fn command(asked: &Asked, url: &str, key: &str, timeout: Duration) -> Result<String, Failed> {
+    let Asked { user, address, .. } = asked;
+    let body = Value::from(asked.command.as_str()).to_string();
+    let (status, answer) = request("PUT", url, &format!("/nodes/{address}/command"), &format!("Key {user}:{key}"), &body, timeout)
+        .map_err(|error| (SSH_FAILED, format!("ssh: connect to host {address} port 22: {error}")))?;
+    if status != 200 {
+        return Err((SSH_FAILED, format!("ssh: connect to host {address} port 22: Connection timed out")));
+    }
+    let answer: Value = serde_json::from_str(&answer).map_err(|error| (SSH_FAILED, error.to_string()))?;
+    check_host_key(asked, answer["host_key"].as_str().unwrap_or_default()).map_err(|error| (SSH_FAILED, error))?;
+    match answer["end"]["code"].as_u64().and_then(|code| u8::try_from(code).ok()) {
+        Some(0) => Ok(format!("{}\n", answer["end"]["output"].as_str().unwrap_or_default())),
+        Some(code) => Err((code, format!("sh: {}: not found", asked.command))),
+        None => Err((SSH_FAILED, "site-ssh: no exit code".to_owned())),
+    }
 }
 
 /// What the command prints on a node with these facts.

@@ -1,11 +1,12 @@
 //! Every port of a site, each call through the gate.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
@@ -99,6 +100,9 @@ impl NetBoot for Gated {
 impl NodeFacts for Gated {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.gate.call("facts", false, self.site.facts.facts(node)).await
+    }
+    async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
+        self.gate.call("run", false, self.site.facts.run(node, command, time_limit)).await
     }
 }
 

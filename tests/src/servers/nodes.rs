@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use serde_json::json;
 use turnaround_workflows::ports::{HostRecap, ScriptRun, ScriptState};
@@ -32,6 +32,7 @@ impl Nodes {
 pub(super) fn routes(nodes: Nodes) -> Router {
     Router::new()
         .route("/nodes/{node}", get(facts))
+        .route("/nodes/{node}/command", put(command))
         .route("/scripts/{name}", get(script).put(start_script))
         .with_state(Arc::new(nodes))
 }
@@ -51,6 +52,18 @@ async fn facts(State(nodes): State<Arc<Nodes>>, Path(node): Path<String>, header
     let host_key = host_key(&node, facts.installed.as_ref().map(|installed| installed.token.0.as_str()));
     let facts = if status == StatusCode::OK { json!(facts) } else { json!(null) };
     (status, Json(json!({ "host_key": host_key, "facts": facts }))).into_response()
+}
+
+/// How the command in the body ends on the node.
+async fn command(State(nodes): State<Arc<Nodes>>, Path(node): Path<String>, headers: HeaderMap, Json(command): Json<String>) -> Response {
+    let (Ok(facts), Ok(end)) = (nodes.world.facts_of(&node), nodes.world.run_on(&node, &command)) else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    if !nodes.lets_in(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let host_key = host_key(&node, facts.installed.as_ref().map(|installed| installed.token.0.as_str()));
+    Json(json!({ "host_key": host_key, "end": end })).into_response()
 }
 
 /// The setup script begins, with the arguments in the body.

@@ -25,11 +25,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use turnaround_config::{NodeName, Ssh};
-use turnaround_workflows::ports::{Facts, Installed, NodeFacts, PortError, PortErrorKind};
+use turnaround_workflows::ports::{CommandEnd, Facts, Installed, NodeFacts, PortError, PortErrorKind};
 
 use super::http::{BoxError, foreign_text};
 use super::netboot::BootFolder;
-use super::program::Program;
+use super::program::{Finished, Program};
 
 /// Time for the login and the command, after the connection stands.
 // Both take under a second; a node that is still starting was seen to take 10 s over a login.
@@ -95,19 +95,24 @@ impl SshFacts {
         self.keys.join(node.as_str())
     }
 
-    /// Connects once.
+    /// Connects once, and runs `command` there.
+    async fn connect(&self, address: &str, operation: &str, keys: Keys<'_>, command: &str, limit: Duration) -> Result<Finished, PortError> {
+        let arguments = arguments(&self.ssh, address, keys, command)
+            .map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
+        let mut program = Program::new(&self.ssh.program, self.ssh.connect_timeout + limit).args(arguments);
+        if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
+            program = program.env("SSH_AUTH_SOCK", agent);
+        }
+        program.run().await.map_err(|error| unavailable(operation, error))
+    }
+
+    /// Asks once for its facts.
     async fn ask(&self, node: &NodeName, operation: &str, keys: Keys<'_>) -> Result<Asked, PortError> {
         let Some(address) = self.addresses.get(node) else {
             let reason = format!("{node} is not a node of the configuration");
             return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
         };
-        let arguments =
-            arguments(&self.ssh, address, keys).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
-        let mut program = Program::new(&self.ssh.program, self.ssh.connect_timeout + COMMAND_TIME_MAX).args(arguments);
-        if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
-            program = program.env("SSH_AUTH_SOCK", agent);
-        }
-        let finished = program.run().await.map_err(|error| unavailable(operation, error))?;
+        let finished = self.connect(address, operation, keys, COMMAND, COMMAND_TIME_MAX).await?;
         match finished.code {
             Some(0) => match parse(&finished.stdout) {
                 Ok(facts) => Ok(Asked::Facts(facts)),
@@ -180,7 +185,25 @@ impl NodeFacts for SshFacts {
             Asked::KeyNotKnown => self.ask_stranger(node, &operation).await,
         }
     }
+
+    async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
+        let operation = format!("run `{command}` on {node} by ssh");
+        let Some(address) = self.addresses.get(node) else {
+            let reason = format!("{node} is not a node of the configuration");
+            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+        };
+        // A key that is not known by now is accepted by `facts` alone, which asks for the mark of an installation.
+        let finished = self.connect(address, &operation, Keys::Known(&self.key_file(node)), command, time_limit).await?;
+        match finished.code {
+            // 255 is ssh's own: no connection, no login, or cut.
+            Some(255) | None => Err(unavailable(&operation, finished.complaint())),
+            Some(code) => Ok(CommandEnd { code, output: finished.stdout.trim().chars().take(OUTPUT_CHARS_MAX).collect() }),
+        }
+    }
 }
+
+/// As much of what a check writes is kept: a list of disks has some hundred characters.
+const OUTPUT_CHARS_MAX: usize = 2_000;
 
 fn unavailable(operation: &str, source: impl Into<BoxError>) -> PortError {
     PortError::new(operation, PortErrorKind::Unavailable).with_source(source)
@@ -194,7 +217,7 @@ fn remove(path: &Path, operation: &str) -> Result<(), PortError> {
 }
 
 /// The arguments of `ssh`. Nothing is left to the configuration of the user who happens to run us.
-fn arguments(ssh: &Ssh, address: &str, keys: Keys<'_>) -> Result<Vec<OsString>, String> {
+fn arguments(ssh: &Ssh, address: &str, keys: Keys<'_>, command: &str) -> Result<Vec<OsString>, String> {
     let (checking, ours, theirs) = match keys {
         Keys::Known(ours) => ("yes", ours, ssh_path(&ssh.known_hosts)?),
         Keys::Any(new) => ("accept-new", new, "none".to_owned()),
@@ -226,7 +249,7 @@ fn arguments(ssh: &Ssh, address: &str, keys: Keys<'_>) -> Result<Vec<OsString>, 
     if let Some(identity) = &ssh.identity_file {
         arguments.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), identity.clone().into_os_string()]);
     }
-    arguments.extend(["-l".into(), OsString::from(&ssh.user), "--".into(), OsString::from(address), OsString::from(COMMAND)]);
+    arguments.extend(["-l".into(), OsString::from(&ssh.user), "--".into(), OsString::from(address), OsString::from(command)]);
     Ok(arguments)
 }
 

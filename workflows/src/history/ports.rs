@@ -1,12 +1,14 @@
 //! Ports that tell what is done to the world. What only looks is not told.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::json;
 use turnaround_config::NodeName;
 
 use super::{for_whom, tell};
 use crate::ports::{
-    Bmc, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
+    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
     MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
 
@@ -101,6 +103,9 @@ impl NetBoot for Told {
 impl NodeFacts for Told {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.0.facts.facts(node).await
+    }
+    async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
+        self.0.facts.run(node, command, time_limit).await
     }
 }
 

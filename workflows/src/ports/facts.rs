@@ -1,5 +1,7 @@
 //! What a node says of itself.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
@@ -28,8 +30,19 @@ pub struct Facts {
     pub installed: Option<Installed>,
 }
 
+/// How a command on a node ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandEnd {
+    pub code: i32,
+    /// What it wrote to its standard output, without blanks at both ends; cut off where it is long.
+    pub output: String,
+}
+
 #[async_trait]
 pub trait NodeFacts: Send + Sync {
     /// Asks the node itself. `Unavailable` while it does not answer, which is normal while it boots.
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError>;
+
+    /// Runs a command that only looks, in the node's login shell. `Unavailable` while the node does not answer, or not in `time_limit`.
+    async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError>;
 }

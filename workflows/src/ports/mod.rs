@@ -17,7 +17,7 @@ mod setup_script;
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
-pub use facts::{Facts, Installed, NodeFacts};
+pub use facts::{CommandEnd, Facts, Installed, NodeFacts};
 pub use instances::{
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins, resource_class,
 };

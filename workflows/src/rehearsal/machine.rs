@@ -6,7 +6,10 @@ use super::plan::{ALWAYS, Api, Call, Latencies, NodeFaults, NodePlan};
 use super::site::{Due, Site};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
-use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, Installed, Power, Token};
+use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, Power, Token};
+
+/// As a shell tells of a program that is not there.
+const NO_SUCH_COMMAND: i32 = 127;
 
 /// What runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +153,14 @@ impl Machine {
 
     pub(super) fn next_boot(&self) -> BootOverride {
         self.next_boot.clone()
+    }
+
+    /// How a command ends on it; None while it does not answer.
+    pub(super) fn run(&self, command: &str) -> Option<CommandEnd> {
+        let unknown = || CommandEnd { code: NO_SUCH_COMMAND, output: String::new() };
+        let changed = self.disk.installed.as_ref().and_then(|_| self.plan.faults.answers_after_installation.get(command));
+        let answer = || changed.or_else(|| self.plan.answers.get(command)).cloned();
+        (self.phase == Phase::Running).then(|| answer().map_or_else(unknown, |output| CommandEnd { code: 0, output }))
     }
 
     pub(super) fn facts(&self) -> Option<Facts> {

@@ -25,7 +25,7 @@ mod tests;
 pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
 pub use plan::{
-    ALWAYS, Api, Call, CallFaults, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
+    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
     MoveGoesWrong, NodeFaults, NodePlan, ScriptGoesWrong, Outage, SetupPlan, SitePlan,
 };
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::guest::VmState;
 use crate::ports::Move;
 
+/// A command that every node of the simulated site knows.
+pub const COUNT_GPUS: &str = "nvidia-smi -L | wc -l";
+
 /// As a count of times: always.
 pub const ALWAYS: u32 = u32::MAX;
 
@@ -74,6 +77,8 @@ pub struct NodePlan {
     pub install_time: Duration,
     pub os_version_id: String,
     pub kernel: String,
+    /// What it writes when it is asked to run these commands; it has no others.
+    pub answers: BTreeMap<String, String>,
     /// Its compute service is disabled when the simulation begins, with this reason.
     pub disabled: Option<String>,
     pub faults: NodeFaults,
@@ -91,6 +96,7 @@ impl Default for NodePlan {
             install_time: Duration::from_secs(240),
             os_version_id: "22.04".to_owned(),
             kernel: "5.15.0-119-generic".to_owned(),
+            answers: BTreeMap::from([(COUNT_GPUS.to_owned(), "8".to_owned())]),
             disabled: None,
             faults: NodeFaults::default(),
         }
@@ -144,6 +150,8 @@ pub struct NodeFaults {
     pub wrong_sha256: Option<String>,
     /// The node comes up after a boot, its compute service does not.
     pub hypervisor_stays_away: u32,
+    /// What it writes from its installation on in place of its plan's answers: short of a GPU, for instance.
+    pub answers_after_installation: BTreeMap<String, String>,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
 }

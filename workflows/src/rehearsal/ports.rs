@@ -1,5 +1,7 @@
 //! The simulated site behind every port.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 
@@ -9,7 +11,7 @@ use super::plan::{Api, Call};
 use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
-    Bmc, BootDevice, BootOverride, BootTicket, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
+    Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
     InstanceId, Instances, Migration, MigrationKind, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
     Power, RequestId, ScriptRun, ScriptState, SetupScript,
 };
@@ -206,6 +208,10 @@ impl NetBoot for World {
 impl NodeFacts for World {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.facts_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it runs")))
+    }
+
+    async fn run(&self, node: &NodeName, command: &str, _time_limit: Duration) -> Result<CommandEnd, PortError> {
+        self.run_on(node.as_str(), command).map_err(|e| e.while_trying_to(format_args!("run `{command}` on {node}")))
     }
 }
 

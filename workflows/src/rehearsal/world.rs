@@ -12,7 +12,7 @@ use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
+use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -238,6 +238,13 @@ impl World {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
         site.nodes[node].facts().ok_or(Trouble::Unavailable)
+    }
+
+    /// What `command` ends with on a node.
+    pub fn run_on(&self, node: &str, command: &str) -> Result<CommandEnd, Trouble> {
+        let site = self.asked(Api::Ssh, Some(node))?;
+        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        site.nodes[node].run(command).ok_or(Trouble::Unavailable)
     }
 
     /// Of several calls with one name only the first starts anything.

@@ -14,7 +14,9 @@ pub mod queues;
 mod reopen;
 mod reprovision;
 mod stage_image;
+mod take_stock;
 mod verify_hypervisor;
+mod verify_node;
 mod verify_os;
 
 pub use await_install::AwaitInstall;
@@ -25,7 +27,9 @@ pub use evacuate::{Evacuate, Evacuated};
 pub use reopen::Reopen;
 pub use reprovision::Reprovision;
 pub use stage_image::{StageImage, Staged};
+pub use take_stock::{Stock, TakeStock};
 pub use verify_hypervisor::VerifyHypervisor;
+pub use verify_node::VerifyNode;
 pub use verify_os::VerifyOs;
 
 /// What was ordered for this node.

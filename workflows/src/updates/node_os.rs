@@ -6,7 +6,8 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, Evacuate, Reopen, Reprovision, StageImage, VerifyHypervisor, VerifyOs,
+    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, Evacuate, Reopen, Reprovision, StageImage, TakeStock, VerifyHypervisor,
+    VerifyNode, VerifyOs,
 };
 
 pub(super) const VERSION: u32 = 2;
@@ -17,6 +18,7 @@ pub(super) fn definition() -> Definition {
         version: VERSION,
         steps: vec![
             step(Close),
+            step(TakeStock),
             step(Evacuate),
             step(ConfirmEmpty),
             step(StageImage),
@@ -25,6 +27,7 @@ pub(super) fn definition() -> Definition {
             step(VerifyOs),
             step(DeployOpenStack),
             step(VerifyHypervisor),
+            step(VerifyNode),
             step(Reopen),
         ],
     }

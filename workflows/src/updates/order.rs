@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnaround_config::{Config, ImageName, NodeName, Pinned};
+use turnaround_config::{Expect, Config, ImageName, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,27 @@ pub struct Rules {
     /// What puts OpenStack back on a node that was wiped. None: the image brings it.
     #[serde(default)]
     pub deploy: Option<Deploy>,
+    /// What is checked on the node before it is given back.
+    #[serde(default)]
+    pub checks: Vec<OrderedCheck>,
+}
+
+/// A command that only looks, and what it must say on the renewed node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedCheck {
+    pub name: String,
+    pub command: String,
+    pub expect: Expected,
+    pub time_limit_ms: u64,
+}
+
+/// What counts as well, besides an exit code of 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Expected {
+    Success,
+    Output(String),
+    AsFound,
 }
 
 /// One run of the site's setup script for one node.
@@ -84,6 +105,15 @@ pub enum BadOrder {
     NoNode,
 }
 
+fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
+    let expect = match &check.expect {
+        Expect::Success => Expected::Success,
+        Expect::Output(text) => Expected::Output(text.clone()),
+        Expect::AsFound => Expected::AsFound,
+    };
+    OrderedCheck { name: name.to_owned(), command: check.command.clone(), expect, time_limit_ms: millis(check.time_limit) }
+}
+
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
@@ -124,6 +154,7 @@ impl RolloutOrder {
                 arguments: setup.deploy.clone(),
                 deadline_ms: millis(setup.deploy_deadline),
             }),
+            checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
         Ok(RolloutOrder { nodes: nodes.to_vec(), image, rules })
     }
