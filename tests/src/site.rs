@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use turnaround_workflows::rehearsal::World;
+use turnaround_workflows::rehearsal::{COUNT_GPUS, World};
 
 use crate::servers::{ADMIN_PROJECT, Login, Servers, host_key};
 
@@ -218,6 +218,7 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
         if world.has_setup_script() {
             let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
         }
+        let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");
         format!("{toml}\n{more}\n")
     }
 

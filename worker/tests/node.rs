@@ -12,7 +12,7 @@ use std::path::Path;
 use program::{Server, free_port, here, script};
 use serde_json::json;
 use support::{Site, eventually, node, told};
-use turnaround_workflows::ports::{BootTicket, Facts, Installed, PortErrorKind, Ports, Token};
+use turnaround_workflows::ports::{BootTicket, CommandEnd, Facts, Installed, PortErrorKind, Ports, Token};
 
 const SHA256: &str = "4a5c6e0f8d2b1937a6e4c0d85f3b7291e6a8d4c0b2f19573e8c6a4d0b1f29375";
 
@@ -309,6 +309,33 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
         "{}",
         told(&error)
     );
+}
+
+#[tokio::test]
+async fn a_check_is_run_as_it_was_typed_and_told_as_it_ended() {
+    if !sshd("a_check_is_run_as_it_was_typed_and_told_as_it_ended") {
+        return;
+    }
+    let mut machine = Machine::new();
+    let (gpu, (_site, ports)) = (node("gpu-01"), machine.site());
+    machine.install();
+    let run = async |command: &str, secs: u64| ports.facts.run(&gpu, command, std::time::Duration::from_secs(secs)).await;
+    // Nobody has vouched for its key, and a check is no reason to accept one.
+    let error = eventually("an answer", || async {
+        let error = run("true", 30).await.unwrap_err();
+        (!told(&error).contains("Connection refused")).then_some(error)
+    })
+    .await;
+    assert!(told(&error).contains("Host key verification failed"), "{}", told(&error));
+    machine.vouch();
+    let ended = |code: i32, output: &str| CommandEnd { code, output: output.to_owned() };
+    assert_eq!(run("printf 'a b\\nc\\n\\n' | sort -r; echo \"it's $((3 + 4))\"", 30).await.unwrap(), ended(0, "c\na b\n\nit's 7"));
+    assert_eq!(run("echo half; exit 3", 30).await.unwrap(), ended(3, "half"));
+    assert_eq!(run("no-such-program", 30).await.unwrap().code, 127);
+    assert_eq!(run("yes | head -c 10000", 30).await.unwrap().output.chars().count(), 2_000, "what is kept is bounded");
+    // The time limit, and the five seconds in which a connection must stand.
+    let error = run("sleep 600", 1).await.unwrap_err();
+    assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("still running after 6s"), "{}", told(&error));
 }
 
 #[tokio::test]
