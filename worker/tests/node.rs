@@ -332,7 +332,8 @@ async fn a_check_is_run_as_it_was_typed_and_told_as_it_ended() {
     assert_eq!(run("printf 'a b\\nc\\n\\n' | sort -r; echo \"it's $((3 + 4))\"", 30).await.unwrap(), ended(0, "c\na b\n\nit's 7"));
     assert_eq!(run("echo half; exit 3", 30).await.unwrap(), ended(3, "half"));
     assert_eq!(run("no-such-program", 30).await.unwrap().code, 127);
-    assert_eq!(run("yes | head -c 10000", 30).await.unwrap().output.chars().count(), 2_000, "what is kept is bounded");
+    let error = run("yes | head -c 10000", 30).await.unwrap_err();
+    assert!(matches!(error.kind, PortErrorKind::Refused { ref reason } if reason.contains("sha256sum")), "{}", told(&error));
     // The time limit, and the five seconds in which a connection must stand.
     let error = run("sleep 600", 1).await.unwrap_err();
     assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("still running after 6s"), "{}", told(&error));

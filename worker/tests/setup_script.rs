@@ -224,15 +224,15 @@ async fn however_much_it_writes_only_the_end_is_read() {
 }
 
 #[tokio::test]
-async fn the_last_recap_counts_and_the_exit_code_is_told_as_it_is() {
+async fn every_recap_counts_and_the_exit_code_is_told_as_it_is() {
     let recap = "PLAY RECAP *****\ngpu-01 : ok=9 changed=1 unreachable=0 failed=1 skipped=0\n\nPLAY [again] ***\nPLAY RECAP *****\n\
         gpu-01                     : ok=10   changed=3    unreachable=0    failed=0    skipped=2    rescued=0    ignored=0   \n\
         localhost                  : ok=2    changed=0    unreachable=1    failed=0    skipped=0    rescued=0    ignored=0   \n\nTotal time: 3 s";
     let bench = Bench::new(&format!("cat <<'X'\n{recap}\nX\nexit 2"));
     bench.start("r.1").await;
     let end = bench.ended("r.1").await;
-    let host = |host: &str, ok, changed, unreachable| HostRecap { host: host.to_owned(), ok, changed, unreachable, failed: 0 };
-    assert_eq!(end.recap, [host("gpu-01", 10, 3, 0), host("localhost", 2, 0, 1)]);
+    let host = |host: &str, ok, changed, unreachable, failed| HostRecap { host: host.to_owned(), ok, changed, unreachable, failed };
+    assert_eq!(end.recap, [host("gpu-01", 9, 1, 0, 1), host("gpu-01", 10, 3, 0, 0), host("localhost", 2, 0, 1, 0)]);
     assert_eq!(end.code, 2);
 }
 

@@ -57,6 +57,11 @@ impl Program {
         self
     }
 
+    /// The arguments so far.
+    pub(crate) fn into_arguments(self) -> Vec<OsString> {
+        self.arguments
+    }
+
     /// Sets a variable of the program's environment. Other users can't see it, unlike its arguments.
     pub(crate) fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Program {
         self.environment.push((name, value.into()));

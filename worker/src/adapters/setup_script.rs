@@ -19,6 +19,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ umask 022
 run=$1; work=$2; shift 2
 cd "$run" || exit 1
 exec 9>>../lock && flock -n 9 || exit 1
-echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" || exit 1
+echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" && sync "pid.$$" || exit 1
 ln "pid.$$" pid || { rm -f "pid.$$"; exit 1; }
 rm -f "pid.$$"
 trap : HUP INT TERM
@@ -61,7 +62,7 @@ if [ -n "$CREDENTIALS_DIRECTORY" ] && [ -r "$CREDENTIALS_DIRECTORY/vault" ]; the
     VAULT_PASSWORD=$(cat "$CREDENTIALS_DIRECTORY/vault"); export VAULT_PASSWORD
 fi
 if cd "$work"; then "$@" >"$run/log" 2>&1; code=$?; else echo "$work: no such folder" >"$run/log"; code=126; fi
-echo "$code" >"$run/exit.new" && mv "$run/exit.new" "$run/exit"
+echo "$code" >"$run/exit.new" && sync "$run/exit.new" && mv "$run/exit.new" "$run/exit"
 "#;
 
 pub(crate) struct SetupScripts {
@@ -143,11 +144,20 @@ impl Script {
                 launcher = launcher.env("VAULT_PASSWORD", vault.password.expose());
             }
         }
-        launcher
+        let runner = Program::new(Path::new(program), START_TIME_MAX)
             .args(["sh", "-c", RUNNER, "turnaround-setup"])
             .args([folder, &self.directory, &self.program])
             .args(run.arguments.clone())
+            .into_arguments();
+        launcher.args(if systemd { runner.into_iter().map(literally).collect() } else { runner })
     }
+}
+
+/// systemd puts variables into the words of a unit's command, also of a transient one; a doubled dollar sign is one that it leaves alone
+/// (systemd.service(5), "Command lines").
+fn literally(word: OsString) -> OsString {
+    let bytes = word.into_vec().into_iter().flat_map(|byte| if byte == b'$' { vec![byte, byte] } else { vec![byte] });
+    OsString::from_vec(bytes.collect())
 }
 
 /// For a unit with the run's name: systemd itself refuses a second one while it is there.
@@ -155,8 +165,8 @@ fn unit_arguments(run: &ScriptRun, vault: Option<&Path>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ["--quiet", "--collect", "--no-ask-password"].map(OsString::from).to_vec();
     arguments.push(format!("--unit=turnaround-setup-{}", run.name).into());
     arguments.push("--description=Turnaround, a run of the setup script".into());
-    // To be killed only by a person who means it.
-    arguments.extend(["--property=KillMode=process", "--property=TimeoutStopSec=infinity"].map(OsString::from));
+    // `exec`: what keeps it from beginning is told at once. To be killed only by a person who means it.
+    arguments.extend(["--property=Type=exec", "--property=KillMode=process", "--property=TimeoutStopSec=infinity"].map(OsString::from));
     if let Some(file) = vault {
         let mut credential = OsString::from(format!("--property=LoadCredential={CREDENTIAL}:"));
         credential.push(file);
@@ -188,8 +198,8 @@ impl SetupScript for SetupScripts {
         let ended = script.launcher(run, &folder, systemd).run().await;
         match ended {
             Ok(ended) if ended.code == Some(0) => Ok(()),
-            // Somebody else was quicker.
-            Ok(_) if folder.join("pid").exists() => Ok(()),
+            // Somebody else was quicker, and has come as far as its first lines, or not yet (systemd: `Unit .. already exists`).
+            Ok(ended) if folder.join("pid").exists() || ended.complaint().contains("already") => Ok(()),
             Ok(ended) => Err(failed(PortErrorKind::Refused { reason: ended.complaint() })),
             // It may have been handed over all the same; asked again, it is not started twice.
             Err(error) => Err(failed(PortErrorKind::Unavailable).with_source(error)),
@@ -215,14 +225,38 @@ impl SetupScript for SetupScripts {
 fn look(folder: &Path) -> io::Result<ScriptState> {
     let Some(pid) = small_file(&folder.join("pid"))? else { return Ok(ScriptState::NotStarted) };
     // Looked at before its exit code: a script that has ended may have left something behind which goes on.
-    if Runner::read(&pid)?.lives()? {
+    // (A pid file that can't be read was written by a host that went down right then.)
+    if let Ok(runner) = Runner::read(&pid)
+        && runner.lives()?
+    {
         return Ok(ScriptState::Running { last_line: last_lines(&tail(folder)?, 1).pop().unwrap_or_default() });
     }
     let tail = tail(folder)?;
     let last_lines = last_lines(&tail, LAST_LINES_MAX);
-    let Some(code) = small_file(&folder.join("exit"))? else { return Ok(ScriptState::Lost { last_lines }) };
+    let Some(code) = small_file(&folder.join("exit"))? else {
+        // Who runs as another user may be hidden from this process. The lock is not.
+        return Ok(if is_locked(folder)? {
+            ScriptState::Running { last_line: last_lines.last().cloned().unwrap_or_default() }
+        } else {
+            ScriptState::Lost { last_lines }
+        });
+    };
     let code = code.trim().parse().map_err(|_| bad("the exit code is not a number"))?;
     Ok(ScriptState::Ended(ScriptEnd { code, recap: recap(&tail), last_lines }))
+}
+
+/// Does any run go on? One at a time does: if it is not this one, this one is told to be lost when that has ended.
+fn is_locked(folder: &Path) -> io::Result<bool> {
+    let lock = match fs::File::open(folder.with_file_name("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
 }
 
 fn bad(why: &str) -> io::Error {
@@ -259,10 +293,9 @@ fn last_lines(text: &str, count: usize) -> Vec<String> {
     lines
 }
 
-/// The last `PLAY RECAP` of Ansible's default output: `host : ok=1 changed=0 unreachable=0 failed=0 ...`.
+/// Every `PLAY RECAP` of Ansible's default output, for a script that runs several playbooks: `host : ok=1 changed=0 unreachable=0 failed=0 ...`.
 fn recap(text: &str) -> Vec<HostRecap> {
-    let Some((_, recap)) = text.rsplit_once("PLAY RECAP") else { return Vec::new() };
-    recap.lines().skip(1).map_while(host_recap).collect()
+    text.split("PLAY RECAP").skip(1).flat_map(|recap| recap.lines().skip(1).map_while(host_recap)).collect()
 }
 
 fn host_recap(line: &str) -> Option<HostRecap> {
@@ -323,5 +356,47 @@ impl Stat {
         // proc(5) counts from 1; what is left begins with field 3.
         let field = |number: usize| fields.get(number - 3).copied();
         Some(Stat { state: field(3)?.chars().next()?, session: field(6)?.parse().ok()?, started: field(22)?.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What systemd makes of the words of a unit's command: `$$` is `$`, and what else begins with `$` is a variable.
+    fn as_systemd_reads(word: &str) -> Option<String> {
+        let kept = word.replace("$$", "\u{0}");
+        (!kept.contains('$')).then(|| kept.replace('\u{0}', "$"))
+    }
+
+    #[test]
+    fn under_systemd_every_word_arrives_as_it_was_meant_and_the_password_is_on_no_command_line() {
+        let vault = Vault { password: SecretText::new("open sesame".to_owned()), file: PathBuf::from("/etc/vault") };
+        let script = Script { program: "/opt/$x/setup.sh".into(), directory: "/opt".into(), vault: Some(vault) };
+        let run = ScriptRun { name: "r.1".to_owned(), arguments: vec!["--limit=$(gpu)".to_owned()] };
+        let words = |systemd| script.launcher(&run, Path::new("/var/r.1"), systemd).into_arguments();
+        let told: Vec<String> = words(true).into_iter().map(|word| word.into_string().unwrap()).collect();
+        assert!(told.contains(&"--unit=turnaround-setup-r.1".to_owned()) && told.contains(&"--property=LoadCredential=vault:/etc/vault".to_owned()));
+        assert!(!told.iter().any(|word| word.contains("sesame")), "{told:?}");
+        let command = told.iter().skip_while(|word| *word != "--").skip(1).map(|word| as_systemd_reads(word).unwrap());
+        let plain: Vec<String> = words(false).into_iter().skip(1).map(|word| word.into_string().unwrap()).collect();
+        assert_eq!(command.collect::<Vec<_>>(), plain);
+        assert_eq!(plain[2], RUNNER);
+    }
+
+    #[test]
+    fn what_can_not_be_told_to_have_ended_is_said_to_go_on_while_the_lock_is_held() {
+        let runs = tempfile::tempdir().unwrap();
+        let folder = runs.path().join("r.1");
+        fs::create_dir(&folder).unwrap();
+        // By a host that went down before it was on the disk; or by somebody who is hidden from us.
+        for pid in ["", "1 1 another-boot"] {
+            fs::write(folder.join("pid"), pid).unwrap();
+            let lock = fs::File::create(runs.path().join("lock")).unwrap();
+            lock.lock().unwrap();
+            assert!(matches!(look(&folder).unwrap(), ScriptState::Running { .. }), "{pid}");
+            drop(lock);
+            assert!(matches!(look(&folder).unwrap(), ScriptState::Lost { .. }), "{pid}");
+        }
     }
 }

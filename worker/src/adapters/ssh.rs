@@ -197,12 +197,20 @@ impl NodeFacts for SshFacts {
         match finished.code {
             // 255 is ssh's own: no connection, no login, or cut.
             Some(255) | None => Err(unavailable(&operation, finished.complaint())),
-            Some(code) => Ok(CommandEnd { code, output: finished.stdout.trim().chars().take(OUTPUT_CHARS_MAX).collect() }),
+            Some(code) => {
+                let output = finished.stdout.trim().to_owned();
+                // Cut off, it could be as found where the rest is not.
+                if output.chars().count() > OUTPUT_CHARS_MAX {
+                    let reason = format!("it says more than {OUTPUT_CHARS_MAX} characters: let it say a digest (`| sha256sum`)");
+                    return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+                }
+                Ok(CommandEnd { code, output })
+            }
         }
     }
 }
 
-/// As much of what a check writes is kept: a list of disks has some hundred characters.
+/// As much may a check write: a list of disks has some hundred characters.
 const OUTPUT_CHARS_MAX: usize = 2_000;
 
 fn unavailable(operation: &str, source: impl Into<BoxError>) -> PortError {

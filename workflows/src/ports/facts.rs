@@ -34,7 +34,7 @@ pub struct Facts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandEnd {
     pub code: i32,
-    /// What it wrote to its standard output, without blanks at both ends; cut off where it is long.
+    /// What it wrote to its standard output, without blanks at both ends.
     pub output: String,
 }
 
@@ -43,6 +43,7 @@ pub trait NodeFacts: Send + Sync {
     /// Asks the node itself. `Unavailable` while it does not answer, which is normal while it boots.
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError>;
 
-    /// Runs a command that only looks, in the node's login shell. `Unavailable` while the node does not answer, or not in `time_limit`.
+    /// Runs a command that only looks, in the node's login shell. `Unavailable` while the node does not answer, or not in `time_limit`;
+    /// `Refused` where it says more than can be kept.
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError>;
 }

@@ -34,7 +34,7 @@ pub enum ScriptState {
 pub struct ScriptEnd {
     /// As the shell tells it: 128 and the signal's number where a signal ended it.
     pub code: i32,
-    /// Ansible's last `PLAY RECAP`; empty if it wrote none.
+    /// Every line of every `PLAY RECAP` of Ansible's; empty if it wrote none.
     pub recap: Vec<HostRecap>,
     /// The last lines that it has written, oldest first.
     pub last_lines: Vec<String>,

@@ -43,18 +43,24 @@ impl Deploy {
     }
 }
 
+/// An inventory may call hosts by their full names.
+fn first_label(host: &str) -> &str {
+    host.split('.').next().unwrap_or(host)
+}
+
 /// What speaks against believing a run that has ended, one line each.
 fn complaints(end: &ScriptEnd, node: &NodeName) -> Vec<String> {
     let mut complaints = Vec::new();
     if end.code != 0 {
         complaints.push(format!("it ended with {}", end.code));
     }
-    let bad = end.recap.iter().filter(|host| host.failed > 0 || host.unreachable > 0);
+    let ours = || end.recap.iter().filter(|host| first_label(&host.host) == first_label(node.as_str()));
+    let bad = ours().filter(|host| host.failed > 0 || host.unreachable > 0);
     complaints.extend(bad.map(|HostRecap { host, failed, unreachable, .. }| {
         format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
     }));
     // A recap without the node is that of a limit which has missed it.
-    if !end.recap.is_empty() && !end.recap.iter().any(|host| host.host == node.as_str()) {
+    if !end.recap.is_empty() && ours().next().is_none() {
         complaints.push(format!("Ansible's recap does not have {node}"));
     }
     complaints
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(against(2, vec![host("gpu-01", 0, 0)]), ["it ended with 2"]);
         assert_eq!(against(0, vec![host("gpu-01", 1, 0)]), ["Ansible says of gpu-01: 1 failed, 0 unreachable"]);
         assert_eq!(against(0, vec![host("gpu-01", 0, 1)]), ["Ansible says of gpu-01: 0 failed, 1 unreachable"]);
+        assert_eq!(against(0, vec![host("gpu-01.example.net", 0, 0), host("gpu-02", 0, 1)]), [] as [&str; 0], "another node's trouble");
         assert_eq!(against(0, vec![host("gpu-02", 0, 0)]), ["Ansible's recap does not have gpu-01"]);
     }
 
