@@ -12,9 +12,9 @@ use super::desk::Desk;
 use super::stage::Stage;
 
 /// Within this time after the last fault every workflow has ended or asks.
-// A reset of unknown outcome is settled after three minutes at the latest, if the node answers; then a renewal at this site
-// takes half a minute, and several may wait for one another.
-pub const TAIL_MAX: Duration = Duration::from_secs(420);
+// A reset of unknown outcome is settled after three minutes if the node answers, and after fourteen if it has not answered before
+// either (the longest self-test); then a renewal at this site takes half a minute, and several may wait for one another.
+pub const TAIL_MAX: Duration = Duration::from_secs(18 * 60);
 /// A Redis that has just met a full disk ends within this time.
 const ENDING: Duration = Duration::from_millis(500);
 /// How often it is looked at.
