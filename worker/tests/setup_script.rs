@@ -48,7 +48,12 @@ impl Bench {
     /// Waits until it does not run any more.
     async fn end(&self, name: &str) -> ScriptState {
         let over = async || match self.look(name).await {
-            ScriptState::NotStarted | ScriptState::Running { .. } => None,
+            // As the port says: it is to be asked for again.
+            ScriptState::NotStarted => {
+                self.start(name).await;
+                None
+            }
+            ScriptState::Running { .. } => None,
             over @ (ScriptState::Ended(_) | ScriptState::Lost { .. }) => Some(over),
         };
         eventually("the run is over", over).await
