@@ -335,7 +335,8 @@ async fn a_check_is_run_as_it_was_typed_and_told_as_it_ended() {
     let error = run("yes | head -c 10000", 30).await.unwrap_err();
     assert!(matches!(error.kind, PortErrorKind::Refused { ref reason } if reason.contains("sha256sum")), "{}", told(&error));
     // The time limit, and the five seconds in which a connection must stand.
-    let error = run("sleep 600", 1).await.unwrap_err();
+    // (What runs on the node goes on when its connection is gone: it ends by itself soon after.)
+    let error = run("sleep 15", 1).await.unwrap_err();
     assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("still running after 6s"), "{}", told(&error));
 }
 
