@@ -189,8 +189,8 @@ impl Instances for MortalPorts {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.inner().instances.get(id).await
     }
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
-        self.mortal.call("start_move", self.inner().instances.start_move(id, how)).await
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
+        self.mortal.call("start_move", self.inner().instances.start_move(id, how, to)).await
     }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         self.mortal.call("confirm", self.inner().instances.confirm(id)).await

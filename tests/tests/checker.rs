@@ -536,7 +536,7 @@ mod of_a_simulated_site {
             let node = name.parse().unwrap();
             for instance in self.ports.instances.on(&node).await.unwrap() {
                 let how = if instance.vm_state == "stopped" { Move::Cold } else { Move::Live };
-                self.ports.instances.start_move(&instance.id, how).await.unwrap();
+                self.ports.instances.start_move(&instance.id, how, None).await.unwrap();
                 self.settle();
                 if how == Move::Cold {
                     self.ports.instances.confirm(&instance.id).await.unwrap();
@@ -601,7 +601,7 @@ mod of_a_simulated_site {
         let instances = operator.ports.instances.on(&"gpu-02".parse().unwrap()).await.unwrap();
         let id = &instances[0].id;
         for _ in 0..2 {
-            let _ = operator.ports.instances.start_move(id, Move::Live).await;
+            let _ = operator.ports.instances.start_move(id, Move::Live, None).await;
             operator.clock.advance(Duration::from_secs(1));
         }
         operator.settle();

@@ -95,7 +95,7 @@ impl Bench {
     }
 
     async fn start_move(&self, name: &str, how: Move) -> Result<MoveStarted, PortError> {
-        self.ports.instances.start_move(&self.id(name), how).await
+        self.ports.instances.start_move(&self.id(name), how, None).await
     }
 
     async fn newest_migration(&self, name: &str) -> Migration {
@@ -152,6 +152,7 @@ contracts! {
     every_instance_of_every_project_and_state_is_listed,
     what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move,
     a_long_list_is_listed_to_its_end,
+    a_move_goes_to_the_host_that_is_named_or_nowhere,
     the_hypervisor_is_a_second_witness,
     what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
     nova_may_know_a_node_by_another_name,
@@ -365,6 +366,34 @@ async fn a_live_move_is_accepted_then_arrives_then_is_over(on: On) {
     assert_eq!(why, None);
 }
 
+async fn a_move_goes_to_the_host_that_is_named_or_nowhere(on: On) {
+    let mut plan = SitePlan::uniform(4, 0);
+    plan.node("gpu-02").unwrap().nova_host = Some("gpu-02.cloud.internal".to_owned());
+    plan.node("gpu-03").unwrap().disabled = Some("DIMM, ask carol".to_owned());
+    plan.instances.push(InstancePlan::new("live").on("gpu-01"));
+    plan.instances.push(InstancePlan::new("cold").on("gpu-01"));
+    plan.instance("cold").unwrap().vm_state = VmState::Stopped;
+    // So that Nova would choose gpu-04 by itself.
+    plan.instances.push(InstancePlan::new("other").on("gpu-02"));
+    let bench = on.site(plan).await;
+    let to = async |name: &str, how: Move, host: &str| bench.ports.instances.start_move(&bench.id(name), how, Some(host)).await;
+
+    let nowhere = to("live", Move::Live, "gpu-09").await.unwrap_err();
+    assert_eq!(reason(&nowhere), "Compute host gpu-09 could not be found.");
+    let closed = to("live", Move::Live, "gpu-03").await.unwrap();
+    bench.settle();
+    let why = bench.ports.instances.why_failed(&bench.id("live"), &closed.request).await.unwrap();
+    assert_eq!(why.as_deref(), Some("No valid host was found. There are not enough hosts available."));
+    assert_eq!(bench.instance("live").await.host.as_deref(), Some("gpu-01"));
+
+    to("live", Move::Live, "gpu-02").await.unwrap();
+    to("cold", Move::Cold, "gpu-02").await.unwrap();
+    bench.settle();
+    for name in ["live", "cold"] {
+        assert_eq!(bench.instance(name).await.host.as_deref(), Some("gpu-02"), "{name}");
+    }
+}
+
 async fn a_live_move_that_fails_leaves_only_a_reason(on: On) {
     let mut plan = SitePlan::uniform(2, 1);
     plan.instance("gpu-01-a").unwrap().fault =
@@ -454,7 +483,7 @@ async fn an_instance_that_is_gone_is_gone(on: On) {
     assert_eq!(bench.ports.instances.get(&id).await.unwrap(), None);
     assert_eq!(bench.ports.instances.on(&node("gpu-01")).await.unwrap(), []);
     assert_eq!(bench.moving("gpu-01").await, []);
-    let error = bench.ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    let error = bench.ports.instances.start_move(&id, Move::Live, None).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::NotFound);
 }
 

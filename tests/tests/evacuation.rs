@@ -1,6 +1,7 @@
 //! Emptying a node on the simulated site: cases that were first seen on a real Nova (`real_nova.rs`).
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use turnaround_config::Pinned;
@@ -8,9 +9,9 @@ use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{MigrationState, Move};
-use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, SitePlan, VmState};
+use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
-use turnaround_workflows::updates::{self, DryRunReport};
+use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
 
 fn guest(sim: &Sim, name: &str) -> Guest {
     sim.world.guests_where(|guest| guest.name == name).unwrap().remove(0)
@@ -31,7 +32,7 @@ async fn a_cold_migration_of_somebody_else_that_waits_to_be_confirmed_is_a_quest
     order.nodes.truncate(1);
     let mut sim = Sim::new(plan, 7);
     let left = guest(&sim, "gpu-01-a");
-    sim.world.request_move(&left.id, Move::Cold).unwrap();
+    sim.world.request_move(&left.id, Move::Cold, None).unwrap();
     until_migration_is(&sim, &left, MigrationState::AwaitsConfirmation);
 
     let rollout = sim.order(&order).await;
@@ -60,12 +61,96 @@ async fn an_instance_that_somebody_else_is_moving_is_waited_for_and_nobody_is_as
     order.nodes.truncate(1);
     let mut sim = Sim::new(plan, 7);
     let busy = guest(&sim, "gpu-01-a");
-    sim.world.request_move(&busy.id, Move::Live).unwrap();
+    sim.world.request_move(&busy.id, Move::Live, None).unwrap();
     let rollout = sim.order(&order).await;
     sim.run().await;
     assert_eq!(sim.document(&sim.child(&rollout, "gpu-01").await).await.status, Status::Succeeded);
     let moves = sim.world.migrations_where(|record| record.instance == busy.id).unwrap();
     assert_eq!(moves.len(), 1, "theirs was enough: {moves:?}");
+}
+
+/// How often each instance was moved.
+fn times_moved(sim: &Sim) -> BTreeMap<String, usize> {
+    let mut times = BTreeMap::new();
+    for event in sim.world.events() {
+        if let Happened::InstanceMoved { instance, .. } = event.what {
+            *times.entry(instance).or_default() += 1;
+        }
+    }
+    times
+}
+
+#[tokio::test]
+async fn what_is_moved_goes_to_a_node_that_is_renewed_already_and_stays_there() {
+    let plan = SitePlan::uniform(5, 2);
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let before = sim.world.guests_where(|_| true).unwrap();
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let times = times_moved(&sim);
+    for guest in before {
+        // No node was renewed when the first one was emptied.
+        let expected = if guest.host.as_deref() == Some("gpu-01") { 2 } else { 1 };
+        assert_eq!(times.get(&guest.id.0), Some(&expected), "{} of {:?}", guest.name, guest.host);
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_room_on_a_renewed_node_goes_where_nova_sends_it() {
+    let mut plan = SitePlan::uniform(3, 0);
+    // gpu-01 has room for one of the two.
+    *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(8, 10_000);
+    plan.instances.push(InstancePlan::new("big").on("gpu-02").size(4, 8_000));
+    plan.instances.push(InstancePlan::new("small").on("gpu-02").size(4, 6_000));
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let (big, small) = (guest(&sim, "big"), guest(&sim, "small"));
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let times = times_moved(&sim);
+    assert_eq!(times[&big.id.0] + times[&small.id.0], 3, "one of them twice: {times:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_nova_does_not_take_for_an_instance_costs_no_try() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.instance("gpu-02-a").unwrap().fault = MoveFault::new(MoveGoesWrong::PreCheck, 2, "the group wants it elsewhere");
+    let mut order = order(&plan, 1);
+    order.nodes.remove(0);
+    let mut sim = Sim::new(plan, 7);
+    let moved = guest(&sim, "gpu-02-a");
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded, "nobody had to be asked");
+    let to = sim.world.events().into_iter().filter_map(|event| match event.what {
+        Happened::MigrationRequested { instance, to, .. } if instance == moved.id.0 => Some(to),
+        _ => None,
+    });
+    assert_eq!(to.collect::<Vec<_>>(), [Some("gpu-01".to_owned()), None, None], "gpu-03 is renewed later");
+}
+
+#[tokio::test]
+async fn a_dry_run_says_how_many_will_move_again() {
+    let plan = SitePlan::uniform(3, 2);
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &order).await;
+    let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
+    assert!(would("gpu-01").ends_with("there is room for them elsewhere; 2 of them only on nodes that are renewed later, and move again then"));
+    assert!(would("gpu-02").ends_with("there is room for them elsewhere"), "{}", would("gpu-02"));
+}
+
+async fn dry_run(sim: &mut Sim, order: &RolloutOrder) -> Vec<DryRunLine> {
+    let new = updates::dry_run(order, "tester").unwrap();
+    let id = new.id.clone();
+    sim.store.create(start(new, sim.clock.now()).unwrap()).await.unwrap();
+    sim.run().await;
+    let state = sim.state(&id).await;
+    let report: DryRunReport = serde_json::from_value(state.record("preview").unwrap().output.clone().unwrap()).unwrap();
+    report.lines
 }
 
 /// Three nodes; on the first one `gpu-01-a` and `gpu-01-c`, and the running `gpu-01-b` with a GPU of the node.
@@ -260,13 +345,8 @@ async fn the_dry_run_says_what_is_done_with_each_and_whether_there_is_room() {
         let mut order = order(&plan, 1);
         order.nodes.truncate(1);
         let mut sim = Sim::new(plan, 7);
-        let new = updates::dry_run(&order, "tester").unwrap();
-        let id = new.id.clone();
-        sim.store.create(start(new, sim.clock.now()).unwrap()).await.unwrap();
-        sim.run().await;
-        let state = sim.state(&id).await;
-        let report: DryRunReport = serde_json::from_value(state.record("preview").unwrap().output.clone().unwrap()).unwrap();
-        let line = report.lines.iter().find(|line| line.step == "evacuate").unwrap();
+        let lines = dry_run(&mut sim, &order).await;
+        let line = lines.iter().find(|line| line.step == "evacuate").unwrap();
         let last = guest(&sim, if expected.contains("(ID)") { "gpu-01-c" } else { "gpu-01-a" });
         assert_eq!((line.would.as_str(), line.problem), (expected.replace("(ID)", &format!("({})", last.id)).as_str(), expected.contains("NO ROOM")));
     }

@@ -345,13 +345,13 @@ async fn the_adapters_read_again_where_a_proxy_hiccups_and_never_ask_again_for_a
     for mishap in [Mishap::CutAfterEffect, Mishap::StatusAfterEffect(504)] {
         let before = bench.happened(|what| matches!(what, Happened::MigrationRequested { .. }));
         mishaps.plan(Which::change(Method::POST, "/action"), mishap, 1);
-        let error = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+        let error = ports.instances.start_move(&id, Move::Live, None).await.unwrap_err();
         assert_eq!(error.kind, PortErrorKind::OutcomeUnknown, "{mishap:?}: {error}");
         assert_eq!(bench.happened(|what| matches!(what, Happened::MigrationRequested { .. })), before + 1);
         bench.settle();
     }
     mishaps.plan(Which::change(Method::POST, "/action"), Mishap::CutBefore, 1);
-    let error = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    let error = ports.instances.start_move(&id, Move::Live, None).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::OutcomeUnknown, "whoever was cut off can't know");
     assert_eq!(bench.happened(|what| matches!(what, Happened::MigrationRequested { .. })), 2);
     mishaps.plan(Which::change(Method::PUT, "/os-services"), Mishap::CutAfterEffect, 1);

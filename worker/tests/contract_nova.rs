@@ -177,7 +177,7 @@ async fn a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrive
     let (ports, from) = (site.ports(), node_of(&host));
     let id = InstanceId(bed.server_on(&host).await);
 
-    let started = ports.instances.start_move(&id, Move::Live).await.unwrap();
+    let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
     assert!(started.request.0.starts_with("req-"), "{started:?}");
     let ended = migration(&ports, &id, &[MigrationState::Succeeded, MigrationState::Failed]).await;
     assert_eq!((ended.kind, ended.state, ended.status.as_str()), (MigrationKind::Live, MigrationState::Succeeded, "completed"));
@@ -199,12 +199,12 @@ async fn a_stopped_instance_is_moved_cold_and_confirmed_twice() {
     admin.action(&id.0, json!({ "os-stop": null })).await;
     admin.settled(&id.0, "stopped").await;
 
-    let live = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    let live = ports.instances.start_move(&id, Move::Live, None).await.unwrap_err();
     assert_eq!(reason(&live), format!("Cannot 'os-migrateLive' instance {id} while it is in vm_state stopped"));
     let unasked = ports.instances.confirm(&id).await.unwrap_err();
     assert_eq!(reason(&unasked), "it has never been migrated cold");
 
-    ports.instances.start_move(&id, Move::Cold).await.unwrap();
+    ports.instances.start_move(&id, Move::Cold, None).await.unwrap();
     let leaving = eventually("the migration among those that leave", || async {
         ports.instances.moving(&from).await.unwrap().into_iter().next()
     })
@@ -238,7 +238,7 @@ async fn a_tenants_own_resize_is_never_confirmed() {
 
     let refused = ports.instances.confirm(&id).await.unwrap_err();
     assert_eq!(reason(&refused), "its last move is a change of flavour (finished), which is the tenant's to confirm or revert");
-    let moved = ports.instances.start_move(&id, Move::Cold).await.unwrap_err();
+    let moved = ports.instances.start_move(&id, Move::Cold, None).await.unwrap_err();
     assert_eq!(reason(&moved), format!("Cannot 'migrate' instance {id} while it is in vm_state resized"));
     admin.action(&id.0, json!({ "revertResize": null })).await;
     admin.settled(&id.0, "active").await;
@@ -254,7 +254,7 @@ async fn a_move_that_nova_accepts_and_drops_says_why() {
     for other in &hosts[1..] {
         ports.compute.close(&node_of(other), "turnaround-contract: nowhere to go").await.unwrap();
     }
-    let started = ports.instances.start_move(&id, Move::Live).await.unwrap();
+    let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
     let why = eventually("the reason", || async { ports.instances.why_failed(&id, &started.request).await.unwrap() }).await;
     assert_eq!(why, "No valid host was found. There are not enough hosts available.");
     let instance = ports.instances.get(&id).await.unwrap().unwrap();
@@ -286,7 +286,7 @@ async fn an_answer_that_is_lost_is_an_unknown_outcome_and_the_move_is_found() {
     assert_eq!(ports.instances.migrations(&id).await.unwrap(), []);
 
     wire.swallow_answers_to("POST", 1);
-    let lost = ports.instances.start_move(&id, Move::Live).await.unwrap_err();
+    let lost = ports.instances.start_move(&id, Move::Live, None).await.unwrap_err();
     assert_eq!(lost.kind, PortErrorKind::OutcomeUnknown, "{}", told(&lost));
     let found = migration(&ports, &id, &[MigrationState::Succeeded]).await;
     assert_eq!(found.source.as_deref(), Some(node_of(&host).as_str()));
@@ -347,6 +347,6 @@ async fn an_instance_that_is_gone_is_none_and_can_not_be_moved() {
     let id = InstanceId(bed.server_on(&host).await);
     bed.tidy().await;
     assert_eq!(ports.instances.get(&id).await.unwrap(), None);
-    assert_eq!(ports.instances.start_move(&id, Move::Live).await.unwrap_err().kind, PortErrorKind::NotFound);
+    assert_eq!(ports.instances.start_move(&id, Move::Live, None).await.unwrap_err().kind, PortErrorKind::NotFound);
     assert_eq!(ports.instances.on(&node_of(&host)).await.unwrap(), []);
 }

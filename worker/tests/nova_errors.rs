@@ -31,7 +31,7 @@ async fn list(ports: &Ports) -> Result<Vec<String>, PortError> {
 }
 
 async fn start_move(ports: &Ports) -> Result<String, PortError> {
-    ports.instances.start_move(&InstanceId("one".to_owned()), Move::Live).await.map(|started| started.request.0)
+    ports.instances.start_move(&InstanceId("one".to_owned()), Move::Live, None).await.map(|started| started.request.0)
 }
 
 fn refused(reason: &str) -> PortErrorKind {

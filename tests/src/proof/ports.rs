@@ -50,8 +50,8 @@ impl Instances for Gated {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.gate.call("instance", false, self.site.instances.get(id)).await
     }
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
-        self.gate.call("start_move", true, self.site.instances.start_move(id, how)).await
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
+        self.gate.call("start_move", true, self.site.instances.start_move(id, how, to)).await
     }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         self.gate.call("confirm", true, self.site.instances.confirm(id)).await

@@ -53,8 +53,8 @@ impl Instances for Told {
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.0.instances.get(id).await
     }
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
-        effect("start_move", &id.to_string(), self.0.instances.start_move(id, how)).await
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
+        effect("start_move", &id.to_string(), self.0.instances.start_move(id, how, to)).await
     }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         effect("confirm", &id.to_string(), self.0.instances.confirm(id)).await

@@ -135,9 +135,10 @@ pub trait Instances: Send + Sync {
     /// One instance; None if there is none (any more).
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError>;
 
-    /// Asks for a move to wherever the scheduler likes. Accepted is not done. **Not idempotent**: where
-    /// the answer was lost (`OutcomeUnknown`), look at [`Instances::migrations`] before asking again.
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError>;
+    /// Asks for a move, to a host by its name as in [`super::Host`], or to wherever the scheduler likes. Accepted is not done: a host that the
+    /// scheduler does not find fit makes the move fail later. **Not idempotent**: where the answer was lost (`OutcomeUnknown`), look at
+    /// [`Instances::migrations`] before asking again.
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError>;
 
     /// Confirms a cold migration. Confirming a confirmed one changes nothing.
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError>;

@@ -185,6 +185,8 @@ pub struct MigrationRecord {
     pub source: String,
     /// None until the scheduler has chosen.
     pub destination: Option<String>,
+    /// The host that whoever asked for it has named.
+    pub wanted: Option<String>,
     pub request: String,
     pub created: Timestamp,
     pub updated: Timestamp,

@@ -93,6 +93,8 @@ pub enum Happened {
         instance: String,
         node: Option<String>,
         how: Move,
+        /// The node that was named as its target.
+        to: Option<String>,
         request: String,
         under_way: bool,
         refused: Option<String>,

@@ -18,16 +18,22 @@ const NOT_LIVE_MIGRATABLE: &str =
 const COLD_STAGES: u32 = 4;
 
 impl Site {
-    pub(super) fn request_move(&mut self, id: &InstanceId, how: Move) -> Result<String, Trouble> {
+    /// `to` is a host by Nova's name for it.
+    pub(super) fn request_move(&mut self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<String, Trouble> {
         let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        let unknown = to.filter(|host| self.node_of_host(host).is_none());
         let request = self.request_id();
         let under_way =
             self.migrations.iter().any(|migration| migration.instance == *id && !migration.status.is_over());
-        let refused = self.why_refused(guest, how);
+        let refused = match unknown {
+            Some(host) => Some((400, format!("Compute host {host} could not be found."))),
+            None => self.why_refused(guest, how),
+        };
         self.record(Happened::MigrationRequested {
             instance: id.0.clone(),
             node: self.guests[guest].host.as_deref().map(|host| self.node_name(host)),
             how,
+            to: to.map(|host| self.node_name(host)),
             request: request.clone(),
             under_way,
             refused: refused.as_ref().map(|(_, reason)| reason.clone()),
@@ -42,6 +48,7 @@ impl Site {
         self.guests[guest].task_state = Some(task);
         self.remember_action(id, action, &request);
         let migration = self.new_migration(guest, kind, MigrationStatus::Accepted, &request);
+        self.migrations[migration].wanted = to.map(str::to_owned);
         self.after(self.plan.latencies.schedule, Due::Decide(migration));
         self.answer(Call::StartMove, request)
     }
@@ -87,6 +94,7 @@ impl Site {
             status,
             source: guest.host.clone().unwrap_or_default(),
             destination: None,
+            wanted: None,
             request: request.to_owned(),
             created: self.now,
             updated: self.now,
@@ -145,7 +153,8 @@ impl Site {
             return self.fail(migration, MigrationStatus::Error, &reason);
         }
         let (vcpus, memory_mb) = (self.guests[guest].vcpus, self.guests[guest].memory_mb);
-        let Some(destination) = self.schedule(vcpus, memory_mb, Some(&source)) else {
+        let wanted = self.migrations[migration].wanted.clone();
+        let Some(destination) = self.schedule(vcpus, memory_mb, Some(&source), wanted.as_deref()) else {
             return self.fail(migration, MigrationStatus::Error, NO_VALID_HOST);
         };
         // Nova writes the destination down when that has answered.

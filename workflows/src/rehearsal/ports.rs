@@ -100,12 +100,13 @@ impl Instances for World {
         Ok(guest.as_ref().map(|guest| self.told(guest)))
     }
 
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         let operation = match how {
             Move::Live => format!("live-migrate instance {id}"),
             Move::Cold => format!("cold-migrate instance {id}"),
         };
-        let request = self.request_move(id, how).map_err(|e| e.while_trying_to(operation))?;
+        let host = to.map(|name| self.host_named(name));
+        let request = self.request_move(id, how, host.as_deref()).map_err(|e| e.while_trying_to(operation))?;
         Ok(MoveStarted { request: RequestId(request) })
     }
 

@@ -274,12 +274,16 @@ impl Site {
     }
 
     /// Where Nova's scheduler puts an instance of this size: enabled, up, enough room, most free memory first.
-    pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, not_on: Option<&str>) -> Option<String> {
+    /// With `only`, that host or none.
+    pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, not_on: Option<&str>, only: Option<&str>) -> Option<String> {
         let used = self.used();
         let mut best: Vec<usize> = Vec::new();
         let mut most_free = 0;
         for (index, node) in self.nodes.iter().enumerate() {
             if !node.enabled || !node.is_up(self.now, &self.plan.latencies) || not_on == Some(node.host.as_str()) {
+                continue;
+            }
+            if only.is_some_and(|only| only != node.host) {
                 continue;
             }
             let (used_vcpus, used_memory) = used.get(node.host.as_str()).copied().unwrap_or_default();
@@ -323,7 +327,7 @@ impl Site {
     fn place_at_start(&mut self, plan: InstancePlan) {
         let host = match &plan.node {
             Some(node) => Some(self.node_named(node).map_or(node.clone(), |index| self.nodes[index].host.clone())),
-            None => self.schedule(plan.vcpus, plan.memory_mb, None),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None, None),
         };
         let index = self.guest_of(&plan, host, plan.vm_state);
         match plan.vm_state {
@@ -404,7 +408,7 @@ impl Site {
             Some(wanted) => wanted
                 .filter(|&node| self.nodes[node].enabled && self.nodes[node].is_up(self.now, &self.plan.latencies))
                 .map(|node| self.nodes[node].host.clone()),
-            None => self.schedule(plan.vcpus, plan.memory_mb, None),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None, None),
         };
         let guest = self.guest_of(plan, None, VmState::Building);
         self.guests[guest].task_state = Some(TaskState::Scheduling);

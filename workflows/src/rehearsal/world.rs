@@ -203,8 +203,14 @@ impl World {
     }
 
     /// The request's id, once Nova has accepted it.
-    pub fn request_move(&self, id: &InstanceId, how: Move) -> Result<String, Trouble> {
-        self.asked(Api::Nova, None)?.request_move(id, how)
+    /// Nova's name for a node of ours; another host has only that one.
+    pub fn host_named(&self, name: &str) -> String {
+        let site = self.site();
+        site.node_named(name).map_or_else(|| name.to_owned(), |node| site.nodes[node].host.clone())
+    }
+
+    pub fn request_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<String, Trouble> {
+        self.asked(Api::Nova, None)?.request_move(id, how, to)
     }
 
     pub fn request_confirm(&self, id: &InstanceId) -> Result<(), Trouble> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
-use self::room::Proof;
+use self::room::{Elsewhere, Proof};
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -20,7 +20,7 @@ use crate::ports::{
     Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind, RequestId,
 };
 use crate::store::Queue;
-use crate::updates::Rules;
+use crate::updates::NodeOrder;
 
 mod class;
 mod room;
@@ -62,6 +62,9 @@ struct Moving {
     asked: Timestamp,
     /// Migration records that it had before. Which one is ours is told by these, not by clocks: Nova has its own.
     before: Vec<String>,
+    /// The host that was named to Nova in the newest try. Such a try does not count: the scheduler may know why it can't be that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
     stage: MoveStage,
 }
 
@@ -127,12 +130,17 @@ impl Step for Evacuate {
         }
         let mut would = summary(&order.node, &scene.on_node, order.rules.pinned);
         // Only a dry run has not begun, and only there is it read.
-        if cx.begun().is_none()
-            && let Some(proof) = room::prove(cx, &order.node, &scene.on_node, order.rules.pinned).await?
-        {
+        let leaving = room::leaving(&scene.on_node, order.rules.pinned);
+        if cx.begun().is_none() && !leaving.is_empty() {
+            let elsewhere = Elsewhere::look(cx, &order).await?;
+            let proof = elsewhere.prove(&leaving);
             would = format!("{would}; {}", proof.told());
             if let Proof::NoRoom { why } = &proof {
                 return Err(StepError { what: would, ..StepError::ask(room::question(&order.node, why)) });
+            }
+            let again = elsewhere.move_again(&leaving);
+            if again > 0 {
+                would = format!("{would}; {again} of them only on nodes that are renewed later, and move again then");
             }
         }
         Ok(Observed::ToDo { would })
@@ -140,18 +148,20 @@ impl Step for Evacuate {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
         let order = order(cx)?;
-        let mut evacuation = Evacuation::look(cx, &order.node).await?;
+        let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
             // Once something has moved, the rest is better moved too as far as it goes.
+            let leaving = room::leaving(&evacuation.scene.on_node, order.rules.pinned);
             if evacuation.moves.instances.is_empty()
-                && let Some(Proof::NoRoom { why }) = room::prove(cx, &order.node, &evacuation.scene.on_node, order.rules.pinned).await?
+                && !leaving.is_empty()
+                && let Proof::NoRoom { why } = Elsewhere::look(cx, &order).await?.prove(&leaving)
             {
                 return Err(StepError::ask(room::question(&order.node, &why)));
             }
-            evacuation.start_more(&order.rules).await?;
+            evacuation.start_more().await?;
         }
         evacuation.find_unconfirmed().await?;
         evacuation.write_down().await?;
@@ -173,7 +183,7 @@ impl Step for Evacuate {
     /// Instances stay where they are by now; what is under way is seen to its end, so that nothing is left half moved.
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         let order = order(cx)?;
-        let mut evacuation = Evacuation::look(cx, &order.node).await?;
+        let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
@@ -212,7 +222,9 @@ fn unsettled(cx: &StepCx<'_>) -> Result<Duration, StepError> {
 /// One look at one node's evacuation.
 struct Evacuation<'a, 'b> {
     cx: &'a StepCx<'b>,
-    node: &'a NodeName,
+    order: &'a NodeOrder,
+    /// What is free where, once it was needed in this look.
+    elsewhere: Option<Elsewhere>,
     scene: Scene,
     moves: Moves,
     /// Busy instances that were met in this look.
@@ -224,11 +236,12 @@ struct Evacuation<'a, 'b> {
 }
 
 impl<'a, 'b> Evacuation<'a, 'b> {
-    async fn look(cx: &'a StepCx<'b>, node: &'a NodeName) -> Result<Evacuation<'a, 'b>, StepError> {
+    async fn look(cx: &'a StepCx<'b>, order: &'a NodeOrder) -> Result<Evacuation<'a, 'b>, StepError> {
         Ok(Evacuation {
             cx,
-            node,
-            scene: Scene::look(cx, node).await?,
+            order,
+            elsewhere: None,
+            scene: Scene::look(cx, &order.node).await?,
             moves: cx.checkpoint()?.unwrap_or_default(),
             waited_for: BTreeSet::new(),
             blocked: Vec::new(),
@@ -276,7 +289,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             }
             return Ok(None);
         }
-        if host == self.node.as_str() {
+        if host == self.order.node.as_str() {
             return self.still_here(id, moving, ours).await;
         }
         // It runs elsewhere some seconds before its migration is over; rebooting the source in between would harm it.
@@ -326,13 +339,14 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let migrations = self.cx.ports.instances.migrations(id).await?;
         Ok(migrations.into_iter().find(|migration| {
             migration.kind == kind
-                && migration.source.as_deref().is_none_or(|source| source == self.node.as_str())
+                && migration.source.as_deref().is_none_or(|source| source == self.order.node.as_str())
                 && !moving.before.contains(&migration.uuid)
         }))
     }
 
     /// Asks Nova for as many more moves as there is room for.
-    async fn start_more(&mut self, rules: &Rules) -> Result<(), StepError> {
+    async fn start_more(&mut self) -> Result<(), StepError> {
+        let rules = &self.order.rules;
         let waiting: Vec<Instance> = self.scene.on_node.clone();
         for instance in waiting {
             let known = self.moves.instances.get(&instance.id);
@@ -376,7 +390,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             };
             self.blocked.push(format!(
                 "{} ({id}) has left by {what} that waits to be confirmed or reverted: until then its old disk is on {}",
-                instance.name, self.node
+                instance.name, self.order.node
             ));
         }
         Ok(())
@@ -393,9 +407,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     }
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
+        let before_this = self.moves.instances.get(&instance.id);
+        let was_sent_to_a_host = before_this.is_some_and(|moving| moving.to.is_some() && !self.is_forgiven(moving));
         // A try of ours that failed may have left it otherwise, unless a person has looked at it since.
-        let found = match self.moves.instances.get(&instance.id) {
-            Some(moving) if tries > 0 => moving.found.clone(),
+        let found = match before_this {
+            Some(moving) if tries > 0 || was_sent_to_a_host => moving.found.clone(),
             Some(_) | None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;
@@ -404,11 +420,13 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             self.wait_for(instance, "is still being moved");
             return Ok(());
         }
+        let to = if tries == 0 && !was_sent_to_a_host { self.choose_host(instance).await? } else { None };
         let moving = Moving {
             name: instance.name.clone(),
             how,
             found,
-            tries: tries + 1,
+            tries: if to.is_some() { tries } else { tries + 1 },
+            to: to.clone(),
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
             asked: self.cx.just_now().await,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
@@ -418,7 +436,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         self.changed = true;
         self.write_down().await?;
         self.cx.guard().await?;
-        match self.cx.ports.instances.start_move(&instance.id, how).await {
+        match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
             Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
             Err(error) => match error.kind {
                 PortErrorKind::OutcomeUnknown => {}
@@ -432,6 +450,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                     self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
                     if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
                         moving.tries = tries;
+                        moving.to = None;
                     }
                     self.write_down().await?;
                     return Err(error.into());
@@ -439,6 +458,18 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             },
         }
         Ok(())
+    }
+
+    /// Where it can stay for the rest of the rollout.
+    async fn choose_host(&mut self, instance: &Instance) -> Result<Option<String>, StepError> {
+        if self.order.later.is_empty() {
+            return Ok(None);
+        }
+        let elsewhere = match &mut self.elsewhere {
+            Some(elsewhere) => elsewhere,
+            none => none.insert(Elsewhere::look(self.cx, self.order).await?),
+        };
+        Ok(elsewhere.choose(instance.takes))
     }
 
     /// Notes that it is busy; one that has been for too long is a matter for a person.

@@ -76,6 +76,9 @@ pub struct NodeOrder {
     pub node: NodeName,
     pub image: OrderedImage,
     pub rules: Rules,
+    /// Nodes of the same rollout that come later: what moves to them has to move again. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<NodeName>,
 }
 
 /// Input of [`super::NODE_OS_ROLLOUT`]: several nodes, in this order.
@@ -161,7 +164,8 @@ impl RolloutOrder {
 
     /// The part of one node.
     pub fn node(&self, node: &NodeName) -> NodeOrder {
-        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone() }
+        let later = self.nodes.iter().skip_while(|other| *other != node).skip(1).cloned().collect();
+        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone(), later }
     }
 }
 

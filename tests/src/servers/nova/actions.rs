@@ -12,6 +12,8 @@ use super::servers::{find, not_found};
 use super::{Answer, Bearer, Minor, REQUEST_ID, Refusal, Shared, only_admin, time};
 
 /// From here on `force` is gone.
+/// Since then a cold migration may name its target.
+const COLD_TO_A_HOST: Minor = Minor(56);
 const NO_FORCE: Minor = Minor(68);
 /// From here on `block_migration` may be "auto".
 const AUTO: Minor = Minor(25);
@@ -35,15 +37,13 @@ pub(super) async fn act(
         "os-migrateLive" => {
             only_admin(&bearer, "os_compute_api:os-migrate-server:migrate_live")?;
             check_live(what, minor)?;
-            let request = nova.world.request_move(&guest.id, Move::Live).map_err(refuse)?;
+            let request = nova.world.request_move(&guest.id, Move::Live, what["host"].as_str()).map_err(refuse)?;
             Ok(accepted(&request))
         }
         "migrate" => {
             only_admin(&bearer, "os_compute_api:os-migrate-server:migrate")?;
-            if !what.is_null() {
-                return Err(unsupported("migrate with a host"));
-            }
-            let request = nova.world.request_move(&guest.id, Move::Cold).map_err(refuse)?;
+            check_cold(what, minor)?;
+            let request = nova.world.request_move(&guest.id, Move::Cold, what["host"].as_str()).map_err(refuse)?;
             Ok(accepted(&request))
         }
         "confirmResize" => {
@@ -80,10 +80,19 @@ fn check_live(what: &Value, minor: Minor) -> Result<(), Refusal> {
     if body["block_migration"] == "auto" && minor < AUTO {
         return Err(Refusal::new(400, "Invalid input for field/attribute block_migration. Value: auto."));
     }
-    if !body["host"].is_null() {
-        return Err(unsupported("os-migrateLive with a host"));
+    if !body["host"].is_null() && !body["host"].is_string() {
+        return Err(Refusal::new(400, "Invalid input for field/attribute host."));
     }
     Ok(())
+}
+
+/// Nothing, or since 2.56 a host.
+fn check_cold(what: &Value, minor: Minor) -> Result<(), Refusal> {
+    let Some(body) = what.as_object() else {
+        return if what.is_null() { Ok(()) } else { Err(Refusal::new(400, "Invalid input for field/attribute migrate.")) };
+    };
+    let only_a_host = body.len() == 1 && body.get("host").is_some_and(Value::is_string);
+    if minor >= COLD_TO_A_HOST && only_a_host { Ok(()) } else { Err(Refusal::new(400, "Invalid input for field/attribute migrate.")) }
 }
 
 /// The answer carries the id under which the action is remembered.

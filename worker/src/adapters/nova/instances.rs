@@ -53,12 +53,17 @@ impl Instances for Nova {
         }
     }
 
-    async fn start_move(&self, id: &InstanceId, how: Move) -> Result<MoveStarted, PortError> {
+    async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
+        let host = to.map(|name| self.their_name(name));
+        // Nova's scheduler has its say about a host that is named, too: there is no `force`.
         let (operation, body) = match how {
-            Move::Live => ("live-migrate", json!({ "os-migrateLive": { "host": null, "block_migration": "auto" } })),
-            Move::Cold => ("cold-migrate", json!({ "migrate": null })),
+            Move::Live => ("live-migrate", json!({ "os-migrateLive": { "host": host, "block_migration": "auto" } })),
+            Move::Cold => ("cold-migrate", json!({ "migrate": host.map(|host| json!({ "host": host })) })),
         };
-        let operation = format!("{operation} instance {id}");
+        let operation = match host {
+            Some(host) => format!("{operation} instance {id} to {host}"),
+            None => format!("{operation} instance {id}"),
+        };
         let answer = self.send(Call::change(&operation, Method::POST, &["servers", &id.0, "action"], body)).await?;
         match answer.header("x-openstack-request-id") {
             Some(request) => Ok(MoveStarted { request: RequestId(request.to_owned()) }),

@@ -123,6 +123,11 @@ impl Nova {
         node.unwrap_or(host)
     }
 
+    /// Nova's name for a host that [`Nova::our_name`] has named.
+    fn their_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.hosts.iter().find(|(node, _)| node.as_str() == name).map_or(name, |(_, host)| host)
+    }
+
     /// Sends one call and returns its answer if it is a success.
     ///
     /// A 401 comes before anything is carried out, so the call is sent once more with a new token. 404 is `NotFound` only

@@ -133,7 +133,7 @@ fn a_large_site_is_drained_without_waiting_for_it() {
     for name in ["gpu-01", "gpu-02", "gpu-03"] {
         bench.close(name);
         for instance in block_on(bench.ports.instances.on(&node(name))).unwrap() {
-            block_on(bench.ports.instances.start_move(&instance.id, Move::Live)).unwrap();
+            block_on(bench.ports.instances.start_move(&instance.id, Move::Live, None)).unwrap();
         }
         bench.settle();
         assert_eq!(bench.world.snapshot().node(name).unwrap().instances, 0);

@@ -83,7 +83,7 @@ impl Bench {
     }
 
     fn start_move(&self, name: &str, how: Move) -> Result<RequestId, PortError> {
-        block_on(self.ports.instances.start_move(&self.id(name), how)).map(|started| started.request)
+        block_on(self.ports.instances.start_move(&self.id(name), how, None)).map(|started| started.request)
     }
 
     fn newest_migration(&self, name: &str) -> Migration {

@@ -217,7 +217,7 @@ fn an_instance_may_be_deleted_while_it_is_moved() {
     bench.settle();
     assert_eq!(block_on(bench.ports.instances.get(&id)).unwrap(), None);
     assert_eq!(block_on(bench.ports.instances.moving(&node("gpu-01"))).unwrap(), []);
-    let error = block_on(bench.ports.instances.start_move(&id, Move::Live)).unwrap_err();
+    let error = block_on(bench.ports.instances.start_move(&id, Move::Live, None)).unwrap_err();
     assert_eq!(error.kind, PortErrorKind::NotFound);
 }
 

@@ -11,6 +11,7 @@ use turnaround_config::{NodeName, Pinned};
 use super::class::{Class, classify};
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
 use crate::ports::{Host, Instance, Room};
+use crate::updates::NodeOrder;
 
 /// Placements that are tried out before it counts as undecided whether all fit.
 // It only comes to trying where the room is tight. Each is a look at every host: some 20 ms in all with 1,000 of them. It is
@@ -41,16 +42,56 @@ impl Proof {
     }
 }
 
-/// Asks what is free on other hosts, and looks whether that is enough for all that can be moved. None where nothing can be.
-pub(super) async fn prove(cx: &StepCx<'_>, node: &NodeName, on_node: &[Instance], pinned: Pinned) -> Result<Option<Proof>, StepError> {
-    let moves = |instance: &&Instance| matches!(classify(instance, pinned), Class::Move(_)) && instance.takes != Room::default();
-    let leaving: Vec<&Instance> = on_node.iter().filter(moves).collect();
-    if leaving.is_empty() {
-        return Ok(None);
+/// The hosts to which something may be moved off a node.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    hosts: Vec<Host>,
+    /// Those of them that are renewed later: what moves there has to move again.
+    later: Vec<NodeName>,
+}
+
+impl Elsewhere {
+    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Elsewhere, StepError> {
+        let mut hosts = cx.ports.compute.hosts().await?;
+        hosts.retain(|host| host.enabled && host.up && host.name != order.node.as_str());
+        Ok(Elsewhere { hosts, later: order.later.clone() })
     }
-    let mut hosts = cx.ports.compute.hosts().await?;
-    hosts.retain(|host| host.enabled && host.up && host.name != node.as_str());
-    Ok(Some(judge(leaving, &hosts)))
+
+    /// Is there enough for all of `leaving`?
+    pub(super) fn prove(&self, leaving: &[&Instance]) -> Proof {
+        judge(leaving.to_vec(), &self.hosts)
+    }
+
+    fn lasts(&self, host: &Host) -> bool {
+        !self.later.iter().any(|node| node.as_str() == host.name)
+    }
+
+    /// So many of `leaving` find no room but on nodes that are renewed later.
+    pub(super) fn move_again(&self, leaving: &[&Instance]) -> usize {
+        let mut leaving = leaving.to_vec();
+        leaving.sort_by_key(|instance| Reverse(instance.takes));
+        first_fit(&leaving, self.hosts.iter().filter(|host| self.lasts(host)).map(|host| host.free).collect()).len()
+    }
+
+    /// The host with the most room on which `takes` can stay for the rest of the rollout; what it takes is taken from what is free there. None
+    /// where there is none, or where all are as good: then the choice is the scheduler's, which knows more than we do.
+    pub(super) fn choose(&mut self, takes: Room) -> Option<String> {
+        let (lasting, later): (Vec<_>, Vec<_>) = self.hosts.iter().enumerate().partition(|(_, host)| self.lasts(host));
+        if later.is_empty() {
+            return None;
+        }
+        let fit = lasting.into_iter().filter(|(_, host)| host.free.holds(takes));
+        let (best, _) = fit.max_by_key(|(_, host)| host.free)?;
+        let host = &mut self.hosts[best];
+        host.free = host.free.without(takes);
+        Some(host.name.clone())
+    }
+}
+
+/// Those of `on_node` that can be moved, and take anything.
+pub(super) fn leaving(on_node: &[Instance], pinned: Pinned) -> Vec<&Instance> {
+    let moves = |instance: &&Instance| matches!(classify(instance, pinned), Class::Move(_)) && instance.takes != Room::default();
+    on_node.iter().filter(moves).collect()
 }
 
 pub(super) fn question(node: &NodeName, why: &[String]) -> Question {
@@ -221,6 +262,21 @@ mod tests {
     fn what_first_fit_does_not_find_is_still_room() {
         // The biggest first would take the big host, where only the two others fit.
         assert_eq!(judged(&[(1, 6), (1, 5), (1, 5)], &[(9, 10), (9, 6)]), Proof::Room);
+    }
+
+    #[test]
+    fn a_host_is_chosen_only_where_one_is_better_than_another_and_what_it_takes_is_gone() {
+        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 9, memory_mb } };
+        let mut elsewhere = Elsewhere {
+            hosts: vec![host("renewed", 10), host("stranger", 12), host("later", 99)],
+            later: vec!["later".parse().unwrap()],
+        };
+        let takes = |memory_mb| Room { vcpus: 1, memory_mb };
+        let chosen: Vec<_> = [5, 8, 8, 3].into_iter().map(|memory| elsewhere.choose(takes(memory))).collect();
+        let expected = [Some("stranger"), Some("renewed"), None, Some("stranger")];
+        assert_eq!(chosen, expected.map(|name| name.map(str::to_owned)));
+        let mut alike = Elsewhere { hosts: vec![host("renewed", 10)], later: vec!["later".parse().unwrap()] };
+        assert_eq!(alike.choose(takes(1)), None, "the scheduler can do no harm: the later one is not open");
     }
 
     #[test]
