@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Ssh, Store, Telemetry, Worker,
+    Config, Daemon, Ipmi, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table};
 use crate::report::Report;
@@ -121,6 +121,7 @@ impl RawConfig {
         let ssh = self.ssh.table().and_then(|raw| raw.check(problems));
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
         let setup = self.setup.table().and_then(|raw| raw.check(problems));
+        let silences = self.silences.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
         let checks = nodes::checks(self.checks, problems);
         let known_images = schedules::Known::names(&self.images);
@@ -140,6 +141,7 @@ impl RawConfig {
             ssh: ssh?,
             ipmi: ipmi?,
             setup: setup?,
+            silences: silences?,
             node_os: node_os?,
             checks: checks?,
             images: images?,
@@ -331,6 +333,54 @@ impl RawSetup {
             let beside = || program.parent().unwrap_or(&program).to_owned();
             Setup { directory: directory.unwrap_or_else(beside), program, vault_password, deploy, deploy_deadline }
         }))
+    }
+}
+
+impl RawSilences {
+    /// None inside: nothing is silenced.
+    fn check(self, problems: &mut Problems<'_>) -> Option<Option<Silences>> {
+        let url = problems.maybe(&self.url, |text| values::web_url(text));
+        let token = secret(&self.token_file, &self.token_credential, problems);
+        let ca_file = problems.maybe(&self.ca_file, |text| values::absolute_path(text));
+        let matchers = self.matchers(problems);
+        let lasts = problems.length(&self.lasts, &limits::SILENCE_LASTS);
+        if self.url.is_nothing() {
+            let keys = [
+                self.token_file.written().map(|written| &written.key),
+                self.token_credential.written().map(|written| &written.key),
+                self.ca_file.written().map(|written| &written.key),
+                self.matchers.written().map(|written| &written.key),
+                self.lasts.written().map(|written| &written.key),
+            ];
+            for lonely in keys.into_iter().flatten() {
+                problems.add(lonely, "there is no `url` that this is for", "write `url` too, or leave it out");
+            }
+        }
+        let (url, token, ca_file, matchers, lasts) = (url?, token?, ca_file?, matchers?, lasts?);
+        Some(url.map(|url| Silences { url, token, ca_file, matchers, lasts }))
+    }
+
+    /// Where there is a `url`, at least one that names the node: a silence without it would keep every alert of the site quiet.
+    fn matchers(&self, problems: &mut Problems<'_>) -> Option<Vec<Matcher>> {
+        let Some(list) = self.matchers.written() else {
+            if self.url.written().is_some() && self.matchers.is_nothing() {
+                problems.missing(&self.here, "matchers", "['instance=~\"{node}(:[0-9]+)?\"']");
+                return None;
+            }
+            return self.matchers.is_nothing().then(Vec::new);
+        };
+        if list.value.len() > limits::MATCHERS_MAX {
+            let help = format!("write at most {}", limits::MATCHERS_MAX);
+            problems.add(&list.span, "there are too many conditions for one silence", help);
+        }
+        let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::matcher(text))).collect();
+        let all: Vec<Matcher> = all.into_iter().collect::<Option<_>>()?;
+        if !all.iter().any(|matcher| matcher.is_equal && matcher.value.contains(values::NODE)) {
+            let help = "write `{node}` for the node's name in one of them, such as 'instance=~\"{node}(:[0-9]+)?\"'";
+            problems.add(&list.span, "these silence alerts about every node", help);
+            return None;
+        }
+        Some(all)
     }
 }
 

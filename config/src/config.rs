@@ -29,6 +29,8 @@ pub struct Config {
     pub ipmi: Ipmi,
     /// The site's own setup script. None: images bring all that a node needs.
     pub setup: Option<Setup>,
+    /// Where alerts about a node are silenced while it is renewed. None: nowhere.
+    pub silences: Option<Silences>,
     pub node_os: NodeOs,
     /// What is checked on a node before it is given back, by name.
     pub checks: BTreeMap<CheckName, Check>,
@@ -152,6 +154,34 @@ pub struct Setup {
     pub deploy: Vec<String>,
     /// A run that has not ended after this long becomes a question to the operator. It goes on meanwhile.
     pub deploy_deadline: Duration,
+}
+
+/// An Alertmanager, or a Grafana's own, which has the same API.
+#[derive(Debug, Clone)]
+pub struct Silences {
+    /// What stands before `/api/v2/silences`.
+    pub url: String,
+    /// Sent as a bearer token.
+    pub token: Option<Secret>,
+    /// A PEM file with the certificate authority of its host. Without it the system's are used.
+    pub ca_file: Option<PathBuf>,
+    /// Which alerts are about a node: all of these hold.
+    pub matchers: Vec<Matcher>,
+    /// A silence ends by itself after this long.
+    pub lasts: Duration,
+}
+
+/// One condition on the labels of an alert, as Alertmanager has it: `instance=~"{node}.*"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Matcher {
+    /// Name of the label.
+    pub name: String,
+    /// `{node}` stands for the node's name.
+    pub value: String,
+    /// `=~` or `!~`: the value is a regular expression, for the whole of the label.
+    pub is_regex: bool,
+    /// `=` or `=~`: not negated.
+    pub is_equal: bool,
 }
 
 /// Rules for renewing node operating systems.

@@ -138,6 +138,14 @@ pub(crate) const SETUP_DEPLOY: [&str; 2] = ["--tags", "openstack"];
 // 20 to 40 min are documented; three times that, because nothing is gained by asking while it still works.
 pub(crate) const DEPLOY_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(2), most: days(2) };
 
+/// Until a silence ends by itself.
+// The deadlines of an installation, a run of the setup script and a hypervisor's return together: by then an operator is asked, and an alert is
+// no surprise.
+pub(crate) const SILENCE_LASTS: Limits<Duration> = Limits { least: minutes(1), default: hours(4), most: days(7) };
+
+/// Conditions of one silence. Alerts have some ten labels.
+pub(crate) const MATCHERS_MAX: usize = 20;
+
 /// Until a check's command is given up. `dcgmi diag -r 1` takes seconds, `-r 2` two minutes, `-r 3` a quarter of an hour.
 pub(crate) const CHECK_TIME_LIMIT: Limits<Duration> = Limits { least: seconds(1), default: seconds(30), most: hours(1) };
 

@@ -51,6 +51,7 @@ tables! {
         ssh: RawSsh,
         ipmi: RawIpmi,
         setup: RawSetup,
+        silences: RawSilences,
         node_os: RawNodeOs,
         checks: Named<RawCheck>,
         images: Named<RawImage>,
@@ -121,6 +122,16 @@ tables! {
         vault_password_credential: Hidden,
         deploy: Texts,
         deploy_deadline: Timespan,
+    }
+
+    /// `[silences]`
+    RawSilences {
+        url: String,
+        token_file: Hidden,
+        token_credential: Hidden,
+        ca_file: String,
+        matchers: Texts,
+        lasts: Timespan,
     }
 
     /// `[node_os]`

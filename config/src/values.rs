@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use crate::config::Matcher;
 use crate::limits;
 use crate::names::NAME_CHARS_MAX;
 use crate::nearest::{any_of, nearest};
@@ -87,6 +88,27 @@ pub(crate) fn argument(text: &str) -> Result<String, Wrong> {
         return Err(Wrong::new(format!("`{}` has a brace that means nothing", show(text)), "write `{node}` for the node's name"));
     }
     Ok(text.to_owned())
+}
+
+/// Stands for the node's name.
+pub(crate) const NODE: &str = "{node}";
+
+/// A condition on an alert's label, as Alertmanager and `amtool` write it: `name="value"`, or with `!=`, `=~` or `!~`; the quotes may be left out.
+pub(crate) fn matcher(text: &str) -> Result<Matcher, Wrong> {
+    let wrong = || {
+        let help = "write a label, one of `=` `!=` `=~` `!~`, and a value: 'instance=~\"{node}(:[0-9]+)?\"'";
+        Wrong::new(format!("`{}` is no condition on a label", show(text)), help)
+    };
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').ok_or_else(wrong)?;
+    let (name, rest) = text.split_at(end);
+    let operators = [("=~", true, true), ("!~", true, false), ("!=", false, false), ("=", false, true)];
+    let found = operators.iter().find_map(|&(operator, is_regex, is_equal)| Some((rest.strip_prefix(operator)?, is_regex, is_equal)));
+    let (value, is_regex, is_equal) = found.ok_or_else(wrong)?;
+    let value = value.strip_prefix('"').map_or(Some(value), |rest| rest.strip_suffix('"')).ok_or_else(wrong)?;
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || value.is_empty() || value.contains(|c: char| c == '"' || c.is_control()) {
+        return Err(wrong());
+    }
+    Ok(Matcher { name: name.to_owned(), value: value.to_owned(), is_regex, is_equal })
 }
 
 /// A path that means the same wherever a program is started.

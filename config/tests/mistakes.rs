@@ -426,6 +426,26 @@ fn a_setup_script_is_told_wholly_or_not_at_all() {
 }
 
 #[test]
+fn silences_name_the_node_or_would_keep_everything_quiet() {
+    let lonely = ("there is no `url` that this is for", "write `url` too, or leave it out");
+    for line in ["lasts = \"1h\"", "matchers = ['node=\"{node}\"']", "token_credential = \"grafana\"", "ca_file = \"/etc/ca.pem\""] {
+        assert_only(&format!("[silences]\n{line}\n"), lonely.0, lonely.1);
+    }
+    let silences = |matchers: &str| format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = [{matchers}]\n");
+    assert_good("[silences]\n");
+    assert_good(&silences(r#"'instance=~"{node}(:[0-9]+)?"', 'severity!="critical"', 'job = node', 'a!~b'"#).replace("job = node", "job=node"));
+    assert_only("[silences]\nurl = \"http://192.0.2.9:9093\"\n", "`matchers` is missing in `[silences]`", "add `matchers = ['instance=~\"{node}(:[0-9]+)?\"']`");
+    let all = "these silence alerts about every node";
+    for matchers in ["", "'severity=\"warning\"'", "'instance!=\"{node}\"'"] {
+        assert_eq!(only(&silences(matchers)).0, all, "{matchers}");
+    }
+    for wrong in ["instance", "=x", "9a=x", "a=", "a=\"x", "a==\"\"x", "a ~ x"] {
+        let (reason, _) = only(&silences(&format!("'n=\"{{node}}\"', '{wrong}'")));
+        assert_eq!(reason, format!("`{wrong}` is no condition on a label"));
+    }
+}
+
+#[test]
 fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
     assert_good("[checks.gpus]\ncommand = \"nvidia-smi -L | wc -l\"\nexpect = \"8\"\n");
     assert_good("[checks.disks]\ncommand = \"lsblk\"\nas_found = true\n");

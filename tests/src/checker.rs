@@ -138,6 +138,8 @@ struct Judge<'a> {
     moves: BTreeMap<String, (String, String)>,
     /// Runs of the setup script that go on.
     scripts: BTreeSet<String>,
+    /// Silences that were begun and not ended.
+    silences: BTreeSet<String>,
     violations: Vec<Violation>,
 }
 
@@ -152,7 +154,7 @@ fn list(event: &Value, key: &str) -> Vec<String> {
 impl<'a> Judge<'a> {
     fn new(rules: &'a Rules) -> Judge<'a> {
         let (nodes, places, moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, scripts: BTreeSet::new(), violations: Vec::new() }
+        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, scripts: BTreeSet::new(), silences: BTreeSet::new(), violations: Vec::new() }
     }
 
     fn say(&mut self, rule: Rule, what: String) {
@@ -213,6 +215,15 @@ impl<'a> Judge<'a> {
             "script_ended" => {
                 if !self.scripts.remove(text(event, "run")) {
                     self.say(Rule::LogIsWhole, format!("{} ends, and has never begun", text(event, "run")));
+                }
+            }
+            // Two at once, after a worker was paused between its look and its call, do no harm.
+            "silence_begun" => {
+                self.silences.insert(text(event, "silence").to_owned());
+            }
+            "silence_ended" => {
+                if !self.silences.remove(text(event, "silence")) {
+                    self.say(Rule::LogIsWhole, format!("silence {} ends, and is not in force", text(event, "silence")));
                 }
             }
             "answer_lost" => {}

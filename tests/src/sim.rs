@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use turnaround_config::{NodeName, Pinned};
+use turnaround_config::{Matcher, NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedImage, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedImage, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -246,6 +246,19 @@ impl NodeFacts for MortalPorts {
 }
 
 #[async_trait]
+impl Silences for MortalPorts {
+    async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
+        self.inner().silences.in_force(mark).await
+    }
+    async fn begin(&self, silence: &NewSilence) -> Result<(), PortError> {
+        self.mortal.call("begin_silence", self.inner().silences.begin(silence)).await
+    }
+    async fn end(&self, id: &str) -> Result<(), PortError> {
+        self.mortal.call("end_silence", self.inner().silences.end(id)).await
+    }
+}
+
+#[async_trait]
 impl SetupScript for MortalPorts {
     fn place(&self) -> String {
         self.inner.setup.place()
@@ -260,7 +273,7 @@ impl SetupScript for MortalPorts {
 
 fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
     let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all }
 }
 
 /// A site, a store, and workers that come one after the other.
@@ -419,6 +432,10 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             rejoin_deadline_ms: 3_600_000,
             move_poll_ms: 5_000,
             node_poll_ms: 10_000,
+            silence: Some(OrderedSilence {
+                matchers: vec![Matcher { name: "instance".to_owned(), value: "{node}(:[0-9]+)?".to_owned(), is_regex: true, is_equal: true }],
+                lasts_ms: 4 * 3_600_000,
+            }),
             checks: vec![OrderedCheck {
                 name: "gpus".to_owned(),
                 command: COUNT_GPUS.to_owned(),

@@ -36,6 +36,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
+            Happened::SilenceBegun { node, .. } => format!("silence {}", node.as_deref().unwrap_or("nobody")),
             Happened::ScriptStarted { node, .. } => format!("script for {}", node.as_deref().unwrap_or("nobody")),
             Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
             _ => continue,
@@ -73,7 +74,7 @@ async fn a_renewal_does_everything_once() {
     assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
     assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
     let once: Vec<u32> = summary.effects.values().copied().collect();
-    assert_eq!(once, [1; 6], "three moves, a reset, an image, a run of the setup script: {:?}", summary.effects);
+    assert_eq!(once, [1; 7], "three moves, a silence, a reset, an image, a run of the setup script: {:?}", summary.effects);
     assert!(death.passed() > 40, "{:?}", death.names());
 }
 

@@ -67,6 +67,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
         let what = match &event.what {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
+            Happened::SilenceBegun { node, .. } => format!("silence {}", node.as_deref().unwrap_or("nobody")),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
             Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
             _ => continue,

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
+    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 
 use super::gate::Gate;
@@ -20,7 +20,7 @@ struct Gated {
 /// `site`, each call through `gate`.
 pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
     let all = Arc::new(Gated { site, gate });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all }
 }
 
 #[async_trait]
@@ -103,6 +103,19 @@ impl NodeFacts for Gated {
     }
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         self.gate.call("run", false, self.site.facts.run(node, command, time_limit)).await
+    }
+}
+
+#[async_trait]
+impl Silences for Gated {
+    async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
+        self.gate.call("in_force", false, self.site.silences.in_force(mark)).await
+    }
+    async fn begin(&self, silence: &NewSilence) -> Result<(), PortError> {
+        self.gate.call("begin_silence", true, self.site.silences.begin(silence)).await
+    }
+    async fn end(&self, id: &str) -> Result<(), PortError> {
+        self.gate.call("end_silence", true, self.site.silences.end(id)).await
     }
 }
 

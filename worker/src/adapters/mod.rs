@@ -7,6 +7,7 @@
 //! | `NetBoot` | [`netboot`] |
 //! | `NodeFacts` | [`ssh`] |
 //! | `SetupScript` | [`setup_script`] |
+//! | `Silences` | [`alertmanager`] |
 //!
 //! Below them: [`http`] and [`program`], which bound everything and say whether what failed may have been carried out;
 //! [`tls`], which says who is trusted.
@@ -22,6 +23,7 @@ use turnaround_config::{self as config, Config, NodeName, Secret, SecretText};
 use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::ports::Ports;
 
+use self::alertmanager::{Alertmanager, Api};
 use self::bmc::{Controller, Controllers};
 use self::http::BoxError;
 use self::ipmitool::Ipmitool;
@@ -33,6 +35,7 @@ use self::setup_script::SetupScripts;
 use self::ssh::SshFacts;
 use self::tls::Trust;
 
+mod alertmanager;
 mod bmc;
 mod clouds;
 mod http;
@@ -80,12 +83,14 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
         problems.take("ssh", facts)
     });
     let setup = problems.take("setup", SetupScripts::new(config.setup.as_ref(), config.scripts_dir()));
+    let alerting = alerting(config, &mut problems);
     match (session, folder, facts, setup) {
         (Some(session), Some(netboot), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let compute = Arc::clone(&nova);
             let bmc = Arc::new(Controllers::new(controllers));
-            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup) })
+            let silences = Arc::new(Alertmanager::new(alerting));
+            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup), silences })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }
@@ -140,6 +145,17 @@ fn controllers(config: &Config, problems: &mut Problems) -> BTreeMap<NodeName, C
         }
     }
     controllers
+}
+
+fn alerting(config: &Config, problems: &mut Problems) -> Option<Api> {
+    let config::Silences { url, token, ca_file, matchers: _, lasts: _ } = config.silences.as_ref()?;
+    let token = match token {
+        Some(token) => Some(problems.take("silences", read_secret(token))?),
+        None => None,
+    };
+    let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take("silences", trust_file(file)))?;
+    let base = problems.take("silences", base_url(url))?;
+    problems.take("silences", Api::new(base, token, &trust))
 }
 
 fn per_node(config: &Config, of: impl Fn(&config::Node) -> String) -> BTreeMap<NodeName, String> {

@@ -169,6 +169,11 @@ impl StepError {
         self
     }
 
+    /// Somebody else works on it now: nothing more is to be done.
+    pub fn is_lost(&self) -> bool {
+        self.remedy == Remedy::LeaseLost
+    }
+
     /// The error and its causes, each once, on one line.
     pub fn chain(&self) -> String {
         let mut text = self.what.clone();

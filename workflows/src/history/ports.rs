@@ -9,7 +9,7 @@ use turnaround_config::NodeName;
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript,
+    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -106,6 +106,19 @@ impl NodeFacts for Told {
     }
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         self.0.facts.run(node, command, time_limit).await
+    }
+}
+
+#[async_trait]
+impl Silences for Told {
+    async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
+        self.0.silences.in_force(mark).await
+    }
+    async fn begin(&self, silence: &NewSilence) -> Result<(), PortError> {
+        effect("begin_silence", &silence.mark, self.0.silences.begin(silence)).await
+    }
+    async fn end(&self, id: &str) -> Result<(), PortError> {
+        effect("end_silence", id, self.0.silences.end(id)).await
     }
 }
 

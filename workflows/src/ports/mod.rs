@@ -13,6 +13,7 @@ mod facts;
 mod instances;
 mod netboot;
 mod setup_script;
+mod silences;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
@@ -23,6 +24,7 @@ pub use instances::{
 };
 pub use netboot::{BootTicket, NetBoot, Token};
 pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
+pub use silences::{NewSilence, Silence, Silences};
 
 /// Every port of one site.
 #[derive(Clone)]
@@ -33,4 +35,5 @@ pub struct Ports {
     pub netboot: Arc<dyn NetBoot>,
     pub facts: Arc<dyn NodeFacts>,
     pub setup: Arc<dyn SetupScript>,
+    pub silences: Arc<dyn Silences>,
 }

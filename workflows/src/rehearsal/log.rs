@@ -118,6 +118,17 @@ pub enum Happened {
         refused: Option<String>,
     },
 
+    /// Alerts about `node` are not told of, until then at most.
+    SilenceBegun {
+        silence: String,
+        node: Option<String>,
+        mark: String,
+        until: Timestamp,
+    },
+    SilenceEnded {
+        silence: String,
+    },
+
     TicketStaged {
         node: String,
         token: String,

@@ -12,6 +12,7 @@ mod moves;
 mod plan;
 mod ports;
 mod script;
+mod silences;
 mod site;
 mod snapshot;
 mod tickets;

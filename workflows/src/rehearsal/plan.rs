@@ -407,6 +407,8 @@ pub enum Call {
     Stage,
     Withdraw,
     StartScript,
+    BeginSilence,
+    EndSilence,
 }
 
 /// Who can be asked something.
@@ -417,6 +419,8 @@ pub enum Api {
     Bmc,
     NetBoot,
     Ssh,
+    /// What alerts.
+    Monitoring,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use super::log::{By, Happened, Log, NodeAtStart};
 use super::machine::Machine;
 use super::plan::{Api, Call, Happens, InstancePlan, SitePlan};
 use super::script::Run;
+use super::silences::Begun;
 use super::tickets::{TicketSource, TicketsInMemory};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
@@ -93,6 +94,7 @@ pub(super) struct Site {
     /// Cold migrations that the host chosen for them has not read of yet.
     pub(super) unread: Vec<(usize, String)>,
     pub(super) runs: Vec<Run>,
+    pub(super) silences: Vec<Begun>,
 }
 
 impl Site {
@@ -115,6 +117,7 @@ impl Site {
             building: VecDeque::new(),
             unread: Vec::new(),
             runs: Vec::new(),
+            silences: Vec::new(),
             plan,
         };
         let nodes = site.plan.nodes.clone();

@@ -148,6 +148,8 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
         Call::Stage,
         Call::Withdraw,
         Call::StartScript,
+        Call::BeginSilence,
+        Call::EndSilence,
     ];
     for _ in 0..random.random_range(0..5) {
         plan.faults.lost_answers.push(LostAnswer { call: pick(random, &all), nth: random.random_range(1..5) });
@@ -161,7 +163,7 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
     for _ in 0..random.random_range(0..3) {
         let node = if one_in(random, 2) { Some(pick(random, &plan.nodes).name) } else { None };
         plan.faults.outages.push(Outage {
-            api: pick(random, &[Api::Nova, Api::Bmc, Api::NetBoot, Api::Ssh]),
+            api: pick(random, &[Api::Nova, Api::Bmc, Api::NetBoot, Api::Ssh, Api::Monitoring]),
             node,
             from: Duration::from_secs(random.random_range(0..MEANWHILE_SECS)),
             lasts: Duration::from_secs(random.random_range(1..600)),

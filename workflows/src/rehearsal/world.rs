@@ -77,6 +77,7 @@ impl World {
             netboot: self.clone(),
             facts: self.clone(),
             setup: self.clone(),
+            silences: self.clone(),
         }
     }
 

@@ -11,6 +11,8 @@ pub const PXE: Queue = Queue::of("pxe");
 pub const BMC: Queue = Queue::of("bmc");
 /// The nodes by SSH; and the folder of the PXE server.
 pub const NODES: Queue = Queue::of("nodes");
+/// What alerts: Alertmanager or Grafana.
+pub const MONITORING: Queue = Queue::of("monitoring");
 /// The host on which the site's setup script runs: the bastion. A run is looked at where it was started, so one host serves it.
 pub const BASTION: Queue = Queue::of("bastion");
 /// Everything that can be looked at: surveys and dry runs.

@@ -6,11 +6,11 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, Evacuate, Reopen, Reprovision, StageImage, TakeStock, VerifyHypervisor,
+    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 pub(super) fn definition() -> Definition {
     Definition {
@@ -20,6 +20,7 @@ pub(super) fn definition() -> Definition {
             step(Close),
             step(TakeStock),
             step(Evacuate),
+            step(Silence),
             step(ConfirmEmpty),
             step(StageImage),
             step(Reprovision),
@@ -29,6 +30,7 @@ pub(super) fn definition() -> Definition {
             step(VerifyHypervisor),
             step(VerifyNode),
             step(Reopen),
+            step(EndSilence),
         ],
     }
 }

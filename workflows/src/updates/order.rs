@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnaround_config::{Expect, Config, ImageName, NodeName, Pinned};
+use turnaround_config::{Config, Expect, ImageName, Matcher, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,9 +39,20 @@ pub struct Rules {
     /// What puts OpenStack back on a node that was wiped. None: the image brings it.
     #[serde(default)]
     pub deploy: Option<Deploy>,
+    /// Which alerts are silenced meanwhile. None: none.
+    #[serde(default)]
+    pub silence: Option<OrderedSilence>,
     /// What is checked on the node before it is given back.
     #[serde(default)]
     pub checks: Vec<OrderedCheck>,
+}
+
+/// The alerts that are about a node, and how long they are silenced at most.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedSilence {
+    /// `{node}` stands for the node's name.
+    pub matchers: Vec<Matcher>,
+    pub lasts_ms: u64,
 }
 
 /// A command that only looks, and what it must say on the renewed node.
@@ -156,6 +167,10 @@ impl RolloutOrder {
             deploy: config.setup.as_ref().map(|setup| Deploy {
                 arguments: setup.deploy.clone(),
                 deadline_ms: millis(setup.deploy_deadline),
+            }),
+            silence: config.silences.as_ref().map(|silences| OrderedSilence {
+                matchers: silences.matchers.clone(),
+                lasts_ms: millis(silences.lasts),
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };

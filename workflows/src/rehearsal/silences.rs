@@ -1,0 +1,68 @@
+//! What alerts at the simulated site, as far as it can be told to be silent.
+
+use async_trait::async_trait;
+
+use super::log::Happened;
+use super::plan::{Api, Call};
+use super::site::Site;
+use super::trouble::Trouble;
+use super::world::World;
+use crate::clock::Timestamp;
+use crate::ports::{NewSilence, PortError, Silence, Silences};
+
+/// One that was begun; it may have ended.
+#[derive(Debug)]
+pub(super) struct Begun {
+    id: String,
+    mark: String,
+    until: Timestamp,
+    ended: bool,
+}
+
+impl Begun {
+    fn is_in_force(&self, now: Timestamp) -> bool {
+        !self.ended && self.until > now
+    }
+}
+
+impl Site {
+    fn begin_silence(&mut self, silence: &NewSilence) -> Result<(), Trouble> {
+        if silence.until <= self.now {
+            return Err(Trouble::refused(400, "Failed to create silence: end time can't be in the past"));
+        }
+        let id = self.uuid();
+        let about = |name: &String| silence.matchers.iter().any(|matcher| matcher.value.starts_with(name.as_str()));
+        let node = self.nodes.iter().map(|node| node.name.clone()).find(about);
+        self.record(Happened::SilenceBegun { silence: id.clone(), node, mark: silence.mark.clone(), until: silence.until });
+        self.silences.push(Begun { id, mark: silence.mark.clone(), until: silence.until, ended: false });
+        self.answer(Call::BeginSilence, ())
+    }
+
+    fn end_silence(&mut self, id: &str) -> Result<(), Trouble> {
+        let now = self.now;
+        let found = self.silences.iter_mut().find(|silence| silence.id == id && silence.is_in_force(now));
+        let Some(silence) = found else { return Err(Trouble::refused(400, "silence is expired")) };
+        silence.ended = true;
+        self.record(Happened::SilenceEnded { silence: id.to_owned() });
+        self.answer(Call::EndSilence, ())
+    }
+}
+
+#[async_trait]
+impl Silences for World {
+    async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
+        let site = self.asked(Api::Monitoring, None).map_err(|e| e.while_trying_to("list the silences"))?;
+        let ours = site.silences.iter().filter(|silence| silence.mark == mark && silence.is_in_force(site.now));
+        Ok(ours.map(|silence| Silence { id: silence.id.clone(), until: silence.until }).collect())
+    }
+
+    async fn begin(&self, silence: &NewSilence) -> Result<(), PortError> {
+        let begun = || self.asked(Api::Monitoring, None)?.begin_silence(silence);
+        begun().map_err(|e: Trouble| e.while_trying_to("begin a silence"))
+    }
+
+    async fn end(&self, id: &str) -> Result<(), PortError> {
+        let ended = || self.asked(Api::Monitoring, None)?.end_silence(id);
+        ended().map_err(|e: Trouble| e.while_trying_to(format_args!("end silence {id}")))
+    }
+}
