@@ -20,7 +20,7 @@ use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
     RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
-use crate::read::{Field, Here, Hidden, Table};
+use crate::read::{Field, Here, Hidden, Table, Texts};
 use crate::report::Report;
 use crate::secret::Secret;
 use crate::values;
@@ -307,19 +307,22 @@ impl RawSetup {
         let program = problems.maybe(&self.program, |text| values::absolute_path(text));
         let directory = problems.maybe(&self.directory, |text| values::absolute_path(text));
         let vault_password = secret(&self.vault_password_file, &self.vault_password_credential, problems);
-        let deploy = match self.deploy.written() {
-            Some(list) => {
-                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::argument(text))).collect();
-                all.into_iter().collect()
-            }
-            None => self.deploy.is_nothing().then(|| limits::SETUP_DEPLOY.map(str::to_owned).to_vec()),
-        };
+        let deploy = arguments(&self.deploy, &limits::SETUP_DEPLOY, problems);
+        let fetch = arguments(&self.fetch, &limits::SETUP_FETCH, problems);
+        if let Some(written) = self.fetch.written()
+            && let Some(one) = written.value.iter().find(|one| one.value.contains(values::NODE))
+        {
+            problems.add(&one.span, "this run is for all nodes at once", "leave `{node}` out; `deploy` is for one node");
+        }
+        let fetch_deadline = problems.length(&self.fetch_deadline, &limits::FETCH_DEADLINE);
         let deploy_deadline = problems.length(&self.deploy_deadline, &limits::DEPLOY_DEADLINE);
         if self.program.is_nothing() {
             let keys = [
                 self.directory.written().map(|written| &written.key),
                 self.vault_password_file.written().map(|written| &written.key),
                 self.vault_password_credential.written().map(|written| &written.key),
+                self.fetch.written().map(|written| &written.key),
+                self.fetch_deadline.written().map(|written| &written.key),
                 self.deploy.written().map(|written| &written.key),
                 self.deploy_deadline.written().map(|written| &written.key),
             ];
@@ -328,10 +331,11 @@ impl RawSetup {
             }
         }
         let (program, directory, vault_password) = (program?, directory?, vault_password?);
-        let (deploy, deploy_deadline) = (deploy?, deploy_deadline?);
+        let (deploy, deploy_deadline, fetch, fetch_deadline) = (deploy?, deploy_deadline?, fetch?, fetch_deadline?);
         Some(program.map(|program| {
             let beside = || program.parent().unwrap_or(&program).to_owned();
-            Setup { directory: directory.unwrap_or_else(beside), program, vault_password, deploy, deploy_deadline }
+            let directory = directory.unwrap_or_else(beside);
+            Setup { directory, program, vault_password, fetch, fetch_deadline, deploy, deploy_deadline }
         }))
     }
 }
@@ -415,6 +419,17 @@ impl RawTelemetry {
         let protocol = problems.or(&self.protocol, || OtlpProtocol::Grpc, |text| values::one_of(text, &words));
         let log = problems.or(&self.log, || limits::LOG.to_owned(), |text| values::log_filter(text));
         Some(Telemetry { endpoint: endpoint?, protocol: protocol?, log: log? })
+    }
+}
+
+/// Arguments of the setup script, with a default.
+fn arguments(field: &Field<Texts>, default: &[&str], problems: &mut Problems<'_>) -> Option<Vec<String>> {
+    match field.written() {
+        Some(list) => {
+            let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::argument(text))).collect();
+            all.into_iter().collect()
+        }
+        None => field.is_nothing().then(|| default.iter().map(|&argument| argument.to_owned()).collect()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! A [`Config`] can only be had from [`crate::check()`], after the whole file was found good.
 //! Nothing in here is optional because somebody forgot it: defaults have been filled in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -150,6 +150,10 @@ pub struct Setup {
     pub directory: PathBuf,
     /// Given to it as `VAULT_PASSWORD`.
     pub vault_password: Option<Secret>,
+    /// Its arguments to put what nodes boot from the network on the PXE server. Empty: that is somebody else's.
+    pub fetch: Vec<String>,
+    /// As `deploy_deadline`.
+    pub fetch_deadline: Duration,
     /// Its arguments for one node; `{node}` stands for the node's name.
     pub deploy: Vec<String>,
     /// A run that has not ended after this long becomes a question to the operator. It goes on meanwhile.
@@ -258,6 +262,29 @@ pub enum Role {
     Compute,
 }
 
+/// A part of the platform that its own updates need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carries {
+    /// Instances of the management cluster. They can be moved, and other nodes come first.
+    Management,
+    /// The container registry, in an instance. As with the management cluster.
+    Registry,
+    /// The PXE server: a node can't be installed from itself.
+    Netboot,
+    /// This program or its Redis: who would see it to its end?
+    Turnaround,
+}
+
+impl Carries {
+    pub const WORDS: [(&str, Carries); 4] =
+        [("management", Carries::Management), ("registry", Carries::Registry), ("netboot", Carries::Netboot), ("turnaround", Carries::Turnaround)];
+
+    /// No node that carries this can be renewed by us.
+    pub fn keeps_from_renewal(self) -> bool {
+        matches!(self, Carries::Netboot | Carries::Turnaround)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Node {
     pub role: Role,
@@ -265,6 +292,8 @@ pub struct Node {
     pub nova_host: String,
     /// Name or address for SSH.
     pub ssh_address: String,
+    /// What of the platform itself runs on it.
+    pub carries: BTreeSet<Carries>,
     /// MAC address of the interface that netboots: `aa:bb:cc:dd:ee:ff`, lower case.
     pub mac: String,
     pub bmc: Bmc,

@@ -131,6 +131,14 @@ pub(crate) const MOVES_AT_ONCE: Limits<u64> = Limits { least: 1, default: 2, mos
 // 80 instances at two at a time and 3 min each are 2 h; doubled.
 pub(crate) const EVACUATE_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(4), most: days(7) };
 
+/// What has the PXE server load the image of the release, as Midokura's runbook "Node OS re-provisioning" has it, but for one tag: the whole
+/// `--bootstrap` would work on the router and the fabric, too, and it goes on for up to 100 min.
+pub(crate) const SETUP_FETCH: [&str; 3] = ["--bootstrap", "--tags", "pxesetup"];
+
+/// Until an operator is asked about that run.
+// An image of some GiB over a slow line; the rest takes minutes.
+pub(crate) const FETCH_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: hours(2), most: days(2) };
+
 /// What enables OpenStack on a node, as Midokura's page on `platform-setup.sh` has it.
 pub(crate) const SETUP_DEPLOY: [&str; 2] = ["--tags", "openstack"];
 

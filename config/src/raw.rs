@@ -120,6 +120,8 @@ tables! {
         directory: String,
         vault_password_file: Hidden,
         vault_password_credential: Hidden,
+        fetch: Texts,
+        fetch_deadline: Timespan,
         deploy: Texts,
         deploy_deadline: Timespan,
     }
@@ -170,6 +172,7 @@ tables! {
         role: String,
         nova_host: String,
         ssh_address: String,
+        carries: Texts,
         mac: String,
         bmc: RawBmc,
     }

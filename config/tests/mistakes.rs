@@ -446,6 +446,13 @@ fn silences_name_the_node_or_would_keep_everything_quiet() {
 }
 
 #[test]
+fn the_run_for_the_pxe_server_is_for_no_node() {
+    let (reason, _) = only("[setup]\nprogram = \"/opt/setup.sh\"\nfetch = [\"--limit={node}\"]\n");
+    assert_eq!(reason, "this run is for all nodes at once");
+    assert_good("[setup]\nprogram = \"/opt/setup.sh\"\nfetch = []\n");
+}
+
+#[test]
 fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
     assert_good("[checks.gpus]\ncommand = \"nvidia-smi -L | wc -l\"\nexpect = \"8\"\n");
     assert_good("[checks.disks]\ncommand = \"lsblk\"\nas_found = true\n");

@@ -204,7 +204,7 @@ impl Schedules {
             Starts::NodeOs { nodes, image } => {
                 let all: Vec<NodeName>;
                 let nodes = if nodes.is_empty() {
-                    all = self.config.nodes.keys().cloned().collect();
+                    all = RolloutOrder::all_nodes(&self.config);
                     &all
                 } else {
                     nodes

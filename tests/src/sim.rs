@@ -442,6 +442,10 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
                 expect: Expected::AsFound,
                 time_limit_ms: 30_000,
             }],
+            fetch: plan.setup.as_ref().map(|_| Deploy {
+                arguments: ["--bootstrap", "--tags", "pxesetup"].map(str::to_owned).to_vec(),
+                deadline_ms: 2 * 3_600_000,
+            }),
             deploy: plan.setup.as_ref().map(|_| Deploy {
                 arguments: ["--tags", "openstack", "--limit", "{node}"].map(str::to_owned).to_vec(),
                 deadline_ms: 2 * 3_600_000,

@@ -49,7 +49,7 @@ impl Bench {
     }
 
     fn runs(&self) -> usize {
-        self.sim.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { .. })).count()
+        self.sim.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { node: Some(_), .. })).count()
     }
 
     /// Nothing has happened that must not; with these nodes not as they were found.
@@ -136,6 +136,7 @@ async fn a_run_that_hangs_becomes_a_question_is_never_killed_and_nothing_is_star
     let plan = SitePlan::uniform(3, 1).with_setup(&[]);
     let mut other = order(&plan, 2);
     other.nodes = vec!["gpu-02".parse().unwrap()];
+    other.rules.fetch = None;
     bench.sim.order(&other).await;
     let asleep = bench.sim.clock.now() + Duration::from_secs(6 * 3600);
     bench.sim.run_until(async |sim| sim.clock.now() > asleep).await;
@@ -158,4 +159,53 @@ async fn a_question_about_one_run_holds_up_no_other_node() {
     let mut statuses = [sim.document(&first).await.status, sim.document(&second).await.status];
     statuses.sort();
     assert!(statuses.contains(&Status::NeedsOperator) && statuses.contains(&Status::Succeeded), "{statuses:?}");
+}
+
+/// The rollout of one node, where the run for the PXE server goes like this.
+async fn fetching(goes_wrong: &[ScriptGoesWrong]) -> (Sim, WorkflowId) {
+    let mut plan = SitePlan::uniform(3, 1).with_setup(&[]);
+    plan.setup.as_mut().unwrap().fetch_goes_wrong = goes_wrong.to_vec();
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    (sim, rollout)
+}
+
+#[tokio::test]
+async fn the_image_is_put_on_the_pxe_server_once_and_before_any_node_is_touched() {
+    let (sim, rollout) = fetching(&[]).await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let told = sim.world.events().into_iter().filter_map(|event| match event.what {
+        Happened::ScriptStarted { node: None, .. } => Some("fetch"),
+        Happened::ServiceDisabled { .. } => Some("close"),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["fetch", "close"]);
+}
+
+#[tokio::test]
+async fn a_rollout_whose_image_was_not_fetched_asks_and_touches_no_node() {
+    for (goes_wrong, seen) in [
+        (ScriptGoesWrong::FailsMidway, "it ended with 2"),
+        (ScriptGoesWrong::IsKilled, "it was killed, or its host went down: how far it came is not known"),
+    ] {
+        let (mut sim, rollout) = fetching(&[goes_wrong]).await;
+        let state = sim.state(&rollout).await;
+        let question = state.question().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()));
+        assert_eq!(question.text, "the setup script did not put image node-26.1.1 on the PXE server: what now?");
+        assert_eq!(question.seen[0], seen);
+        assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+        sim.clock.advance(Duration::from_secs(1));
+        sim.signal(&rollout, SignalKind::Answer { key: "retry".to_owned() }).await;
+        sim.run().await;
+        assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+
+        let (mut sim, rollout) = fetching(&[goes_wrong]).await;
+        sim.signal(&rollout, SignalKind::Answer { key: "unwind".to_owned() }).await;
+        sim.run().await;
+        assert_eq!(sim.document(&rollout).await.status, Status::Failed);
+        assert!(sim.world.events().iter().all(|event| !matches!(event.what, Happened::ServiceDisabled { .. })));
+    }
 }

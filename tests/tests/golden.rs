@@ -243,9 +243,12 @@ async fn a_workflow_of_an_unknown_version_or_kind_is_parked_and_nothing_is_guess
 
 // --- how they are written ---
 
+/// Not the half hour of a real one: the journals are kept.
+const SETUP_TAKES: std::time::Duration = std::time::Duration::from_secs(40);
+
 /// Two nodes, of which the first has instances for every way to move.
 fn plan() -> SitePlan {
-    let mut plan = SitePlan::uniform(3, 0).with_setup(&[]);
+    let mut plan = SitePlan::uniform(3, 0).with_setup(&[]).setup_takes(SETUP_TAKES);
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),

@@ -90,7 +90,7 @@ async fn a_renewal_does_not_wait_for_what_only_spares_people_a_noise() {
     }
 
     // It comes back meanwhile.
-    let (sim, node) = renewed(out(Duration::ZERO, 3 * MINUTE), None).await;
+    let (sim, node) = renewed(out(Duration::ZERO, 2 * MINUTE), None).await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
     assert_eq!(story(&sim), ["silence", "reset", "back", "end"]);
 
@@ -112,9 +112,11 @@ async fn a_node_that_goes_back_alerts_again_and_one_that_is_left_when_its_silenc
     sim.run().await;
     assert_eq!(story(&sim), ["silence", "reset"]);
 
-    let mut order = order(&self::plan(), 1);
+    let mut plan = self::plan();
+    plan.faults.outages = vec![Outage { api: Api::NetBoot, node: None, from: Duration::ZERO, lasts: HOUR }];
+    let mut order = order(&plan, 1);
     order.nodes.truncate(1);
-    let mut sim = Sim::new(self::plan(), 7);
+    let mut sim = Sim::new(plan, 7);
     let rollout = sim.order(&order).await;
     sim.run_until(async |sim| story(sim).contains(&"silence")).await;
     sim.signal(&rollout, SignalKind::Abort { why: "changed my mind".to_owned() }).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config::{Bmc, Check, Expect, Node, NodeImage, Role};
+use crate::config::{Bmc, Carries, Check, Expect, Node, NodeImage, Role};
 use crate::limits;
 use crate::names::{CheckName, ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
@@ -119,6 +119,14 @@ impl RawNode {
         let role = problems.or(&self.role, || Role::Compute, |text| values::one_of(text, &words));
         let nova_host = problems.or(&self.nova_host, || name.to_owned(), |text| values::host(text));
         let ssh_address = problems.or(&self.ssh_address, || name.to_owned(), |text| values::host(text));
+        let carries = match self.carries.written() {
+            Some(list) => {
+                let words = |text: &str| values::one_of(text, &Carries::WORDS);
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| words(text))).collect();
+                all.into_iter().collect()
+            }
+            None => self.carries.is_nothing().then(Default::default),
+        };
         let mac = problems.need(&self.here, &self.mac, "\"02:00:5e:10:00:0a\"", |text| values::mac(text));
         let bmc = match self.bmc.found {
             Found::Nothing => {
@@ -129,7 +137,7 @@ impl RawNode {
             Found::Unreadable => None,
             Found::Written(written) => written.value.check(problems),
         };
-        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, mac: mac?, bmc: bmc? })
+        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, carries: carries?, mac: mac?, bmc: bmc? })
     }
 }
 

@@ -36,13 +36,15 @@ pub struct SitePlan {
 pub struct SetupPlan {
     /// From its start to its end.
     pub takes: Duration,
-    /// How its first runs go wrong, one after the other; all later ones go right.
+    /// How its first runs for nodes go wrong, one after the other; all later ones go right.
     pub goes_wrong: Vec<ScriptGoesWrong>,
+    /// The same for runs that are about the PXE server.
+    pub fetch_goes_wrong: Vec<ScriptGoesWrong>,
 }
 
 impl Default for SetupPlan {
     fn default() -> Self {
-        SetupPlan { takes: Duration::from_secs(30 * 60), goes_wrong: Vec::new() }
+        SetupPlan { takes: Duration::from_secs(30 * 60), goes_wrong: Vec::new(), fetch_goes_wrong: Vec::new() }
     }
 }
 
@@ -462,6 +464,14 @@ impl SitePlan {
     /// The same site, where a node is back in OpenStack only after the setup script has run for it.
     pub fn with_setup(mut self, goes_wrong: &[ScriptGoesWrong]) -> SitePlan {
         self.setup = Some(SetupPlan { goes_wrong: goes_wrong.to_vec(), ..SetupPlan::default() });
+        self
+    }
+
+    /// The setup script, where there is one, takes so long.
+    pub fn setup_takes(mut self, takes: Duration) -> SitePlan {
+        if let Some(setup) = &mut self.setup {
+            setup.takes = takes;
+        }
         self
     }
 

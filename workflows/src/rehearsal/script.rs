@@ -17,6 +17,8 @@ pub(super) struct Run {
     name: String,
     /// The node that its arguments name.
     node: Option<usize>,
+    /// It is about the PXE server, and no node.
+    fetches: bool,
     goes_wrong: Option<ScriptGoesWrong>,
     state: ScriptState,
 }
@@ -28,12 +30,15 @@ impl Site {
         let takes = setup.takes;
         let goes_on = |run: &Run| matches!(run.state, ScriptState::Running { .. });
         if !self.runs.iter().any(|known| known.name == run.name || goes_on(known)) {
-            let goes_wrong = setup.goes_wrong.get(self.runs.len()).copied();
             let node = run.arguments.iter().find_map(|argument| self.node_named(argument));
+            let nth = self.runs.iter().filter(|run| run.node.is_some() == node.is_some()).count();
+            let plan = if node.is_some() { &setup.goes_wrong } else { &setup.fetch_goes_wrong };
+            let goes_wrong = plan.get(nth).copied();
             let named = node.map(|node| self.nodes[node].name.clone());
             self.record(Happened::ScriptStarted { run: run.name.clone(), node: named });
             let state = ScriptState::Running { last_line: "TASK [nova-cell : Starting nova-compute container]".to_owned() };
-            self.runs.push(Run { name: run.name.clone(), node, goes_wrong, state });
+            let fetches = run.arguments.iter().any(|argument| argument == "pxesetup");
+            self.runs.push(Run { name: run.name.clone(), node, fetches, goes_wrong, state });
             if goes_wrong != Some(ScriptGoesWrong::Hangs) {
                 self.after(takes, Due::ScriptEnds(self.runs.len() - 1));
             }
@@ -51,6 +56,8 @@ impl Site {
         let did = works && node.is_some_and(|node| self.deploy(node));
         let named = node.map(|node| self.nodes[node].name.clone());
         let (code, failed, unreachable) = match (goes_wrong, &named) {
+            (Some(ScriptGoesWrong::FailsMidway | ScriptGoesWrong::FailsAtTheEnd), None) => (HOSTS_FAILED, 1, 0),
+            (_, None) if self.runs[run].fetches => (0, 0, 0),
             (_, None) => (NO_SUCH_NODE, 0, 0),
             (Some(ScriptGoesWrong::DoesNothing), _) => (0, 0, 0),
             (Some(ScriptGoesWrong::FailsAtTheEnd), _) => (1, 0, 0),
@@ -58,7 +65,7 @@ impl Site {
             (Some(ScriptGoesWrong::IsKilled | ScriptGoesWrong::Hangs) | None, _) if did => (0, 0, 0),
             (Some(ScriptGoesWrong::IsKilled | ScriptGoesWrong::Hangs) | None, _) => (HOSTS_UNREACHABLE, 0, 1),
         };
-        let recap = named.iter().map(|host| HostRecap { host: host.clone(), ok: 10, changed: 3, unreachable, failed }).collect();
+        let recap = named.iter().cloned().chain(self.runs[run].fetches.then(|| "pxe".to_owned())).map(|host| HostRecap { host, ok: 10, changed: 3, unreachable, failed }).collect();
         let last_lines = vec![format!("{} : ok=10", named.as_deref().unwrap_or("no host"))];
         let killed = goes_wrong == Some(ScriptGoesWrong::IsKilled);
         self.runs[run].state = if killed {

@@ -41,7 +41,10 @@ impl SitePlan {
         calls(&mut random, &mut plan);
         if one_in(&mut random, 2) {
             let goes_wrong = setup(&mut random);
-            plan = plan.with_setup(&goes_wrong);
+            plan = plan.with_setup(&goes_wrong).setup_takes(Duration::from_secs(random.random_range(10..600)));
+            if let Some(setup) = plan.setup.as_mut().filter(|_| one_in(&mut random, 8)) {
+                setup.fetch_goes_wrong = vec![pick(&mut random, &[ScriptGoesWrong::FailsMidway, ScriptGoesWrong::IsKilled])];
+            }
         }
         plan
     }

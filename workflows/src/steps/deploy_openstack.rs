@@ -1,7 +1,7 @@
 //! Puts OpenStack back on a node that was wiped, by the site's own setup script.
 //!
 //! Midokura's runbook ("Node OS re-provisioning") leaves this out, and its page on `platform-setup.sh` has it: `--tags openstack`
-//! enables a new node, in 20 to 40 min. The script is never killed: Kolla-Ansible that is interrupted leaves half of what it does.
+//! enables a new node, in 20 to 40 min.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
+use super::setup_run::{self, Course, Meant};
 use super::{order, queues};
-use crate::clock::Timestamp;
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError};
+use crate::ports::{HostRecap, ScriptEnd};
 use crate::store::Queue;
 use crate::updates::Deploy;
 
@@ -26,16 +26,6 @@ pub struct Deployed {
 /// Done when a run for this node has ended with 0, and no line of its recap says otherwise of the node. Whether the node is back in
 /// OpenStack is not believed: the next step looks.
 pub struct DeployOpenStack;
-
-/// A run that is meant to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Meant {
-    run: ScriptRun,
-    /// The host on which it is.
-    place: String,
-    /// When the operator was asked what to do after it.
-    asked: Option<Timestamp>,
-}
 
 impl Deploy {
     fn arguments_for(&self, node: &NodeName) -> Vec<String> {
@@ -81,11 +71,10 @@ impl Step for DeployOpenStack {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Deployed>, StepError> {
         let order = order(cx)?;
         let Some(deploy) = &order.rules.deploy else { return Ok(Observed::AlreadyDone(Deployed { run: None })) };
-        if let Some(Meant { run, .. }) = cx.checkpoint()?
-            && let ScriptState::Ended(end) = cx.ports.setup.look(&run.name).await?
+        if let Some((run, end)) = setup_run::ended(cx).await?
             && complaints(&end, &order.node).is_empty()
         {
-            return Ok(Observed::AlreadyDone(Deployed { run: Some(run.name) }));
+            return Ok(Observed::AlreadyDone(Deployed { run: Some(run) }));
         }
         Ok(Observed::ToDo { would: format!("run the setup script: {}", deploy.arguments_for(&order.node).join(" ")) })
     }
@@ -93,69 +82,29 @@ impl Step for DeployOpenStack {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Deployed>, StepError> {
         let order = order(cx)?;
         let Some(deploy) = &order.rules.deploy else { return Ok(Progress::Done(Deployed { run: None })) };
-        let after = Duration::from_millis(order.rules.node_poll_ms);
-        let known: Option<Meant> = cx.checkpoint()?;
-        // The operator wants another run: only after one that has ended, and was asked about.
-        let again = known.as_ref().and_then(|meant| meant.asked).is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
-        let Some(mut meant) = known.filter(|_| !again) else {
-            // Of this workflow, this step, and this holder of the workflow: no other run will ever have this name.
-            let name = format!("{}.{}.{}", cx.id, Self::NAME, cx.fence().0);
-            let run = ScriptRun { name, arguments: deploy.arguments_for(&order.node) };
-            let meant = Meant { run, place: cx.ports.setup.place(), asked: None };
-            cx.save(&meant, "about to run the setup script").await?;
-            return start(cx, &meant.run, after).await;
-        };
-        let place = cx.ports.setup.place();
-        if meant.place != place {
-            let (run, there) = (&meant.run.name, &meant.place);
-            return Err(StepError::retry(format!("run {run} is on host {there}, and this worker on {place}: let only {there} serve queue bastion")));
-        }
-        match cx.ports.setup.look(&meant.run.name).await? {
-            // Its worker may have died before it came to start it; another run goes on; or it is about to begin, and this starts nothing.
-            ScriptState::NotStarted => start(cx, &meant.run, after).await,
-            ScriptState::Running { last_line } => Ok(Progress::LookAgain { after, note: note(&last_line) }),
-            ScriptState::Ended(end) => {
+        match setup_run::follow(cx, Self::NAME, &deploy.arguments_for(&order.node)).await? {
+            Course::Going { note } => Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note }),
+            Course::Ended(meant, end) => {
                 let complaints = complaints(&end, &order.node);
                 if complaints.is_empty() {
                     return Ok(Progress::Done(Deployed { run: Some(meant.run.name) }));
                 }
-                ask(cx, &order.node, &mut meant, complaints, &end.last_lines).await
+                ask(cx, &order.node, meant, complaints, &end.last_lines).await
             }
-            ScriptState::Lost { last_lines } => {
-                let complaint = "it was killed, or its host went down: how far it came is not known".to_owned();
-                ask(cx, &order.node, &mut meant, vec![complaint], &last_lines).await
-            }
+            Course::Lost(meant, last_lines) => ask(cx, &order.node, meant, vec![setup_run::LOST.to_owned()], &last_lines).await,
         }
-    }
-}
-
-/// Starts it, if nobody has.
-async fn start(cx: &StepCx<'_>, run: &ScriptRun, after: Duration) -> Result<Progress<Deployed>, StepError> {
-    cx.guard().await?;
-    cx.ports.setup.start(run).await?;
-    Ok(Progress::LookAgain { after, note: format!("the setup script is started as {} as soon as no other run goes on", run.name) })
-}
-
-fn note(last_line: &str) -> String {
-    match last_line {
-        "" => "the setup script runs".to_owned(),
-        line => format!("the setup script runs: {line}"),
     }
 }
 
 async fn ask(
     cx: &StepCx<'_>,
     node: &NodeName,
-    meant: &mut Meant,
+    meant: Meant,
     complaints: Vec<String>,
     last_lines: &[String],
 ) -> Result<Progress<Deployed>, StepError> {
-    meant.asked = Some(cx.now());
-    cx.save(meant, "the setup script did not do what it should").await?;
-    let mut question = Question::new(format!("the setup script did not put OpenStack back on {node}: what now?"));
-    for complaint in complaints {
-        question = question.seen(complaint);
-    }
+    let text = format!("the setup script did not put OpenStack back on {node}: what now?");
+    let mut question = setup_run::ask(cx, meant, text, complaints).await?;
     // Half done and not believed is one thing, done and not believed another: whoever answers wants to know.
     question = question.seen(match cx.ports.compute.service(node).await {
         Ok(service) if service.up => format!("nova-compute on {node} reports all the same"),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnaround_config::{Config, Expect, ImageName, Matcher, NodeName, Pinned};
+use turnaround_config::{Carries, Config, Expect, ImageName, Matcher, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Rules {
     pub move_poll_ms: u64,
     /// How often a node that is being installed or verified is looked at.
     pub node_poll_ms: u64,
+    /// What puts the image on the PXE server before the first node is touched. None: it is there.
+    #[serde(default)]
+    pub fetch: Option<Deploy>,
     /// What puts OpenStack back on a node that was wiped. None: the image brings it.
     #[serde(default)]
     pub deploy: Option<Deploy>,
@@ -73,7 +76,7 @@ pub enum Expected {
     AsFound,
 }
 
-/// One run of the site's setup script for one node.
+/// One run of the site's setup script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deploy {
     /// Its arguments; `{node}` stands for the node's name.
@@ -117,6 +120,8 @@ pub enum BadOrder {
     NodeTwice(NodeName),
     #[error("no node is named")]
     NoNode,
+    #[error("node `{node}` can't be renewed from here: it carries {what} (`carries` under [nodes.{node}]); move that elsewhere first")]
+    CarriesUs { node: NodeName, what: &'static str },
 }
 
 fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
@@ -128,12 +133,27 @@ fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
     OrderedCheck { name: name.to_owned(), command: check.command.clone(), expect, time_limit_ms: millis(check.time_limit) }
 }
 
+/// What this node carries that must not go away.
+fn keeps_from_renewal(config: &Config, node: &NodeName) -> Option<&'static str> {
+    let carries = config.nodes.get(node)?.carries.iter().find(|carries| carries.keeps_from_renewal())?;
+    Some(match carries {
+        Carries::Netboot => "the PXE server",
+        Carries::Turnaround => "Turnaround itself",
+        Carries::Management | Carries::Registry => return None,
+    })
+}
+
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl RolloutOrder {
-    /// An order for `nodes` (in this order) to be renewed to `image`.
+    /// Every node that can be renewed, in the order of their names.
+    pub fn all_nodes(config: &Config) -> Vec<NodeName> {
+        config.nodes.keys().filter(|node| keeps_from_renewal(config, node).is_none()).cloned().collect()
+    }
+
+    /// An order for `nodes` to be renewed to `image`, in this order, but for those that carry parts of the platform: they come last.
     pub fn new(config: &Config, nodes: &[NodeName], image: &ImageName) -> Result<RolloutOrder, BadOrder> {
         let found = config.images.get(image).ok_or_else(|| BadOrder::UnknownImage(image.clone()))?;
         if nodes.is_empty() {
@@ -146,7 +166,13 @@ impl RolloutOrder {
             if nodes[..place].contains(node) {
                 return Err(BadOrder::NodeTwice(node.clone()));
             }
+            if let Some(what) = keeps_from_renewal(config, node) {
+                return Err(BadOrder::CarriesUs { node: node.clone(), what });
+            }
         }
+        // Whoever needs the management cluster or the registry meanwhile has them until the end.
+        let mut nodes = nodes.to_vec();
+        nodes.sort_by_key(|node| config.nodes.get(node).is_some_and(|node| !node.carries.is_empty()));
         let image = OrderedImage {
             name: image.clone(),
             version: found.version.clone(),
@@ -164,6 +190,10 @@ impl RolloutOrder {
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
             move_poll_ms: millis(config.openstack.poll),
             node_poll_ms: millis(config.node_os.poll),
+            fetch: config.setup.as_ref().filter(|setup| !setup.fetch.is_empty()).map(|setup| Deploy {
+                arguments: setup.fetch.clone(),
+                deadline_ms: millis(setup.fetch_deadline),
+            }),
             deploy: config.setup.as_ref().map(|setup| Deploy {
                 arguments: setup.deploy.clone(),
                 deadline_ms: millis(setup.deploy_deadline),
@@ -174,7 +204,7 @@ impl RolloutOrder {
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
-        Ok(RolloutOrder { nodes: nodes.to_vec(), image, rules })
+        Ok(RolloutOrder { nodes, image, rules })
     }
 
     /// The part of one node.
@@ -205,5 +235,34 @@ mod tests {
         let written = serde_json::to_string(&rules).unwrap();
         assert!(written.contains(r#""pinned":"cold""#), "{written}");
         assert_eq!(serde_json::from_str::<Rules>(&written).unwrap(), rules);
+    }
+
+    #[test]
+    fn what_the_platform_stands_on_comes_last_or_not_at_all() {
+        let node = |name: &str, number: u8, carries: &str| {
+            format!(
+                "[nodes.{name}]\nmac = \"02:00:5e:10:00:{number:02x}\"\ncarries = [{carries}]\n\
+                 bmc = {{ protocol = \"ipmi\", address = \"192.0.2.{number}\", user = \"u\", password_file = \"/etc/p\" }}\n"
+            )
+        };
+        let text = format!(
+            "site = \"lab\"\nopenstack.cloud = \"lab\"\nnetboot = {{ directory = \"/srv/boot\", url = \"http://192.0.2.1/boot\" }}\n\
+             [images.noble]\nversion = \"1\"\nsha256 = \"{}\"\nos_version_id = \"24.04\"\nkernel = \"6.8\"\nboot_kernel = \"k\"\nboot_initrd = \"i\"\n{}{}{}{}{}",
+            "a".repeat(64),
+            node("a", 1, "\"management\""),
+            node("b", 2, ""),
+            node("c", 3, "\"netboot\""),
+            node("d", 4, "\"registry\", \"turnaround\""),
+            node("e", 5, ""),
+        );
+        let config = turnaround_config::check_text("x", &text).unwrap_or_else(|report| panic!("{report}"));
+        let image = "noble".parse().unwrap();
+        let names = |nodes: &[NodeName]| nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().concat();
+        let all = RolloutOrder::all_nodes(&config);
+        assert_eq!(names(&all), "abe");
+        assert_eq!(names(&RolloutOrder::new(&config, &all, &image).unwrap().nodes), "bea");
+        let named = |node: &str| RolloutOrder::new(&config, &[node.parse().unwrap()], &image).unwrap_err().to_string();
+        assert_eq!(named("c"), "node `c` can't be renewed from here: it carries the PXE server (`carries` under [nodes.c]); move that elsewhere first");
+        assert!(named("d").contains("it carries Turnaround itself"), "{}", named("d"));
     }
 }

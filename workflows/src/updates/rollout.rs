@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::{NODE_OS, NODE_OS_ROLLOUT, RolloutOrder};
+use crate::steps::FetchImage;
 use crate::engine::{
     ChildSpec, Definition, Observed, Outcome, Policy, Progress, Step, StepCx, StepError, step,
 };
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// A rollout waits for its nodes and their operators. A year is "no deadline" that still is a number.
 const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
@@ -17,7 +18,7 @@ const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365
 const STARTED_AT_ONCE: usize = 250;
 
 pub(super) fn definition() -> Definition {
-    Definition { kind: NODE_OS_ROLLOUT, version: VERSION, steps: vec![step(RenewNodes)] }
+    Definition { kind: NODE_OS_ROLLOUT, version: VERSION, steps: vec![step(FetchImage), step(RenewNodes)] }
 }
 
 /// How each node ended.

@@ -1,0 +1,93 @@
+//! Has the site's setup script put the image on the PXE server, once for each rollout and before any node is touched.
+//!
+//! Midokura's runbook ("Node OS re-provisioning") begins with it: `platform-setup.sh --bootstrap`, which downloads the image of the release.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::queues;
+use super::setup_run::{self, Course};
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError};
+use crate::ports::{HostRecap, ScriptEnd};
+use crate::store::Queue;
+use crate::updates::{Deploy, RolloutOrder};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The name of the run that succeeded; None where there was nothing to run.
+    pub run: Option<String>,
+}
+
+/// Done when a run has ended with 0, and no line of its recap says otherwise.
+pub struct FetchImage;
+
+fn wanted(cx: &StepCx<'_>) -> Result<(RolloutOrder, Option<Deploy>), StepError> {
+    let order: RolloutOrder = cx.input()?;
+    let fetch = order.rules.fetch.clone();
+    Ok((order, fetch))
+}
+
+/// What speaks against believing a run that has ended, one line each.
+fn complaints(end: &ScriptEnd) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if end.code != 0 {
+        complaints.push(format!("it ended with {}", end.code));
+    }
+    let bad = end.recap.iter().filter(|host| host.failed > 0 || host.unreachable > 0);
+    complaints.extend(bad.map(|HostRecap { host, failed, unreachable, .. }| {
+        format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
+    }));
+    complaints
+}
+
+#[async_trait]
+impl Step for FetchImage {
+    const NAME: &'static str = "fetch-image";
+    const QUEUE: Queue = queues::BASTION;
+    type Output = Fetched;
+
+    fn policy(&self, cx: &StepCx<'_>) -> Policy {
+        let fetch = wanted(cx).ok().and_then(|(_, fetch)| fetch);
+        let deadline = fetch.map_or(Policy::default().deadline, |fetch| Duration::from_millis(fetch.deadline_ms));
+        Policy { deadline, ..Policy::default() }
+    }
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Fetched>, StepError> {
+        let (_, Some(fetch)) = wanted(cx)? else { return Ok(Observed::AlreadyDone(Fetched { run: None })) };
+        if let Some((run, end)) = setup_run::ended(cx).await?
+            && complaints(&end).is_empty()
+        {
+            return Ok(Observed::AlreadyDone(Fetched { run: Some(run) }));
+        }
+        Ok(Observed::ToDo { would: format!("run the setup script: {}", fetch.arguments.join(" ")) })
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Fetched>, StepError> {
+        let (order, Some(fetch)) = wanted(cx)? else { return Ok(Progress::Done(Fetched { run: None })) };
+        let (meant, complaints, last_lines) = match setup_run::follow(cx, Self::NAME, &fetch.arguments).await? {
+            Course::Going { note } => {
+                return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
+            }
+            Course::Ended(meant, end) => {
+                let complaints = complaints(&end);
+                if complaints.is_empty() {
+                    return Ok(Progress::Done(Fetched { run: Some(meant.run.name) }));
+                }
+                (meant, complaints, end.last_lines)
+            }
+            Course::Lost(meant, last_lines) => (meant, vec![setup_run::LOST.to_owned()], last_lines),
+        };
+        let text = format!("the setup script did not put image {} on the PXE server: what now?", order.image.name);
+        let mut question = setup_run::ask(cx, meant, text, complaints).await?;
+        for line in last_lines {
+            question = question.seen(format!("| {line}"));
+        }
+        Err(StepError::ask(
+            question
+                .answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning")
+                .answer("unwind", AnswerEffect::Unwind, "ends here; no node was touched"),
+        ))
+    }
+}

@@ -1,0 +1,88 @@
+//! One run of the site's setup script, from the intent to its end: what the steps that need it share.
+//!
+//! The script is never killed: Kolla-Ansible that is interrupted leaves half of what it does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::engine::{Question, StepCx, StepError};
+use crate::ports::{ScriptEnd, ScriptRun, ScriptState};
+
+/// A run that is meant to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meant {
+    pub(super) run: ScriptRun,
+    /// The host on which it is.
+    place: String,
+    /// When the operator was asked what to do after it.
+    asked: Option<Timestamp>,
+}
+
+/// How far a step has come with its run.
+pub(super) enum Course {
+    /// Look again later.
+    Going { note: String },
+    Ended(Meant, ScriptEnd),
+    /// It was killed, or its host went down.
+    Lost(Meant, Vec<String>),
+}
+
+/// What is said of a run that was lost.
+pub(super) const LOST: &str = "it was killed, or its host went down: how far it came is not known";
+
+/// Sees to it that `step` has a run with these arguments, begun once, and tells how far it is.
+pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) -> Result<Course, StepError> {
+    let known: Option<Meant> = cx.checkpoint()?;
+    // The operator wants another run: only after one that has ended, and was asked about.
+    let again = known.as_ref().and_then(|meant| meant.asked).is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
+    let Some(meant) = known.filter(|_| !again) else {
+        // Of this workflow, this step, and this holder of the workflow: no other run will ever have this name.
+        let name = format!("{}.{step}.{}", cx.id, cx.fence().0);
+        let run = ScriptRun { name, arguments: arguments.to_vec() };
+        let meant = Meant { run, place: cx.ports.setup.place(), asked: None };
+        cx.save(&meant, "about to run the setup script").await?;
+        return start(cx, &meant.run).await;
+    };
+    let place = cx.ports.setup.place();
+    if meant.place != place {
+        let (run, there) = (&meant.run.name, &meant.place);
+        return Err(StepError::retry(format!("run {run} is on host {there}, and this worker on {place}: let only {there} serve queue bastion")));
+    }
+    match cx.ports.setup.look(&meant.run.name).await? {
+        // Its worker may have died before it came to start it; another run goes on; or it is about to begin, and this starts nothing.
+        ScriptState::NotStarted => start(cx, &meant.run).await,
+        ScriptState::Running { last_line } => Ok(Course::Going { note: note(&last_line) }),
+        ScriptState::Ended(end) => Ok(Course::Ended(meant, end)),
+        ScriptState::Lost { last_lines } => Ok(Course::Lost(meant, last_lines)),
+    }
+}
+
+/// The end of this step's run, if it has one, without doing anything.
+pub(super) async fn ended(cx: &StepCx<'_>) -> Result<Option<(String, ScriptEnd)>, StepError> {
+    let Some(Meant { run, .. }) = cx.checkpoint()? else { return Ok(None) };
+    Ok(match cx.ports.setup.look(&run.name).await? {
+        ScriptState::Ended(end) => Some((run.name, end)),
+        ScriptState::NotStarted | ScriptState::Running { .. } | ScriptState::Lost { .. } => None,
+    })
+}
+
+/// Starts it, if nobody has.
+async fn start(cx: &StepCx<'_>, run: &ScriptRun) -> Result<Course, StepError> {
+    cx.guard().await?;
+    cx.ports.setup.start(run).await?;
+    Ok(Course::Going { note: format!("the setup script is started as {} as soon as no other run goes on", run.name) })
+}
+
+fn note(last_line: &str) -> String {
+    match last_line {
+        "" => "the setup script runs".to_owned(),
+        line => format!("the setup script runs: {line}"),
+    }
+}
+
+/// Writes down that an operator is asked about `meant`, and begins the question with what speaks against it.
+pub(super) async fn ask(cx: &StepCx<'_>, mut meant: Meant, text: String, complaints: Vec<String>) -> Result<Question, StepError> {
+    meant.asked = Some(cx.now());
+    cx.save(&meant, "the setup script did not do what it should").await?;
+    Ok(complaints.into_iter().fold(Question::new(text), Question::seen))
+}
