@@ -134,3 +134,14 @@ fn the_smallest_file_means_the_same_as_the_example_section_by_section() {
         assert_eq!(small, whole);
     }
 }
+
+/// What the page on checks offers can be copied as it stands.
+#[test]
+fn the_checks_that_are_recommended_are_understood() {
+    let page = include_str!("../../docs/checks.md");
+    let blocks: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    let smallest = "site = \"example-cloud\"\nopenstack.cloud = \"example-cloud\"\n\
+        netboot = { directory = \"/srv/netboot/nodes\", url = \"http://192.0.2.1/boot\" }\n";
+    let config = check_text("checks.md", &format!("{smallest}{}", blocks.concat())).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(config.checks.len(), page.matches("[checks.").count());
+}

@@ -34,6 +34,8 @@ pub enum Rule {
     LogIsWhole,
     /// No move of an instance is asked for while one is under way.
     OneMoveAtATime,
+    /// No instance leaves a node twice while that is closed.
+    MovesOnce,
     /// No move is asked for from a node that is in service: the instance had left already, or was never ours to move.
     MovesOnlyOffClosedNodes,
     /// A tenant's change of flavour is the tenant's to confirm.
@@ -136,6 +138,8 @@ struct Judge<'a> {
     places: BTreeMap<String, String>,
     /// By instance: the request, where from, and where to, once that is known.
     moves: BTreeMap<String, (String, String)>,
+    /// Node and instance: who has left a node since it was closed.
+    left: BTreeSet<(String, String)>,
     /// Runs of the setup script that go on.
     scripts: BTreeSet<String>,
     /// Silences that were begun and not ended.
@@ -154,7 +158,7 @@ fn list(event: &Value, key: &str) -> Vec<String> {
 impl<'a> Judge<'a> {
     fn new(rules: &'a Rules) -> Judge<'a> {
         let (nodes, places, moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, scripts: BTreeSet::new(), silences: BTreeSet::new(), violations: Vec::new() }
+        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, left: BTreeSet::new(), scripts: BTreeSet::new(), silences: BTreeSet::new(), violations: Vec::new() }
     }
 
     fn say(&mut self, rule: Rule, what: String) {
@@ -251,6 +255,10 @@ impl<'a> Judge<'a> {
         if was.as_deref() != Some(from) {
             self.say(Rule::LogIsWhole, format!("{instance} moves from {from}, and was on {was:?}"));
         }
+        let closed = self.nodes.get(from).is_some_and(|node| !node.enabled);
+        if closed && !self.left.insert((from.to_owned(), instance.to_owned())) {
+            self.say(Rule::MovesOnce, format!("{instance} leaves {from} again"));
+        }
     }
 
     fn move_requested(&mut self, event: &Value) {
@@ -312,6 +320,7 @@ impl<'a> Judge<'a> {
         let by_other = event["by"] == "other";
         let Some(node) = self.nodes.get_mut(name) else { return };
         (node.enabled, node.reason, node.found_out) = (true, None, false);
+        self.left.retain(|(left, _)| left != name);
         node.others_turn = by_other;
         if by_other {
             node.opened_by_other = Some(self.at);

@@ -304,6 +304,13 @@ fn a_move_before_the_node_is_closed() {
 }
 
 #[test]
+fn an_instance_that_leaves_a_closed_node_twice() {
+    // Somebody has moved it back; or it is another time.
+    bad(Rule::MovesOnce, &history![close("a"), moved("a1", "a", "b"), arrives("a1", "b", "a"), moved("a1", "a", "b"), open("a")]);
+    good(&history![close("a"), moved("a1", "a", "b"), open("a"), arrives("a1", "b", "a"), close("a"), moved("a1", "a", "b"), open("a")]);
+}
+
+#[test]
 fn a_tenants_resize_that_was_confirmed() {
     bad(
         Rule::ConfirmsOnlyOwnMoves,

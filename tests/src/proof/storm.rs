@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
-use turnaround_workflows::rehearsal::SitePlan;
+use turnaround_workflows::rehearsal::{MoveGoesWrong, SitePlan};
 use turnaround_workflows::store::{Document, Resource, Scope, Status};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
@@ -250,7 +250,7 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
         crowd.rest();
     }
     let status = crowd.document(&rollout).map_or("gone", |document| document.status.as_str());
-    verdict(seed, status, &crowd, people.rules)
+    verdict(seed, status, &crowd, &plan, people.rules)
 }
 
 /// One rollout of all nodes; sometimes a second one of some of them, whose nodes then have two workflows that want them.
@@ -292,7 +292,7 @@ fn disturbances(random: &mut StdRng, mended: Timestamp) -> Vec<Timestamp> {
     at
 }
 
-fn verdict(seed: u64, status: &'static str, crowd: &Crowd, mut rules: Rules) -> Ran {
+fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut rules: Rules) -> Ran {
     let open = crowd.list(Scope::Open);
     let asks = |document: &&Document| document.status == Status::NeedsOperator;
     rules.open_questions.extend(open.iter().filter(asks).map(|document| document.target.clone()));
@@ -307,6 +307,7 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, mut rules: Rules) -> 
     against.extend(crowd.sometimes.wrongs());
     against.extend(unfinished(&open));
     against.extend(kept(crowd, &open, &rules));
+    against.extend(changed(crowd, plan, !rules.open_questions.is_empty()));
     for (id, entries) in &journals {
         for (_, body) in entries {
             reached(crowd, body);
@@ -338,6 +339,22 @@ fn kept(crowd: &Crowd, open: &[Document], rules: &Rules) -> Vec<String> {
     };
     let lost = holdings.iter().filter(|holding| !open.contains(holding.holder.as_str()) && !excused(&holding.resource));
     lost.map(|holding| format!("{} is held by {}, which has ended", holding.resource, holding.holder)).collect()
+}
+
+/// Instances that are not as their tenants left them. One that Nova itself brings to an error, or does not start again, is an operator's matter, who
+/// was asked; so is one that is half moved while somebody is still asked.
+fn changed(crowd: &Crowd, plan: &SitePlan, asks: bool) -> Vec<String> {
+    let site = crowd.world.snapshot();
+    let found = plan.instances.iter().filter(|instance| instance.node.is_some() && instance.fault.how != MoveGoesWrong::StaysOff);
+    let mut changed = Vec::new();
+    for instance in found {
+        let (Some(now), wanted) = (site.instance(&instance.name), instance.vm_state.as_str()) else { continue };
+        let excused = now.vm_state == "error" || asks && now.vm_state == "resized";
+        if now.vm_state != wanted && !excused {
+            changed.push(format!("{} was {wanted} and is {}", instance.name, now.vm_state));
+        }
+    }
+    changed
 }
 
 fn reached(crowd: &Crowd, body: &str) {
