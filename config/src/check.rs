@@ -126,9 +126,10 @@ impl RawConfig {
         let checks = nodes::checks(self.checks, problems);
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
+        let kept = nodes::kept_from_renewal(&self.nodes);
         let images = nodes::images(self.images, problems);
         let nodes = nodes::nodes(self.nodes, problems);
-        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes, problems);
+        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes.but(kept), problems);
         let telemetry = self.telemetry.table().and_then(|raw| raw.check(problems));
         Some(Config {
             site: site?,

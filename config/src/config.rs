@@ -175,7 +175,7 @@ pub struct Silences {
     pub lasts: Duration,
 }
 
-/// One condition on the labels of an alert, as Alertmanager has it: `instance=~"{node}.*"`.
+/// One condition on the labels of an alert, as Alertmanager has it: `instance=~"{node}(:[0-9]+)?"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Matcher {
     /// Name of the label.

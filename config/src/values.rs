@@ -93,22 +93,52 @@ pub(crate) fn argument(text: &str) -> Result<String, Wrong> {
 /// Stands for the node's name.
 pub(crate) const NODE: &str = "{node}";
 
-/// A condition on an alert's label, as Alertmanager and `amtool` write it: `name="value"`, or with `!=`, `=~` or `!~`; the quotes may be left out.
+/// A condition on an alert's label, as Alertmanager and `amtool` write it: `name="value"`, or with `!=`, `=~` or `!~`; the quotes may be left out, and
+/// within them `\\\\` and `\\"` stand for one character. `{node}` must not be the beginning of another node's name.
 pub(crate) fn matcher(text: &str) -> Result<Matcher, Wrong> {
     let wrong = || {
         let help = "write a label, one of `=` `!=` `=~` `!~`, and a value: 'instance=~\"{node}(:[0-9]+)?\"'";
         Wrong::new(format!("`{}` is no condition on a label", show(text)), help)
     };
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').ok_or_else(wrong)?;
-    let (name, rest) = text.split_at(end);
+    let written = text.trim();
+    let end = written.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').ok_or_else(wrong)?;
+    let (name, rest) = written.split_at(end);
+    let rest = rest.trim_start();
     let operators = [("=~", true, true), ("!~", true, false), ("!=", false, false), ("=", false, true)];
     let found = operators.iter().find_map(|&(operator, is_regex, is_equal)| Some((rest.strip_prefix(operator)?, is_regex, is_equal)));
     let (value, is_regex, is_equal) = found.ok_or_else(wrong)?;
-    let value = value.strip_prefix('"').map_or(Some(value), |rest| rest.strip_suffix('"')).ok_or_else(wrong)?;
-    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || value.is_empty() || value.contains(|c: char| c == '"' || c.is_control()) {
+    let value = match value.trim_start().strip_prefix('"') {
+        Some(quoted) => unquoted(quoted).ok_or_else(wrong)?,
+        None => value.trim().to_owned(),
+    };
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || value.is_empty() || value.contains(char::is_control) {
         return Err(wrong());
     }
-    Ok(Matcher { name: name.to_owned(), value: value.to_owned(), is_regex, is_equal })
+    let after_node = value.split(NODE).skip(1);
+    if is_regex && after_node.clone().any(|rest| [".*", ".+", "\\d", "[0-9]", "\\w", "\\S"].iter().any(|any| rest.starts_with(any))) {
+        let reason = format!("`{}` is also about nodes whose names begin with this one's", show(text));
+        return Err(Wrong::new(reason, "let something other than a name follow `{node}`, such as `(:[0-9]+)?`"));
+    }
+    Ok(Matcher { name: name.to_owned(), value, is_regex, is_equal })
+
+}
+
+/// What stands before the closing quotation mark, which has to be the last character.
+fn unquoted(rest: &str) -> Option<String> {
+    let mut value = String::new();
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => return chars.as_str().trim().is_empty().then_some(value),
+            '\\' => match chars.next()? {
+                escaped @ ('\\' | '"') => value.push(escaped),
+                // Of a regular expression: `\.`
+                other => value.extend(['\\', other]),
+            },
+            c => value.push(c),
+        }
+    }
+    None
 }
 
 /// A path that means the same wherever a program is started.

@@ -433,16 +433,44 @@ fn silences_name_the_node_or_would_keep_everything_quiet() {
     }
     let silences = |matchers: &str| format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = [{matchers}]\n");
     assert_good("[silences]\n");
-    assert_good(&silences(r#"'instance=~"{node}(:[0-9]+)?"', 'severity!="critical"', 'job = node', 'a!~b'"#).replace("job = node", "job=node"));
+    assert_good(&silences(r#"'instance=~"{node}(:[0-9]+)?"', 'severity!="critical"', ' job = node ', 'a!~b', 'b=~"x\\.y \"z\""'"#));
     assert_only("[silences]\nurl = \"http://192.0.2.9:9093\"\n", "`matchers` is missing in `[silences]`", "add `matchers = ['instance=~\"{node}(:[0-9]+)?\"']`");
     let all = "these silence alerts about every node";
     for matchers in ["", "'severity=\"warning\"'", "'instance!=\"{node}\"'"] {
         assert_eq!(only(&silences(matchers)).0, all, "{matchers}");
     }
-    for wrong in ["instance", "=x", "9a=x", "a=", "a=\"x", "a==\"\"x", "a ~ x"] {
+    for wrong in ["instance", "=x", "9a=x", "a=", "a=\"x", "a=\"\"x", "a ~ x"] {
         let (reason, _) = only(&silences(&format!("'n=\"{{node}}\"', '{wrong}'")));
         assert_eq!(reason, format!("`{wrong}` is no condition on a label"));
     }
+}
+
+#[test]
+fn a_silence_is_about_one_node_and_none_whose_name_begins_alike() {
+    for value in ["{node}.*", "a-{node}[0-9]*", "({node}|x)|{node}.+"] {
+        let text = format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = ['instance=~\"{value}\"']\n");
+        assert_eq!(only(&text).0, format!("`instance=~\"{value}\"` is also about nodes whose names begin with this one's"));
+    }
+}
+
+#[test]
+fn what_can_not_be_renewed_is_in_no_schedule() {
+    let node = |carries: &str| {
+        format!(
+            "[nodes.gpu-1]\nmac = \"02:00:5e:10:00:0a\"\ncarries = [{carries}]\n\
+             bmc = {{ protocol = \"ipmi\", address = \"192.0.2.9\", user = \"u\", password_file = \"/etc/p\" }}\n\
+             [images.noble]\nversion = \"1\"\nsha256 = \"{}\"\nos_version_id = \"24.04\"\nkernel = \"6.8\"\nboot_kernel = \"k\"\nboot_initrd = \"i\"\n\
+             [schedules.weekly]\ncron = \"0 22 * * 6\"\nstarts = \"node-os\"\nimage = \"noble\"\nnodes = [\"gpu-1\"]\n",
+            "a".repeat(64)
+        )
+    };
+    assert_good(&node("\"management\""));
+    assert_only(
+        &node("\"registry\", \"netboot\""),
+        "`gpu-1` can't be renewed from here, because of what it `carries`",
+        "leave it out, or move that elsewhere and change `nodes.gpu-1`",
+    );
+    assert!(only(&node("\"bastion\"")).0.contains("bastion"));
 }
 
 #[test]

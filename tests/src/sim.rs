@@ -415,6 +415,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
     let image = plan.images.last().expect("the plan has an image");
     RolloutOrder {
         nodes: plan.nodes.iter().map(|node| node.name.parse().expect("a node name")).collect(),
+        alone: Vec::new(),
         image: OrderedImage {
             name: image.name.parse().expect("an image name"),
             version: image.os_version_id.clone(),

@@ -189,6 +189,7 @@ async fn the_image_is_put_on_the_pxe_server_once_and_before_any_node_is_touched(
 async fn a_rollout_whose_image_was_not_fetched_asks_and_touches_no_node() {
     for (goes_wrong, seen) in [
         (ScriptGoesWrong::FailsMidway, "it ended with 2"),
+        (ScriptGoesWrong::DoesNothing, "Ansible's recap has no host at all"),
         (ScriptGoesWrong::IsKilled, "it was killed, or its host went down: how far it came is not known"),
     ] {
         let (mut sim, rollout) = fetching(&[goes_wrong]).await;
@@ -208,4 +209,18 @@ async fn a_rollout_whose_image_was_not_fetched_asks_and_touches_no_node() {
         assert_eq!(sim.document(&rollout).await.status, Status::Failed);
         assert!(sim.world.events().iter().all(|event| !matches!(event.what, Happened::ServiceDisabled { .. })));
     }
+}
+
+#[tokio::test]
+async fn an_aborted_rollout_says_that_its_run_goes_on() {
+    let plan = SitePlan::uniform(3, 1).with_setup(&[]);
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run_until(async |sim| sim.world.events().iter().any(|event| matches!(event.what, Happened::ScriptStarted { .. }))).await;
+    sim.signal(&rollout, SignalKind::Abort { why: "not tonight".to_owned() }).await;
+    sim.run_until(async |sim| sim.document(&rollout).await.status == Status::Aborted).await;
+    let journal = sim.store.journal(&rollout, 0, 100).await.unwrap();
+    let told = journal.iter().any(|entry| entry.body.contains("of the setup script goes on, and is not killed"));
+    assert!(told, "{journal:#?}");
 }

@@ -1,7 +1,7 @@
 //! Emptying a node on the simulated site: cases that were first seen on a real Nova (`real_nova.rs`).
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use turnaround_config::Pinned;
@@ -130,6 +130,81 @@ async fn a_host_that_nova_does_not_take_for_an_instance_costs_no_try() {
         _ => None,
     });
     assert_eq!(to.collect::<Vec<_>>(), [Some("gpu-01".to_owned()), None, None], "gpu-03 is renewed later");
+}
+
+/// Two nodes are out at once, and the first waits for a third one's share: nothing is sent to it, or to any that is not renewed.
+#[tokio::test]
+async fn a_node_that_waits_to_be_renewed_is_not_taken_for_a_renewed_one() {
+    let plan = SitePlan::uniform(6, 1);
+    let order = order(&plan, 2);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let mut renewed = BTreeSet::new();
+    for event in sim.world.events() {
+        match event.what {
+            Happened::MigrationRequested { to: Some(to), node, .. } => {
+                assert!(renewed.contains(&to), "an instance of {node:?} is sent to {to}, which is not among {renewed:?}");
+            }
+            Happened::ServiceEnabled { node, .. } => drop(renewed.insert(node)),
+            _ => {}
+        }
+    }
+    assert_eq!(renewed.len(), 6);
+}
+
+#[tokio::test]
+async fn what_carries_the_platform_is_out_alone_and_at_the_end() {
+    let plan = SitePlan::uniform(5, 0);
+    let mut order = order(&plan, 3);
+    order.alone = vec!["gpu-04".parse().unwrap(), "gpu-05".parse().unwrap()];
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let mut out = BTreeSet::new();
+    let mut most = 0;
+    for event in sim.world.events() {
+        match event.what {
+            Happened::ServiceDisabled { node, .. } => {
+                assert!(out.is_empty() || node < "gpu-04".to_owned(), "{node} goes out while {out:?} are");
+                out.insert(node);
+                most = most.max(out.len());
+            }
+            Happened::ServiceEnabled { node, .. } => drop(out.remove(&node)),
+            _ => {}
+        }
+    }
+    assert_eq!(most, 3, "the others go together");
+}
+
+/// Not everybody who may move instances may name a host.
+#[tokio::test]
+async fn where_no_host_may_be_named_nova_chooses_and_what_was_found_is_remembered() {
+    let mut plan = SitePlan::uniform(3, 1);
+    let gone = MoveFault { only: Some(Move::Cold), ..MoveFault::new(MoveGoesWrong::Refused, 1, "Policy doesn't allow it") };
+    plan.instance("gpu-02-a").unwrap().fault = gone;
+    plan.instance("gpu-02-a").unwrap().vm_state = VmState::Stopped;
+    let mut order = order(&plan, 1);
+    order.nodes.remove(0);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    assert_eq!(guest(&sim, "gpu-02-a").vm_state, VmState::Stopped);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_that_the_image_is_fetched_first() {
+    let plan = SitePlan::uniform(2, 0).with_setup(&[]);
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &order).await;
+    let first = (lines[0].node.as_str(), lines[0].step.as_str(), lines[0].would.as_str());
+    let would = "once, before any node is touched: run the setup script: --bootstrap --tags pxesetup";
+    assert_eq!(first, ("gpu-01", "fetch-image", would));
+    assert_eq!(lines.iter().filter(|line| line.step == "fetch-image").count(), 1);
 }
 
 #[tokio::test]

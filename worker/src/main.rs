@@ -31,7 +31,7 @@ struct Arguments {
     #[arg(long, default_value = "/etc/turnaround/config.toml")]
     config: PathBuf,
     /// Work only on what waits in these queues, for a worker that does not reach everything: `default`, `openstack`, `pxe`, `bmc`, `nodes`,
-    /// `survey`. Each of them must be served by somebody. All of them if not given.
+    /// `bastion` (where the setup script runs), `survey`. Each of them must be served by somebody. All of them if not given.
     #[arg(long, value_delimiter = ',', value_name = "QUEUE")]
     queues: Vec<Queue>,
 }

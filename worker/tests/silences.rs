@@ -25,7 +25,7 @@ fn site(url: &str, more: &str) -> (Site, Ports) {
     let site = Site::new(&clouds, "none");
     secret(&site.path("grafana.token"), "canary-grafana");
     let more = more.replace("{token}", &site.path("grafana.token").display().to_string());
-    let site = site.with(&format!("[silences]\nurl = \"{url}\"\nmatchers = ['instance=~\"{{node}}.*\"']\n{more}"));
+    let site = site.with(&format!("[silences]\nurl = \"{url}\"\nmatchers = ['instance=~\"{{node}}(:[0-9]+)?\"']\n{more}"));
     let ports = site.ports();
     (site, ports)
 }

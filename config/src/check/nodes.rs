@@ -51,6 +51,16 @@ pub(super) fn nodes(field: Field<Named<RawNode>>, problems: &mut Problems<'_>) -
     named(field, problems, |name, raw, problems| raw.check(name, problems))
 }
 
+/// Names of the nodes that carry what keeps them from being renewed.
+pub(super) fn kept_from_renewal(field: &Field<Named<RawNode>>) -> Vec<String> {
+    let word = |text: &str| values::one_of(text, &Carries::WORDS).ok();
+    let keeps = |raw: &RawNode| {
+        raw.carries.written().is_some_and(|list| list.value.iter().filter_map(|one| word(&one.value)).any(Carries::keeps_from_renewal))
+    };
+    let entries = field.written().map(|written| written.value.0.iter());
+    entries.into_iter().flatten().filter(|(_, raw)| keeps(raw)).map(|(name, _)| name.value.clone()).collect()
+}
+
 /// Every entry of a table of named tables; `None` if one of them is not good.
 pub(super) fn named<N, R, T>(
     field: Field<Named<R>>,

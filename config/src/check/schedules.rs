@@ -17,6 +17,8 @@ use crate::values;
 /// The names of one kind that the file has, good or not, so that a reference to a faulty one is not a second problem.
 pub(super) struct Known {
     names: Vec<String>,
+    /// Those of them that can't be renewed from here.
+    kept: Vec<String>,
     /// The table could not be read, so nothing can be said about what it holds.
     unreadable: bool,
 }
@@ -27,10 +29,18 @@ impl Known {
         Named<T>: Kind,
     {
         let names = field.written().map(|written| written.value.0.iter().map(|(name, _)| name.value.clone()).collect());
-        Known { names: names.unwrap_or_default(), unreadable: matches!(field.found, Found::Unreadable) }
+        Known { names: names.unwrap_or_default(), kept: Vec::new(), unreadable: matches!(field.found, Found::Unreadable) }
+    }
+
+    pub(super) fn but(self, kept: Vec<String>) -> Known {
+        Known { kept, ..self }
     }
 
     fn check(&self, name: &str, kind: &str, table: &str) -> Result<(), Wrong> {
+        if self.kept.iter().any(|kept| kept == name) {
+            let reason = format!("`{}` can't be renewed from here, because of what it `carries`", show(name));
+            return Err(Wrong::new(reason, format!("leave it out, or move that elsewhere and change `{table}.{}`", show(name))));
+        }
         if self.unreadable || self.names.iter().any(|known| known == name) {
             return Ok(());
         }

@@ -65,7 +65,7 @@ impl Site {
             (Some(ScriptGoesWrong::IsKilled | ScriptGoesWrong::Hangs) | None, _) if did => (0, 0, 0),
             (Some(ScriptGoesWrong::IsKilled | ScriptGoesWrong::Hangs) | None, _) => (HOSTS_UNREACHABLE, 0, 1),
         };
-        let recap = named.iter().cloned().chain(self.runs[run].fetches.then(|| "pxe".to_owned())).map(|host| HostRecap { host, ok: 10, changed: 3, unreachable, failed }).collect();
+        let recap = named.iter().cloned().chain((self.runs[run].fetches && works).then(|| "pxe".to_owned())).map(|host| HostRecap { host, ok: 10, changed: 3, unreachable, failed }).collect();
         let last_lines = vec![format!("{} : ok=10", named.as_deref().unwrap_or("no host"))];
         let killed = goes_wrong == Some(ScriptGoesWrong::IsKilled);
         self.runs[run].state = if killed {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
@@ -408,7 +409,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
         let before_this = self.moves.instances.get(&instance.id);
-        let was_sent_to_a_host = before_this.is_some_and(|moving| moving.to.is_some() && !self.is_forgiven(moving));
+        let named_before = before_this.filter(|moving| !self.is_forgiven(moving)).and_then(|moving| moving.to.clone());
+        let was_sent_to_a_host = named_before.is_some();
         // A try of ours that failed may have left it otherwise, unless a person has looked at it since.
         let found = match before_this {
             Some(moving) if tries > 0 || was_sent_to_a_host => moving.found.clone(),
@@ -448,9 +450,13 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                 PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
                     // Nothing was asked: the try does not count.
                     self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
+                    // Whoever may move instances may not always name a host: then the next try names none.
+                    let unheard = error.kind == PortErrorKind::Unavailable;
                     if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
                         moving.tries = tries;
-                        moving.to = None;
+                        if unheard {
+                            moving.to = named_before;
+                        }
                     }
                     self.write_down().await?;
                     return Err(error.into());
@@ -467,7 +473,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         }
         let elsewhere = match &mut self.elsewhere {
             Some(elsewhere) => elsewhere,
-            none => none.insert(Elsewhere::look(self.cx, self.order).await?),
+            // What only makes a better choice must not hold an evacuation up.
+            none => none.insert(Elsewhere::look(self.cx, self.order).await.unwrap_or_else(|error| {
+                warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
+                Elsewhere::unknown()
+            })),
         };
         Ok(elsewhere.choose(instance.takes))
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queues;
 use super::setup_run::{self, Course};
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{HostRecap, ScriptEnd};
 use crate::store::Queue;
 use crate::updates::{Deploy, RolloutOrder};
@@ -20,7 +20,7 @@ pub struct Fetched {
     pub run: Option<String>,
 }
 
-/// Done when a run has ended with 0, and no line of its recap says otherwise.
+/// Done when a run has ended with 0, and its recap has hosts, none of which failed.
 pub struct FetchImage;
 
 fn wanted(cx: &StepCx<'_>) -> Result<(RolloutOrder, Option<Deploy>), StepError> {
@@ -34,6 +34,10 @@ fn complaints(end: &ScriptEnd) -> Vec<String> {
     let mut complaints = Vec::new();
     if end.code != 0 {
         complaints.push(format!("it ended with {}", end.code));
+    }
+    // With tags that no play has, Ansible ends well and has done nothing.
+    if end.recap.is_empty() {
+        complaints.push("Ansible's recap has no host at all".to_owned());
     }
     let bad = end.recap.iter().filter(|host| host.failed > 0 || host.unreachable > 0);
     complaints.extend(bad.map(|HostRecap { host, failed, unreachable, .. }| {
@@ -89,5 +93,13 @@ impl Step for FetchImage {
                 .answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning")
                 .answer("unwind", AnswerEffect::Unwind, "ends here; no node was touched"),
         ))
+    }
+
+    async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
+        let note = match setup_run::goes_on(cx).await? {
+            Some(run) => format!("run {run} of the setup script goes on, and is not killed"),
+            None => "nothing to undo".to_owned(),
+        };
+        Ok(Undone::Done { note })
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::store::Queue;
 
-/// Nova and Keystone.
+/// Nova and Keystone, and what alerts: Alertmanager or Grafana.
 pub const OPENSTACK: Queue = Queue::of("openstack");
 /// The folder of the PXE server, and the nodes by SSH.
 pub const PXE: Queue = Queue::of("pxe");
@@ -11,8 +11,6 @@ pub const PXE: Queue = Queue::of("pxe");
 pub const BMC: Queue = Queue::of("bmc");
 /// The nodes by SSH; and the folder of the PXE server.
 pub const NODES: Queue = Queue::of("nodes");
-/// What alerts: Alertmanager or Grafana.
-pub const MONITORING: Queue = Queue::of("monitoring");
 /// The host on which the site's setup script runs: the bastion. A run is looked at where it was started, so one host serves it.
 pub const BASTION: Queue = Queue::of("bastion");
 /// Everything that can be looked at: surveys and dry runs.

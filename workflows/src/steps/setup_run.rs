@@ -66,6 +66,13 @@ pub(super) async fn ended(cx: &StepCx<'_>) -> Result<Option<(String, ScriptEnd)>
     })
 }
 
+/// The name of this step's run, if it still goes on.
+pub(super) async fn goes_on(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
+    let Some(Meant { run, .. }) = cx.checkpoint()? else { return Ok(None) };
+    let runs = matches!(cx.ports.setup.look(&run.name).await?, ScriptState::Running { .. });
+    Ok(runs.then_some(run.name))
+}
+
 /// Starts it, if nobody has.
 async fn start(cx: &StepCx<'_>, run: &ScriptRun) -> Result<Course, StepError> {
     cx.guard().await?;

@@ -10,7 +10,7 @@ use turnaround_config::NodeName;
 use super::{NODE_OS_DRY_RUN, NodeOrder, RolloutOrder, node_os};
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
 use crate::store::Queue;
-use crate::steps::queues;
+use crate::steps::{FetchImage, queues};
 
 pub(super) const VERSION: u32 = 1;
 /// Nodes that are looked at together.
@@ -46,11 +46,13 @@ impl Step for Preview {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<DryRunReport>, StepError> {
         let order: RolloutOrder = cx.input()?;
-        let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node)).collect();
+        // In their order: whoever stands before a node is renewed by then.
+        let place = |node: &NodeName| order.nodes.iter().position(|other| other == node);
+        let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node, |other| place(other) < place(node))).collect();
         let looked = orders.into_iter().map(|order| self.look_at(cx, order));
         let lines: Vec<Result<Vec<DryRunLine>, StepError>> =
             futures::stream::iter(looked).buffered(NODES_AT_ONCE).collect().await;
-        let mut report = DryRunReport { lines: Vec::new() };
+        let mut report = DryRunReport { lines: before_all(cx, &order).await?.into_iter().collect() };
         for node in lines {
             report.lines.extend(node?);
         }
@@ -60,6 +62,18 @@ impl Step for Preview {
     async fn act(&self, _cx: &StepCx<'_>) -> Result<Progress<DryRunReport>, StepError> {
         Err(StepError::fatal("a dry run only looks"))
     }
+}
+
+/// What is done once, before any node is touched: told with the first one.
+async fn before_all(cx: &StepCx<'_>, order: &RolloutOrder) -> Result<Option<DryRunLine>, StepError> {
+    let (Some(first), Some(_)) = (order.nodes.first(), &order.rules.fetch) else { return Ok(None) };
+    let input = serde_json::to_value(order).map_err(|error| StepError::fatal("the order can't be written").because(error))?;
+    let (would, problem) = match FetchImage.observe(&cx.looking_at(FetchImage::NAME, input)).await {
+        Ok(Observed::AlreadyDone(_)) => ("done already".to_owned(), false),
+        Ok(Observed::ToDo { would }) => (format!("once, before any node is touched: {would}"), false),
+        Err(error) => (error.chain(), true),
+    };
+    Ok(Some(DryRunLine { node: first.clone(), step: FetchImage::NAME.to_owned(), would, problem }))
 }
 
 impl Preview {

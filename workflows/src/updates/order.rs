@@ -90,7 +90,7 @@ pub struct NodeOrder {
     pub node: NodeName,
     pub image: OrderedImage,
     pub rules: Rules,
-    /// Nodes of the same rollout that come later: what moves to them has to move again. Older orders don't say.
+    /// Other nodes of the same rollout that were not renewed when this one was begun: what moves to them has to move again. Older orders don't say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<NodeName>,
 }
@@ -99,6 +99,9 @@ pub struct NodeOrder {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutOrder {
     pub nodes: Vec<NodeName>,
+    /// Those of them that carry parts of the platform: each is renewed when no other is out. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alone: Vec<NodeName>,
     pub image: OrderedImage,
     pub rules: Rules,
 }
@@ -118,7 +121,7 @@ pub enum BadOrder {
     UnknownNode(NodeName),
     #[error("node `{0}` is named twice")]
     NodeTwice(NodeName),
-    #[error("no node is named")]
+    #[error("no node is named, or none is left that can be renewed (`carries` under [nodes])")]
     NoNode,
     #[error("node `{node}` can't be renewed from here: it carries {what} (`carries` under [nodes.{node}]); move that elsewhere first")]
     CarriesUs { node: NodeName, what: &'static str },
@@ -171,8 +174,10 @@ impl RolloutOrder {
             }
         }
         // Whoever needs the management cluster or the registry meanwhile has them until the end.
+        let carries = |node: &NodeName| config.nodes.get(node).is_some_and(|node| !node.carries.is_empty());
         let mut nodes = nodes.to_vec();
-        nodes.sort_by_key(|node| config.nodes.get(node).is_some_and(|node| !node.carries.is_empty()));
+        nodes.sort_by_key(carries);
+        let alone = nodes.iter().filter(|node| carries(node)).cloned().collect();
         let image = OrderedImage {
             name: image.clone(),
             version: found.version.clone(),
@@ -204,12 +209,12 @@ impl RolloutOrder {
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
-        Ok(RolloutOrder { nodes, image, rules })
+        Ok(RolloutOrder { nodes, alone, image, rules })
     }
 
-    /// The part of one node.
-    pub fn node(&self, node: &NodeName) -> NodeOrder {
-        let later = self.nodes.iter().skip_while(|other| *other != node).skip(1).cloned().collect();
+    /// The part of one node, where `is_renewed` tells which others are already.
+    pub fn node(&self, node: &NodeName, is_renewed: impl Fn(&NodeName) -> bool) -> NodeOrder {
+        let later = self.nodes.iter().filter(|other| *other != node && !is_renewed(other)).cloned().collect();
         NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone(), later }
     }
 }
@@ -260,7 +265,8 @@ mod tests {
         let names = |nodes: &[NodeName]| nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().concat();
         let all = RolloutOrder::all_nodes(&config);
         assert_eq!(names(&all), "abe");
-        assert_eq!(names(&RolloutOrder::new(&config, &all, &image).unwrap().nodes), "bea");
+        let order = RolloutOrder::new(&config, &all, &image).unwrap();
+        assert_eq!((names(&order.nodes), names(&order.alone)), ("bea".to_owned(), "a".to_owned()));
         let named = |node: &str| RolloutOrder::new(&config, &[node.parse().unwrap()], &image).unwrap_err().to_string();
         assert_eq!(named("c"), "node `c` can't be renewed from here: it carries the PXE server (`carries` under [nodes.c]); move that elsewhere first");
         assert!(named("d").contains("it carries Turnaround itself"), "{}", named("d"));

@@ -14,6 +14,10 @@ pub(super) const VERSION: u32 = 2;
 /// A rollout waits for its nodes and their operators. A year is "no deadline" that still is a number.
 const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
+fn is_renewed(cx: &StepCx<'_>, node: &NodeName) -> bool {
+    cx.children().get(node.as_str()).is_some_and(|child| child.outcome == Some(Outcome::Succeeded))
+}
+
 /// Nodes that are started in one commit: far from what a store takes at once, and from blocking it.
 const STARTED_AT_ONCE: usize = 250;
 
@@ -74,14 +78,19 @@ impl Step for RenewNodes {
         let ended = cx.children().len() - open;
         let note = format!("{ended} of {} nodes ended", order.nodes.len());
         let room = (order.rules.max_out as usize).saturating_sub(open);
-        let next: Vec<&NodeName> =
-            order.nodes.iter().filter(|node| !cx.children().contains_key(node.as_str())).take(room.min(STARTED_AT_ONCE)).collect();
+        let waiting = || order.nodes.iter().filter(|node| !cx.children().contains_key(node.as_str()));
+        let together = waiting().take_while(|node| !order.alone.contains(node)).take(room.min(STARTED_AT_ONCE));
+        let mut next: Vec<&NodeName> = together.collect();
+        // What others may need meanwhile goes out when nobody else is.
+        if next.is_empty() && open == 0 {
+            next.extend(waiting().next());
+        }
         if next.is_empty() {
             return Ok(Progress::AwaitChildren { note });
         }
         let mut children = Vec::with_capacity(next.len());
         for node in next {
-            let input = serde_json::to_value(order.node(node))
+            let input = serde_json::to_value(order.node(node, |other| is_renewed(cx, other)))
                 .map_err(|error| StepError::fatal("the order of a node can't be written").because(error))?;
             children.push(ChildSpec { key: node.to_string(), kind: NODE_OS.to_owned(), target: node.to_string(), input });
         }

@@ -57,6 +57,11 @@ impl Elsewhere {
         Ok(Elsewhere { hosts, later: order.later.clone() })
     }
 
+    /// Nothing is known: nothing is chosen.
+    pub(super) fn unknown() -> Elsewhere {
+        Elsewhere { hosts: Vec::new(), later: Vec::new() }
+    }
+
     /// Is there enough for all of `leaving`?
     pub(super) fn prove(&self, leaving: &[&Instance]) -> Proof {
         judge(leaving.to_vec(), &self.hosts)
