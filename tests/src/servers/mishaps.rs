@@ -58,6 +58,7 @@ impl Which {
 pub struct Mishaps {
     planned: Mutex<Vec<(Which, Mishap, u32)>>,
     latency: Mutex<Duration>,
+    late: Mutex<Duration>,
 }
 
 impl Mishaps {
@@ -71,8 +72,14 @@ impl Mishaps {
         *self.latency.lock().unwrap() = by;
     }
 
+    /// Every answer leaves so long after the effect.
+    pub fn answer_late(&self, by: Duration) {
+        *self.late.lock().unwrap() = by;
+    }
+
     pub fn clear(&self) {
         self.planned.lock().unwrap().clear();
+        self.answer_late(Duration::ZERO);
         self.slow_down(Duration::ZERO);
     }
 
@@ -109,6 +116,10 @@ pub(super) async fn strike(
         Some(Mishap::StatusAfterEffect(_) | Mishap::CutAfterEffect) | None => {}
     }
     let response = next.run(request).await;
+    let late = *mishaps.late.lock().unwrap();
+    if !late.is_zero() {
+        tokio::time::sleep(late).await;
+    }
     if mishap == Some(Mishap::CutAfterEffect) || response.extensions().get::<LostOnTheWay>().is_some() {
         line.cut();
     }
