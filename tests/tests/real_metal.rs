@@ -9,6 +9,7 @@ use turnaround_daemon::wire::{StepState, WorkflowView};
 use turnaround_tests::metal::bed::{Bed, NODE, missing};
 use turnaround_tests::metal::bmc::Protocol;
 use turnaround_tests::metal::machine::{By, Faults, Order, Start};
+use turnaround_tests::servers::Which;
 use turnaround_workflows::store::Status;
 
 macro_rules! bed {
@@ -37,7 +38,8 @@ fn state_of(view: &WorkflowView, step: &str) -> StepState {
     view.steps.iter().find(|one| one.step == step).unwrap_or_else(|| panic!("no step {step}")).state
 }
 
-async fn kill_and_restart(bed: &mut Bed) {
+async fn kill_and_restart(bed: &mut Bed, step: &str) {
+    println!("{:6.1} s  worker killed in {step}", bed.age().as_secs_f64());
     bed.processes.kill_worker(0).await.unwrap();
     bed.processes.start_worker(0).unwrap();
 }
@@ -104,23 +106,24 @@ async fn is_renewed(bed: &Bed, written: usize) {
 
 async fn renewed_with_a_kill_in_every_step(mut bed: Bed) {
     bed.site.servers.mishaps.slow_down(CAUGHT);
-    bed.site.servers.mishaps.answer_late(LATE);
+    bed.site.servers.mishaps.answer_late(Which::path("ComputerSystem.Reset"), LATE);
     let id = bed.renew().await.unwrap();
     let steps = ["close", "take-stock", "evacuate", "confirm-empty", "stage-image", "reprovision"];
     for step in steps {
         caught_in(&bed, &id, step).await;
-        kill_and_restart(&mut bed).await;
+        kill_and_restart(&mut bed, step).await;
     }
     // Once more where it hurts most: the BMC has carried out the reset, and nobody has written that down.
     bed.until("the reset", async |bed| bed.machine.starts().contains(&NETBOOT).then_some(())).await.unwrap();
     assert_eq!(state_of(&bed.show(&id).await.unwrap(), "reprovision"), StepState::Running);
-    kill_and_restart(&mut bed).await;
+    kill_and_restart(&mut bed, "reprovision, after the reset").await;
     for step in ["await-install", "verify-os", "deploy-openstack", "verify-hypervisor", "verify-node", "reopen"] {
         caught_in(&bed, &id, step).await;
-        kill_and_restart(&mut bed).await;
+        kill_and_restart(&mut bed, step).await;
     }
     bed.site.servers.mishaps.clear();
     ends_well(&bed, &id).await;
+    println!("{:6.1} s  renewed", bed.age().as_secs_f64());
     assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_ITSELF]);
     is_renewed(&bed, 1).await;
     bed.end().await.unwrap();

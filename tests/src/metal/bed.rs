@@ -3,17 +3,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Path as UrlPath, State};
-use axum::http::StatusCode;
-use axum::routing::get;
 use rand::Rng as _;
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
+use tokio::process::Child;
 use turnaround_daemon::wire::WorkflowView;
 use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::rehearsal::{SitePlan, World};
@@ -89,15 +84,15 @@ pub struct Bed {
     pub client: Client,
     /// What is ordered.
     pub image: NodeImage,
+    born: tokio::time::Instant,
     folder: PathBuf,
     programs: Programs,
     bmc: Bmc,
-    images_task: AbortHandle,
+    _images_server: Child,
 }
 
 impl Drop for Bed {
     fn drop(&mut self) {
-        self.images_task.abort();
         if std::thread::panicking() {
             eprintln!("--- the machine's newest words:\n{}\n---", self.machine.last_said(CONSOLE_LINES));
             if let Some(why) = self.machine.broken() {
@@ -109,11 +104,12 @@ impl Drop for Bed {
 
 impl Bed {
     pub async fn start(protocol: Protocol) -> io::Result<Bed> {
+        let born = tokio::time::Instant::now();
         let programs = programs().await?;
         let world = World::new(Arc::new(SystemClock), SitePlan::uniform(NODES, 1).sped_up(SPED_UP), 1);
         let site = Site::start(&world).await?;
         let folder = site.folder().to_owned();
-        let ssh_port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let ssh_port = free_port()?;
         let (image, disk) = images(&folder, ssh_port)?;
         let random = rand::rng().random::<u32>();
         let hardware = Hardware {
@@ -130,7 +126,7 @@ impl Bed {
         let login = Login { user: "turnaround".to_owned(), password: format!("bmc-{random}") };
         let mishaps = &site.servers.mishaps;
         let bmc = Bmc::start(protocol, NODE, &machine, &login, mishaps, &folder.join("bmc"), &hardware.boot_flags).await?;
-        let (images_url, images_task) = serve_files(&folder.join("boot")).await?;
+        let (images_url, images_server) = serve_files(&folder)?;
         fs::write(folder.join("bmc.password"), &login.password)?;
         owner_only(&folder.join("bmc.password"))?;
         program(&folder.join("ssh"), &format!("#!/bin/sh\nsleep {SSH_TAKES}\nexec ssh -p {ssh_port} \"$@\"\n"))?;
@@ -138,7 +134,7 @@ impl Bed {
         fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &images_url, &bmc))?;
         let processes = Processes::new(programs.clone(), &folder, &folder.join("config.toml"), 1);
         let client = Client::new(&site.socket())?;
-        let mut bed = Bed { site, world, processes, machine, client, image, folder, programs, bmc, images_task };
+        let mut bed = Bed { site, world, processes, machine, client, image, born, folder, programs, bmc, _images_server: images_server };
         bed.processes.start_redis().await?;
         bed.processes.start_daemon()?;
         bed.client.until_up().await?;
@@ -208,6 +204,11 @@ impl Bed {
         let path = self.folder.join("old.img");
         node_image(&kernel, "1", &who(&self.folder)?, &lived, &path)?;
         Ok(path)
+    }
+
+    /// Since its start was begun.
+    pub fn age(&self) -> Duration {
+        self.born.elapsed()
     }
 
     /// Leaves the folder behind and says where.
@@ -337,21 +338,22 @@ password_file = "{password}"
     )
 }
 
-/// Serves the files below `folder` under `/boot`; the URL as the machine has it, where this host is 10.0.2.2.
-async fn serve_files(folder: &Path) -> io::Result<(String, AbortHandle)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://10.0.2.2:{}", listener.local_addr()?.port());
-    let file = async |State(folder): State<PathBuf>, UrlPath(path): UrlPath<String>| {
-        if path.split('/').any(|part| part == "..") {
-            return Err(StatusCode::NOT_FOUND);
-        }
-        tokio::fs::read(folder.join(path)).await.map_err(|_| StatusCode::NOT_FOUND)
-    };
-    let routes = Router::new().route("/boot/{*path}", get(file)).with_state(folder.to_owned());
-    let task = tokio::spawn(async move {
-        let _ = axum::serve(listener, routes).await;
-    });
-    Ok((url, task.abort_handle()))
+/// Serves the files below `folder`; the URL as the machine has it, where this host is 10.0.2.2.
+// Not by hyper: its header names are in lower case, and GRUB 2.06 knows no `content-length`: it then waits for a timeout.
+fn serve_files(folder: &Path) -> io::Result<(String, Child)> {
+    let port = free_port()?;
+    let server = tokio::process::Command::new("busybox")
+        .args(["httpd", "-f", "-p", &format!("127.0.0.1:{port}"), "-h"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    Ok((format!("http://10.0.2.2:{port}"), server))
+}
+
+/// A port on loopback that was free a moment ago.
+fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn program(path: &Path, text: &str) -> io::Result<()> {

@@ -58,7 +58,7 @@ impl Which {
 pub struct Mishaps {
     planned: Mutex<Vec<(Which, Mishap, u32)>>,
     latency: Mutex<Duration>,
-    late: Mutex<Duration>,
+    late: Mutex<Option<(Which, Duration)>>,
 }
 
 impl Mishaps {
@@ -72,15 +72,19 @@ impl Mishaps {
         *self.latency.lock().unwrap() = by;
     }
 
-    /// Every answer leaves so long after the effect.
-    pub fn answer_late(&self, by: Duration) {
-        *self.late.lock().unwrap() = by;
+    /// Every answer to a request that fits leaves so long after the effect.
+    pub fn answer_late(&self, which: Which, by: Duration) {
+        *self.late.lock().unwrap() = Some((which, by));
     }
 
     pub fn clear(&self) {
         self.planned.lock().unwrap().clear();
-        self.answer_late(Duration::ZERO);
+        *self.late.lock().unwrap() = None;
         self.slow_down(Duration::ZERO);
+    }
+
+    fn late(&self, method: &Method, path: &str) -> Duration {
+        self.late.lock().unwrap().as_ref().filter(|(which, _)| which.fits(method, path)).map_or(Duration::ZERO, |(_, by)| *by)
     }
 
     fn next(&self, method: &Method, path: &str) -> Option<Mishap> {
@@ -115,11 +119,9 @@ pub(super) async fn strike(
         }
         Some(Mishap::StatusAfterEffect(_) | Mishap::CutAfterEffect) | None => {}
     }
+    let late = mishaps.late(request.method(), request.uri().path());
     let response = next.run(request).await;
-    let late = *mishaps.late.lock().unwrap();
-    if !late.is_zero() {
-        tokio::time::sleep(late).await;
-    }
+    tokio::time::sleep(late).await;
     if mishap == Some(Mishap::CutAfterEffect) || response.extensions().get::<LostOnTheWay>().is_some() {
         line.cut();
     }
