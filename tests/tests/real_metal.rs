@@ -10,10 +10,11 @@ use turnaround_tests::metal::bed::{Bed, NODE, missing};
 use turnaround_tests::metal::bmc::Protocol;
 use turnaround_tests::metal::machine::{By, Faults, Order, Start};
 use turnaround_tests::servers::Which;
+use turnaround_workflows::ports::BootDevice;
 use turnaround_workflows::store::Status;
 
 macro_rules! bed {
-    ($name:literal, $protocol:expr) => {
+    ($name:expr, $protocol:expr) => {
         match missing() {
             None => Bed::start($protocol).await.unwrap(),
             Some(what) => {
@@ -139,4 +140,91 @@ async fn a_machine_is_renewed_once_by_redfish_though_the_worker_is_killed_in_eve
 async fn a_machine_is_renewed_once_by_ipmi_though_the_worker_is_killed_in_every_step() {
     let bed = bed!("a_machine_is_renewed_once_by_ipmi_though_the_worker_is_killed_in_every_step", Protocol::Ipmi);
     renewed_with_a_kill_in_every_step(bed).await;
+}
+
+/// The question that is asked of a node on which something else runs, with the version that it says it has.
+async fn is_noticed(bed: &Bed, id: &str, version: &str, mark: &str) {
+    let (question, seen) = asks(bed, id).await;
+    println!("{:6.1} s  noticed: {question} {seen:?}", bed.age().as_secs_f64());
+    assert_eq!(question, "gpu-01 runs something else than what was to be installed: what now?");
+    assert!(seen[0].starts_with(&format!("OS {version}, kernel ")) && seen[1] == mark, "{seen:?}");
+    assert!(!is_open(bed));
+}
+
+const NO_MARK: &str = "it carries no installation mark";
+
+/// The first of two resets uses up the boot device, and the second boots the old disk: seen with a real BMC simulator whose answer was late.
+#[tokio::test]
+async fn a_reset_that_is_carried_out_twice_is_noticed_and_the_machine_is_renewed_at_the_operators_word() {
+    let name = "a_reset_that_is_carried_out_twice_is_noticed_and_the_machine_is_renewed_at_the_operators_word";
+    let bed = bed!(name, Protocol::Ipmi);
+    bed.machine.set_faults(Faults { doubles_next_restart: Some(Duration::from_secs(2)), ..Faults::default() });
+    let id = bed.renew().await.unwrap();
+    is_noticed(&bed, &id, "1", NO_MARK).await;
+    assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_BMC]);
+    answer(&bed, &id, "retry").await;
+    ends_well(&bed, &id).await;
+    assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_BMC, NETBOOT, BY_ITSELF]);
+    is_renewed(&bed, 1).await;
+    bed.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_boot_device_that_the_bmc_loses_is_noticed_before_the_reset_or_after_it() {
+    let bed = bed!("a_boot_device_that_the_bmc_loses_is_noticed_before_the_reset_or_after_it", Protocol::Redfish);
+    bed.machine.set_faults(Faults { forgets_boot_device: true, ..Faults::default() });
+    let id = bed.renew().await.unwrap();
+    let (question, seen) = asks(&bed, &id).await;
+    println!("{:6.1} s  noticed: {question} {seen:?}", bed.age().as_secs_f64());
+    assert!(format!("{question} {seen:?}").contains("it acknowledged that and keeps no such setting"), "{question} {seen:?}");
+    assert_eq!(bed.machine.starts(), [BY_BMC], "nothing was reset");
+
+    bed.machine.set_faults(Faults { ignores_boot_device: true, ..Faults::default() });
+    answer(&bed, &id, "retry").await;
+    is_noticed(&bed, &id, "1", NO_MARK).await;
+    assert_eq!(bed.machine.starts(), [BY_BMC, BY_BMC]);
+    bed.end().await.unwrap();
+}
+
+/// The image on the PXE server is not the one that was ordered; and the server has lost its kernel for a while.
+#[tokio::test]
+async fn a_wrong_image_is_not_installed_and_that_is_noticed_and_a_withdrawn_order_leads_to_the_disk() {
+    let name = "a_wrong_image_is_not_installed_and_that_is_noticed_and_a_withdrawn_order_leads_to_the_disk";
+    let bed = bed!(name, Protocol::Redfish);
+    let mut image = std::fs::read(bed.offered()).unwrap();
+    let middle = image.len() / 2;
+    image[middle] ^= 1;
+    std::fs::write(bed.offered(), image).unwrap();
+    let (kernel, away) = (bed.offered().with_file_name("vmlinuz"), bed.offered().with_file_name("vmlinuz.away"));
+    std::fs::rename(&kernel, &away).unwrap();
+    let id = bed.renew().await.unwrap();
+    bed.until("GRUB to miss the kernel", async |bed| bed.machine.said().contains("error: file `").then_some(())).await.unwrap();
+    std::fs::rename(&away, &kernel).unwrap();
+    is_noticed(&bed, &id, "1", NO_MARK).await;
+    assert_eq!(times(&bed, "installer: gives up: the image has SHA-256"), 1);
+    assert_eq!(times(&bed, "installer: writes the disk"), 0);
+    assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_ITSELF]);
+
+    answer(&bed, &id, "leave").await;
+    bed.until("the workflow to end", async |bed| bed.show(&id).await?.line.status.is_ended().then_some(())).await.unwrap();
+    bed.machine.set_next_boot(BootDevice::Pxe);
+    bed.machine.order(Order::Restart);
+    bed.until("the old system", async |bed| (times(bed, "node: \"1\" is up") == 3).then_some(())).await.unwrap();
+    assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_ITSELF, NETBOOT], "GRUB went on to the disk by itself");
+    assert_eq!(times(&bed, "installer: started"), 1);
+    assert!(!is_open(&bed));
+    bed.end().await.unwrap();
+}
+
+/// It even has the mark of an earlier installation of the very same image.
+#[tokio::test]
+async fn an_old_disk_that_boots_after_the_installation_is_noticed() {
+    let bed = bed!("an_old_disk_that_boots_after_the_installation_is_noticed", Protocol::Ipmi);
+    let old = bed.old_disk("node-earlier-1").unwrap();
+    bed.machine.set_faults(Faults { then_boots: Some(old), ..Faults::default() });
+    let id = bed.renew().await.unwrap();
+    is_noticed(&bed, &id, "1", &format!("it carries the token node-earlier-1 and image {}", bed.image.sha256)).await;
+    assert_eq!(times(&bed, "installer: installed"), 1);
+    assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_ITSELF]);
+    bed.end().await.unwrap();
 }

@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(20);
 /// A step that speaks to the node takes at least this long, so that it can be caught in the act, in seconds.
 const SSH_TAKES: &str = "0.3";
+/// After a power cycle by IPMI its caller waits so long, so that it can be killed between the effect and the answer, in seconds.
+// ipmi_sim leaves the power off for one.
+const ANSWER_LATE: u32 = 3;
 /// The setup script takes this long, in seconds.
 const SCRIPT_TAKES: u32 = 2;
 /// Lines of the machine's console that a failure shows.
@@ -130,6 +133,8 @@ impl Bed {
         fs::write(folder.join("bmc.password"), &login.password)?;
         owner_only(&folder.join("bmc.password"))?;
         program(&folder.join("ssh"), &format!("#!/bin/sh\nsleep {SSH_TAKES}\nexec ssh -p {ssh_port} \"$@\"\n"))?;
+        let late = format!("case \"$*\" in *\"power cycle\") sleep {ANSWER_LATE} ;; esac");
+        program(&folder.join("ipmitool"), &format!("#!/bin/sh\nipmitool \"$@\"\ncode=$?\n{late}\nexit $code\n"))?;
         program(&folder.join("platform-setup.sh"), &setup_script())?;
         fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &images_url, &bmc))?;
         let processes = Processes::new(programs.clone(), &folder, &folder.join("config.toml"), 1);
@@ -293,6 +298,9 @@ identity_file = "{identity}"
 known_hosts = "{known_hosts}"
 connect_timeout = "5s"
 
+[ipmi]
+program = "{ipmitool}"
+
 [setup]
 program = "{setup}"
 deploy = ["--limit", "{{node}}"]
@@ -332,6 +340,7 @@ password_file = "{password}"
         ssh = at("ssh"),
         identity = at("id"),
         known_hosts = at("known_hosts"),
+        ipmitool = at("ipmitool"),
         setup = at("platform-setup.sh"),
         bmc = bmc.config,
         password = at("bmc.password"),

@@ -116,7 +116,7 @@ pub fn pxe_folder(folder: &Path) -> io::Result<()> {
     fs::write(folder.join("grub.cfg"), "configfile /nodes/$net_default_mac.cfg\nexit\n")?;
     let first = folder.join("first.cfg");
     fs::write(&first, format!("set root={server}\nconfigfile {server}/grub.cfg\n"))?;
-    let modules = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "echo", "test", "minicmd"];
+    let modules = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "echo", "test", "minicmd", "sleep"];
     grub(&first, server, &modules, &folder.join("grubx64.efi"))
 }
 

@@ -32,6 +32,12 @@ const FILE_MODE: u32 = 0o644;
 /// A token longer than this would not fit into a kernel command line (2 KiB on x86) beside everything else.
 const TOKEN_CHARS_MAX: usize = 128;
 
+/// GRUB tries so often to load an installer, as the words that it counts by. After a failure it would stay in its menu, with nobody to press a key,
+/// until the deadline of the installation.
+// GRUB itself was seen to wait 30 s and more for a server that says nothing; three times that is still well within any deadline.
+const LOAD_TRIES: &str = "1 2 3";
+const LOAD_AGAIN_SECONDS: u32 = 5;
+
 /// The folder of boot configurations.
 #[derive(Debug)]
 pub(crate) struct BootFolder {
@@ -135,7 +141,9 @@ impl BootFolder {
         let (kernel, initrd) = (file(&image.boot_kernel), file(&image.boot_initrd));
         let title = grub_quoted(&format!("install {} ({}) on {node}", ticket.image, image.version));
         Ok(format!(
-            "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n  linux {kernel} {arguments}\n  initrd {initrd}\n}}\n"
+            "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n  for try in {LOAD_TRIES}; do\n    \
+             if linux {kernel} {arguments}; then\n      if initrd {initrd}; then boot; fi\n    fi\n    sleep {LOAD_AGAIN_SECONDS}\n  \
+             done\n  # It can't be loaded: on to the disk, where it is noticed that nothing was installed.\n  exit\n}}\n"
         ))
     }
 
