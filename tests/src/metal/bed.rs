@@ -91,7 +91,7 @@ pub struct Bed {
     folder: PathBuf,
     programs: Programs,
     bmc: Bmc,
-    _images_server: Child,
+    boot_server: BootServer,
 }
 
 impl Drop for Bed {
@@ -129,17 +129,17 @@ impl Bed {
         let login = Login { user: "turnaround".to_owned(), password: format!("bmc-{random}") };
         let mishaps = &site.servers.mishaps;
         let bmc = Bmc::start(protocol, NODE, &machine, &login, mishaps, &folder.join("bmc"), &hardware.boot_flags).await?;
-        let (images_url, images_server) = serve_files(&folder)?;
+        let boot_server = BootServer::new(folder.clone())?;
         fs::write(folder.join("bmc.password"), &login.password)?;
         owner_only(&folder.join("bmc.password"))?;
         program(&folder.join("ssh"), &format!("#!/bin/sh\nsleep {SSH_TAKES}\nexec ssh -p {ssh_port} \"$@\"\n"))?;
         let late = format!("case \"$*\" in *\"power cycle\") sleep {ANSWER_LATE} ;; esac");
         program(&folder.join("ipmitool"), &format!("#!/bin/sh\nipmitool \"$@\"\ncode=$?\n{late}\nexit $code\n"))?;
         program(&folder.join("platform-setup.sh"), &setup_script())?;
-        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &images_url, &bmc))?;
+        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &boot_server.url(), &bmc))?;
         let processes = Processes::new(programs.clone(), &folder, &folder.join("config.toml"), 1);
         let client = Client::new(&site.socket())?;
-        let mut bed = Bed { site, world, processes, machine, client, image, born, folder, programs, bmc, _images_server: images_server };
+        let mut bed = Bed { site, world, processes, machine, client, image, born, folder, programs, bmc, boot_server };
         bed.processes.start_redis().await?;
         bed.processes.start_daemon()?;
         bed.client.until_up().await?;
@@ -194,6 +194,15 @@ impl Bed {
             return String::from_utf8(output.stdout).map_err(io::Error::other);
         }
         Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// The server of what is booted goes down: it refuses connections.
+    pub async fn stop_boot_server(&mut self) -> io::Result<()> {
+        self.boot_server.stop().await
+    }
+
+    pub fn start_boot_server(&mut self) -> io::Result<()> {
+        self.boot_server.start()
     }
 
     /// The file with the image that the PXE server offers.
@@ -347,17 +356,40 @@ password_file = "{password}"
     )
 }
 
-/// Serves the files below `folder`; the URL as the machine has it, where this host is 10.0.2.2.
+/// What serves the files that are booted, by HTTP.
 // Not by hyper: its header names are in lower case, and GRUB 2.06 knows no `content-length`: it then waits for a timeout.
-fn serve_files(folder: &Path) -> io::Result<(String, Child)> {
-    let port = free_port()?;
-    let server = tokio::process::Command::new("busybox")
-        .args(["httpd", "-f", "-p", &format!("127.0.0.1:{port}"), "-h"])
-        .arg(folder)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
-    Ok((format!("http://10.0.2.2:{port}"), server))
+struct BootServer {
+    folder: PathBuf,
+    port: u16,
+    /// None while it is down.
+    httpd: Option<Child>,
+}
+
+impl BootServer {
+    fn new(folder: PathBuf) -> io::Result<BootServer> {
+        let mut server = BootServer { folder, port: free_port()?, httpd: None };
+        server.start()?;
+        Ok(server)
+    }
+
+    /// Its URL as the machine has it, where this host is 10.0.2.2.
+    fn url(&self) -> String {
+        format!("http://10.0.2.2:{}", self.port)
+    }
+
+    fn start(&mut self) -> io::Result<()> {
+        let mut httpd = tokio::process::Command::new("busybox");
+        httpd.args(["httpd", "-f", "-p", &format!("127.0.0.1:{}", self.port), "-h"]).arg(&self.folder);
+        self.httpd = Some(httpd.stdin(Stdio::null()).kill_on_drop(true).spawn()?);
+        Ok(())
+    }
+
+    async fn stop(&mut self) -> io::Result<()> {
+        match self.httpd.take() {
+            Some(mut httpd) => httpd.kill().await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// A port on loopback that was free a moment ago.

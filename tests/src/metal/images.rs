@@ -112,12 +112,12 @@ pub fn node_image(kernel: &Kernel, version: &str, who: &Identity, lived: &Lived,
 pub fn pxe_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join("nodes"))?;
     let server = "(tftp,10.0.2.2)";
-    // A node without a file has never been renewed: on to its disk, as with one whose order was withdrawn.
-    fs::write(folder.join("grub.cfg"), "configfile /nodes/$net_default_mac.cfg\nexit\n")?;
+    fs::write(folder.join("grub.cfg"), "configfile /nodes/$net_default_mac.cfg\n")?;
     let first = folder.join("first.cfg");
     fs::write(&first, format!("set root={server}\nconfigfile {server}/grub.cfg\n"))?;
-    let modules = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "echo", "test", "minicmd", "sleep"];
-    grub(&first, server, &modules, &folder.join("grubx64.efi"))
+    let network = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "sleep", "test"];
+    let disk = ["search", "search_fs_file", "chain", "part_msdos", "fat"];
+    grub(&first, server, &[&network[..], &disk[..]].concat(), &folder.join("grubx64.efi"))
 }
 
 fn boot_partition(kernel: &Kernel, work: &Path, image: &Path) -> io::Result<()> {
