@@ -276,7 +276,7 @@ impl Hand {
             .arg(format!("virtio-blk-pci,drive=disk{storage}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::from(fs::OpenOptions::new().append(true).open(serial).map_or(Stdio::null(), Stdio::from)))
+            .stderr(fs::OpenOptions::new().append(true).open(serial).map_or(Stdio::null(), Stdio::from))
             .kill_on_drop(true);
         qemu
     }
