@@ -29,8 +29,9 @@ pub const IMAGE: &str = "v2";
 const NODES: usize = 3;
 /// The simulated cloud is so much faster than a real one.
 const SPED_UP: u32 = 60;
-/// A state that is waited for comes within this time. A netboot with its installation takes half a minute, on a busy machine more.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// A state that is waited for comes within this time. A netboot with its installation takes half a minute, and
+/// two minutes were seen beside three compilers.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How often it is looked at. A step is caught in the act, and none is shorter than ten of these.
 const POLL: Duration = Duration::from_millis(20);
 /// A step that speaks to the node takes at least this long, so that it can be caught in the act, in seconds.
@@ -316,7 +317,7 @@ deploy = ["--limit", "{{node}}"]
 
 [node_os]
 settle = "1s"
-install_deadline = "3min"
+install_deadline = "10min"
 rejoin_deadline = "2min"
 poll = "1s"
 

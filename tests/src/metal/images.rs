@@ -115,7 +115,7 @@ pub fn pxe_folder(folder: &Path) -> io::Result<()> {
     fs::write(folder.join("grub.cfg"), "configfile /nodes/$net_default_mac.cfg\n")?;
     let first = folder.join("first.cfg");
     fs::write(&first, format!("set root={server}\nconfigfile {server}/grub.cfg\n"))?;
-    let network = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "sleep", "test"];
+    let network = ["efinet", "net", "tftp", "http", "configfile", "linux", "normal", "sleep", "minicmd", "test"];
     let disk = ["search", "search_fs_file", "chain", "part_msdos", "fat"];
     grub(&first, server, &[&network[..], &disk[..]].concat(), &folder.join("grubx64.efi"))
 }

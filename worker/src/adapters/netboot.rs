@@ -1,6 +1,6 @@
 //! What each node boots from the network: one GRUB configuration per node, `<mac>.cfg`, in the folder that the PXE server
 //! serves. The server's `grub.cfg` has to contain `configfile /<folder>/$net_default_mac.cfg`, and its GRUB the modules `efinet`, `http` or
-//! `tftp`, `configfile`, `normal`, `linux`, `sleep`, `search`, `chain`, `fat` and `part_gpt`, as Ubuntu's `grubnetx64.efi.signed` does.
+//! `tftp`, `configfile`, `normal`, `linux`, `minicmd`, `sleep`, `search`, `chain`, `fat` and `part_gpt`, as Ubuntu's `grubnetx64.efi.signed` does.
 //! GRUB before 2.12 knows HTTP headers only as most servers write them (`Content-Length`), and waits in vain for the end of a file from one that
 //! writes them in lower case.
 //!
