@@ -7,6 +7,7 @@ pub mod checker;
 pub mod harness;
 pub mod history;
 pub mod lab;
+pub mod metal;
 pub mod otlp;
 pub mod proof;
 pub mod servers;

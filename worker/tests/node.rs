@@ -59,8 +59,19 @@ async fn a_ticket_is_what_the_node_boots_and_is_read_back_from_it() {
 set default=0
 set timeout=0
 menuentry 'install noble (2026.11.1) on gpu-01' {{
-  linux '(http,192.0.2.1:8080)/boot/noble/vmlinuz' 'ds=nocloud;s=http://192.0.2.1/seed/' console=ttyS1 turnaround.token=node-7.2 turnaround.sha256={SHA256}
-  initrd '(http,192.0.2.1:8080)/boot/noble/initrd'
+for try in 1 2 3 4 5; do
+  if linux '(http,192.0.2.1:8080)/boot/noble/vmlinuz' 'ds=nocloud;s=http://192.0.2.1/seed/' console=ttyS1 turnaround.token=node-7.2 turnaround.sha256={SHA256}; then
+    if initrd '(http,192.0.2.1:8080)/boot/noble/initrd'; then boot; fi
+  fi
+  sleep 10
+done
+# It can't be loaded. From the disk, the node will tell that nothing was installed.
+for loader in ubuntu/shimx64.efi ubuntu/grubx64.efi ubuntu/shimaa64.efi ubuntu/grubaa64.efi boot/bootx64.efi boot/bootaa64.efi; do
+  if search --no-floppy --file --set=root /efi/$loader; then
+    if chainloader /efi/$loader; then boot; fi
+  fi
+done
+exit
 }}
 "#
         )

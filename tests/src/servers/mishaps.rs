@@ -58,6 +58,7 @@ impl Which {
 pub struct Mishaps {
     planned: Mutex<Vec<(Which, Mishap, u32)>>,
     latency: Mutex<Duration>,
+    late: Mutex<Option<(Which, Duration)>>,
 }
 
 impl Mishaps {
@@ -71,9 +72,19 @@ impl Mishaps {
         *self.latency.lock().unwrap() = by;
     }
 
+    /// Every answer to a request that fits leaves so long after the effect.
+    pub fn answer_late(&self, which: Which, by: Duration) {
+        *self.late.lock().unwrap() = Some((which, by));
+    }
+
     pub fn clear(&self) {
         self.planned.lock().unwrap().clear();
+        *self.late.lock().unwrap() = None;
         self.slow_down(Duration::ZERO);
+    }
+
+    fn late(&self, method: &Method, path: &str) -> Duration {
+        self.late.lock().unwrap().as_ref().filter(|(which, _)| which.fits(method, path)).map_or(Duration::ZERO, |(_, by)| *by)
     }
 
     fn next(&self, method: &Method, path: &str) -> Option<Mishap> {
@@ -108,7 +119,9 @@ pub(super) async fn strike(
         }
         Some(Mishap::StatusAfterEffect(_) | Mishap::CutAfterEffect) | None => {}
     }
+    let late = mishaps.late(request.method(), request.uri().path());
     let response = next.run(request).await;
+    tokio::time::sleep(late).await;
     if mishap == Some(Mishap::CutAfterEffect) || response.extensions().get::<LostOnTheWay>().is_some() {
         line.cut();
     }

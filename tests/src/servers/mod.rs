@@ -27,6 +27,7 @@ mod tokens;
 pub(crate) use nodes::host_key;
 
 pub use mishaps::{Mishap, Mishaps, Which};
+pub use redfish::Chassis;
 
 use line::{Line, Lines};
 use tokens::Tokens;
@@ -112,7 +113,7 @@ impl Servers {
         let placement_routes =
             placement::routes(placement::Placement { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let redfish_routes =
-            redfish::routes(redfish::Redfish { world: Arc::clone(&world), logins: credentials.bmcs.clone() });
+            redfish::routes(redfish::Redfish { chassis: Arc::clone(&world) as Arc<dyn Chassis>, logins: credentials.bmcs.clone() });
         let nodes_routes = nodes::routes(nodes::Nodes { world, login: credentials.ssh.clone() });
         let tasks = vec![
             serve(keystone, keystone_routes, &mishaps),
@@ -146,6 +147,17 @@ impl Drop for Servers {
             task.abort();
         }
     }
+}
+
+/// Serves the BMCs of `chassis` by Redfish, until the handle is aborted; also returns the URL.
+pub(crate) async fn serve_redfish(
+    chassis: Arc<dyn Chassis>,
+    logins: BTreeMap<String, Login>,
+    mishaps: &Arc<Mishaps>,
+) -> io::Result<(String, AbortHandle)> {
+    let lines = Lines::bind().await?;
+    let url = lines.url()?;
+    Ok((url, serve(lines, redfish::routes(redfish::Redfish { chassis, logins }), mishaps)))
 }
 
 fn serve(lines: Lines, routes: Router, mishaps: &Arc<Mishaps>) -> AbortHandle {

@@ -1,4 +1,5 @@
-//! All BMCs of the site as one Redfish service, `/redfish/v1/Systems/<node>`, each with its own password.
+//! All BMCs of the site as one Redfish service, `/redfish/v1/Systems/<node>`, each with its own password. What is behind them is a
+//! [`Chassis`]: the simulated world, or a real machine.
 //!
 //! As seen on real ones: 204 comes before anything happens, and what was taken has to be read back.
 
@@ -13,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
-use turnaround_workflows::ports::{BootDevice, Power};
+use turnaround_workflows::ports::{BootDevice, BootOverride, Power};
 use turnaround_workflows::rehearsal::{Trouble, World};
 
 use super::Login;
@@ -22,8 +23,36 @@ use super::mishaps::lost;
 /// What the BMCs say they can do.
 const RESETS: [&str; 4] = ["On", "ForceRestart", "PowerCycle", "ForceOn"];
 
+/// What a BMC has its hand on.
+pub trait Chassis: Send + Sync + 'static {
+    /// # Errors
+    /// There is no such node, or its BMC can't be reached. So with all of these.
+    fn power_of(&self, node: &str) -> Result<Power, Trouble>;
+    fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble>;
+    fn set_next_boot(&self, node: &str, device: BootDevice) -> Result<(), Trouble>;
+    fn request_reset(&self, node: &str) -> Result<(), Trouble>;
+}
+
+impl Chassis for World {
+    fn power_of(&self, node: &str) -> Result<Power, Trouble> {
+        World::power_of(self, node)
+    }
+
+    fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble> {
+        World::next_boot_of(self, node)
+    }
+
+    fn set_next_boot(&self, node: &str, device: BootDevice) -> Result<(), Trouble> {
+        World::set_next_boot(self, node, device)
+    }
+
+    fn request_reset(&self, node: &str) -> Result<(), Trouble> {
+        World::request_reset(self, node)
+    }
+}
+
 pub(super) struct Redfish {
-    pub(super) world: Arc<World>,
+    pub(super) chassis: Arc<dyn Chassis>,
     pub(super) logins: BTreeMap<String, Login>,
 }
 
@@ -123,7 +152,7 @@ fn path(node: &str) -> String {
 }
 
 async fn show(State(redfish): Shared, Path(node): Path<String>) -> Response {
-    let read = redfish.world.power_of(&node).and_then(|power| Ok((power, redfish.world.next_boot_of(&node)?)));
+    let read = redfish.chassis.power_of(&node).and_then(|power| Ok((power, redfish.chassis.next_boot_of(&node)?)));
     let (power, boot) = match read {
         Ok(read) => read,
         Err(error) => return trouble(error),
@@ -170,7 +199,7 @@ async fn change(State(redfish): Shared, Path(node): Path<String>, Json(wanted): 
             return refuse(StatusCode::BAD_REQUEST, "Base.1.8.PropertyValueNotInList", message);
         }
     };
-    match redfish.world.set_next_boot(&node, device) {
+    match redfish.chassis.set_next_boot(&node, device) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => trouble(error),
     }
@@ -181,7 +210,7 @@ async fn reset(State(redfish): Shared, Path(node): Path<String>, Json(wanted): J
         let message = "The value provided for ResetType is not in the list of acceptable values.";
         return refuse(StatusCode::NOT_IMPLEMENTED, "Base.1.8.ActionParameterNotSupported", message);
     }
-    match redfish.world.request_reset(&node) {
+    match redfish.chassis.request_reset(&node) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => trouble(error),
     }

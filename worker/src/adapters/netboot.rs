@@ -1,5 +1,11 @@
 //! What each node boots from the network: one GRUB configuration per node, `<mac>.cfg`, in the folder that the PXE server
-//! serves. The server's `grub.cfg` has to contain `configfile /<folder>/$net_default_mac.cfg`.
+//! serves. The server's `grub.cfg` has to contain `configfile /<folder>/$net_default_mac.cfg`, and its GRUB the modules `efinet`, `http` or
+//! `tftp`, `configfile`, `normal`, `linux`, `minicmd`, `sleep`, `search`, `chain`, `fat` and `part_gpt`, as Ubuntu's `grubnetx64.efi.signed` does.
+//! GRUB before 2.12 knows HTTP headers only as most servers write them (`Content-Length`), and waits in vain for the end of a file from one that
+//! writes them in lower case.
+//!
+//! The node's own boot order has to begin with its disk: the BMC has it boot from the network once. One that always asks the network first
+//! would install itself again and again, for its order is only withdrawn once it has told that it is installed.
 //!
 //! The file's first line is a comment with the order as JSON, so that what is staged can be read back from the very
 //! file that the node will read. The last order stays in it after it is withdrawn: by its token, [`super::ssh`] tells a node
@@ -31,6 +37,23 @@ const FILE_MODE: u32 = 0o644;
 
 /// A token longer than this would not fit into a kernel command line (2 KiB on x86) beside everything else.
 const TOKEN_CHARS_MAX: usize = 128;
+
+/// GRUB tries so often to load an installer, as the words that it counts by. After a failure it would stay in its menu until somebody pressed a key.
+// A server that was restarted is back within a minute. One that says nothing costs GRUB half a minute each time.
+const LOAD_TRIES: &str = "1 2 3 4 5";
+const LOAD_AGAIN_SECONDS: u32 = 10;
+
+/// Starts what is on the disk, by the paths at which Ubuntu and the UEFI specification (3.5.1.1) have it.
+// Not `exit` alone: GRUB ends with success, and after a success the firmware stops at its own menu instead of going on to its next boot
+// option (UEFI 2.10, 3.1.1; seen with OVMF). It is left for a machine that has nothing on its disks.
+const TO_THE_DISK: &str = "\
+for loader in ubuntu/shimx64.efi ubuntu/grubx64.efi ubuntu/shimaa64.efi ubuntu/grubaa64.efi boot/bootx64.efi boot/bootaa64.efi; do
+  if search --no-floppy --file --set=root /efi/$loader; then
+    if chainloader /efi/$loader; then boot; fi
+  fi
+done
+exit
+";
 
 /// The folder of boot configurations.
 #[derive(Debug)]
@@ -109,9 +132,7 @@ impl BootFolder {
         let first = serde_json::to_string(order).map_err(|error| error.to_string())?;
         let Order { node, staged, ticket } = order;
         let (true, Some(ticket)) = (staged, ticket) else {
-            return Ok(format!(
-                "{MARK}{first}\n# Nothing is to be installed: back to the firmware, which goes on to the disk.\nexit\n"
-            ));
+            return Ok(format!("{MARK}{first}\n# Nothing is to be installed.\n{TO_THE_DISK}"));
         };
         let image =
             self.images.get(&ticket.image).ok_or_else(|| format!("there is no image `{}` in the configuration", ticket.image))?;
@@ -135,7 +156,10 @@ impl BootFolder {
         let (kernel, initrd) = (file(&image.boot_kernel), file(&image.boot_initrd));
         let title = grub_quoted(&format!("install {} ({}) on {node}", ticket.image, image.version));
         Ok(format!(
-            "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n  linux {kernel} {arguments}\n  initrd {initrd}\n}}\n"
+            "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n\
+             for try in {LOAD_TRIES}; do\n  if linux {kernel} {arguments}; then\n    if initrd {initrd}; then boot; fi\n  fi\n  \
+             sleep {LOAD_AGAIN_SECONDS}\ndone\n# It can't be loaded. From the disk, the node will tell that nothing was installed.\n\
+             {TO_THE_DISK}}}\n"
         ))
     }
 
