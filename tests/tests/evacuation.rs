@@ -9,7 +9,7 @@ use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{MigrationState, Move};
-use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
+use turnaround_workflows::rehearsal::{ALWAYS, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
 
@@ -181,18 +181,18 @@ async fn what_carries_the_platform_is_out_alone_and_at_the_end() {
 
 /// Not everybody who may move instances may name a host.
 #[tokio::test]
-async fn where_no_host_may_be_named_nova_chooses_and_what_was_found_is_remembered() {
+async fn where_no_host_may_be_named_nova_chooses() {
     let mut plan = SitePlan::uniform(3, 1);
-    let gone = MoveFault { only: Some(Move::Cold), ..MoveFault::new(MoveGoesWrong::Refused, 1, "Policy doesn't allow it") };
-    plan.instance("gpu-02-a").unwrap().fault = gone;
-    plan.instance("gpu-02-a").unwrap().vm_state = VmState::Stopped;
+    let reason = "Policy doesn't allow os_compute_api:os-migrate-server:migrate_live:host to be performed.";
+    plan.instance("gpu-02-a").unwrap().fault = MoveFault::new(MoveGoesWrong::HostNotToBeNamed, ALWAYS, reason);
     let mut order = order(&plan, 1);
     order.nodes.remove(0);
     let mut sim = Sim::new(plan, 7);
+    let moved = guest(&sim, "gpu-02-a");
     let rollout = sim.order(&order).await;
     sim.run().await;
     assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
-    assert_eq!(guest(&sim, "gpu-02-a").vm_state, VmState::Stopped);
+    assert_eq!(moves_of(&sim, &moved).len(), 2, "once with a host, and once without");
 }
 
 #[tokio::test]

@@ -27,6 +27,9 @@ impl Site {
             self.migrations.iter().any(|migration| migration.instance == *id && !migration.status.is_over());
         let refused = match unknown {
             Some(host) => Some((400, format!("Compute host {host} could not be found."))),
+            None if to.is_some() && self.guests[guest].goes_wrong.how == MoveGoesWrong::HostNotToBeNamed => {
+                Some((403, self.guests[guest].goes_wrong.reason.clone()))
+            }
             None => self.why_refused(guest, how),
         };
         self.record(Happened::MigrationRequested {

@@ -247,6 +247,8 @@ pub struct MoveFault {
 pub enum MoveGoesWrong {
     /// Nova says no to the request itself.
     Refused,
+    /// Nova's policy does not let the caller name a host; without one all is well.
+    HostNotToBeNamed,
     /// Nova accepts, and finds out before anything has moved.
     #[default]
     PreCheck,

@@ -26,6 +26,7 @@ impl Trouble {
         let kind = match self {
             Trouble::Unavailable => PortErrorKind::Unavailable,
             Trouble::AnswerLost => PortErrorKind::OutcomeUnknown,
+            Trouble::Refused { status: 401 | 403, reason } => PortErrorKind::Denied { reason },
             Trouble::Refused { reason, .. } => PortErrorKind::Refused { reason },
             Trouble::NotFound => PortErrorKind::NotFound,
         };
