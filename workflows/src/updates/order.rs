@@ -267,6 +267,8 @@ mod tests {
         assert_eq!(names(&all), "abe");
         let order = RolloutOrder::new(&config, &all, &image).unwrap();
         assert_eq!((names(&order.nodes), names(&order.alone)), ("bea".to_owned(), "a".to_owned()));
+        let part = order.node(&order.nodes[1], |other| other.as_str() == "b");
+        assert_eq!((part.node.as_str(), names(&part.later)), ("e", "a".to_owned()), "neither itself nor what is renewed");
         let named = |node: &str| RolloutOrder::new(&config, &[node.parse().unwrap()], &image).unwrap_err().to_string();
         assert_eq!(named("c"), "node `c` can't be renewed from here: it carries the PXE server (`carries` under [nodes.c]); move that elsewhere first");
         assert!(named("d").contains("it carries Turnaround itself"), "{}", named("d"));
