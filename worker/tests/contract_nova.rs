@@ -246,6 +246,40 @@ async fn a_tenants_own_resize_is_never_confirmed() {
 }
 
 #[tokio::test]
+async fn an_instance_is_moved_to_the_host_that_is_named_or_nowhere() {
+    let bed = bed!("an_instance_is_moved_to_the_host_that_is_named_or_nowhere");
+    let (hosts, site, admin) = (bed.hosts().await, bed.site().await, bed.admin().await);
+    let ports = site.ports();
+    let [home, closed, other] = [0, 1, 2].map(|host| node_of(&hosts[host]));
+    let id = InstanceId(bed.server_on(&hosts[0]).await);
+    let to = async |how: Move, host: &str| ports.instances.start_move(&id, how, Some(host)).await;
+
+    for how in [Move::Live, Move::Cold] {
+        assert_eq!(reason(&to(how, "nosuch").await.unwrap_err()), "Compute host nosuch could not be found.");
+    }
+    ports.compute.close(&closed, "turnaround-contract: not for instances").await.unwrap();
+    let started = to(Move::Live, closed.as_str()).await.unwrap();
+    let why = eventually("the reason", || async { ports.instances.why_failed(&id, &started.request).await.unwrap() }).await;
+    println!("to a closed host: {why}");
+    assert!(why.contains("No valid host was found"), "{why}");
+    admin.settled(&id.0, "active").await;
+    assert_eq!(ports.instances.get(&id).await.unwrap().unwrap().host.as_deref(), Some(home.as_str()));
+
+    to(Move::Live, other.as_str()).await.unwrap();
+    let over = [MigrationState::Succeeded, MigrationState::Failed];
+    eventually("its arrival", || async { ports.instances.migrations(&id).await.unwrap().into_iter().next().filter(|one| one.destination.is_some() && over.contains(&one.state)) }).await;
+    admin.settled(&id.0, "active").await;
+    assert_eq!(ports.instances.get(&id).await.unwrap().unwrap().host.as_deref(), Some(other.as_str()));
+
+    to(Move::Cold, home.as_str()).await.unwrap();
+    admin.settled(&id.0, "resized").await;
+    ports.instances.confirm(&id).await.unwrap();
+    admin.settled(&id.0, "active").await;
+    assert_eq!(ports.instances.get(&id).await.unwrap().unwrap().host.as_deref(), Some(home.as_str()));
+    bed.tidy().await;
+}
+
+#[tokio::test]
 async fn a_move_that_nova_accepts_and_drops_says_why() {
     let bed = bed!("a_move_that_nova_accepts_and_drops_says_why");
     let (hosts, site) = (bed.hosts().await, bed.site().await);
