@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use turnaround_config::Matcher;
 
 use super::{order, queues};
@@ -116,6 +117,7 @@ impl Step for Silence {
             Err(error) => error.chain(),
         };
         if has_tried_enough(cx) {
+            warn!(node = %order.node, why, "alerts are not silenced, and the renewal goes on");
             return Ok(Progress::Done(Silenced::Not { why }));
         }
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note: why })
