@@ -171,7 +171,7 @@ async fn what_carries_the_platform_is_out_alone_and_at_the_end() {
     for event in sim.world.events() {
         match event.what {
             Happened::ServiceDisabled { node, .. } => {
-                assert!(out.is_empty() || node < "gpu-04".to_owned(), "{node} goes out while {out:?} are");
+                assert!(out.is_empty() || node.as_str() < "gpu-04", "{node} goes out while {out:?} are");
                 out.insert(node);
                 most = most.max(out.len());
             }
