@@ -89,14 +89,21 @@ impl Running {
     /// # Errors
     /// If it ends with another exit code than 0: with what it said.
     pub async fn turnaround(&self, arguments: &[&str]) -> io::Result<String> {
-        let mut command = tokio::process::Command::new(&self.programs.cli);
-        let output = command.arg("--socket").arg(self.site.socket()).args(arguments).output().await?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("`turnaround {}`: {}: {said}", arguments.join(" "), output.status)));
-        }
-        String::from_utf8(output.stdout).map_err(io::Error::other)
+        turnaround(&self.programs.cli, &self.site.socket(), arguments).await
     }
+}
+
+/// What the command `turnaround` at `cli` prints when it asks the daemon at `socket`.
+///
+/// # Errors
+/// If it ends with another exit code than 0: with what it said.
+pub async fn turnaround(cli: &Path, socket: &Path, arguments: &[&str]) -> io::Result<String> {
+    let output = tokio::process::Command::new(cli).arg("--socket").arg(socket).args(arguments).output().await?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("`turnaround {}`: {}: {said}", arguments.join(" "), output.status)));
+    }
+    String::from_utf8(output.stdout).map_err(io::Error::other)
 }
 
 /// Asks the daemon over its socket.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use turnaround_config::NodeName;
+use turnaround_tests::harness::until;
 use turnaround_tests::site::{Settings, Site};
 use turnaround_workflows::clock::{HandClock, Timestamp};
 use turnaround_workflows::ports::*;
@@ -17,9 +18,6 @@ use turnaround_workflows::rehearsal::*;
 
 /// 2026-03-01.
 const START: Timestamp = Timestamp::from_millis(1_772_323_200_000);
-
-/// A process that takes longer than two minutes to be heard of has gone wrong.
-const SCRIPT_LOOKS_MAX: u32 = 6_000;
 
 /// A node that is under management, and that Nova has never heard of.
 fn ghost(secrets: &Path) -> String {
@@ -622,24 +620,17 @@ async fn a_second_installation_is_known_by_its_token(on: On) {
 
 /// Waits until the run is over: its end is seen a moment after it, where a process has to write it down.
 async fn script_over(bench: &Bench, name: &str) -> ScriptState {
-    for _ in 0..SCRIPT_LOOKS_MAX {
-        match bench.ports.setup.look(name).await.unwrap() {
-            ScriptState::NotStarted | ScriptState::Running { .. } => tokio::time::sleep(Duration::from_millis(20)).await,
-            over => return over,
-        }
-    }
-    panic!("{name} is never over");
+    let over = async || match bench.ports.setup.look(name).await.unwrap() {
+        ScriptState::NotStarted | ScriptState::Running { .. } => None,
+        over => Some(over),
+    };
+    until(&format!("the end of {name}"), over).await.unwrap()
 }
 
 /// Waits until the site has heard of it.
 async fn script_begun(bench: &Bench) {
-    for _ in 0..SCRIPT_LOOKS_MAX {
-        if bench.happened(|what| matches!(what, Happened::ScriptStarted { .. })) > 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("the site has never heard of it");
+    let begun = async || (bench.happened(|what| matches!(what, Happened::ScriptStarted { .. })) > 0).then_some(());
+    until("the site to hear of the script", begun).await.unwrap();
 }
 
 fn script_run(name: &str) -> ScriptRun {

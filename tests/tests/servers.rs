@@ -9,6 +9,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use turnaround_config::NodeName;
 use turnaround_tests::servers::{Login, Mishap, Which};
+use turnaround_tests::harness::until;
 use turnaround_tests::site::{Settings, Site};
 use turnaround_workflows::clock::{HandClock, Timestamp};
 use turnaround_workflows::ports::*;
@@ -396,10 +397,5 @@ async fn a_slow_site_is_slow_and_the_servers_end_with_it() {
     assert!(before.elapsed() >= Duration::from_millis(300));
     let Bench { site, http, .. } = bench;
     drop((site, http));
-    let gone = async {
-        while Client::new().get(&url).send().await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.unwrap();
+    until("the servers to be gone", async || Client::new().get(&url).send().await.is_err().then_some(())).await.unwrap();
 }

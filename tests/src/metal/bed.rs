@@ -16,7 +16,7 @@ use turnaround_workflows::rehearsal::{SitePlan, World};
 use super::bmc::{Bmc, Protocol};
 use super::images::{Identity, Kernel, Lived, NodeImage, installer, node_image, pxe_folder, run};
 use super::machine::{FIRMWARE, Hardware, Machine, Order};
-use crate::harness::{Client, programs, until_within};
+use crate::harness::{self, Client, programs, until_within};
 use crate::lab::{Processes, Programs};
 use crate::servers::Login;
 use crate::site::Site;
@@ -160,13 +160,7 @@ impl Bed {
 
     /// What the command `turnaround` prints.
     pub async fn turnaround(&self, arguments: &[&str]) -> io::Result<String> {
-        let mut command = tokio::process::Command::new(&self.programs.cli);
-        let output = command.arg("--socket").arg(self.site.socket()).args(arguments).output().await?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(io::Error::other(format!("`turnaround {}`: {}: {said}", arguments.join(" "), output.status)));
-        }
-        String::from_utf8(output.stdout).map_err(io::Error::other)
+        harness::turnaround(&self.programs.cli, &self.site.socket(), arguments).await
     }
 
     /// Orders the renewal; the id of the node's own workflow.

@@ -40,17 +40,10 @@ fn first_label(host: &str) -> &str {
 
 /// What speaks against believing a run that has ended, one line each.
 fn complaints(end: &ScriptEnd, node: &NodeName) -> Vec<String> {
-    let mut complaints = Vec::new();
-    if end.code != 0 {
-        complaints.push(format!("it ended with {}", end.code));
-    }
-    let ours = || end.recap.iter().filter(|host| first_label(&host.host) == first_label(node.as_str()));
-    let bad = ours().filter(|host| host.failed > 0 || host.unreachable > 0);
-    complaints.extend(bad.map(|HostRecap { host, failed, unreachable, .. }| {
-        format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
-    }));
+    let ours = |host: &HostRecap| first_label(&host.host) == first_label(node.as_str());
+    let mut complaints = setup_run::complaints(end, ours);
     // A recap without the node is that of a limit which has missed it.
-    if !end.recap.is_empty() && ours().next().is_none() {
+    if !end.recap.is_empty() && !end.recap.iter().any(ours) {
         complaints.push(format!("Ansible's recap does not have {node}"));
     }
     complaints

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::queues;
 use super::setup_run::{self, Course};
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError, Undone};
-use crate::ports::{HostRecap, ScriptEnd};
+use crate::ports::ScriptEnd;
 use crate::store::Queue;
 use crate::updates::{Deploy, RolloutOrder};
 
@@ -31,18 +31,11 @@ fn wanted(cx: &StepCx<'_>) -> Result<(RolloutOrder, Option<Deploy>), StepError> 
 
 /// What speaks against believing a run that has ended, one line each.
 fn complaints(end: &ScriptEnd) -> Vec<String> {
-    let mut complaints = Vec::new();
-    if end.code != 0 {
-        complaints.push(format!("it ended with {}", end.code));
-    }
+    let mut complaints = setup_run::complaints(end, |_| true);
     // With tags that no play has, Ansible ends well and has done nothing.
     if end.recap.is_empty() {
         complaints.push("Ansible's recap has no host at all".to_owned());
     }
-    let bad = end.recap.iter().filter(|host| host.failed > 0 || host.unreachable > 0);
-    complaints.extend(bad.map(|HostRecap { host, failed, unreachable, .. }| {
-        format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
-    }));
     complaints
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::engine::{Question, StepCx, StepError};
-use crate::ports::{ScriptEnd, ScriptRun, ScriptState};
+use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
 
 /// A run that is meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,16 @@ pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) ->
         ScriptState::Ended(end) => Ok(Course::Ended(meant, end)),
         ScriptState::Lost { last_lines } => Ok(Course::Lost(meant, last_lines)),
     }
+}
+
+/// What speaks against believing a run that has ended, as far as its code and the hosts that `counts` tell.
+pub(super) fn complaints(end: &ScriptEnd, counts: impl Fn(&HostRecap) -> bool) -> Vec<String> {
+    let code = (end.code != 0).then(|| format!("it ended with {}", end.code));
+    let bad = end.recap.iter().filter(|host| counts(host) && (host.failed > 0 || host.unreachable > 0));
+    let told = |HostRecap { host, failed, unreachable, .. }: &HostRecap| {
+        format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
+    };
+    code.into_iter().chain(bad.map(told)).collect()
 }
 
 /// The end of this step's run, if it has one, without doing anything.
