@@ -19,7 +19,8 @@ pub(super) fn of(commit: &Commit) -> Cow<'_, str> {
     }
 }
 
-fn of_bare(commit: &Commit) -> String {
+/// The mark of a commit without entries.
+pub(super) fn of_bare(commit: &Commit) -> String {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());

@@ -1,18 +1,18 @@
-//! Packs questions for the scripts: the order here is the order in which they read. What is short stands together in one argument,
-//! the head: numbers in binary form, little-endian, and texts that end with a zero byte, as `struct.unpack` reads them. Long texts are
-//! arguments of their own, so that no script has to parse them.
+//! Packs questions for the scripts: the order here is the order in which they read. What is short stands together in one argument:
+//! numbers in binary form, little-endian, and texts that end with a zero byte, as `struct.unpack` reads them. Long texts are
+//! arguments of their own, so that no script has to parse them. All ids come first, so that all heads are read at once.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::Duration;
 
 use ::redis::Cmd;
 
+use super::layout::{self, Packed};
 use super::limits;
 use super::tickets::Tickets;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Resource, StoredEntry, WorkflowId, mark,
+    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Queue, Resource, StoredEntry, WorkflowId, mark,
 };
 
 /// What one call carries of an [`Advance`].
@@ -45,20 +45,27 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
 }
 
 pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets) -> Cmd {
-    let (mut packed, mut text) = (Head::default(), String::new());
+    let (mut packed, mut text) = (Packed::default(), String::new());
     call.arg(millis(advance.lease));
-    call.arg(advance.commits.len());
+    call.arg(advance.commits.len()).arg(advance.renew.len()).arg(advance.hand_back.len());
+    let leases = || advance.renew.iter().chain(advance.hand_back);
+    for id in advance.commits.iter().map(|commit| &commit.id).chain(leases().map(|(id, _)| id)) {
+        call.arg(id.as_str());
+    }
+    for (_, fence) in leases() {
+        packed.fence(*fence);
+    }
+    call.arg(&packed.0);
     for one in advance.commits {
         commit(&mut call, &mut packed, &mut text, one);
     }
-    leases(&mut call, &mut text, advance.renew);
-    leases(&mut call, &mut text, advance.hand_back);
     let (max, lease, worker) = match advance.claim {
         Some(claim) => (i64::from(claim.max.min(CLAIM_MAX)), millis(claim.lease), claim.worker.as_str()),
         None => (-1, 0, ""),
     };
-    call.arg(head(&mut text, format_args!("{max} {lease} {}", limits::LOST_LOOKED_MAX)));
-    call.arg(head(&mut text, format_args!("{worker} {}", tickets.own)));
+    call.arg(written(&mut text, format_args!("{max} {lease} {}", limits::LOST_LOOKED_MAX)));
+    // The holder, which a head ends with a zero byte.
+    call.arg(written(&mut text, format_args!("{} {}", worker.replace('\0', " "), tickets.own)));
     let queues = advance.claim.map(|claim| claim.queues.as_slice()).unwrap_or_default();
     let queues = &queues[..queues.len().min(QUEUES_MAX)];
     call.arg(queues.len());
@@ -72,19 +79,12 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets) -> C
     call
 }
 
-/// `written` in a buffer that is used again and again.
-fn head<'a>(text: &'a mut String, written: std::fmt::Arguments<'_>) -> &'a str {
+/// What is written, in a buffer that is used again and again.
+fn written<'a>(text: &'a mut String, arguments: std::fmt::Arguments<'_>) -> &'a str {
     text.clear();
     // Writing to a string does not fail.
-    let _ = text.write_fmt(written);
+    let _ = text.write_fmt(arguments);
     text
-}
-
-fn leases(call: &mut Cmd, text: &mut String, leases: &[(WorkflowId, Fence)]) {
-    call.arg(leases.len());
-    for (id, fence) in leases {
-        call.arg(head(text, format_args!("{id} {}", fence.0)));
-    }
 }
 
 /// Arguments of one wish, one resource given, one workflow created, one signal sent.
@@ -93,46 +93,7 @@ const GIVE_ARGUMENTS: usize = 3;
 const NEW_ARGUMENTS: usize = 5;
 const SIGNAL_ARGUMENTS: usize = 2;
 
-/// A head, in a buffer that is used again and again.
-#[derive(Default)]
-struct Head(Vec<u8>);
-
-impl Head {
-    /// A count of what one commit carries, at most [`limits::COMMIT_ITEMS_MAX`].
-    fn count(&mut self, count: usize) {
-        self.0.extend(u16::try_from(count).unwrap_or(u16::MAX).to_le_bytes());
-    }
-
-    fn number(&mut self, number: u32) {
-        self.0.extend(number.to_le_bytes());
-    }
-
-    fn small(&mut self, number: u8) {
-        self.0.push(number);
-    }
-
-    /// Exact, as everything that stores keep: see [`limits::TIME_MAX`] and [`limits::KEEP_MAX`].
-    fn millis(&mut self, millis: i64) {
-        #[allow(clippy::cast_precision_loss, reason = "below 2^53")]
-        self.0.extend((millis as f64).to_le_bytes());
-    }
-
-    /// Nothing that belongs in a head has a zero byte; what has one is left out.
-    fn text(&mut self, text: &str) {
-        if !text.contains('\0') {
-            self.0.extend(text.as_bytes());
-        }
-        self.0.push(0);
-    }
-
-    fn decimal(&mut self, number: u64) {
-        // Writing to memory does not fail.
-        let _ = write!(self.0, "{number}");
-        self.0.push(0);
-    }
-}
-
-fn commit(call: &mut Cmd, head: &mut Head, text: &mut String, commit: &Commit) {
+fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commit) {
     // As `advance.lua` calls them.
     let (next, value) = match commit.next {
         Next::Keep => (0, 0),
@@ -147,29 +108,27 @@ fn commit(call: &mut Cmd, head: &mut Head, text: &mut String, commit: &Commit) {
         + commit.give.len() * GIVE_ARGUMENTS
         + commit.create.len() * NEW_ARGUMENTS
         + commit.signals.len() * SIGNAL_ARGUMENTS;
-    head.0.clear();
-    head.number(u32::try_from(follow).unwrap_or(u32::MAX));
+    packed.clear().number(follow as u64);
     for count in [commit.entries.len(), commit.take.len(), commit.give.len(), commit.create.len(), commit.signals.len()] {
-        head.count(count);
+        packed.count(count);
     }
-    head.number(commit.consumed);
-    head.small(u8::from(commit.state.is_some()));
-    head.small(next);
-    head.millis(value);
-    head.text(commit.id.as_str());
-    head.decimal(commit.fence.0);
-    head.decimal(commit.expected);
-    head.text(commit.status.as_str());
-    head.text(&mark::of(commit));
-    head.text(commit.queue.as_str());
-    head.text(traceparent(commit.traceparent.as_deref()));
-    call.arg(&head.0).arg(&commit.headline);
-    if let Some(state) = &commit.state {
-        call.arg(state);
+    packed.number(u64::from(commit.consumed));
+    packed.small(u8::from(commit.state.is_some()));
+    packed.small(next);
+    packed.small(layout::number(commit.status));
+    packed.millis(value);
+    packed.fence(commit.fence);
+    packed.number(commit.expected);
+    packed.length(&commit.headline);
+    packed.text(traceparent(commit.traceparent.as_deref()));
+    if commit.entries.is_empty() {
+        packed.text(&mark::of_bare(commit));
+    } else {
+        packed.text("");
     }
-    for one in &commit.entries {
-        call.arg(entry(text, one));
-    }
+    packed.text(commit.queue.as_str());
+    call.arg(&packed.0);
+    call.arg(packed.tail(commit.entries.last().map(|newest| &newest.digest), &commit.headline));
     for take in &commit.take {
         resource(call, &take.resource);
         call.arg(take.limit);
@@ -177,8 +136,15 @@ fn commit(call: &mut Cmd, head: &mut Head, text: &mut String, commit: &Commit) {
     for given in &commit.give {
         resource(call, given);
     }
+    if let Some(state) = &commit.state {
+        call.arg(state);
+    }
+    for one in &commit.entries {
+        call.arg(entry(text, one));
+    }
     for new in &commit.create {
-        append_new(call, head, text, new);
+        call.arg(new.id.as_str());
+        append_new(call, packed, text, new);
     }
     for (to, signal) in &commit.signals {
         call.arg(to.as_str()).arg(&signal.body);
@@ -187,7 +153,7 @@ fn commit(call: &mut Cmd, head: &mut Head, text: &mut String, commit: &Commit) {
 
 /// As it is kept.
 fn entry<'a>(text: &'a mut String, entry: &StoredEntry) -> &'a str {
-    head(text, format_args!("{} {}", entry.digest.0, entry.body))
+    written(text, format_args!("{} {}", entry.digest.0, entry.body))
 }
 
 /// A text that has spaces is none: a traceparent has hexadecimal digits and dashes.
@@ -202,24 +168,28 @@ fn resource(call: &mut Cmd, resource: &Resource) {
     };
 }
 
-pub(super) fn new_workflows<'a>(mut call: Cmd, new: impl ExactSizeIterator<Item = &'a NewWorkflow>) -> Cmd {
+pub(super) fn new_workflows<'a>(mut call: Cmd, new: impl ExactSizeIterator<Item = &'a NewWorkflow> + Clone) -> Cmd {
     call.arg(new.len());
-    let (mut head, mut text) = (Head::default(), String::new());
+    for new in new.clone() {
+        call.arg(new.id.as_str());
+    }
+    let (mut packed, mut text) = (Packed::default(), String::new());
     for new in new {
-        append_new(&mut call, &mut head, &mut text, new);
+        append_new(&mut call, &mut packed, &mut text, new);
     }
     call
 }
 
-fn append_new(call: &mut Cmd, head: &mut Head, text: &mut String, new: &NewWorkflow) {
-    head.0.clear();
+/// All but its id.
+fn append_new(call: &mut Cmd, packed: &mut Packed, text: &mut String, new: &NewWorkflow) {
     // In the past is now.
-    head.millis(new.due.map_or(-1, |due| limits::keepable(due).millis()));
-    head.text(new.id.as_str());
-    head.text(new.parent.as_ref().map(WorkflowId::as_str).unwrap_or_default());
-    head.text(traceparent(new.traceparent.as_deref()));
-    head.text(crate::store::Queue::DEFAULT.as_str());
-    call.arg(&head.0).arg(&new.kind).arg(&new.target).arg(&new.headline);
+    packed.clear().millis(new.due.map_or(-1, |due| limits::keepable(due).millis()));
+    packed.length(&new.headline);
+    packed.text(traceparent(new.traceparent.as_deref()));
+    packed.text(Queue::DEFAULT.as_str());
+    call.arg(&packed.0);
+    call.arg(packed.document(&new.kind, &new.target, new.parent.as_ref()));
+    call.arg(packed.tail(Some(&new.entry.digest), &new.headline));
     call.arg(entry(text, &new.entry));
 }
 
@@ -236,7 +206,13 @@ pub(super) fn ticks(
         None => call.arg(""),
     };
     call.arg(judged.millis());
-    new_workflows(call, create.iter())
+    call.arg(create.len());
+    let (mut packed, mut text) = (Packed::default(), String::new());
+    for new in create {
+        call.arg(new.id.as_str());
+        append_new(&mut call, &mut packed, &mut text, new);
+    }
+    call
 }
 
 fn millis(length: Duration) -> i64 {

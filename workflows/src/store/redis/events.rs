@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::keys::Keys;
 use super::reply::Reply;
 use super::script::Scripts;
-use super::{Malformed, Status, StoreError, StoreEvent, WorkflowId, damaged_answer, limits, reply};
+use super::{Malformed, Status, StoreError, StoreEvent, WorkflowId, damaged_answer, layout, limits, reply};
 
 /// How long one read blocks.
 // As for the bell: long enough to cost nothing, short enough to notice a dead peer.
@@ -183,15 +183,17 @@ impl Events {
         let places: Vec<_> = new.iter().map(|(_, happening)| (happening.workflow.as_str(), happening.seq)).collect();
         let found = scripts.entries(connection, &self.shared.keys, OPERATION, &places).await?;
         let read = || {
-            let mut texts = Reply::of(found)?;
+            let mut found = Reply::of(found)?;
             let mut events = Vec::new();
             for (cursor, Happening { workflow, seq, status, headline }) in new {
-                let (kind, target) = (texts.optional_text()?, texts.optional_text()?);
-                let entry = texts.optional_text()?;
-                let (Some(kind), Some(target), Some(entry)) = (kind, target, entry) else { continue };
+                let (document, entry) = (found.value()?, found.value()?);
+                if matches!(document, Value::Nil) || matches!(entry, Value::Nil) {
+                    continue;
+                }
                 // One that can't be read must not keep the others from being told.
-                let entry = match reply::entry(entry) {
-                    Ok(entry) => entry,
+                let read = layout::subject(document).and_then(|subject| Ok((subject, reply::entry(reply::text(entry)?)?)));
+                let ((kind, target), entry) = match read {
+                    Ok(read) => read,
                     Err(why) => {
                         error!(%workflow, seq, %why, "an entry can't be read; it is not told");
                         continue;

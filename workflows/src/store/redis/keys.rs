@@ -5,9 +5,8 @@ use crate::store::Queue;
 
 /// | key | type | holds |
 /// |---|---|---|
-/// | `wf:<id>` | hash | the document; its journal, `<digest> <body>` of each entry in `e1`, `e2` and so on; the fence while it is leased, and whose lease that is or was; the mark of its last commit; whether there is mail, a freed resource, locks held; leases that expired without a commit |
-/// | `wf:<id>:inbox` | list | unread signals |
-/// | `wf:<id>:locks` | set | names of the locks that it holds |
+/// | `inbox:<id>` | list | unread signals |
+/// | `held:<id>` | set | names of the locks that a workflow holds |
 /// | `children:<id>` | zset | its children, by creation |
 /// | `due:<queue>` | zset | workflow -> when it may next be looked at |
 /// | `bell:<queue>` | list | one element for each ring |
@@ -15,7 +14,8 @@ use crate::store::Queue;
 /// | `wait:lock:<name>`, `wait:budget:<name>` | zset | who waits, since when |
 /// | the fields below | | |
 ///
-/// Locks, budgets and ledgers are few: one hash for all locks (and one for all ledgers) lists them without a scan.
+/// What a call needs of all its workflows is read with one command, and written with one: hence one hash of all heads, and not one of each
+/// workflow. Locks, budgets and ledgers are few: one hash for all locks (and one for all ledgers) lists them without a scan.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) prefix: String,
@@ -39,7 +39,15 @@ pub(super) struct Keys {
     pub(super) budgets: String,
     /// Hash: schedule -> the last tick judged.
     pub(super) ticks: String,
-    /// Hash: the store's name; when and by whom it was last accepted; looks of each witness, and at which process
+    /// Hash: workflow -> its head ([`super::layout`]).
+    pub(super) heads: String,
+    /// Hash: workflow -> its document ([`super::layout`]).
+    pub(super) documents: String,
+    /// Hash: `<workflow>:<place from 1>` -> `<digest> <body>` of that journal entry.
+    pub(super) journal: String,
+    /// Hash: workflow -> the state in which it last gave up its lease.
+    pub(super) states: String,
+    /// Hash: the store's name and layout; when and by whom it was last accepted; looks of each witness, and at which process
     /// of Redis the last one was.
     pub(super) store: String,
     /// Counter: writes worth remembering. Below zero while the store is halted.
@@ -75,6 +83,10 @@ impl Keys {
             locks: key("locks"),
             budgets: key("budgets"),
             ticks: key("ticks"),
+            heads: key("heads"),
+            documents: key("documents"),
+            journal: key("journal"),
+            states: key("states"),
             store: key("store"),
             revision: key("revision"),
             halt: key("halt"),
@@ -82,7 +94,7 @@ impl Keys {
     }
 
     /// The keys that every script is given, in the order in which `common.lua` names them.
-    pub(super) fn shared(&self) -> [&str; 11] {
+    pub(super) fn shared(&self) -> [&str; 15] {
         [
             &self.fence,
             &self.lease,
@@ -94,6 +106,10 @@ impl Keys {
             &self.locks,
             &self.budgets,
             &self.ticks,
+            &self.heads,
+            &self.documents,
+            &self.journal,
+            &self.states,
             // The last one, whatever comes before: `gate.lua` has nothing else to go by.
             &self.revision,
         ]
@@ -104,9 +120,9 @@ impl Keys {
         [&self.store, &self.revision, &self.halt]
     }
 
-    /// The workflow itself, and its journal.
-    pub(super) fn workflow(&self, id: &WorkflowId) -> String {
-        format!("{}:wf:{id}", self.prefix)
+    /// The field of a journal entry.
+    pub(super) fn entry(id: &str, at: u64) -> String {
+        format!("{id}:{at}")
     }
 
     pub(super) fn bell(&self, queue: &Queue) -> String {

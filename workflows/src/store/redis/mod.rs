@@ -25,6 +25,7 @@ mod durability;
 mod encode;
 mod events;
 mod keys;
+mod layout;
 mod listing;
 mod options;
 mod outage;
@@ -115,9 +116,9 @@ impl RedisStore {
     async fn entries(&self, operation: &'static str, id: &WorkflowId, from: u64, limit: u64) -> Result<Vec<StoredEntry>, StoreError> {
         let Some(end) = from.checked_add(limit) else { return Ok(Vec::new()) };
         let mut command = cmd("HMGET");
-        command.arg(self.keys.workflow(id));
+        command.arg(&self.keys.journal);
         for place in from..end {
-            command.arg(format!("e{place}"));
+            command.arg(Keys::entry(id.as_str(), place));
         }
         let read = |answer| {
             let mut answer = Reply::of(answer)?;
@@ -327,7 +328,7 @@ impl Store for RedisStore {
         const OPERATION: &str = "sweep";
         let script = &self.scripts.sweep;
         let mut arguments = script.call(&self.keys);
-        arguments.arg(limits::SWEEP_MAX);
+        arguments.arg(limits::SWEEP_MAX).arg(limits::ENTRIES_SWEPT_MAX);
         let swept = script.run(&self.connection, OPERATION, arguments).await?;
         reply::number(&swept).map_err(|source| damaged_answer(OPERATION, source))
     }

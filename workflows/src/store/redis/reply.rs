@@ -6,10 +6,11 @@ use ::redis::Value;
 use tracing::error;
 
 use super::encode::Part;
+use super::layout::{self, Kept};
 use super::split_entry;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, Fence, LeaseInfo, Queue, Status, StoredEntry,
+    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Status, StoredEntry,
     StoredSignal, WorkflowId, limits,
 };
 
@@ -82,10 +83,6 @@ impl Reply {
         let bodies = texts(self.value()?)?;
         Ok(bodies.into_iter().map(|body| StoredSignal { body }).collect())
     }
-
-    fn each<T>(self, read: impl FnMut(Value) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
-        self.0.map(read).collect()
-    }
 }
 
 pub(super) fn id(text: String) -> Result<WorkflowId, Malformed> {
@@ -150,15 +147,13 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malf
     let mut reply = Reply::of(answer)?;
     let now = reply.time()?;
     let lease_until = reply.time()?;
-    let mut asked_commits = asked.commits.iter();
-    let commits = reply.array()?.each(|verdict| {
-        let commit = asked_commits.next().ok_or_else(|| Malformed::value("no more verdicts", &verdict))?;
-        committed(verdict, commit, lease_until)
-    })?;
-    if asked_commits.next().is_some() {
-        return Err(Malformed::new("a verdict on each commit", "fewer"));
+    let (verdicts, mut others) = (reply.text()?, reply.array()?);
+    if verdicts.len() != asked.commits.len() {
+        return Err(Malformed::new("a verdict on each commit", verdicts));
     }
-    let renewed = reply.array()?.each(|renewed| Ok(matches!(renewed, Value::Int(1) | Value::Boolean(true)).then_some(lease_until)))?;
+    let verdicts = verdicts.bytes().zip(asked.commits);
+    let commits = verdicts.map(|(verdict, commit)| committed(verdict, &mut others, commit, lease_until)).collect::<Result<_, _>>()?;
+    let renewed = reply.text()?.bytes().map(|renewed| (renewed == KEPT).then_some(lease_until)).collect();
     let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim) {
         Ok(claimed) => Some(claimed),
         // Without a name there is nothing to set aside. It stays leased, and is met again when that expires.
@@ -176,21 +171,26 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malf
     Ok(Advanced { now, commits, renewed, claimed, next })
 }
 
-fn committed(verdict: Value, commit: &Commit, lease_until: Timestamp) -> Result<Committed, Malformed> {
-    let (tag, mut reply) = match verdict {
-        Value::Array(values) => {
-            let mut reply = Reply(values.into_iter());
-            (reply.text()?, reply)
-        }
-        verdict => (text(verdict)?, Reply(Vec::new().into_iter())),
-    };
+/// Verdicts of `advance.lua`.
+const KEPT: u8 = b'k';
+const DONE: u8 = b'd';
+const FENCED: u8 = b'f';
+/// It is among the others.
+const OTHER: u8 = b'o';
+
+/// `others`: those that have more to say.
+fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Timestamp) -> Result<Committed, Malformed> {
+    match verdict {
+        KEPT => return Ok(Committed::Done { lease_until: Some(lease_until), signals: Vec::new() }),
+        DONE => return Ok(Committed::Done { lease_until: None, signals: Vec::new() }),
+        FENCED => return Ok(Committed::Fenced),
+        OTHER => {}
+        other => return Err(Malformed::new("a verdict", char::from(other).to_string())),
+    }
+    let mut reply = others.array()?;
+    let tag = reply.text()?;
     match tag.as_str() {
-        "k" => {
-            let signals = if reply.0.as_slice().is_empty() { Vec::new() } else { reply.signals()? };
-            Ok(Committed::Done { lease_until: Some(lease_until), signals })
-        }
-        "d" => Ok(Committed::Done { lease_until: None, signals: Vec::new() }),
-        "f" => Ok(Committed::Fenced),
+        "k" => Ok(Committed::Done { lease_until: Some(lease_until), signals: reply.signals()? }),
         "conflict" => Ok(Committed::Conflict { seq: reply.number().unwrap_or_default() }),
         "broken" => {
             error!(workflow = %commit.id, why = reply.text()?, "what is kept of a workflow can't be read; its commit was refused");
@@ -213,16 +213,20 @@ fn committed(verdict: Value, commit: &Commit, lease_until: Timestamp) -> Result<
 fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed, Malformed> {
     let mut reply = Reply::of(one)?;
     let id = reply.id()?;
-    let fence = Fence(reply.number()?);
-    let tries = reply.number()?;
-    let mut found = reply.array()?;
-    let (mut document, mut damage) = stored_fields(id, &mut found)?;
+    let head = layout::bytes(reply.value()?)?;
+    let signals = match reply.value()? {
+        Value::Nil => Vec::new(),
+        bodies => Reply::of(bodies)?.0.filter_map(|body| text(body).ok()).map(|body| StoredSignal { body }).collect(),
+    };
+    let mut read = reply.array()?;
+    let document = optional_bytes(read.value()?)?;
+    let Kept { mut document, fence, tries, mut damage, .. } = layout::kept(id, &head, document.as_deref())?;
+    let fence = fence.ok_or_else(|| Malformed::new("a fence", "none"))?;
     let until = asked.map_or(now, |claim| now + claim.lease);
     let worker = asked.map(|claim| claim.worker.clone()).unwrap_or_default();
     document.lease = Some(LeaseInfo { worker, fence, until });
     let mut journal = Vec::new();
-    // The first entries follow the fields, and there are places for more of them than there may be.
-    for kept in found.0.take(usize::try_from(document.seq).unwrap_or(usize::MAX)) {
+    for kept in read.0 {
         let kept = if matches!(kept, Value::Nil) { Ok(String::new()) } else { text(kept) };
         match kept.and_then(entry) {
             Ok(entry) => journal.push(entry),
@@ -232,7 +236,6 @@ fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed,
             }
         }
     }
-    let signals = reply.array()?.0.filter_map(|body| text(body).ok()).map(|body| StoredSignal { body }).collect();
     Ok(Claimed { document, journal, tries, damage, fence, lease_until: until, signals })
 }
 
@@ -242,26 +245,26 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
     if matches!(read, Value::Nil) {
         return Ok(None);
     }
-    let mut reply = match read {
-        Value::Array(_) => Reply::of(read)?,
-        told => return Ok(Some(unreadable(id.clone(), &text(told)?))),
+    let mut reply = Reply::of(read)?;
+    let (head, document) = (layout::bytes(reply.value()?)?, optional_bytes(reply.value()?)?);
+    let Kept { mut document, fence, worker, .. } = match layout::kept(id.clone(), &head, document.as_deref()) {
+        Ok(Kept { damage: Some(damage), .. }) => return Ok(Some(unreadable(id.clone(), &damage))),
+        Ok(kept) => kept,
+        Err(malformed) => return Ok(Some(unreadable(id.clone(), &malformed.to_string()))),
     };
-    let (mut document, damage) = stored_fields(id.clone(), &mut reply)?;
-    if let Some(damage) = damage {
-        return Ok(Some(unreadable(id.clone(), &damage)));
-    }
     document.state = reply.optional_text()?;
-    let (fence, holder) = (reply.optional_text()?, reply.optional_text()?);
     document.due = reply.optional_time()?;
     let until = reply.optional_time()?;
     // A fence stands for as long as the lease was not given up.
-    let fence = fence.and_then(|fence| fence.parse().ok()).map(Fence);
-    if let (Some(until), Some(fence)) = (until, fence) {
-        // The ticket follows the worker.
-        let worker = holder.as_deref().and_then(|holder| holder.rsplit_once(' ')).map(|(worker, _)| worker.to_owned());
-        document.lease = Some(LeaseInfo { worker: worker.unwrap_or_default(), fence, until });
-    }
+    document.lease = fence.zip(until).map(|(fence, until)| LeaseInfo { worker, fence, until });
     Ok(Some(document))
+}
+
+fn optional_bytes(value: Value) -> Result<Option<Vec<u8>>, Malformed> {
+    match value {
+        Value::Nil => Ok(None),
+        value => layout::bytes(value).map(Some),
+    }
 }
 
 fn unreadable(id: WorkflowId, why: &str) -> Document {
@@ -282,59 +285,4 @@ fn unreadable(id: WorkflowId, why: &str) -> Document {
         due: None,
         lease: None,
     }
-}
-
-/// The fields that every answer about a workflow begins with, and what was wrong with the first of them that is not of its form.
-fn stored_fields(id: WorkflowId, reply: &mut Reply) -> Result<(Document, Option<String>), Malformed> {
-    let mut damage = None;
-    let mut field = |name: &str, optional: bool| -> Result<Option<String>, Malformed> {
-        let (found, wrong) = match reply.value()? {
-            Value::Nil => (None, (!optional).then(|| "it is not there".to_owned())),
-            value => match text(value) {
-                Ok(text) => (Some(text), None),
-                Err(malformed) => (None, Some(malformed.to_string())),
-            },
-        };
-        if let Some(wrong) = wrong {
-            damage.get_or_insert_with(|| format!("its `{name}`: {wrong}"));
-        }
-        Ok(found)
-    };
-    let (kind, target, parent) = (field("kind", false)?, field("target", false)?, field("parent", true)?);
-    let (named_status, headline, seq, head) = (field("status", false)?, field("headline", false)?, field("seq", false)?, field("head", false)?);
-    let (traceparent, created, updated, queue) = (field("trace", true)?, field("created", false)?, field("updated", false)?, field("queue", false)?);
-    let mut parsed = |name: &str, ok: bool, found: &Option<String>| {
-        if let (false, Some(found)) = (ok, found) {
-            damage.get_or_insert_with(|| format!("its `{name}` is `{}`", found.chars().take(80).collect::<String>()));
-        }
-    };
-    let millis = |found: &Option<String>| found.as_ref().and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
-    let status_read = named_status.as_deref().and_then(|name| status(name).ok());
-    parsed("status", status_read.is_some(), &named_status);
-    let seq_read = seq.as_ref().and_then(|seq| seq.parse().ok());
-    parsed("seq", seq_read.is_some(), &seq);
-    let parent_read = parent.as_ref().and_then(|parent| parent.parse().ok());
-    parsed("parent", parent_read.is_some(), &parent);
-    let queue_read = queue.as_ref().and_then(|queue| queue.parse().ok());
-    parsed("queue", queue_read.is_some(), &queue);
-    parsed("created", millis(&created).is_some(), &created);
-    parsed("updated", millis(&updated).is_some(), &updated);
-    let document = Document {
-        id,
-        kind: kind.unwrap_or_default(),
-        target: target.unwrap_or_default(),
-        parent: parent_read,
-        status: status_read.unwrap_or(Status::Quarantined),
-        headline: headline.unwrap_or_default(),
-        seq: seq_read.unwrap_or_default(),
-        head: Digest(head.unwrap_or_default()),
-        state: None,
-        queue: queue_read.unwrap_or_default(),
-        traceparent,
-        created: millis(&created).unwrap_or_default(),
-        updated: millis(&updated).unwrap_or_default(),
-        due: None,
-        lease: None,
-    };
-    Ok((document, damage))
 }

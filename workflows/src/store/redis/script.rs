@@ -4,8 +4,8 @@ use ::redis::{Cmd, Value, cmd};
 
 use super::connection::Connection;
 use super::keys::Keys;
-use super::{StoreError, limits};
-use crate::store::INBOX_SIGNALS_MAX;
+use super::{StoreError, layout, limits};
+use crate::store::{INBOX_SIGNALS_MAX, Status};
 
 /// One script, known to Redis by its digest. Redis forgets scripts when it restarts; then they are loaded again.
 pub(super) struct Script {
@@ -17,7 +17,13 @@ pub(super) struct Script {
 
 impl Script {
     fn new(code: &str) -> Script {
-        let mut code = code.to_owned();
+        let number = |status| layout::number(status).to_string();
+        let mut code = code
+            .replace("@STATUSES@", &layout::statuses())
+            .replace("@RUNNABLE@", &number(Status::Runnable))
+            .replace("@WAITING@", &number(Status::Waiting))
+            .replace("@QUARANTINED@", &number(Status::Quarantined))
+            .replace("@LAYOUT@", layout::LAYOUT);
         if cfg!(feature = "bug-commit-without-fence") {
             code = code.replace("if not holds then return FENCED end", "");
         }
@@ -49,13 +55,6 @@ impl Script {
     pub(super) fn bare_call(&self, keys: &[&str]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.digest).arg(keys.len()).arg(keys);
-        call
-    }
-
-    /// The beginning of a call of a script that only reads documents.
-    fn reading_call(&self, keys: &Keys) -> Cmd {
-        let mut call = cmd("EVALSHA");
-        call.arg(&self.digest).arg(1).arg(&keys.lease).arg(&keys.prefix);
         call
     }
 
@@ -134,7 +133,7 @@ impl Scripts {
         }
     }
 
-    /// Reads the documents of `ids`: one element for each, nil for those that are not there.
+    /// Reads what is kept of `ids`: one element for each, nil for those that are not there.
     pub(super) async fn read(
         &self,
         connection: &Connection,
@@ -142,14 +141,15 @@ impl Scripts {
         operation: &'static str,
         ids: &[impl AsRef<str>],
     ) -> Result<Value, StoreError> {
-        let mut call = self.read.reading_call(keys);
+        let mut call = self.read.bare_call(&[&keys.lease, &keys.heads, &keys.documents, &keys.states]);
+        call.arg(&keys.prefix);
         for id in ids {
             call.arg(id.as_ref());
         }
         self.read.run(connection, operation, call).await
     }
 
-    /// Reads single entries by workflow and place: for each the kind, the target and the entry, or nils.
+    /// Reads single entries by workflow and place: for each the document and the entry, or nils.
     pub(super) async fn entries(
         &self,
         connection: &Connection,
@@ -157,7 +157,7 @@ impl Scripts {
         operation: &'static str,
         places: &[(&str, u64)],
     ) -> Result<Value, StoreError> {
-        let mut call = self.entries.reading_call(keys);
+        let mut call = self.entries.bare_call(&[&keys.documents, &keys.journal]);
         for (id, seq) in places {
             call.arg(*id).arg(*seq);
         }

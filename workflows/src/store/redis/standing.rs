@@ -3,7 +3,7 @@
 use ::redis::Value;
 
 use super::reply::{self, Malformed, Reply};
-use super::{RedisStore, StoreError, damaged_answer};
+use super::{RedisStore, StoreError, damaged_answer, layout};
 use crate::clock::Timestamp;
 use crate::store::high_water::{Halt, HighWater, Landmark, Loss, Standing};
 
@@ -15,12 +15,30 @@ fn fresh_identity() -> String {
     format!("{:0IDENTITY_DIGITS$x}", rand::random::<u64>())
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("another release of Turnaround keeps workflows here, in another form (this one has form {})", layout::LAYOUT)]
+struct OtherLayout;
+
 impl RedisStore {
     /// On return the store has a name and a revision, unless it has one without the other.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] if another release keeps its workflows there in another form.
     pub(super) async fn open(&self) -> Result<(), StoreError> {
+        const OPERATION: &str = "open the store";
         let mut call = self.scripts.open.bare_call(&[&self.keys.store, &self.keys.revision]);
-        call.arg(fresh_identity());
-        self.word("open the store", &self.scripts.open, call, &["known", "named"]).await.map(|_| ())
+        call.arg(fresh_identity()).arg(layout::LAYOUT);
+        match self.word(OPERATION, &self.scripts.open, call, &["known", "named", "other-layout"]).await? {
+            "other-layout" => Err(StoreError::Unusable {
+                operation: OPERATION,
+                remedy: format!(
+                    "let the release that wrote it bring its workflows to their end, or give this one another prefix than `{}`",
+                    self.keys.prefix
+                ),
+                source: Box::new(OtherLayout),
+            }),
+            _ => Ok(()),
+        }
     }
 
     pub(super) async fn read_standing(&self) -> Result<Standing, StoreError> {

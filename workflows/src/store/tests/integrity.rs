@@ -155,7 +155,13 @@ impl Bench {
     async fn others(&mut self, id: &WorkflowId, all: &[WorkflowId]) -> Vec<Value> {
         let mut asked = ::redis::pipe();
         for other in all.iter().filter(|other| *other != id) {
-            asked.cmd("DUMP").arg(format!("{{ta}}:wf:{other}"));
+            asked.cmd("HGET").arg("{ta}:heads").arg(other.as_str()).cmd("HGET").arg("{ta}:documents").arg(other.as_str());
+            asked.cmd("HGET").arg("{ta}:states").arg(other.as_str()).cmd("LRANGE").arg(format!("{{ta}}:inbox:{other}")).arg(0).arg(-1);
+        }
+        // One more than there are.
+        for other in all.iter().filter(|other| *other != id) {
+            let entries = (1..=self.document(other).await.seq + 1).map(|at| format!("{other}:{at}"));
+            asked.cmd("HMGET").arg("{ta}:journal").arg(entries.collect::<Vec<_>>());
         }
         asked.query_async(&mut self.raw).await.unwrap()
     }
@@ -175,8 +181,7 @@ async fn a_byte_flipped_anywhere_in_a_journal_sets_that_workflow_apart_and_no_ot
         let id = all[random.random_range(0..all.len())].clone();
         let seq = bench.document(&id).await.seq;
         assert!(seq > u64::from(LOOKS), "a journal of some length: {seq}");
-        let key = format!("{{ta}}:wf:{id}");
-        let field = format!("e{}", random.random_range(1..=seq));
+        let (key, field) = ("{ta}:journal", format!("{id}:{}", random.random_range(1..=seq)));
         let Value::BulkString(good) = bench.command(&[b"HGET", key.as_bytes(), field.as_bytes()]).await else { panic!("no entry") };
         let (place, bit) = (random.random_range(0..good.len()), random.random_range(0..8));
         let mut bad = good.clone();
@@ -207,7 +212,7 @@ async fn a_quarantined_workflow_can_be_discarded_and_then_holds_nothing_up() {
     let mut bench = Bench::new().await;
     let id = bench.create("w").await;
     bench.work().await;
-    bench.command(&[b"HSET", b"{ta}:wf:w", b"e2", b"nonsense"]).await;
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
     bench.signal(&id, 0, SignalKind::Retry).await;
     bench.work().await;
     assert_eq!(bench.document(&id).await.status, Status::Quarantined);

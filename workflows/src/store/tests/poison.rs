@@ -62,24 +62,37 @@ async fn poisoned(poison: &[&[&str]]) -> (PrivateRedis, RedisStore) {
     (server, store)
 }
 
+/// Writes bytes into a head, from that place on. In quotes, as all words that have spaces.
+const PATCH: &str = "\"local head = redis.call('HGET', '{ta}:heads', ARGV[1]) \
+    return redis.call('HSET', '{ta}:heads', ARGV[1], string.sub(head, 1, ARGV[2] - 1) .. ARGV[3] .. string.sub(head, ARGV[2] + #ARGV[3]))\"";
+/// Takes the name of the queue out of a head.
+const UNQUEUE: &str = "\"local without = string.gsub(redis.call('HGET', '{ta}:heads', ARGV[1]), 'default', '') \
+    return redis.call('HSET', '{ta}:heads', ARGV[1], without)\"";
+/// Writes the head of one workflow under another's name.
+const COPY: &str = "\"return redis.call('HSET', '{ta}:heads', ARGV[2], redis.call('HGET', '{ta}:heads', ARGV[1]))\"";
+
 #[tokio::test]
 async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
-    const WF: &str = "{ta}:wf:bad";
-    const INBOX: &str = "{ta}:wf:bad:inbox";
+    const HEADS: &str = "{ta}:heads";
+    const INBOX: &str = "{ta}:inbox:bad";
+    // Where its fields stand: `layout.rs`.
+    let at = |place: &'static str, bytes: &'static str| ["EVAL", PATCH, "0", "bad", place, bytes];
+    let (seq_huge, status, flags) = (at("9", r#""\xff\xff\xff\xff""#), at("16", r#""\xc8""#), at("13", r#""\x01""#));
+    let created = at("17", r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
     let poisons: [(&str, &[&[&str]]); 13] = [
-        ("a text where the hash should be", &[&["DEL", WF], &["SET", WF, "garbage"]]),
-        ("a list where the hash should be", &[&["DEL", WF], &["RPUSH", WF, "garbage"]]),
-        ("gone", &[&["DEL", WF]]),
-        ("nothing but a foreign field", &[&["DEL", WF], &["HSET", WF, "x", "y"]]),
-        ("its seq is no number", &[&["HSET", WF, "seq", "many"]]),
-        ("its seq is huge", &[&["HSET", WF, "seq", "99999999999999999999"]]),
-        ("its seq is below zero", &[&["HSET", WF, "seq", "-3"]]),
-        ("its status is none", &[&["HSET", WF, "status", "dancing"]]),
-        ("its queue is none", &[&["HDEL", WF, "queue"]]),
-        ("its journal is no entry", &[&["HSET", WF, "e1", "garbage"]]),
-        ("its headline is no text", &[&["HSET", WF, "headline", "\"\\xff\\xfe\""]]),
-        ("its inbox is no list", &[&["HSET", WF, "mail", "1"], &["SET", INBOX, "garbage"]]),
-        ("its created is no time", &[&["HSET", WF, "created", "yesterday"]]),
+        ("its head is a text", &[&["HSET", HEADS, "bad", "garbage"]]),
+        ("its head is a long text", &[&["HSET", HEADS, "bad", "\"garbage that is longer than all the numbers in front\""]]),
+        ("its head is empty", &[&["HSET", HEADS, "bad", "\"\""]]),
+        ("its head is gone", &[&["HDEL", HEADS, "bad"]]),
+        ("its document is gone", &[&["HDEL", "{ta}:documents", "bad"]]),
+        ("its document is garbage", &[&["HSET", "{ta}:documents", "bad", "garbage"]]),
+        ("its seq is huge", &[&seq_huge]),
+        ("its status is none", &[&status]),
+        ("its queue is none", &[&["EVAL", UNQUEUE, "0", "bad"]]),
+        ("its journal is no entry", &[&["HSET", "{ta}:journal", "bad:1", "garbage"]]),
+        ("its journal is gone", &[&["HDEL", "{ta}:journal", "bad:1"]]),
+        ("its inbox is no list", &[&flags, &["SET", INBOX, "garbage"]]),
+        ("its created is no time", &[&created]),
     ];
     for (what, poison) in poisons {
         let (server, store) = poisoned(poison).await;
@@ -103,7 +116,9 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
 
 #[tokio::test]
 async fn garbage_in_an_inbox_is_handed_out_and_hurts_nobody() {
-    let (server, store) = poisoned(&[&["HSET", "{ta}:wf:bad", "mail", "1"], &["RPUSH", "{ta}:wf:bad:inbox", "garbage", "\"\\xff\\xfe\"", "[[[[[[[["]]).await;
+    let (server, store) = poisoned(&[]).await;
+    store.signal(&"bad".parse().unwrap(), StoredSignal { body: "{\"first\":1}".to_owned() }).await.unwrap();
+    server.command(&["RPUSH", "{ta}:inbox:bad", "garbage", "\"\\xff\\xfe\"", "[[[[[[[["]);
     let claimed = store.advance(&claim()).await.unwrap();
     assert_eq!(sound(&claimed), names(&["a-good", "bad", "z-good"]));
     let bad = claimed.claimed.iter().find(|claimed| claimed.document.id.as_str() == "bad").unwrap();
@@ -118,7 +133,7 @@ async fn garbage_in_an_inbox_is_handed_out_and_hurts_nobody() {
 #[tokio::test]
 async fn an_id_that_can_be_none_is_never_handed_out_and_holds_up_nothing() {
     let (server, store) =
-        poisoned(&[&["ZADD", "{ta}:due:default", "1", "no/id"], &["HSET", "{ta}:wf:no/id", "seq", "1", "queue", "default"], &["ZADD", "{ta}:lease", "1", "../x"], &["ZADD", "{ta}:idx:open", "1", "no/id"]]).await;
+        poisoned(&[&["ZADD", "{ta}:due:default", "1", "no/id"], &["EVAL", COPY, "0", "bad", "no/id"], &["ZADD", "{ta}:lease", "1", "../x"], &["ZADD", "{ta}:idx:open", "1", "no/id"]]).await;
     for _ in 0..2 {
         let claimed = store.advance(&claim()).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
         let back = claimed.claimed.iter().map(|claimed| (claimed.document.id.clone(), claimed.fence)).collect();
@@ -136,10 +151,9 @@ async fn one_event_that_can_not_be_read_holds_up_no_other() {
     let start = store.events_end().await.unwrap();
     server.command(&["XADD", "{ta}:events", "*", "e", "garbage"]);
     store.create(sample("one")).await.unwrap();
-    server.command(&["HSET", "{ta}:wf:one", "e1", "garbage"]);
+    server.command(&["HSET", "{ta}:journal", "one:1", "garbage"]);
     store.create(sample("two")).await.unwrap();
-    server.command(&["DEL", "{ta}:wf:two"]);
-    server.command(&["SET", "{ta}:wf:two", "garbage"]);
+    server.command(&["HSET", "{ta}:documents", "two", "garbage"]);
     store.create(sample("three")).await.unwrap();
     let told = store.events(Some(&start), LONG).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     let last = told.last().unwrap();

@@ -10,17 +10,31 @@ local found = call('HMGET', KEY_STORE, 'identity', 'accepted')
 -- It goes on under the name that is remembered: this is where that store is from now on. Later than any acceptance before, so
 -- that every other witness sees that somebody has looked.
 if identity == '' then identity = found[1] or fresh end
-call('HSET', KEY_STORE, 'identity', identity, 'accepted', whole(math.max(now, accepted + 1, tonumber(found[2] or 0) + 1)), 'accepted_by', by)
+call('HSET', KEY_STORE, 'identity', identity, 'accepted', whole(math.max(now, accepted + 1, tonumber(found[2] or 0) + 1)), 'accepted_by', by, 'layout', LAYOUT)
 call('SET', KEY_REVISION, whole(math.max(there, revision) + 1))
 call('DEL', KEY_HALT)
 
 local leased = call('ZRANGE', KEY_LEASE, 0, -1)
-for _, id in ipairs(leased) do redis.pcall('HSET', workflow_key(id), 'fence', '') end
+for from = 1, #leased, SLICE do
+  local upto = math.min(from + SLICE - 1, #leased)
+  load_heads(leased, from, upto)
+  for i = from, upto do
+    if peek(leased[i]) then void_lease(leased[i]) end
+  end
+  settle_heads()
+  raw = {}
+end
 in_slices('ZREM', KEY_LEASE, leased)
-for _, id in ipairs(call('ZRANGE', KEY_OPEN, 0, -1)) do
-  -- What can't be read was set aside, or will be.
-  local found = redis.pcall('HMGET', workflow_key(id), 'status', 'queue')
-  if not found.err and found[2] and found[1] ~= 'quarantined' then make_due_now(id, found[2]) end
+local open = call('ZRANGE', KEY_OPEN, 0, -1)
+for from = 1, #open, SLICE do
+  local upto = math.min(from + SLICE - 1, #open)
+  load_heads(open, from, upto)
+  for i = from, upto do
+    -- What can't be read was set aside, or will be.
+    local seq, _, _, queue = peek(open[i])
+    if seq and byte(raw[open[i]], STATUS_AT) ~= QUARANTINED then make_due_now(open[i], queue) end
+  end
+  raw = {}
 end
 for _, schedule in ipairs(call('HKEYS', KEY_TICKS)) do
   local judged = tonumber(call('HGET', KEY_TICKS, schedule)) or 0

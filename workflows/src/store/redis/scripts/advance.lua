@@ -25,21 +25,22 @@ local function release(id)
   kept[id], over[id] = nil, true
 end
 
--- The signals that are handed out with a lease. `mail`: there may be some.
-local function unread(id, mail)
-  if not mail then return {} end
+-- The signals that are handed out with a lease.
+local function unread(id)
+  local flags = flags_of(id)
+  if band(flags, MAIL) == 0 then return {} end
   local bodies = call('LRANGE', inbox_key(id), 0, SIGNALS_HANDED_MAX - 1)
-  if #bodies == 0 then call('HDEL', workflow_key(id), 'mail') end
+  if #bodies == 0 then put_flags(id, flags - MAIL) end
   return bodies
 end
 
--- Verdicts without more to say are one letter.
-local DONE, KEPT, FENCED = 'd', 'k', 'f'
+-- Verdicts, one letter each; OTHER has more to say.
+local DONE, KEPT, FENCED, OTHER = 'd', 'k', 'f', 'o'
 
-local function keep(id, mail)
+local function keep(id)
   kept[id] = true
-  if not mail then return KEPT end
-  return { KEPT, unread(id, mail) }
+  if band(flags_of(id), MAIL) == 0 then return KEPT end
+  return { KEPT, unread(id) }
 end
 
 local function read_resources(count, with_limit)
@@ -108,143 +109,132 @@ local function takes_a_lock(take)
   return false
 end
 
-local function finish(id, keep_ms, mail, locks, created)
+local function finish(id, keep_ms, created)
+  local flags = flags_of(id)
   release(id)
   closed[#closed + 1] = id
-  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = tonumber(created) and created or NOW, id
+  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = created >= 0 and created <= now and whole(created) or NOW, id
   by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
-  if locks then
+  if band(flags, LOCKS) ~= 0 then
     for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
     call('UNLINK', held_key(id))
   end
-  if mail then call('UNLINK', inbox_key(id)) end
+  if band(flags, MAIL) ~= 0 then call('UNLINK', inbox_key(id)) end
 end
 
 -- Ends the lease. What has arrived meanwhile makes the workflow due now.
-local function park(id, at, queue, mail, was_woken)
+local function park(id, at, queue)
+  local flags = flags_of(id)
   release(id)
-  if mail and call('LLEN', inbox_key(id)) == 0 then
-    call('HDEL', workflow_key(id), 'mail')
-    mail = false
+  if band(flags, MAIL) ~= 0 and call('LLEN', inbox_key(id)) == 0 then
+    flags = flags - MAIL
+    put_flags(id, flags)
   end
   -- Its being woken is forgotten when it is claimed, which is next.
-  if mail or was_woken then
+  if band(flags, MAIL + WOKEN) ~= 0 then
     make_due(id, now, queue)
   elseif at then
     make_due(id, math.max(at, now), queue)
   end
 end
 
--- Head: how many arguments follow; how many entries, resources to take and to give, workflows to create, signals to send, signals
--- consumed; whether there is a state; what is next, and its value; id, fence, revision, status, mark, queue, traceparent (may be empty).
-local COMMIT = '<IHHHHHIBBdsssssss'
+-- How many arguments follow; how many entries, resources to take and to give, workflows to create, signals to send, signals
+-- consumed; whether there is a state; what is next; status; the value of what is next; fence; revision; bytes of the headline;
+-- traceparent, mark (each may be empty), queue. The tail of its new head follows.
+local COMMIT = '<IHHHHHIBBBddIIsss'
 local KEEP, AT, END = 0, 1, 3
 
 -- Where the next commit begins, also where this one was refused before all of it was read.
 local after = place
 
--- What a commit looks at; the last one of a workflow also at when it was created.
-local SEEN = { 'seq', 'fence', 'status', 'mail', 'woken', 'locks', 'tries' }
-local SEEN_LAST = { 'seq', 'fence', 'status', 'mail', 'woken', 'locks', 'tries', 'created' }
-
--- What a commit writes of its workflow. Used again and again: a table that grows costs more than what is put into it.
-local fields = { 'updated', NOW, 'headline' }
-
-local function commit_one()
-  local follow, entries, take, give, created, sent, consumed, with_state, next, value, id, fence, seq, status, mark, queue, trace =
+local function commit_one(id)
+  local follow, entries, take, give, created, sent, consumed, with_state, next, status, value, fence, seq, headline_bytes, trace, mark, queue =
     unpacked(COMMIT, text())
   after = place + follow
-  local key, headline = WORKFLOW .. id, text()
-  local ends = next == END
-  local found = call('HMGET', key, unpack(ends and SEEN_LAST or SEEN))
-  if not found[1] then return FENCED end
-  local holds, mail = found[2] == fence, found[4]
+  local tail, head = text(), head_of(id)
+  if not head then return FENCED end
+  local old_fence, old_seq, flags, _, old_status, since, _, holder, old_trace, old_mark, old_queue, old_tail = unpacked(HEAD, head)
+  local holds = old_fence == fence
   -- With entries that stand already it would not be at `seq` any more.
-  if entries == 0 or found[1] ~= seq then
-    if call('HGET', key, entries == 0 and 'mark' or 'head') == mark then
+  if entries == 0 or old_seq ~= seq then
+    local stands
+    if entries == 0 then
+      stands = old_mark == mark
+    else
+      local digest, newest = unpacked('s', tail), unpacked('s', head, old_tail)
+      stands = newest == digest
+    end
+    if stands then
       if next ~= KEEP then return DONE end
-      return holds and keep(id, mail) or FENCED
+      return holds and keep(id) or FENCED
     end
   end
   if not holds then return FENCED end
-  if found[1] ~= seq then return { 'conflict', found[1] } end
+  if old_seq ~= seq then return { 'conflict', as_text(old_seq) } end
 
-  local n, before = 4, tonumber(seq)
-  fields[4] = headline
-  if with_state == 1 then
-    fields[5], fields[6], n = 'state', text(), 6
-  end
-  if entries == 0 then
-    fields[n + 1], fields[n + 2], n = 'mark', mark, n + 2
-  else
-    for i = 1, entries do
-      fields[n + 1], fields[n + 2] = entry_field(before + i), text()
-      n = n + 2
-    end
-    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'seq', as_text(before + entries), 'head', mark
-    n = n + 4
-  end
-  local locks = found[6]
   take = take > 0 and read_resources(take, true)
   if take then
     local refused = busy(id, take)
     if refused then return refused end
-    if not locks and takes_a_lock(take) then
-      locks = true
-      fields[n + 1], fields[n + 2], n = 'locks', '1', n + 2
-    end
   end
-  if entries > 0 then publish(id, before + 1, entries, status, headline) end
-  if status ~= found[3] then
-    fields[n + 1], fields[n + 2], n = 'status', status, n + 2
+  give = give > 0 and read_resources(give, false)
+  if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
+  if take then
+    take_resources(id, take)
+    if takes_a_lock(take) then flags = bor(flags, LOCKS) end
+  end
+
+  local ends = next == END
+  if with_state == 1 then states[#states + 1], states[#states + 2] = id, text() end
+  for i = 1, entries do append(id, seq + i, text()) end
+  if entries > 0 then
+    publish(id, seq + 1, entries, status, sub(tail, #tail - headline_bytes + 1))
+    mark = old_mark
+  else
+    -- The newest entry is what it was.
+    local digest = unpacked('s', head, old_tail)
+    tail = digest .. '\0' .. sub(tail, #tail - headline_bytes + 1)
+  end
+  if status ~= old_status then
     if not ends then count(status, 1) end
-    count(found[3], -1)
+    count(old_status, -1)
   elseif ends then
     count(status, -1)
   end
-  if trace ~= '' then fields[n + 1], fields[n + 2], n = 'trace', trace, n + 2 end
-  if next ~= KEEP then
-    fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'fence', '', 'queue', queue
-    n = n + 4
-    if ends then fields[n + 1], fields[n + 2], n = 'ended', NOW, n + 2 end
-  end
-  call('HSET', key, unpack(fields, 1, n))
-  if found[7] then call('HDEL', key, 'tries') end
-  if consumed > 0 and mail then call('LTRIM', inbox_key(id), consumed, -1) end
-  if take then take_resources(id, take) end
-  if give > 0 then give_resources(id, read_resources(give, false)) end
-  for _ = 1, created do create() end
-  if ends then finish(id, value, mail, locks, found[8]) end
+  if ends then flags = bor(flags, ENDED) end
+  local keeps = next == KEEP
+  if trace == '' then trace = old_trace end
+  put_head(id, pack(HEAD, keeps and fence or 0, seq + entries, flags, 0, status, since, now, holder, trace, mark, keeps and old_queue or queue) .. tail)
+  if give then give_resources(id, give) end
+  for _ = 1, created do create(text()) end
+  if ends then finish(id, value, since) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
   for _ = 1, sent do
     local to = text()
     signal(to, text(), false)
   end
-  mail = mail or mailed[id]
-  if next == KEEP then return keep(id, mail) end
-  if not ends then park(id, next == AT and value, queue, mail, found[5] or woken[id]) end
+  if keeps then return keep(id) end
+  if not ends then park(id, next == AT and value, queue) end
   return DONE
 end
 
-local LEASE = '^(%S+) (%S+)$'
-
 local function holds(id, fence)
-  return call('HGET', WORKFLOW .. id, 'fence') == fence
+  local seq, found = peek(id)
+  return seq and found == fence
 end
 
-local function renew()
-  local id, fence = match(text(), LEASE)
+local function renew(id, fence)
   if not holds(id, fence) then return false end
   kept[id] = true
   return true
 end
 
-local function hand_back()
-  local id, fence = match(text(), LEASE)
+local function hand_back(id, fence)
   if not holds(id, fence) then return end
-  call('HSET', WORKFLOW .. id, 'fence', '')
+  void_lease(id)
   release(id)
-  make_due(id, now, call('HGET', WORKFLOW .. id, 'queue'))
+  local _, _, _, queue = peek(id)
+  make_due(id, now, queue)
 end
 
 -- A token larger than any before, also than those of a store that was lost or put back from a backup: it
@@ -252,85 +242,99 @@ end
 local fence
 local function next_fence()
   fence = math.max(fence or tonumber(call('GET', KEY_FENCE) or 0), now * 1000) + 1
-  return whole(fence)
+  return fence
 end
 
--- Entries that are read before it is known how many there are, and the most that are handed out: the others are read in pages.
-local ENTRIES_AT_ONCE, ENTRIES_HANDED_MAX = 4, 128
+-- The most entries that are handed out of one journal: the others are read in pages.
+local ENTRIES_HANDED_MAX = 128
 
 -- Workflows that can't be granted, and why: what is kept of them is not of the form it should have.
 local broken = {}
 
--- Nobody is granted it any more. Where that can be written, listings show it.
+-- Nobody is granted it any more. Where its head can be read, that says so; where not, it is left for a person to look at.
 local function set_aside(id, why)
   broken[#broken + 1] = { id, why }
   call('ZREM', KEY_LEASE, id)
-  local status = redis.pcall('HGET', WORKFLOW .. id, 'status')
-  if type(status) ~= 'string' then return end
-  call('HSET', WORKFLOW .. id, 'fence', '', 'status', 'quarantined', 'headline', why)
+  local ok, _, seq, flags, tries, status, since, updated, holder, trace, mark, queue, tail = pcall(unpacked, HEAD, raw[id])
+  local known, digest = pcall(unpacked, 's', raw[id], tail)
+  if not ok or not known then return end
+  put_head(id, pack(HEAD, 0, seq, flags, tries, QUARANTINED, since, updated, holder, trace, mark, queue) .. digest .. '\0' .. why)
   count(status, -1)
-  count('quarantined', 1)
+  count(QUARANTINED, 1)
+end
+
+-- The documents and the first entries of those of `ids` that are there.
+local function read_journals(ids)
+  local read, names, whose = {}, {}, {}
+  for from = 1, #ids, SLICE do
+    local upto = math.min(from + SLICE - 1, #ids)
+    local found = call('HMGET', KEY_DOCUMENTS, unpack(ids, from, upto))
+    for i = from, upto do
+      local id = ids[i]
+      read[id] = { found[i - from + 1] }
+      for at = 1, math.min(entries_of(raw[id]), ENTRIES_HANDED_MAX) do
+        names[#names + 1], whose[#whose + 1] = id .. ':' .. as_text(at), id
+      end
+    end
+  end
+  for from = 1, #names, SLICE do
+    local upto = math.min(from + SLICE - 1, #names)
+    for i, entry in ipairs(call('HMGET', KEY_JOURNAL, unpack(names, from, upto))) do
+      local journal = read[whose[from + i - 1]]
+      journal[#journal + 1] = entry
+    end
+  end
+  return read
 end
 
 -- The workflow as its new holder finds it; nil if it is gone without having ended (somebody removed it by hand), can't be
 -- granted, or waits elsewhere. `expired`: its last holder is presumed dead.
-local function grant(id, holder, serves, expired)
-  local key = WORKFLOW .. id
-  local found = redis.pcall('HMGET', key, 'kind', 'target', 'parent', 'status', 'headline', 'seq', 'head', 'trace',
-    'created', 'updated', 'queue', 'e1', 'e2', 'e3', 'e4', 'woken', 'mail', 'tries')
-  if found.err then return set_aside(id, found.err) end
-  if not found[6] then
+local function grant(id, read, holder, serves, expired)
+  local head = raw[id]
+  if not head then
     call('ZREM', KEY_LEASE, id)
     return nil
   end
-  local seq, queue = tonumber(found[6]), found[11]
-  if not seq or not queue then return set_aside(id, 'it has no number of entries, or no queue') end
+  local _, seq, flags, tries, status, since, updated, _, trace, mark, queue, tail = unpacked(HEAD, head)
+  if queue == '' then return set_aside(id, 'it has no queue') end
   if not serves[queue] then
-    call('HSET', key, 'fence', '')
+    void_lease(id)
     call('ZREM', KEY_LEASE, id)
     return make_due(id, now, queue)
   end
-  local token, woken, mail, tries = next_fence(), found[16], found[17], found[18]
-  if expired then
-    tries = (tonumber(tries) or 0) + 1
-    call('HSET', key, 'fence', token, 'holder', holder, 'tries', tries)
-  else
-    call('HSET', key, 'fence', token, 'holder', holder)
-  end
-  if woken then call('HDEL', key, 'woken') end
-  -- What was read is handed out as it is, the document with the first entries after it.
-  found[16], found[17], found[18] = nil, nil, nil
-  if seq > ENTRIES_AT_ONCE then
-    local names = {}
-    for i = ENTRIES_AT_ONCE + 1, math.min(seq, ENTRIES_HANDED_MAX) do names[#names + 1] = 'e' .. i end
-    for i, entry in ipairs(call('HMGET', key, unpack(names))) do found[15 + i] = entry end
-  end
-  return { id, token, tries or 0, found, unread(id, mail) }
+  if expired then tries = math.min(tries + 1, 65535) end
+  put_head(id, pack(HEAD, next_fence(), seq, band(flags, MAIL + LOCKS + ENDED), tries, status, since, updated, holder, trace, mark, queue) .. sub(head, tail))
+  local signals = band(flags, MAIL) ~= 0 and unread(id)
+  return { id, raw[id], signals, read[id] }
 end
 
 -- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
 local function take_back(lost, look_max)
   local is_lost = {}
   for _, ticket in ipairs(lost) do is_lost[ticket] = true end
-  for _, id in ipairs(call('ZRANGE', KEY_LEASE, 0, look_max - 1)) do
-    local found = call('HMGET', WORKFLOW .. id, 'holder', 'queue')
-    if is_lost[match(found[1] or '', '(%S+)$') or ''] then
-      call('HSET', WORKFLOW .. id, 'fence', '')
+  local leased = call('ZRANGE', KEY_LEASE, 0, look_max - 1)
+  load_heads(leased, 1, #leased)
+  for _, id in ipairs(leased) do
+    local seq, _, _, queue = peek(id)
+    local holder = seq and select(8, unpacked(HEAD, raw[id]))
+    if holder and is_lost[match(holder, '(%S+)$') or ''] then
+      void_lease(id)
       call('ZREM', KEY_LEASE, id)
-      make_due(id, now, found[2])
+      make_due(id, now, queue)
     end
   end
   settle_due()
 end
 
--- Those of `queues` that have been due longest, at most `max`; taken out.
-local function take_due(queues, max)
+-- Those of `queues` that have been due longest, at most `max`; and what takes them out.
+local function find_due(queues, max)
   if #queues == 1 then
     local key = due_key(queues[1])
     local ids = call('ZRANGEBYSCORE', key, '-inf', NOW, 'LIMIT', 0, max)
     -- They stand first: removed by their places, which costs less than by their names.
-    if #ids > 0 then call('ZREMRANGEBYRANK', key, 0, #ids - 1) end
-    return ids
+    return ids, function()
+      if #ids > 0 then call('ZREMRANGEBYRANK', key, 0, #ids - 1) end
+    end
   end
   local found = {}
   for _, queue in ipairs(queues) do
@@ -346,8 +350,9 @@ local function take_due(queues, max)
     gone[queue] = gone[queue] or {}
     table.insert(gone[queue], id)
   end
-  for queue, taken in pairs(gone) do in_slices('ZREM', due_key(queue), taken) end
-  return ids
+  return ids, function()
+    for queue, taken in pairs(gone) do in_slices('ZREM', due_key(queue), taken) end
+  end
 end
 
 -- Expired leases first, because their workflows have waited for a dead worker; then what has been due longest.
@@ -356,8 +361,10 @@ local function claim(max, until_text, holder, queues)
   for _, queue in ipairs(queues) do serves[queue] = true end
   local claimed, leases = {}, {}
   local function grant_all(ids, expired)
+    load_heads(ids, 1, #ids)
+    local read = read_journals(ids)
     for _, id in ipairs(ids) do
-      local ok, granted = pcall(grant, id, holder, serves, expired)
+      local ok, granted = pcall(grant, id, read, holder, serves, expired)
       if not ok then granted = set_aside(id, its_own(granted)) end
       if granted then
         claimed[#claimed + 1] = granted
@@ -366,9 +373,16 @@ local function claim(max, until_text, holder, queues)
     end
   end
   grant_all(call('ZRANGEBYSCORE', KEY_LEASE, '-inf', NOW, 'LIMIT', 0, max), true)
-  if #claimed < max then grant_all(take_due(queues, max - #claimed), false) end
+  local take_out
+  if #claimed < max then
+    local ids
+    ids, take_out = find_due(queues, max - #claimed)
+    grant_all(ids, false)
+  end
+  settle_heads()
   in_slices('ZADD', KEY_LEASE, leases)
   if fence then call('SET', KEY_FENCE, whole(fence)) end
+  if take_out then take_out() end
   settle_due()
   settle_counts()
   return claimed
@@ -390,14 +404,34 @@ local function read_texts(count)
   return list
 end
 
-local reply = { NOW, LEASE_UNTIL, {}, {}, {}, false, broken }
-for i = 1, number() do
-  local ok, verdict = pcall(commit_one)
-  reply[3][i] = ok and verdict or { 'broken', its_own(verdict) }
+local commits, renewals, returns = number(), number(), number()
+local ids = place
+place = place + commits + renewals + returns
+load_heads(ARGV, ids + 1, place)
+-- Fences of the renewals, then of what is handed back.
+local fences = text()
+local function fence_at(i) return (unpacked('<d', fences, 8 * i - 7)) end
+if commits + returns > 0 then remember() end
+
+local reply = { NOW, LEASE_UNTIL, '', {}, '', {}, false, broken }
+local verdicts, renewed = {}, {}
+for i = 1, commits do
+  local ok, verdict = pcall(commit_one, ARGV[ids + i])
+  if not ok then verdict = { 'broken', its_own(verdict) } end
+  if type(verdict) == 'table' then
+    verdicts[i] = OTHER
+    reply[4][#reply[4] + 1] = verdict
+  else
+    verdicts[i] = verdict
+  end
   place = after
 end
-for i = 1, number() do reply[4][i] = renew() end
-for _ = 1, number() do hand_back() end
+ids = ids + commits
+for i = 1, renewals do renewed[i] = renew(ARGV[ids + i], fence_at(i)) and KEPT or FENCED end
+ids = ids + renewals
+for i = 1, returns do hand_back(ARGV[ids + i], fence_at(renewals + i)) end
+reply[3], reply[5] = table.concat(verdicts), table.concat(renewed)
+settle_workflows()
 settle_leases()
 settle_opened()
 settle_due()
@@ -407,9 +441,9 @@ local claim_max, claim_until, lost_look_max = match(text(), '^(%S+) (%S+) (%S+)$
 claim_max, claim_until = tonumber(claim_max), whole(now + claim_until)
 local holder, queues, lost = text(), read_texts(number()), read_texts(number())
 if #lost > 0 then take_back(lost, tonumber(lost_look_max)) end
-if claim_max >= 0 then reply[5] = claim(claim_max, claim_until, holder, queues) end
+if claim_max >= 0 then reply[6] = claim(claim_max, claim_until, holder, queues) end
 local next_look = earliest(queues)
-if next_look then reply[6] = whole(next_look) end
+if next_look then reply[7] = whole(next_look) end
 if claim_max >= 0 and not (next_look and next_look <= now) then
   -- Nothing is left that a ring could be about.
   for _, queue in ipairs(queues) do
@@ -417,5 +451,6 @@ if claim_max >= 0 and not (next_look and next_look <= now) then
     rings[queue] = nil
   end
 end
+settle_heads()
 settle_bell()
 return reply

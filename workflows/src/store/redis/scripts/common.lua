@@ -1,18 +1,20 @@
 -- What every script that writes has in common. Rust puts this file before each of them.
 --
--- KEYS are the same for all (keys.rs). Keys of single workflows, resources, queues and parents are made here of the prefix,
--- because a claim can't know them before; all share one hash tag, and so one slot of a cluster.
+-- KEYS are the same for all (keys.rs). Keys of single resources, queues and parents, and of what few workflows have (an inbox, locks),
+-- are made here of the prefix, because a claim can't know them before; all share one hash tag, and so one slot of a cluster.
 -- Redis refuses a script for want of memory or replicas at its first write, and only if that write adds something:
 -- so what adds something comes first.
--- Each redis.call costs about half a microsecond beside its own work, each argument a tenth of one, and so does each string that is
--- made; to write a number as text costs a third. Hence heads, in which what is short stands in one argument, packed, because a
--- pattern of as many captures costs six times as much as `struct.unpack`; the flags in the hash (`mail`, `locks`), which spare a look
--- at another key; the journal in the same hash; texts of numbers that are kept (`TEXT`); and what is collected here and written at the
--- end (`settle`).
+--
+-- Each redis.call costs about half a microsecond beside its own work, a hash of its own for each workflow more than all that is put
+-- into it, each string that is made a tenth. Hence one hash for all heads, one for all documents, one for all entries of all journals:
+-- what a call needs of all its workflows is read at once (`load_heads`), and what it changes is written at once at the end (`settle`).
+-- A head is what changes with a commit, packed (layout.rs): a pattern of as many captures costs six times as much as `struct.unpack`.
 
-local call, match, format, unpacked = redis.call, string.match, string.format, struct.unpack
+local call, match, format, sub, byte, char = redis.call, string.match, string.format, string.sub, string.byte, string.char
+local pack, unpacked, band, bor = struct.pack, struct.unpack, bit.band, bit.bor
 local KEY_FENCE, KEY_LEASE, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local KEY_HEADS, KEY_DOCUMENTS, KEY_JOURNAL, KEY_STATES = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local KEY_REVISION = KEYS[#KEYS]
 
 -- Limits: the reasons are in limits.rs, which hands them over.
@@ -39,7 +41,7 @@ local function whole(n)
 end
 
 -- Small numbers come again and again in one call: each is written once.
-local TEXT, ENTRY = {}, {}
+local TEXT = {}
 local function as_text(n)
   local known = TEXT[n]
   if not known then
@@ -49,24 +51,12 @@ local function as_text(n)
   return known
 end
 
--- The field of the entry at that place.
-local function entry_field(n)
-  local known = ENTRY[n]
-  if not known then
-    known = 'e' .. whole(n)
-    ENTRY[n] = known
-  end
-  return known
-end
-
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local NOW = whole(now)
 
-local WORKFLOW = PREFIX .. ':wf:'
-local function workflow_key(id) return WORKFLOW .. id end
-local function inbox_key(id) return WORKFLOW .. id .. ':inbox' end
-local function held_key(id) return WORKFLOW .. id .. ':locks' end
+local function inbox_key(id) return PREFIX .. ':inbox:' .. id end
+local function held_key(id) return PREFIX .. ':held:' .. id end
 local function children_key(id) return PREFIX .. ':children:' .. id end
 local function budget_key(name) return PREFIX .. ':budget:' .. name end
 local function wait_key(pool) return PREFIX .. ':wait:' .. pool end
@@ -77,16 +67,107 @@ local function in_slices(command, key, items)
   for from = 1, #items, SLICE do call(command, key, unpack(items, from, math.min(from + SLICE - 1, #items))) end
 end
 
+-- --- heads ---
+
+-- Fence (0: nobody has it), entries, flags, leases that expired without a commit, status, created, updated, holder, traceparent, mark of
+-- the last commit without entries, queue; then the tail: digest of the newest entry, and all the rest is the headline.
+local HEAD = '<dIBHBddssss'
+-- Where the number of entries, the flags and the status stand.
+local ENTRIES_AT, FLAGS_AT, STATUS_AT = 9, 13, 16
+-- There may be something in its inbox; a resource that it waits for became free; it may hold locks; it has ended.
+local MAIL, WOKEN, LOCKS, ENDED = 1, 2, 4, 8
+-- Names of the statuses, by what a head says less one.
+local STATUSES = { @STATUSES@ }
+
+-- The form of all this: another release may keep it otherwise.
+local LAYOUT = '@LAYOUT@'
+
+-- Heads that were read or made by this script; false: there is none.
+local raw = {}
+-- Those that are to be written.
+local changed = {}
+
+-- Reads those of items[first..last], which are ids.
+local function load_heads(items, first, last)
+  for from = first, last, SLICE do
+    local upto = math.min(from + SLICE - 1, last)
+    local found = call('HMGET', KEY_HEADS, unpack(items, from, upto))
+    for i = from, upto do
+      local id = items[i]
+      if raw[id] == nil then raw[id] = found[i - from + 1] end
+    end
+  end
+end
+
+local function head_of(id)
+  local head = raw[id]
+  if head == nil then
+    head = call('HGET', KEY_HEADS, id)
+    raw[id] = head
+  end
+  return head
+end
+
+local function put_head(id, head)
+  raw[id] = head
+  changed[#changed + 1] = id
+end
+
+local function flags_of(id)
+  return byte(raw[id], FLAGS_AT)
+end
+
+local function put_flags(id, flags)
+  local head = raw[id]
+  put_head(id, sub(head, 1, FLAGS_AT - 1) .. char(flags) .. sub(head, FLAGS_AT + 1))
+end
+
+-- What the head of somebody else says: entries, fence, flags, queue. Nothing if there is none, or if it is not of its form: then
+-- it is as if it were gone.
+local function peek(id)
+  local head = head_of(id)
+  if not head then return nil end
+  local ok, fence, seq, flags, _, _, _, _, _, _, _, queue = pcall(unpacked, HEAD, head)
+  if not ok then return nil end
+  return seq, fence, flags, queue
+end
+
+-- How many entries there are; none if the head is not there or too short to say.
+local function entries_of(head)
+  return head and #head >= STATUS_AT and unpacked('<I', head, ENTRIES_AT) or 0
+end
+
+-- Nobody has it any more.
+local function void_lease(id)
+  put_head(id, pack('<d', 0) .. sub(raw[id], 9))
+end
+
+local function settle_heads()
+  local items, written = {}, {}
+  for _, id in ipairs(changed) do
+    if not written[id] then
+      written[id] = true
+      items[#items + 1], items[#items + 2] = id, raw[id]
+    end
+  end
+  in_slices('HSET', KEY_HEADS, items)
+  changed = {}
+end
+
 -- --- what is written at the end ---
 
 local moved = {}
 local happened = {}
 -- Workflows that are new: scores and members of the open ones.
 local opened = {}
+-- Documents, entries and states, each after its name.
+local documents, entries_written, states = {}, {}, {}
 
 -- `by` more open workflows have that status.
 local function count(status, by)
-  moved[status] = (moved[status] or 0) + by
+  local name = STATUSES[status + 1]
+  -- What is none was never counted.
+  if name then moved[name] = (moved[name] or 0) + by end
 end
 
 local function settle_counts()
@@ -96,17 +177,39 @@ local function settle_counts()
   moved = {}
 end
 
+-- That there was a write worth remembering: once.
+local remembered = false
+local function remember()
+  if not remembered then call('INCR', KEY_REVISION) end
+  remembered = true
+end
+
 -- All that one script did is one element of the stream: an element costs as much as the commit that it tells of.
 -- events.rs reads the rest, the entry for instance, where it is.
 local function settle_events()
   if #happened == 0 then return end
-  call('INCR', KEY_REVISION)
+  remember()
   call('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'e', table.concat(happened))
+  happened = {}
 end
 
 -- `count` entries of that workflow, the first of them at place `first`.
 local function publish(id, first, entries, status, headline)
-  happened[#happened + 1] = id .. ' ' .. as_text(first) .. ' ' .. as_text(entries) .. ' ' .. status .. ' ' .. as_text(#headline) .. ':' .. headline
+  happened[#happened + 1] = id .. ' ' .. as_text(first) .. ' ' .. as_text(entries) .. ' ' .. STATUSES[status + 1] .. ' ' .. as_text(#headline) .. ':' .. headline
+end
+
+-- Appends the entry at that place.
+local function append(id, at, entry)
+  local n = #entries_written
+  entries_written[n + 1], entries_written[n + 2] = id .. ':' .. as_text(at), entry
+end
+
+local function settle_workflows()
+  settle_heads()
+  in_slices('HSET', KEY_DOCUMENTS, documents)
+  in_slices('HSET', KEY_JOURNAL, entries_written)
+  in_slices('HSET', KEY_STATES, states)
+  documents, entries_written, states = {}, {}, {}
 end
 
 -- --- due ---
@@ -165,6 +268,7 @@ local function settle_opened()
 end
 
 local function settle()
+  settle_workflows()
   settle_opened()
   settle_due()
   settle_counts()
@@ -172,67 +276,58 @@ local function settle()
   settle_bell()
 end
 
+-- What Redis and `struct` say of what is not of its form.
+local MISSHAPEN = { 'WRONGTYPE', 'data string too short', 'unfinished string' }
+
 -- An error in what is kept of one workflow is that workflow's alone; all others are about Redis, and refuse the whole call.
 local function its_own(problem)
   local told = type(problem) == 'table' and problem.err or tostring(problem)
-  if not string.find(told, 'WRONGTYPE', 1, true) then error(problem, 0) end
-  return told
+  for _, word in ipairs(MISSHAPEN) do
+    if string.find(told, word, 1, true) then return told end
+  end
+  error(problem, 0)
 end
 
 -- --- create ---
 
--- Head: when it is due (in the past: now), id, parent, traceparent, queue; what is not there is empty.
-local NEW, NEW_ARGUMENTS = '<dssss', 5
-local NOTHING_MORE = {}
+-- When it is due (in the past: now), bytes of its headline, traceparent (may be empty), queue.
+local NEW, NEW_ARGUMENTS = '<dIss', 4
+local RUNNABLE, WAITING, QUARANTINED = @RUNNABLE@, @WAITING@, @QUARANTINED@
 
 -- Reads one and creates it. True if it is new. What can fail comes before what can't: a workflow is created wholly or not at all.
-local function create()
-  local at, id, parent, trace, queue = unpacked(NEW, text())
-  local kind, target, headline, entry = text(), text(), text(), text()
-  local key = WORKFLOW .. id
-  if call('EXISTS', key) == 1 then return false end
+local function create(id)
+  local at, headline_bytes, trace, queue = unpacked(NEW, text())
+  local document, tail, entry = text(), text(), text()
+  if head_of(id) then return false end
   if at < now then at = now end
-  local status, more = at > now and 'waiting' or 'runnable', NOTHING_MORE
-  if parent ~= '' then
-    more = { 'parent', parent }
-    call('ZADD', children_key(parent), NOW, id)
-  end
-  if trace ~= '' then
-    more = { 'trace', trace, unpack(more) }
-  end
-  local digest = string.sub(entry, 1, string.find(entry, ' ', 1, true) - 1)
-  call('HSET', key, 'kind', kind, 'target', target, 'status', status, 'headline', headline, 'seq', '1', 'head', digest,
-    'created', NOW, 'updated', NOW, 'queue', queue, 'e1', entry, unpack(more))
+  local status = at > now and WAITING or RUNNABLE
+  local parent = unpacked('s', document)
+  if parent ~= '' then call('ZADD', children_key(parent), NOW, id) end
+  put_head(id, pack(HEAD, 0, 1, 0, 0, status, now, now, '', trace, '', queue) .. tail)
+  documents[#documents + 1], documents[#documents + 2] = id, document
+  append(id, 1, entry)
   opened[#opened + 1], opened[#opened + 2] = NOW, id
   count(status, 1)
-  publish(id, 1, 1, status, headline)
+  publish(id, 1, 1, status, sub(tail, #tail - headline_bytes + 1))
   make_due(id, at, queue)
   return true
 end
 
 -- --- signals ---
 
--- Workflows that were sent something, or woken, by this very script.
-local mailed, woken = {}, {}
-
--- Whether a lease was granted and not given up: fences are kept for that long.
-local function is_leased(fence) return fence and fence ~= '' end
-
 -- What became of it. `once`: what is in the inbox already is not put there again.
 local function signal(id, body, once)
-  local key, inbox = WORKFLOW .. id, inbox_key(id)
-  local found = call('HMGET', key, 'seq', 'ended', 'fence', 'mail', 'queue')
-  if not found[1] then return 'missing' end
-  if found[2] then return 'ended' end
-  if found[4] then
+  local seq, fence, flags, queue = peek(id)
+  if not seq then return 'missing' end
+  if band(flags, ENDED) ~= 0 then return 'ended' end
+  local inbox = inbox_key(id)
+  if band(flags, MAIL) ~= 0 then
     if once and call('LPOS', inbox, body) then return 'kept' end
     if call('LLEN', inbox) >= INBOX_SIGNALS_MAX then return 'full' end
-  else
-    call('HSET', key, 'mail', '1')
   end
   call('RPUSH', inbox, body)
-  mailed[id] = true
-  if not is_leased(found[3]) then make_due_now(id, found[5]) end
+  put_flags(id, bor(flags, MAIL))
+  if fence == 0 then make_due_now(id, queue) end
   return 'kept'
 end
 
@@ -243,13 +338,12 @@ local function wake_one(pool)
   for _ = 1, WAITERS_LOOKED_MAX do
     local id = call('ZPOPMIN', wait_key(pool))[1]
     if not id then return end
-    local found = call('HMGET', WORKFLOW .. id, 'seq', 'ended', 'fence', 'queue')
-    if found[1] and not found[2] then
-      if is_leased(found[3]) then
-        call('HSET', WORKFLOW .. id, 'woken', '1')
-        woken[id] = true
+    local seq, fence, flags, queue = peek(id)
+    if seq and band(flags, ENDED) == 0 then
+      if fence ~= 0 then
+        put_flags(id, bor(flags, WOKEN))
       else
-        make_due_now(id, found[4])
+        make_due_now(id, queue)
       end
       return
     end

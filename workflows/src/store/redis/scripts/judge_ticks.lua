@@ -2,7 +2,7 @@
 local schedule, last, judged, count = text(), text(), text(), number()
 if (call('HGET', KEY_TICKS, schedule) or '') ~= last then return 'judged-before' end
 call('HSET', KEY_TICKS, schedule, judged)
-call('INCR', KEY_REVISION)
-for _ = 1, count do create() end
+remember()
+for _ = 1, count do create(text()) end
 settle()
 return 'judged'

@@ -2,9 +2,9 @@
 local name, member = text(), text()
 local holder = call('HGET', budget_key(name), member)
 if not holder then return 'nobody' end
-local found = call('HMGET', workflow_key(holder), 'seq', 'ended')
-if found[1] and not found[2] then return 'open' end
+local seq, _, flags = peek(holder)
+if seq and band(flags, ENDED) == 0 then return 'open' end
 free_share(name, member)
-call('INCR', KEY_REVISION)
+remember()
 settle()
 return 'released'
