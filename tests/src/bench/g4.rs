@@ -23,7 +23,7 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 3_600);
 const LONG_LEASE: Duration = Duration::from_secs(24 * 3_600);
 /// There before the memory is looked at: what is there once, and not for each workflow, is there by then.
 const FIRST: usize = 1_000;
-/// Workflows whose own keys are weighed.
+/// Workflows of which what is kept is weighed.
 const WEIGHED: usize = 1_000;
 /// All of them are parked this long before they become due, at the least.
 const PARKED_BEFORE: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     let memory_before = server.memory().await?;
     park(&store, extra..effort.parked + extra, far).await?;
     let each = begun.elapsed().div_f64(count(effort.parked));
-    let beyond = (server.memory().await? - memory_before) / count(effort.parked) - own_memory(&server, extra).await?;
+    let beyond = (server.memory().await? - memory_before) / count(effort.parked) - own_bytes(&server, extra).await?;
     eprintln!("g4: {} parked, {each:?} each", effort.parked);
     server.fsync(Fsync::Always).await?;
     let mut next = effort.parked + extra;
@@ -66,7 +66,7 @@ pub(super) async fn measure(effort: Effort) -> io::Result<Vec<Figure>> {
     server.end().await?;
     let worst = our_stalls.iter().copied().fold(stall.as_secs_f64() * 1e3, f64::max);
     Ok(vec![
-        Figure::seen(GOAL, format!("memory of each of {} parked, beyond its own keys", effort.parked), "bytes", vec![beyond])
+        Figure::seen(GOAL, format!("memory of each of {} parked, beyond its head, document and journal", effort.parked), "bytes", vec![beyond])
             .wanted(Wanted::AtMost(200.0)),
         Figure::seen(GOAL, format!("{} due at once, claimed in, ours : floor", effort.due_at_once), "", ratios(&ours, &theirs))
             .wanted(Wanted::AtMost(2.0)),
@@ -106,16 +106,18 @@ async fn until(store: &RedisStore, due: Timestamp) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of the key that a workflow has for itself: its document with its journal.
-async fn own_memory(server: &Server, first: usize) -> io::Result<f64> {
+/// Bytes of what is kept of one workflow: its head, its document, its journal of one entry.
+async fn own_bytes(server: &Server, first: usize) -> io::Result<f64> {
     let mut bytes = 0;
     for number in first..first + WEIGHED {
-        let key = format!("{{ta}}:wf:{}", kind::id(number));
-        let own = server.memory_of(&key).await?;
-        if own == 0 {
-            return Err(io::Error::other(format!("there is no key {key}: the store has named its keys anew")));
+        let id = kind::id(number);
+        for (key, field) in [("{ta}:heads", id.clone()), ("{ta}:documents", id.clone()), ("{ta}:journal", format!("{id}:1"))] {
+            let own = server.bytes_of(key, &field).await?;
+            if own == 0 {
+                return Err(io::Error::other(format!("there is no {field} in {key}: the store has named its keys anew")));
+            }
+            bytes += own;
         }
-        bytes += own;
     }
     #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
     Ok(bytes as f64 / count(WEIGHED))

@@ -106,12 +106,11 @@ impl Server {
         self.info("used_memory").await
     }
 
-    /// Bytes of one key with its value, overhead of both included; 0 if there is no such key.
-    pub(super) async fn memory_of(&self, key: &str) -> io::Result<u64> {
-        let mut command = redis::cmd("MEMORY");
-        command.arg("USAGE").arg(key).arg("SAMPLES").arg(0);
-        let bytes: Option<u64> = command.query_async(&mut self.connection.clone()).await.map_err(io::Error::other)?;
-        Ok(bytes.unwrap_or(0))
+    /// Bytes of one value in a hash; 0 if there is none.
+    pub(super) async fn bytes_of(&self, key: &str, field: &str) -> io::Result<u64> {
+        let mut command = redis::cmd("HSTRLEN");
+        command.arg(key).arg(field);
+        command.query_async(&mut self.connection.clone()).await.map_err(io::Error::other)
     }
 
     pub(super) async fn end(mut self) -> io::Result<()> {

@@ -37,6 +37,10 @@ pub(super) async fn kept(stage: &Stage) -> io::Result<String> {
     Ok(reader.lines)
 }
 
+/// As heads number them.
+const STATUSES: [&str; 9] =
+    ["runnable", "waiting", "needs-operator", "paused", "unwinding", "quarantined", "succeeded", "failed", "aborted"];
+
 struct Reader {
     redis: MultiplexedConnection,
     lines: String,
@@ -53,23 +57,34 @@ impl Reader {
     }
 
     async fn workflow(&mut self, id: &str) -> io::Result<()> {
-        let key = format!("{{ta}}:wf:{id}");
-        let fields: BTreeMap<String, Vec<u8>> = self.ask(redis::cmd("HGETALL").arg(&key)).await?;
-        let fields: BTreeMap<String, String> =
-            fields.into_iter().map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned())).collect();
-        let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
-        let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{key}:inbox"))).await?;
+        let head: Vec<u8> = self.ask(redis::cmd("HGET").arg("{ta}:heads").arg(id)).await?;
+        let document: Vec<u8> = self.ask(redis::cmd("HGET").arg("{ta}:documents").arg(id)).await?;
+        let wrong = || io::Error::other(format!("what is kept of {id} is not of its form"));
+        // 32 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; then holder, trace, mark, queue,
+        // digest, each up to a zero byte, and the headline.
+        let (numbers, texts) = head.split_at_checked(32).ok_or_else(wrong)?;
+        let headline = texts.splitn(6, |byte| *byte == 0).nth(5).ok_or_else(wrong)?;
+        // The parent up to a zero byte, the length of the kind in 4 bytes, the kind, the target.
+        let (parent, rest) = document.split_at(document.iter().position(|byte| *byte == 0).ok_or_else(wrong)?);
+        let (length, rest) = rest[1..].split_first_chunk::<4>().ok_or_else(wrong)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(io::Error::other)?;
+        let (kind, target) = rest.split_at_checked(length).ok_or_else(wrong)?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{{ta}}:inbox:{id}"))).await?;
         self.line(
             "workflow",
             json!({
-                "workflow": id, "kind": field("kind"), "target": field("target"), "parent": field("parent"), "status": field("status"),
-                "leased": !field("fence").is_empty(), "unread": unread, "headline": field("headline"),
+                "workflow": id, "kind": text(kind), "target": text(target), "parent": text(parent),
+                "status": STATUSES.get(usize::from(numbers[15])).copied().unwrap_or("none"),
+                "leased": numbers[..8].iter().any(|byte| *byte != 0), "unread": unread, "headline": text(headline),
             }),
         );
-        // Each entry is a field `e` and its place, so that one that is too many is found as well.
-        let entries = fields.iter().filter_map(|(name, entry)| Some((name.strip_prefix('e')?.parse::<u64>().ok()?, entry)));
-        for (seq, entry) in entries {
-            let (digest, body) = entry.split_once(' ').unwrap_or(("", entry));
+        // Up to the first that is not there, so that one that is too many is found as well.
+        for seq in 1_u64.. {
+            let entry: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:journal").arg(format!("{id}:{seq}"))).await?;
+            let Some(entry) = entry else { break };
+            let entry = text(&entry);
+            let (digest, body) = entry.split_once(' ').unwrap_or(("", &entry));
             self.line("entry", json!({ "workflow": id, "seq": seq, "digest": digest, "body": body }));
         }
         Ok(())

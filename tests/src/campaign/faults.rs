@@ -354,7 +354,7 @@ impl Dealer<'_> {
             return Ok(false);
         }
         let id = rollouts[self.random.random_range(0..rollouts.len())].clone();
-        let entries = redis::cmd("HGET").arg(format!("{{ta}}:wf:{id}")).arg("seq").query_async::<u64>(&mut redis).await;
+        let entries = redis::cmd("EVAL").arg(ENTRIES).arg(0).arg(&id).query_async::<u64>(&mut redis).await;
         let Ok(entries @ 1..) = entries else { return Ok(false) };
         let (seq, place) = (self.random.random_range(1..=entries), self.random.random_range(0..1_000));
         let flipped = redis::cmd("EVAL").arg(FLIP).arg(0).arg(&id).arg(seq).arg(place).query_async::<u8>(&mut redis).await;
@@ -395,37 +395,48 @@ impl Dealer<'_> {
     }
 }
 
+/// What a head says in front: fence, entries, flags (1: mail, 8: ended), tries, status (from 0; 1: waiting); queue is the fourth text after
+/// two more numbers.
+macro_rules! with_head {
+    ($rest:literal) => {
+        concat!(
+            "local head = redis.call('HGET', '{ta}:heads', ARGV[1]) if not head then return 0 end ",
+            "local fence, entries, flags, tries, status, _, _, _, _, _, queue = struct.unpack('<dIBHBddssss', head) ",
+            $rest
+        )
+    };
+}
+
+/// How many entries the journal has.
+const ENTRIES: &str = with_head!("return entries");
 /// Wakes an open workflow, also one that somebody has in hand, and rings twice.
-const WAKE: &str = r"
-local found = redis.call('HMGET', '{ta}:wf:' .. ARGV[1], 'queue', 'ended')
-if not found[1] or found[2] then return 0 end
-redis.call('ZADD', '{ta}:due:' .. found[1], ARGV[2], ARGV[1])
-return redis.call('LPUSH', '{ta}:bell:' .. found[1], '1', '1')";
+const WAKE: &str = with_head!(
+    r"
+if flags >= 8 then return 0 end
+redis.call('ZADD', '{ta}:due:' .. queue, ARGV[2], ARGV[1])
+return redis.call('LPUSH', '{ta}:bell:' .. queue, '1', '1')"
+);
 /// Moves a wake-up that is due anyway.
-const MOVE: &str = r"
-local queue = redis.call('HGET', '{ta}:wf:' .. ARGV[1], 'queue')
-return queue and redis.call('ZADD', '{ta}:due:' .. queue, 'XX', ARGV[2], ARGV[1])";
-const SILENCE: &str = r"
-local queue = redis.call('HGET', '{ta}:wf:' .. ARGV[1], 'queue')
-return queue and redis.call('DEL', '{ta}:bell:' .. queue)";
+const MOVE: &str = with_head!("return redis.call('ZADD', '{ta}:due:' .. queue, 'XX', ARGV[2], ARGV[1])");
+const SILENCE: &str = with_head!("return redis.call('DEL', '{ta}:bell:' .. queue)");
 /// Something that is no signal in the inbox of a workflow that is open and not in hand, as if a program had gone wrong.
-const GARBLE: &str = r"
-local key = '{ta}:wf:' .. ARGV[1]
-local found = redis.call('HMGET', key, 'queue', 'ended', 'fence')
-if not found[1] or found[2] or (found[3] and found[3] ~= '') then return 0 end
-redis.call('RPUSH', key .. ':inbox', '{\34no\34: \34signal')
-redis.call('HSET', key, 'mail', '1')
-return redis.call('ZADD', '{ta}:due:' .. found[1], ARGV[2], ARGV[1])";
+const GARBLE: &str = with_head!(
+    r"
+if flags >= 8 or fence ~= 0 then return 0 end
+redis.call('RPUSH', '{ta}:inbox:' .. ARGV[1], '{\34no\34: \34signal')
+redis.call('HSET', '{ta}:heads', ARGV[1], string.sub(head, 1, 12) .. string.char(bit.bor(flags, 1)) .. string.sub(head, 14))
+return redis.call('ZADD', '{ta}:due:' .. queue, ARGV[2], ARGV[1])"
+);
 /// Flips a bit in one entry of a workflow that waits and whose lease nobody has, and wakes it. 0: it does not wait.
-const FLIP: &str = r"
-local key = '{ta}:wf:' .. ARGV[1]
-local found = redis.call('HMGET', key, 'queue', 'status', 'fence')
-if not found[1] or found[2] ~= 'waiting' or (found[3] and found[3] ~= '') then return 0 end
-local name = 'e' .. ARGV[2]
-local entry = redis.call('HGET', key, name)
+const FLIP: &str = with_head!(
+    r"
+if status ~= 1 or fence ~= 0 then return 0 end
+local name = ARGV[1] .. ':' .. ARGV[2]
+local entry = redis.call('HGET', '{ta}:journal', name)
 -- The digest and a space are in front: it is the text that is damaged.
 local at = 66 + ARGV[3] % (#entry - 65)
 local flipped = string.char(bit.bxor(string.byte(entry, at), 1))
-redis.call('HSET', key, name, string.sub(entry, 1, at - 1) .. flipped .. string.sub(entry, at + 1))
-redis.call('ZADD', '{ta}:due:' .. found[1], 0, ARGV[1])
-return 1";
+redis.call('HSET', '{ta}:journal', name, string.sub(entry, 1, at - 1) .. flipped .. string.sub(entry, at + 1))
+redis.call('ZADD', '{ta}:due:' .. queue, 0, ARGV[1])
+return 1"
+);
