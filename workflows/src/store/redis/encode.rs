@@ -90,7 +90,7 @@ fn written<'a>(text: &'a mut String, arguments: std::fmt::Arguments<'_>) -> &'a 
 /// Arguments of one wish, one resource given, one workflow created, one signal sent.
 const TAKE_ARGUMENTS: usize = 4;
 const GIVE_ARGUMENTS: usize = 3;
-const NEW_ARGUMENTS: usize = 5;
+const NEW_ARGUMENTS: usize = 6;
 const SIGNAL_ARGUMENTS: usize = 2;
 
 fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commit) {
@@ -101,7 +101,9 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
         Next::Signal => (2, 0),
         Next::End { keep } => (3, millis(keep.min(limits::KEEP_MAX))),
     };
+    let has_entries = !commit.entries.is_empty();
     let follow = 1
+        + usize::from(has_entries)
         + usize::from(commit.state.is_some())
         + commit.entries.len()
         + commit.take.len() * TAKE_ARGUMENTS
@@ -109,26 +111,35 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
         + commit.create.len() * NEW_ARGUMENTS
         + commit.signals.len() * SIGNAL_ARGUMENTS;
     packed.clear().number(follow as u64);
-    for count in [commit.entries.len(), commit.take.len(), commit.give.len(), commit.create.len(), commit.signals.len()] {
-        packed.count(count);
-    }
-    packed.number(u64::from(commit.consumed));
+    packed.count(commit.entries.len());
     packed.small(u8::from(commit.state.is_some()));
+    let more = [commit.take.len(), commit.give.len(), commit.create.len(), commit.signals.len()];
+    let has_more = commit.consumed > 0 || more.iter().any(|count| *count > 0);
+    packed.small(u8::from(has_more));
     packed.small(next);
     packed.small(layout::number(commit.status));
     packed.millis(value);
     packed.fence(commit.fence);
     packed.number(commit.expected);
-    packed.length(&commit.headline);
     packed.text(traceparent(commit.traceparent.as_deref()));
-    if commit.entries.is_empty() {
-        packed.text(&mark::of_bare(commit));
-    } else {
+    if has_entries {
         packed.text("");
+    } else {
+        packed.text(&mark::of_bare(commit));
     }
     packed.text(commit.queue.as_str());
+    if has_more {
+        more.into_iter().for_each(|count| packed.count(count));
+        packed.number(u64::from(commit.consumed));
+    }
     call.arg(&packed.0);
     call.arg(packed.tail(commit.entries.last().map(|newest| &newest.digest), &commit.headline));
+    if has_entries {
+        // As events.rs reads it.
+        let (id, first, count) = (&commit.id, commit.expected + 1, commit.entries.len());
+        let headline = format_args!("{}:{}", commit.headline.len(), commit.headline);
+        call.arg(written(text, format_args!("{id} {first} {count} {} {headline}", commit.status.as_str())));
+    }
     for take in &commit.take {
         resource(call, &take.resource);
         call.arg(take.limit);
@@ -184,13 +195,13 @@ pub(super) fn new_workflows<'a>(mut call: Cmd, new: impl ExactSizeIterator<Item 
 fn append_new(call: &mut Cmd, packed: &mut Packed, text: &mut String, new: &NewWorkflow) {
     // In the past is now.
     packed.clear().millis(new.due.map_or(-1, |due| limits::keepable(due).millis()));
-    packed.length(&new.headline);
     packed.text(traceparent(new.traceparent.as_deref()));
     packed.text(Queue::DEFAULT.as_str());
     call.arg(&packed.0);
     call.arg(packed.document(&new.kind, &new.target, new.parent.as_ref()));
     call.arg(packed.tail(Some(&new.entry.digest), &new.headline));
     call.arg(entry(text, &new.entry));
+    call.arg(written(text, format_args!(" {}:{}", new.headline.len(), new.headline)));
 }
 
 pub(super) fn ticks(

@@ -45,10 +45,6 @@ impl Packed {
         self.0.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
     }
 
-    pub(super) fn length(&mut self, text: &str) {
-        self.number(text.len() as u64);
-    }
-
     pub(super) fn small(&mut self, number: u8) {
         self.0.push(number);
     }
@@ -73,7 +69,7 @@ impl Packed {
         self.0.push(0);
     }
 
-    /// The tail of a head. No digest: what it is stays as it is.
+    /// The tail of a head. No digest: what it is stays as it is, and is put in front.
     pub(super) fn tail(&mut self, digest: Option<&Digest>, headline: &str) -> &[u8] {
         self.clear().text(digest.map_or("", |digest| digest.0.as_str()));
         self.0.extend(headline.as_bytes());
@@ -82,7 +78,7 @@ impl Packed {
 
     pub(super) fn document(&mut self, kind: &str, target: &str, parent: Option<&WorkflowId>) -> &[u8] {
         self.clear().text(parent.map_or("", WorkflowId::as_str));
-        self.length(kind);
+        self.number(kind.len() as u64);
         self.0.extend(kind.as_bytes());
         self.0.extend(target.as_bytes());
         &self.0

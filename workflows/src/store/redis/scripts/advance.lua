@@ -2,27 +2,27 @@
 
 local LEASE_UNTIL = whole(now + number())
 
--- Leases that last until LEASE_UNTIL, and leases that are over: written before anything is claimed.
+-- Leases that last until LEASE_UNTIL, as scores and members, and leases that are over, which come after: written before anything is
+-- claimed.
 local kept, over = {}, {}
 -- Ended workflows: removed from the open ones, and by when they were created and when they are swept.
 local closed, by_creation, by_expiry = {}, {}, {}
 
 local function settle_leases()
-  local gone, lasting = {}, {}
-  for id in pairs(over) do gone[#gone + 1] = id end
-  for id in pairs(kept) do
-    lasting[#lasting + 1] = LEASE_UNTIL
-    lasting[#lasting + 1] = id
-  end
-  in_slices('ZREM', KEY_LEASE, gone)
-  in_slices('ZADD', KEY_LEASE, lasting)
+  in_slices('ZADD', KEY_LEASE, kept)
+  in_slices('ZREM', KEY_LEASE, over)
   in_slices('ZREM', KEY_OPEN, closed)
   in_slices('ZADD', KEY_ENDED, by_creation)
   in_slices('ZADD', KEY_EXPIRY, by_expiry)
 end
 
+local function last(id)
+  local n = #kept
+  kept[n + 1], kept[n + 2] = LEASE_UNTIL, id
+end
+
 local function release(id)
-  kept[id], over[id] = nil, true
+  over[#over + 1] = id
 end
 
 -- The signals that are handed out with a lease.
@@ -38,7 +38,7 @@ end
 local DONE, KEPT, FENCED, OTHER = 'd', 'k', 'f', 'o'
 
 local function keep(id)
-  kept[id] = true
+  last(id)
   if band(flags_of(id), MAIL) == 0 then return KEPT end
   return { KEPT, unread(id) }
 end
@@ -138,20 +138,23 @@ local function park(id, at, queue)
   end
 end
 
--- How many arguments follow; how many entries, resources to take and to give, workflows to create, signals to send, signals
--- consumed; whether there is a state; what is next; status; the value of what is next; fence; revision; bytes of the headline;
--- traceparent, mark (each may be empty), queue. The tail of its new head follows.
-local COMMIT = '<IHHHHHIBBBddIIsss'
+-- How many arguments follow; how many entries; whether there is a state; whether more is to be done; what is next; status; the value of
+-- what is next; fence; revision; traceparent, mark (each may be empty), queue. If more is to be done, it says in the same argument how many
+-- resources to take and to give, workflows to create, signals to send, signals consumed. The tail of its new head follows, and if there are
+-- entries what is told of them.
+local COMMIT, MORE = '<IHBBBBddIsss', '<HHHHI'
 local KEEP, AT, END = 0, 1, 3
 
 -- Where the next commit begins, also where this one was refused before all of it was read.
 local after = place
 
 local function commit_one(id)
-  local follow, entries, take, give, created, sent, consumed, with_state, next, status, value, fence, seq, headline_bytes, trace, mark, queue =
-    unpacked(COMMIT, text())
-  after = place + follow
-  local tail, head = text(), head_of(id)
+  local packed = ARGV[place + 1]
+  local follow, entries, with_state, more, next, status, value, fence, seq, trace, mark, queue, rest = unpacked(COMMIT, packed)
+  after = place + 1 + follow
+  local tail, head, told = ARGV[place + 2], raw[id]
+  place = place + 2
+  if entries > 0 then told = text() end
   if not head then return FENCED end
   local old_fence, old_seq, flags, _, old_status, since, _, holder, old_trace, old_mark, old_queue, old_tail = unpacked(HEAD, head)
   local holds = old_fence == fence
@@ -172,28 +175,36 @@ local function commit_one(id)
   if not holds then return FENCED end
   if old_seq ~= seq then return { 'conflict', as_text(old_seq) } end
 
-  take = take > 0 and read_resources(take, true)
-  if take then
-    local refused = busy(id, take)
-    if refused then return refused end
-  end
-  give = give > 0 and read_resources(give, false)
-  if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
-  if take then
-    take_resources(id, take)
-    if takes_a_lock(take) then flags = bor(flags, LOCKS) end
+  local take, give, created, sent, consumed = false, false, 0, 0, 0
+  if more == 1 then
+    take, give, created, sent, consumed = unpacked(MORE, packed, rest)
+    take = take > 0 and read_resources(take, true)
+    if take then
+      local refused = busy(id, take)
+      if refused then return refused end
+    end
+    give = give > 0 and read_resources(give, false)
+    if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
+    if take then
+      take_resources(id, take)
+      if takes_a_lock(take) then flags = bor(flags, LOCKS) end
+    end
   end
 
   local ends = next == END
   if with_state == 1 then states[#states + 1], states[#states + 2] = id, text() end
-  for i = 1, entries do append(id, seq + i, text()) end
   if entries > 0 then
-    publish(id, seq + 1, entries, status, sub(tail, #tail - headline_bytes + 1))
+    local n = #entries_written
+    for i = 1, entries do
+      entries_written[n + 1], entries_written[n + 2] = id .. ':' .. as_text(seq + i), ARGV[place + i]
+      n = n + 2
+    end
+    place = place + entries
+    happened[#happened + 1] = told
     mark = old_mark
   else
-    -- The newest entry is what it was.
-    local digest = unpacked('s', head, old_tail)
-    tail = digest .. '\0' .. sub(tail, #tail - headline_bytes + 1)
+    -- The newest entry is what it was; in the place of its digest there is nothing but its end.
+    tail = unpacked('s', head, old_tail) .. tail
   end
   if status ~= old_status then
     if not ends then count(status, 1) end
@@ -225,7 +236,7 @@ end
 
 local function renew(id, fence)
   if not holds(id, fence) then return false end
-  kept[id] = true
+  last(id)
   return true
 end
 

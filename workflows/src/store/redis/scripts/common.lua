@@ -84,8 +84,8 @@ local LAYOUT = '@LAYOUT@'
 
 -- Heads that were read or made by this script; false: there is none.
 local raw = {}
--- Those that are to be written.
-local changed = {}
+-- Those that are to be written, each after its id; and where each stands there.
+local heads_written, written_at = {}, {}
 
 -- Reads those of items[first..last], which are ids.
 local function load_heads(items, first, last)
@@ -110,7 +110,12 @@ end
 
 local function put_head(id, head)
   raw[id] = head
-  changed[#changed + 1] = id
+  local at = written_at[id]
+  if not at then
+    at = #heads_written + 2
+    heads_written[at - 1], written_at[id] = id, at
+  end
+  heads_written[at] = head
 end
 
 local function flags_of(id)
@@ -143,15 +148,8 @@ local function void_lease(id)
 end
 
 local function settle_heads()
-  local items, written = {}, {}
-  for _, id in ipairs(changed) do
-    if not written[id] then
-      written[id] = true
-      items[#items + 1], items[#items + 2] = id, raw[id]
-    end
-  end
-  in_slices('HSET', KEY_HEADS, items)
-  changed = {}
+  in_slices('HSET', KEY_HEADS, heads_written)
+  heads_written, written_at = {}, {}
 end
 
 -- --- what is written at the end ---
@@ -193,16 +191,6 @@ local function settle_events()
   happened = {}
 end
 
--- `count` entries of that workflow, the first of them at place `first`.
-local function publish(id, first, entries, status, headline)
-  happened[#happened + 1] = id .. ' ' .. as_text(first) .. ' ' .. as_text(entries) .. ' ' .. STATUSES[status + 1] .. ' ' .. as_text(#headline) .. ':' .. headline
-end
-
--- Appends the entry at that place.
-local function append(id, at, entry)
-  local n = #entries_written
-  entries_written[n + 1], entries_written[n + 2] = id .. ':' .. as_text(at), entry
-end
 
 local function settle_workflows()
   settle_heads()
@@ -290,14 +278,14 @@ end
 
 -- --- create ---
 
--- When it is due (in the past: now), bytes of its headline, traceparent (may be empty), queue.
-local NEW, NEW_ARGUMENTS = '<dIss', 4
+-- When it is due (in the past: now), traceparent (may be empty), queue. Document, tail, entry follow, and what is told of it.
+local NEW, NEW_ARGUMENTS = '<dss', 5
 local RUNNABLE, WAITING, QUARANTINED = @RUNNABLE@, @WAITING@, @QUARANTINED@
 
 -- Reads one and creates it. True if it is new. What can fail comes before what can't: a workflow is created wholly or not at all.
 local function create(id)
-  local at, headline_bytes, trace, queue = unpacked(NEW, text())
-  local document, tail, entry = text(), text(), text()
+  local at, trace, queue = unpacked(NEW, text())
+  local document, tail, entry, told = text(), text(), text(), text()
   if head_of(id) then return false end
   if at < now then at = now end
   local status = at > now and WAITING or RUNNABLE
@@ -305,10 +293,11 @@ local function create(id)
   if parent ~= '' then call('ZADD', children_key(parent), NOW, id) end
   put_head(id, pack(HEAD, 0, 1, 0, 0, status, now, now, '', trace, '', queue) .. tail)
   documents[#documents + 1], documents[#documents + 2] = id, document
-  append(id, 1, entry)
+  entries_written[#entries_written + 1], entries_written[#entries_written + 2] = id .. ':1', entry
   opened[#opened + 1], opened[#opened + 2] = NOW, id
   count(status, 1)
-  publish(id, 1, 1, status, sub(tail, #tail - headline_bytes + 1))
+  -- Only here it turns out whether it is due.
+  happened[#happened + 1] = id .. ' 1 1 ' .. STATUSES[status + 1] .. told
   make_due(id, at, queue)
   return true
 end
