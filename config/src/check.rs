@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Config, Daemon, Ipmi, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawConfig, RawDaemon, RawIpmi, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawConfig, RawDaemon, RawIpmi, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table, Texts};
 use crate::report::Report;
@@ -122,6 +122,7 @@ impl RawConfig {
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
         let setup = self.setup.table().and_then(|raw| raw.check(problems));
         let silences = self.silences.table().and_then(|raw| raw.check(problems));
+        let kubernetes = self.kubernetes.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
         let checks = nodes::checks(self.checks, problems);
         let known_images = schedules::Known::names(&self.images);
@@ -143,6 +144,7 @@ impl RawConfig {
             ipmi: ipmi?,
             setup: setup?,
             silences: silences?,
+            kubernetes: kubernetes?,
             node_os: node_os?,
             checks: checks?,
             images: images?,
@@ -386,6 +388,34 @@ impl RawSilences {
             return None;
         }
         Some(all)
+    }
+}
+
+impl RawKubernetes {
+    /// None inside: no cluster is looked after.
+    fn check(self, problems: &mut Problems<'_>) -> Option<Option<Kubernetes>> {
+        let url = problems.maybe(&self.url, |text| values::web_url(text));
+        let token = secret(&self.token_file, &self.token_credential, problems);
+        let ca_file = problems.maybe(&self.ca_file, |text| values::absolute_path(text));
+        let request_timeout = problems.length(&self.request_timeout, &limits::KUBERNETES_REQUEST_TIMEOUT);
+        let drain_deadline = problems.length(&self.drain_deadline, &limits::DRAIN_DEADLINE);
+        if self.url.is_nothing() {
+            let keys = [
+                self.token_file.written().map(|written| &written.key),
+                self.token_credential.written().map(|written| &written.key),
+                self.ca_file.written().map(|written| &written.key),
+                self.request_timeout.written().map(|written| &written.key),
+                self.drain_deadline.written().map(|written| &written.key),
+            ];
+            for lonely in keys.into_iter().flatten() {
+                problems.add(lonely, "there is no `url` that this is for", "write `url` too, or leave it out");
+            }
+        } else if self.token_file.is_nothing() && self.token_credential.is_nothing() {
+            problems.missing(&self.here, "token_file", "\"/etc/turnaround/kubernetes.token\"");
+            return None;
+        }
+        let (url, token, ca_file, request_timeout, drain_deadline) = (url?, token?, ca_file?, request_timeout?, drain_deadline?);
+        Some(url.zip(token).map(|(url, token)| Kubernetes { url, token, ca_file, request_timeout, drain_deadline }))
     }
 }
 

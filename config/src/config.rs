@@ -31,6 +31,8 @@ pub struct Config {
     pub setup: Option<Setup>,
     /// Where alerts about a node are silenced while it is renewed. None: nowhere.
     pub silences: Option<Silences>,
+    /// The cluster that runs as instances on this cloud. None: there is none, or it looks after itself.
+    pub kubernetes: Option<Kubernetes>,
     pub node_os: NodeOs,
     /// What is checked on a node before it is given back, by name.
     pub checks: BTreeMap<CheckName, Check>,
@@ -186,6 +188,21 @@ pub struct Matcher {
     pub is_regex: bool,
     /// `=` or `=~`: not negated.
     pub is_equal: bool,
+}
+
+/// A Kubernetes cluster (K3s) whose nodes are instances on this cloud: each is drained before its instance moves.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    /// Of its API server.
+    pub url: String,
+    /// Of a service account, sent as a bearer token.
+    pub token: Secret,
+    /// A PEM file with the cluster's certificate authority. Without it the system's are used.
+    pub ca_file: Option<PathBuf>,
+    /// Time limit of one request.
+    pub request_timeout: Duration,
+    /// Until an operator is asked about what is left on a node that is drained.
+    pub drain_deadline: Duration,
 }
 
 /// Rules for renewing node operating systems.

@@ -154,6 +154,14 @@ pub(crate) const SILENCE_LASTS: Limits<Duration> = Limits { least: minutes(1), d
 /// Conditions of one silence. Alerts have some ten labels.
 pub(crate) const MATCHERS_MAX: usize = 20;
 
+/// One request to a Kubernetes API server. It gives up its own requests after 60 s.
+pub(crate) const KUBERNETES_REQUEST_TIMEOUT: Limits<Duration> = Limits { least: seconds(1), default: seconds(60), most: minutes(10) };
+
+/// Until an operator is asked about what is left on a node that is drained.
+// A pod has 30 s to end by default, databases some minutes; and its replacement must be ready elsewhere before a PodDisruptionBudget lets
+// the next one go.
+pub(crate) const DRAIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: minutes(15), most: hours(24) };
+
 /// Until a check's command is given up. `dcgmi diag -r 1` takes seconds, `-r 2` two minutes, `-r 3` a quarter of an hour.
 pub(crate) const CHECK_TIME_LIMIT: Limits<Duration> = Limits { least: seconds(1), default: seconds(30), most: hours(1) };
 

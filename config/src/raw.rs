@@ -52,6 +52,7 @@ tables! {
         ipmi: RawIpmi,
         setup: RawSetup,
         silences: RawSilences,
+        kubernetes: RawKubernetes,
         node_os: RawNodeOs,
         checks: Named<RawCheck>,
         images: Named<RawImage>,
@@ -134,6 +135,16 @@ tables! {
         ca_file: String,
         matchers: Texts,
         lasts: Timespan,
+    }
+
+    /// `[kubernetes]`
+    RawKubernetes {
+        url: String,
+        token_file: Hidden,
+        token_credential: Hidden,
+        ca_file: String,
+        request_timeout: Timespan,
+        drain_deadline: Timespan,
     }
 
     /// `[node_os]`

@@ -446,6 +446,21 @@ fn silences_name_the_node_or_would_keep_everything_quiet() {
 }
 
 #[test]
+fn a_cluster_is_told_with_its_token_or_not_at_all() {
+    let lonely = ("there is no `url` that this is for", "write `url` too, or leave it out");
+    for line in ["token_file = \"/etc/t\"", "token_credential = \"kubernetes\"", "ca_file = \"/etc/ca.pem\"", "request_timeout = \"9s\"", "drain_deadline = \"1h\""] {
+        assert_only(&format!("[kubernetes]\n{line}\n"), lonely.0, lonely.1);
+    }
+    let cluster = |more: &str| format!("[kubernetes]\nurl = \"https://192.0.2.7:6443\"\n{more}\n");
+    assert_good("[kubernetes]\n");
+    assert_good(&cluster("token_credential = \"kubernetes\""));
+    assert_only(&cluster(""), "`token_file` is missing in `[kubernetes]`", "add `token_file = \"/etc/turnaround/kubernetes.token\"`");
+    let both = cluster("token_file = \"/etc/t\"\ntoken_credential = \"kubernetes\"");
+    assert_only(&both, "there are both `token_file` and `token_credential`", "leave one of the two out");
+    assert_eq!(only(&cluster("token_file = \"/etc/t\"\ndrain_deadline = \"90 mins\"")).0, "`90 mins` is not a length of time");
+}
+
+#[test]
 fn a_silence_is_about_one_node_and_none_whose_name_begins_alike() {
     for value in ["{node}.*", "a-{node}[0-9]*", "({node}|x)|{node}.+"] {
         let text = format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = ['instance=~\"{value}\"']\n");

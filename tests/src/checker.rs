@@ -53,7 +53,11 @@ pub enum Rule {
     OthersClosuresStay,
     /// The setup script works on the whole environment: it is never run twice at a time.
     OneScriptAtATime,
-    /// At the end, every node is in service as it was found.
+    /// No move of an instance is asked for that is a node of the Kubernetes cluster and takes pods, or has some that had to leave.
+    DrainedBeforeMoved,
+    /// Of the Kubernetes cluster no node is cordoned by us while another one is.
+    OneClusterNodeAtATime,
+    /// At the end, every node is in service as it was found; those of the Kubernetes cluster, too.
     LeftAsFound,
     /// At the end, nothing is ordered that a later netboot would install.
     NoOrderStays,
@@ -129,6 +133,18 @@ impl Node {
     }
 }
 
+/// A node of the Kubernetes cluster as the log has it so far.
+#[derive(Debug, Default)]
+struct ClusterNode {
+    instance: String,
+    cordoned: bool,
+    /// Who of us has cordoned it.
+    mark: Option<String>,
+    /// How others want it to be.
+    wanted_cordoned: bool,
+    pods: BTreeSet<String>,
+}
+
 struct Judge<'a> {
     rules: &'a Rules,
     seq: u64,
@@ -144,6 +160,7 @@ struct Judge<'a> {
     scripts: BTreeSet<String>,
     /// Silences that were begun and not ended.
     silences: BTreeSet<String>,
+    cluster: BTreeMap<String, ClusterNode>,
     violations: Vec<Violation>,
 }
 
@@ -158,7 +175,7 @@ fn list(event: &Value, key: &str) -> Vec<String> {
 impl<'a> Judge<'a> {
     fn new(rules: &'a Rules) -> Judge<'a> {
         let (nodes, places, moves) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, left: BTreeSet::new(), scripts: BTreeSet::new(), silences: BTreeSet::new(), violations: Vec::new() }
+        Judge { rules, seq: 0, at: i64::MIN, nodes, places, moves, left: BTreeSet::new(), scripts: BTreeSet::new(), silences: BTreeSet::new(), cluster: BTreeMap::new(), violations: Vec::new() }
     }
 
     fn say(&mut self, rule: Rule, what: String) {
@@ -230,7 +247,8 @@ impl<'a> Judge<'a> {
                     self.say(Rule::LogIsWhole, format!("silence {} ends, and is not in force", text(event, "silence")));
                 }
             }
-            "answer_lost" => {}
+            "answer_lost" | "pod_evicted" => {}
+            "cluster_node_started" | "node_cordoned" | "node_uncordoned" | "pod_started" | "pod_ended" => self.event_of_cluster(kind, event),
             _ => self.event_of_node(kind, event),
         }
     }
@@ -270,8 +288,54 @@ impl<'a> Judge<'a> {
             let what = format!("a move of {instance} is asked for from {from}, which is in service");
             self.say(Rule::MovesOnlyOffClosedNodes, what);
         }
+        let undrained = self.cluster.iter().find(|(_, node)| node.instance == instance && (!node.cordoned || !node.pods.is_empty()));
+        if let Some((name, node)) = undrained {
+            let what = format!("a move of {instance} is asked for, which is {name} of the cluster, cordoned: {}, with {:?} on it", node.cordoned, node.pods);
+            self.say(Rule::DrainedBeforeMoved, what);
+        }
         if event["refused"].is_null() {
             self.moves.insert(instance, (text(event, "request").to_owned(), from));
+        }
+    }
+
+    fn event_of_cluster(&mut self, kind: &str, event: &Value) {
+        let name = text(event, "cluster_node").to_owned();
+        if kind == "cluster_node_started" {
+            let cordoned = event["cordoned"] == true;
+            let node = ClusterNode { instance: text(event, "instance").to_owned(), cordoned, wanted_cordoned: cordoned, ..ClusterNode::default() };
+            self.cluster.insert(name, node);
+            return;
+        }
+        let by_other = event["by"] == "other";
+        let others: Vec<String> = self.cluster.iter().filter(|(is, node)| **is != name && node.cordoned && node.mark.is_some()).map(|(is, _)| is.clone()).collect();
+        let Some(node) = self.cluster.get_mut(&name) else {
+            return self.say(Rule::LogIsWhole, format!("`{kind}` of `{name}`, which is no node of the cluster"));
+        };
+        match kind {
+            "node_cordoned" => {
+                node.cordoned = true;
+                if by_other {
+                    node.wanted_cordoned = true;
+                    return;
+                }
+                node.mark = event["mark"].as_str().map(str::to_owned);
+                if !others.is_empty() {
+                    self.say(Rule::OneClusterNodeAtATime, format!("{name} is cordoned while {} is", others.join(", ")));
+                }
+            }
+            "node_uncordoned" => {
+                node.cordoned = false;
+                if by_other {
+                    node.wanted_cordoned = false;
+                    return;
+                }
+                let ours = node.mark.take().is_some();
+                if !ours || node.wanted_cordoned {
+                    self.say(Rule::OthersClosuresStay, format!("{name} is uncordoned, and it was somebody else who had cordoned it"));
+                }
+            }
+            "pod_started" => drop(node.pods.insert(text(event, "pod").to_owned())),
+            _ => drop(node.pods.remove(text(event, "pod"))),
         }
     }
 
@@ -438,6 +502,14 @@ impl<'a> Judge<'a> {
             }
             if let Some(token) = &node.staged {
                 said.push((Rule::NoOrderStays, format!("the next netboot of {name} installs the order `{token}`")));
+            }
+        }
+        for (name, node) in &self.cluster {
+            // The mark of a node's workflow ends with that node's name.
+            let asked = |mark: &str| self.rules.open_questions.iter().any(|asks| mark.ends_with(&format!(".{asks}")));
+            let excused = node.mark.as_deref().is_some_and(asked);
+            if node.cordoned != node.wanted_cordoned && !excused {
+                said.push((Rule::LeftAsFound, format!("{name} of the cluster is left cordoned: {}, by {:?}", node.cordoned, node.mark)));
             }
         }
         for (rule, what) in said {

@@ -12,15 +12,15 @@ use turnaround_config::{Matcher, NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Move, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedImage, OrderedSilence, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedCluster, OrderedImage, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -259,6 +259,25 @@ impl Silences for MortalPorts {
 }
 
 #[async_trait]
+impl ClusterNodes for MortalPorts {
+    async fn nodes(&self) -> Result<Vec<ClusterNode>, PortError> {
+        self.inner().cluster.nodes().await
+    }
+    async fn cordon(&self, node: &ClusterNode, cordon: &Cordon) -> Result<(), PortError> {
+        self.mortal.call("cordon", self.inner().cluster.cordon(node, cordon)).await
+    }
+    async fn uncordon(&self, node: &ClusterNode) -> Result<(), PortError> {
+        self.mortal.call("uncordon", self.inner().cluster.uncordon(node)).await
+    }
+    async fn pods(&self, node: &str) -> Result<Vec<Pod>, PortError> {
+        self.inner().cluster.pods(node).await
+    }
+    async fn evict(&self, pod: &Pod) -> Result<Eviction, PortError> {
+        self.mortal.call("evict", self.inner().cluster.evict(pod)).await
+    }
+}
+
+#[async_trait]
 impl SetupScript for MortalPorts {
     fn place(&self) -> String {
         self.inner.setup.place()
@@ -273,7 +292,7 @@ impl SetupScript for MortalPorts {
 
 fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
     let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
 }
 
 /// A site, a store, and workers that come one after the other.
@@ -437,6 +456,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
                 matchers: vec![Matcher { name: "instance".to_owned(), value: "{node}(:[0-9]+)?".to_owned(), is_regex: true, is_equal: true }],
                 lasts_ms: 4 * 3_600_000,
             }),
+            cluster: plan.cluster.as_ref().map(|_| OrderedCluster { drain_deadline_ms: 900_000 }),
             checks: vec![OrderedCheck {
                 name: "gpus".to_owned(),
                 command: COUNT_GPUS.to_owned(),

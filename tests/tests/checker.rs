@@ -360,6 +360,30 @@ fn two_runs_of_the_setup_script_at_a_time() {
 }
 
 #[test]
+fn nodes_of_the_kubernetes_cluster_are_drained_first_one_at_a_time_and_given_back() {
+    let node = |name: &str, instance: &str, cordoned: bool| json!({ "kind": "cluster_node_started", "cluster_node": name, "instance": instance, "cordoned": cordoned });
+    let began = || vec![node("k1", "a1", false), node("k2", "x2", false), node("k3", "x3", true), pod("pod_started")];
+    fn pod(kind: &str) -> Value {
+        json!({ "kind": kind, "pod": "web", "cluster_node": "k1" })
+    }
+    let cordon = |name: &str| json!({ "kind": "node_cordoned", "cluster_node": name, "mark": "turnaround:r.a", "by": "caller" });
+    let uncordon = |name: &str| json!({ "kind": "node_uncordoned", "cluster_node": name, "by": "caller" });
+    let gone = || pod("pod_ended");
+    let moves = || [vec![close("a")], moved("a1", "a", "b"), vec![open("a")]].concat();
+    good(&history![began(), cordon("k1"), gone(), moves(), uncordon("k1")]);
+    bad(Rule::DrainedBeforeMoved, &history![began(), gone(), moves()]);
+    bad(Rule::DrainedBeforeMoved, &history![began(), cordon("k1"), moves(), uncordon("k1")]);
+    bad(Rule::OneClusterNodeAtATime, &history![began(), cordon("k1"), cordon("k2"), uncordon("k1"), uncordon("k2")]);
+    bad(Rule::LeftAsFound, &history![began(), cordon("k1")]);
+    bad(Rule::OthersClosuresStay, &history![began(), uncordon("k3"), cordon("k3"), json!({ "kind": "node_cordoned", "cluster_node": "k3", "mark": null, "by": "other" })]);
+    bad(Rule::LogIsWhole, &history![began(), cordon("k4")]);
+    let asked = Rules { open_questions: ["a".to_owned()].into(), ..rules() };
+    assert_eq!(judge(&history![began(), cordon("k1")], &asked), []);
+    let another = Rules { open_questions: ["b".to_owned()].into(), ..rules() };
+    assert_eq!(judge(&history![began(), cordon("k1")], &another).len(), 1);
+}
+
+#[test]
 fn an_image_on_a_node_with_instances() {
     let late = json!({ "kind": "instance_created", "instance": "new", "name": "new", "node": "b" });
     bad(

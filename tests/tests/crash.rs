@@ -18,8 +18,11 @@ fn plan() -> SitePlan {
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),
         InstancePlan::new("frozen").on("gpu-01").state(VmState::Paused),
+        InstancePlan::new("k3s-1").on("gpu-01"),
+        // It takes so much there that all others go to the other one, in whatever order.
+        InstancePlan::new("k3s-2").on("gpu-03").size(4, 256 * 1024),
     ];
-    plan
+    plan.with_cluster(&["k3s-1", "k3s-2"])
 }
 
 /// What must not depend on whether somebody was killed.
@@ -39,6 +42,9 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
+            Happened::NodeCordoned { cluster_node, .. } => format!("cordon {cluster_node}"),
+            Happened::NodeUncordoned { cluster_node, .. } => format!("uncordon {cluster_node}"),
+            Happened::PodEvicted { pod } => format!("evict {pod}"),
             Happened::SilenceBegun { node, .. } => format!("silence {}", node.as_deref().unwrap_or("nobody")),
             Happened::ScriptStarted { node, .. } => format!("script for {}", node.as_deref().unwrap_or("nobody")),
             Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
@@ -77,7 +83,7 @@ async fn a_renewal_does_everything_once() {
     assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
     assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
     let once: Vec<u32> = summary.effects.values().copied().collect();
-    assert_eq!(once, [1; 8], "three moves, a silence, a reset, an image, two runs of the setup script: {:?}", summary.effects);
+    assert_eq!(once, [1; 12], "four moves, a node of the cluster cordoned, drained and uncordoned, a silence, a reset, an image, two runs of the setup script: {:?}", summary.effects);
     assert!(death.passed() > 40, "{:?}", death.names());
 }
 

@@ -34,8 +34,10 @@ fn plan() -> SitePlan {
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),
+        InstancePlan::new("k3s-1").on("gpu-01"),
+        InstancePlan::new("k3s-2").on("gpu-02"),
     ];
-    plan
+    plan.with_cluster(&["k3s-1", "k3s-2"])
 }
 
 /// What is started, so that every step of `kind` runs.
@@ -70,6 +72,9 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
         let what = match &event.what {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
+            Happened::NodeCordoned { cluster_node, .. } => format!("cordon {cluster_node}"),
+            Happened::NodeUncordoned { cluster_node, .. } => format!("uncordon {cluster_node}"),
+            Happened::PodEvicted { pod } => format!("evict {pod}"),
             Happened::SilenceBegun { node, .. } => format!("silence {}", node.as_deref().unwrap_or("nobody")),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
             Happened::InstancesLost { node, .. } => format!("HARM on {node}"),
@@ -312,7 +317,7 @@ fn a_story_without_faults_does_what_it_says() {
     assert_eq!(renewed.against, Vec::<String>::new());
     assert_eq!(renewed.end.statuses, [("gpu-01".to_owned(), "succeeded"), ("gpu-01".to_owned(), "succeeded")]);
     assert_eq!(renewed.end.kernel, "6.8.0-60-generic");
-    assert_eq!(renewed.end.effects.values().copied().collect::<Vec<u32>>(), [1; 5], "{:?}", renewed.end.effects);
+    assert_eq!(renewed.end.effects.values().copied().collect::<Vec<u32>>(), [1; 9], "{:?}", renewed.end.effects);
     let told = At { kind: NODE_OS, step: "evacuate", undoing: false };
     let aborted = run(NODE_OS, vec![(at(told, Moment::EffectBegun), abort())]);
     assert_eq!(aborted.end.kernel, "5.15.0-119-generic");

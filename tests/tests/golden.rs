@@ -246,14 +246,16 @@ async fn a_workflow_of_an_unknown_version_or_kind_is_parked_and_nothing_is_guess
 /// Not the half hour of a real one: the journals are kept.
 const SETUP_TAKES: std::time::Duration = std::time::Duration::from_secs(40);
 
-/// Two nodes, of which the first has instances for every way to move.
+/// Two nodes, of which the first has instances for every way to move, and one that is a node of a Kubernetes cluster.
 fn plan() -> SitePlan {
     let mut plan = SitePlan::uniform(3, 0).with_setup(&[]).setup_takes(SETUP_TAKES);
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
         InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped),
+        InstancePlan::new("k3s-1").on("gpu-01"),
+        InstancePlan::new("k3s-2").on("gpu-03"),
     ];
-    plan
+    plan.with_cluster(&["k3s-1", "k3s-2"])
 }
 
 async fn write(sim: &Sim, id: &WorkflowId, what: &str) {

@@ -42,7 +42,7 @@ pub enum Invariant {
     FencesGrow,
     /// I3: no image, and no reset, on a node with instances.
     NoImageOnInstances,
-    /// I4: never too many nodes out.
+    /// I4: never too many nodes out; of the Kubernetes cluster one at a time, and drained.
     NotTooManyOut,
     /// I6: what was accepted, acknowledged or sent between workflows is in the journal.
     NothingLost,
@@ -134,7 +134,7 @@ fn of_the_site(violation: &SiteViolation) -> Violation {
         Rule::LogIsWhole => Invariant::HistoryIsWhole,
         Rule::OneMoveAtATime | Rule::MovesOnce | Rule::OneResetAnOrder | Rule::OneImageAnOrder | Rule::OneScriptAtATime => Invariant::NothingTwice,
         Rule::NothingIsLost | Rule::OnlyClosedNodesAreTaken => Invariant::NoImageOnInstances,
-        Rule::NotTooManyOut => Invariant::NotTooManyOut,
+        Rule::NotTooManyOut | Rule::DrainedBeforeMoved | Rule::OneClusterNodeAtATime => Invariant::NotTooManyOut,
         Rule::MovesOnlyOffClosedNodes | Rule::ConfirmsOnlyOwnMoves | Rule::OthersClosuresStay | Rule::LeftAsFound | Rule::NoOrderStays => {
             Invariant::LeftAsFound
         }

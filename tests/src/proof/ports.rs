@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Move, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 
 use super::gate::Gate;
@@ -20,7 +20,7 @@ struct Gated {
 /// `site`, each call through `gate`.
 pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
     let all = Arc::new(Gated { site, gate });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
 }
 
 #[async_trait]
@@ -116,6 +116,25 @@ impl Silences for Gated {
     }
     async fn end(&self, id: &str) -> Result<(), PortError> {
         self.gate.call("end_silence", true, self.site.silences.end(id)).await
+    }
+}
+
+#[async_trait]
+impl ClusterNodes for Gated {
+    async fn nodes(&self) -> Result<Vec<ClusterNode>, PortError> {
+        self.gate.call("cluster nodes", false, self.site.cluster.nodes()).await
+    }
+    async fn cordon(&self, node: &ClusterNode, cordon: &Cordon) -> Result<(), PortError> {
+        self.gate.call("cordon", true, self.site.cluster.cordon(node, cordon)).await
+    }
+    async fn uncordon(&self, node: &ClusterNode) -> Result<(), PortError> {
+        self.gate.call("uncordon", true, self.site.cluster.uncordon(node)).await
+    }
+    async fn pods(&self, node: &str) -> Result<Vec<Pod>, PortError> {
+        self.gate.call("pods", false, self.site.cluster.pods(node)).await
+    }
+    async fn evict(&self, pod: &Pod) -> Result<Eviction, PortError> {
+        self.gate.call("evict", true, self.site.cluster.evict(pod)).await
     }
 }
 

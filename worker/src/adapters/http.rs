@@ -120,6 +120,9 @@ impl Request {
 
     pub(crate) fn json(mut self, document: Option<&serde_json::Value>) -> Request {
         self.body = document.map(Body::json);
+        if self.body.is_some() {
+            self.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         self
     }
 
@@ -188,7 +191,7 @@ impl Http {
             builder = builder.basic_auth(user, Some(password.expose()));
         }
         if let Some(Body(body)) = &request.body {
-            builder = builder.header(CONTENT_TYPE, "application/json").body(body.clone());
+            builder = builder.body(body.clone());
         }
         let mut response = builder.send().await.map_err(Failure::of)?;
         let (status, headers) = (response.status(), response.headers().clone());

@@ -1,4 +1,4 @@
-//! The real protocols behind the ports: Keystone and Nova, Redfish, `ipmitool`, the PXE server's folder, `ssh`.
+//! The real protocols behind the ports: Keystone and Nova, Redfish, `ipmitool`, the PXE server's folder, `ssh`, Kubernetes.
 //!
 //! | port | adapter |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `NodeFacts` | [`ssh`] |
 //! | `SetupScript` | [`setup_script`] |
 //! | `Silences` | [`alertmanager`] |
+//! | `ClusterNodes` | [`kubernetes`] |
 //!
 //! Below them: [`http`] and [`program`], which bound everything and say whether what failed may have been carried out;
 //! [`tls`], which says who is trusted.
@@ -28,6 +29,7 @@ use self::bmc::{Controller, Controllers};
 use self::http::BoxError;
 use self::ipmitool::Ipmitool;
 use self::keystone::Session;
+use self::kubernetes::Kubernetes;
 use self::netboot::BootFolder;
 use self::nova::Nova;
 use self::redfish::Redfish;
@@ -41,6 +43,7 @@ mod clouds;
 mod http;
 mod ipmitool;
 mod keystone;
+mod kubernetes;
 mod netboot;
 mod nova;
 mod program;
@@ -84,13 +87,15 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
     });
     let setup = problems.take("setup", SetupScripts::new(config.setup.as_ref(), config.scripts_dir()));
     let alerting = alerting(config, &mut problems);
+    let cluster = cluster(config, &mut problems);
     match (session, folder, facts, setup) {
         (Some(session), Some(netboot), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let compute = Arc::clone(&nova);
             let bmc = Arc::new(Controllers::new(controllers));
             let silences = Arc::new(Alertmanager::new(alerting));
-            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup), silences })
+            let cluster = Arc::new(Kubernetes::new(cluster));
+            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }
@@ -156,6 +161,15 @@ fn alerting(config: &Config, problems: &mut Problems) -> Option<Api> {
     let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take("silences", trust_file(file)))?;
     let base = problems.take("silences", base_url(url))?;
     problems.take("silences", Api::new(base, token, &trust))
+}
+
+fn cluster(config: &Config, problems: &mut Problems) -> Option<kubernetes::Api> {
+    let config::Kubernetes { url, token, ca_file, request_timeout, drain_deadline: _ } = config.kubernetes.as_ref()?;
+    let token = problems.take("kubernetes", read_secret(token));
+    let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take("kubernetes", trust_file(file)));
+    let base = problems.take("kubernetes", base_url(url));
+    let (token, trust, base) = (token?, trust?, base?);
+    problems.take("kubernetes", kubernetes::Api::new(base, &token, *request_timeout, &trust))
 }
 
 fn per_node(config: &Config, of: impl Fn(&config::Node) -> String) -> BTreeMap<NodeName, String> {

@@ -8,8 +8,8 @@ use turnaround_config::NodeName;
 
 use super::{for_whom, tell};
 use crate::ports::{
-    Bmc, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveStarted, NetBoot, NodeFacts, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
+    MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -119,6 +119,25 @@ impl Silences for Told {
     }
     async fn end(&self, id: &str) -> Result<(), PortError> {
         effect("end_silence", id, self.0.silences.end(id)).await
+    }
+}
+
+#[async_trait]
+impl ClusterNodes for Told {
+    async fn nodes(&self) -> Result<Vec<ClusterNode>, PortError> {
+        self.0.cluster.nodes().await
+    }
+    async fn cordon(&self, node: &ClusterNode, cordon: &Cordon) -> Result<(), PortError> {
+        effect("cordon", &node.name, self.0.cluster.cordon(node, cordon)).await
+    }
+    async fn uncordon(&self, node: &ClusterNode) -> Result<(), PortError> {
+        effect("uncordon", &node.name, self.0.cluster.uncordon(node)).await
+    }
+    async fn pods(&self, node: &str) -> Result<Vec<Pod>, PortError> {
+        self.0.cluster.pods(node).await
+    }
+    async fn evict(&self, pod: &Pod) -> Result<Eviction, PortError> {
+        effect("evict", &pod.to_string(), self.0.cluster.evict(pod)).await
     }
 }
 

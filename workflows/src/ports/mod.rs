@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 mod bmc;
+mod cluster;
 mod compute;
 mod error;
 mod facts;
@@ -16,6 +17,7 @@ mod setup_script;
 mod silences;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
+pub use cluster::{ClusterNode, ClusterNodes, Cordon, Eviction, Pod};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{CommandEnd, Facts, Installed, NodeFacts};
@@ -36,4 +38,5 @@ pub struct Ports {
     pub facts: Arc<dyn NodeFacts>,
     pub setup: Arc<dyn SetupScript>,
     pub silences: Arc<dyn Silences>,
+    pub cluster: Arc<dyn ClusterNodes>,
 }

@@ -129,6 +129,35 @@ pub enum Happened {
         silence: String,
     },
 
+    /// A node of the Kubernetes cluster as it is at the beginning.
+    ClusterNodeStarted {
+        cluster_node: String,
+        instance: String,
+        cordoned: bool,
+    },
+    /// `mark` says who has cordoned it.
+    NodeCordoned {
+        cluster_node: String,
+        mark: Option<String>,
+        by: By,
+    },
+    NodeUncordoned {
+        cluster_node: String,
+        by: By,
+    },
+    /// Pods that a drain has to get off their node.
+    PodStarted {
+        pod: String,
+        cluster_node: String,
+    },
+    PodEvicted {
+        pod: String,
+    },
+    PodEnded {
+        pod: String,
+        cluster_node: String,
+    },
+
     TicketStaged {
         node: String,
         token: String,

@@ -5,6 +5,7 @@
 //! decided later, and a failure may look like a success. What goes wrong is data on the [`SitePlan`],
 //! and the site's own log ([`WorldEvent`]) is the ground truth of what was done to it.
 
+mod cluster;
 mod guest;
 mod log;
 mod machine;
@@ -26,8 +27,8 @@ mod tests;
 pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
 pub use plan::{
-    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
-    MoveGoesWrong, NodeFaults, NodePlan, ScriptGoesWrong, Outage, SetupPlan, SitePlan,
+    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
+    MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};

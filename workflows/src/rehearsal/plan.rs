@@ -28,6 +28,60 @@ pub struct SitePlan {
     pub faults: CallFaults,
     /// The site's setup script: a node that was installed is back in OpenStack only after it has run. None: images bring it.
     pub setup: Option<SetupPlan>,
+    /// The Kubernetes cluster on the site's instances. None: there is none.
+    pub cluster: Option<ClusterPlan>,
+}
+
+/// A Kubernetes cluster whose nodes are instances.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterPlan {
+    /// Names of instances: its nodes have the same.
+    pub nodes: Vec<String>,
+    /// Those of them that somebody has cordoned.
+    pub cordoned: Vec<String>,
+    /// Those of them that are never Ready.
+    pub ill: Vec<String>,
+    pub pods: Vec<PodPlan>,
+    /// PodDisruptionBudgets: of this application at least so many pods stay ready.
+    pub budgets: BTreeMap<String, usize>,
+    /// From a pod's eviction to its end.
+    pub pod_ends: Duration,
+    /// From a pod's start until it is ready.
+    pub pod_starts: Duration,
+}
+
+impl Default for ClusterPlan {
+    fn default() -> Self {
+        ClusterPlan {
+            nodes: Vec::new(),
+            cordoned: Vec::new(),
+            ill: Vec::new(),
+            pods: Vec::new(),
+            budgets: BTreeMap::new(),
+            pod_ends: Duration::from_secs(6),
+            pod_starts: Duration::from_secs(8),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PodPlan {
+    pub name: String,
+    pub app: String,
+    pub node: String,
+    pub kind: PodKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PodKind {
+    /// A controller starts another one for it elsewhere.
+    Replica,
+    /// Of a DaemonSet: it belongs to its node.
+    Daemon,
+    /// Nobody starts it again.
+    Alone,
 }
 
 /// The site's setup script.
@@ -371,6 +425,13 @@ pub enum Happens {
     ServiceEnabled {
         node: String,
     },
+    /// Somebody cordons a node of the Kubernetes cluster, or uncordons it.
+    ClusterNodeCordoned {
+        name: String,
+    },
+    ClusterNodeUncordoned {
+        name: String,
+    },
     /// The node's system stops for good; its power stays on.
     NodeCrashes {
         node: String,
@@ -413,6 +474,9 @@ pub enum Call {
     StartScript,
     BeginSilence,
     EndSilence,
+    Cordon,
+    Uncordon,
+    Evict,
 }
 
 /// Who can be asked something.
@@ -425,6 +489,7 @@ pub enum Api {
     Ssh,
     /// What alerts.
     Monitoring,
+    Kubernetes,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -469,6 +534,19 @@ impl SitePlan {
         self
     }
 
+    /// The same site with a Kubernetes cluster of these instances, which are there, and an application with a pod on each; all but one of
+    /// them have to be ready.
+    pub fn with_cluster(mut self, nodes: &[&str]) -> SitePlan {
+        let pod = |node: &str, app: &str, kind| PodPlan { name: format!("{app}-on-{node}"), app: app.to_owned(), node: node.to_owned(), kind };
+        self.cluster = Some(ClusterPlan {
+            nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
+            pods: nodes.iter().flat_map(|node| [pod(node, "console", PodKind::Replica), pod(node, "exporter", PodKind::Daemon)]).collect(),
+            budgets: BTreeMap::from([("console".to_owned(), nodes.len().saturating_sub(1))]),
+            ..ClusterPlan::default()
+        });
+        self
+    }
+
     /// The setup script, where there is one, takes so long.
     pub fn setup_takes(mut self, takes: Duration) -> SitePlan {
         if let Some(setup) = &mut self.setup {
@@ -507,10 +585,11 @@ impl SitePlan {
             &mut latencies.rpc_timeout,
         ];
         let setup = self.setup.iter_mut().map(|setup| &mut setup.takes);
+        let pods = self.cluster.iter_mut().flat_map(|cluster| [&mut cluster.pod_ends, &mut cluster.pod_starts]);
         let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.boot_time, &mut node.install_time]);
         let happenings = self.happenings.iter_mut().map(|happening| &mut happening.after);
         let outages = self.faults.outages.iter_mut().flat_map(|outage| [&mut outage.from, &mut outage.lasts]);
-        for length in lengths.into_iter().chain(setup).chain(nodes).chain(happenings).chain(outages) {
+        for length in lengths.into_iter().chain(setup).chain(pods).chain(nodes).chain(happenings).chain(outages) {
             *length /= times;
         }
         self

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::cluster::Cluster;
 use super::guest::{ActionRecord, Guest, MigrationRecord, TaskState, VmState};
 use super::log::{By, Happened, Log, NodeAtStart};
 use super::machine::Machine;
@@ -41,6 +42,9 @@ pub(super) enum Due {
     Confirmed(usize),
     /// By the run's place in the list.
     ScriptEnds(usize),
+    /// By the pod's place in the list.
+    PodReady(usize),
+    PodEnds(usize),
     /// By the node's place in the list. Those with an epoch are void after a later reset.
     ResetHits {
         node: usize,
@@ -95,6 +99,7 @@ pub(super) struct Site {
     pub(super) unread: Vec<(usize, String)>,
     pub(super) runs: Vec<Run>,
     pub(super) silences: Vec<Begun>,
+    pub(super) cluster: Option<Cluster>,
 }
 
 impl Site {
@@ -118,6 +123,7 @@ impl Site {
             unread: Vec::new(),
             runs: Vec::new(),
             silences: Vec::new(),
+            cluster: None,
             plan,
         };
         let nodes = site.plan.nodes.clone();
@@ -135,6 +141,7 @@ impl Site {
         let nodes =
             site.nodes.iter().map(|node| node.at_start(site.instances_on(&node.host))).collect::<Vec<NodeAtStart>>();
         site.record(Happened::SiteStarted { seed, nodes });
+        site.start_cluster();
         site
     }
 
@@ -357,6 +364,8 @@ impl Site {
             Due::LiveSettles(migration) => self.live_settles(migration),
             Due::ColdNext(migration) => self.cold_next(migration),
             Due::Confirmed(migration) => self.confirmed(migration),
+            Due::PodReady(pod) => self.pod_ready(pod),
+            Due::PodEnds(pod) => self.pod_ends(pod),
             Due::ScriptEnds(run) => self.script_ends(run),
             Due::ResetHits { node, asked } => self.reset_hits(node, asked),
             Due::PowerBack { node, epoch } => self.if_epoch(node, epoch, Site::power_back),
@@ -397,6 +406,8 @@ impl Site {
                     self.enable(node, By::Other);
                 }
             }
+            Happens::ClusterNodeCordoned { name } => self.cordoned_by_other(&name, false),
+            Happens::ClusterNodeUncordoned { name } => self.cordoned_by_other(&name, true),
             Happens::NodeCrashes { node } => {
                 if let Some(node) = self.node_named(&node) {
                     self.crash(node);

@@ -46,6 +46,12 @@ impl SitePlan {
                 setup.fetch_goes_wrong = vec![pick(&mut random, &[ScriptGoesWrong::FailsMidway, ScriptGoesWrong::IsKilled])];
             }
         }
+        // Last, so that a site without a cluster is what it would be without this.
+        if one_in(&mut random, 2) {
+            let names = ["k3s-1", "k3s-2", "k3s-3"];
+            plan.instances.extend(names.iter().zip(&plan.nodes).map(|(name, node)| InstancePlan::new(name).on(&node.name)));
+            plan = plan.with_cluster(&names);
+        }
         plan
     }
 }
@@ -153,6 +159,9 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
         Call::StartScript,
         Call::BeginSilence,
         Call::EndSilence,
+        Call::Cordon,
+        Call::Uncordon,
+        Call::Evict,
     ];
     for _ in 0..random.random_range(0..5) {
         plan.faults.lost_answers.push(LostAnswer { call: pick(random, &all), nth: random.random_range(1..5) });
@@ -166,7 +175,7 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
     for _ in 0..random.random_range(0..3) {
         let node = if one_in(random, 2) { Some(pick(random, &plan.nodes).name) } else { None };
         plan.faults.outages.push(Outage {
-            api: pick(random, &[Api::Nova, Api::Bmc, Api::NetBoot, Api::Ssh, Api::Monitoring]),
+            api: pick(random, &[Api::Nova, Api::Bmc, Api::NetBoot, Api::Ssh, Api::Monitoring, Api::Kubernetes]),
             node,
             from: Duration::from_secs(random.random_range(0..MEANWHILE_SECS)),
             lasts: Duration::from_secs(random.random_range(1..600)),

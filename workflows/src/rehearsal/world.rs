@@ -78,6 +78,7 @@ impl World {
             facts: self.clone(),
             setup: self.clone(),
             silences: self.clone(),
+            cluster: self.clone(),
         }
     }
 

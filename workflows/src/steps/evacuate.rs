@@ -13,6 +13,7 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
+use self::cluster::Turn;
 use self::room::{Elsewhere, Proof};
 use super::{order, queues};
 use crate::clock::Timestamp;
@@ -24,7 +25,10 @@ use crate::store::Queue;
 use crate::updates::NodeOrder;
 
 mod class;
+mod cluster;
 mod room;
+
+pub use cluster::{ClusterNodesFound, FindClusterNodes, MoveClusterNodes};
 
 /// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
 /// first time, and twice is no accident.
@@ -50,6 +54,9 @@ struct Moves {
     instances: BTreeMap<InstanceId, Moving>,
     /// Since when each of those that are busy has been seen to be.
     busy: BTreeMap<InstanceId, Timestamp>,
+    /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    turn: Option<Turn>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,8 +125,7 @@ impl Step for Evacuate {
     type Output = Evacuated;
 
     fn policy(&self, cx: &StepCx<'_>) -> Policy {
-        let deadline = order(cx).map_or(Policy::default().deadline, |order| Duration::from_millis(order.rules.evacuate_deadline_ms));
-        Policy { deadline, ..Policy::default() }
+        policy(cx)
     }
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Evacuated>, StepError> {
@@ -154,15 +160,9 @@ impl Step for Evacuate {
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
-            // Once something has moved, the rest is better moved too as far as it goes.
-            let leaving = room::leaving(&evacuation.scene.on_node, order.rules.pinned);
-            if evacuation.moves.instances.is_empty()
-                && !leaving.is_empty()
-                && let Proof::NoRoom { why } = Elsewhere::look(cx, &order).await?.prove(&leaving)
-            {
-                return Err(StepError::ask(room::question(&order.node, &why)));
-            }
-            evacuation.start_more().await?;
+            evacuation.must_have_room().await?;
+            let waiting = evacuation.without_undrained().await?;
+            evacuation.start_more(waiting).await?;
         }
         evacuation.find_unconfirmed().await?;
         evacuation.write_down().await?;
@@ -195,6 +195,11 @@ impl Step for Evacuate {
         let note = format!("{} moved instances stay where they are", report.moved_live + report.moved_cold);
         Ok(Undone::Done { note })
     }
+}
+
+fn policy(cx: &StepCx<'_>) -> Policy {
+    let deadline = order(cx).map_or(Policy::default().deadline, |order| Duration::from_millis(order.rules.evacuate_deadline_ms));
+    Policy { deadline, ..Policy::default() }
 }
 
 impl Moves {
@@ -345,10 +350,42 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         }))
     }
 
-    /// Asks Nova for as many more moves as there is room for.
-    async fn start_more(&mut self) -> Result<(), StepError> {
+    /// Whoever opens a node wants instances on it.
+    async fn must_be_closed(&self) -> Result<(), StepError> {
+        if self.cx.ports.compute.service(&self.order.node).await?.enabled {
+            return Err(StepError::ask(question_opened(&self.order.node, self.scene.on_node.len())));
+        }
+        Ok(())
+    }
+
+    /// Asks if there is none for all that is to leave. Once something has moved, the rest is better moved too as far as it goes.
+    async fn must_have_room(&self) -> Result<(), StepError> {
+        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        if self.moves.instances.is_empty()
+            && !leaving.is_empty()
+            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order).await?.prove(&leaving)
+        {
+            return Err(StepError::ask(room::question(&self.order.node, &why)));
+        }
+        Ok(())
+    }
+
+    /// What is on the node, but for nodes of the Kubernetes cluster that take pods: they have come here since its nodes were moved.
+    async fn without_undrained(&mut self) -> Result<Vec<Instance>, StepError> {
+        let undrained = cluster::undrained(self.cx, self.order, &self.scene.on_node).await?;
+        let mut waiting = self.scene.on_node.clone();
+        waiting.retain(|instance| !undrained.iter().any(|(id, _)| *id == instance.id));
+        for (id, node) in undrained {
+            if !self.moves.instances.get(&id).is_some_and(Moving::is_under_way) {
+                self.blocked.push(format!("{id} is node {node} of the Kubernetes cluster, and has come since its nodes were moved: drain it (`kubectl drain {node}`)"));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Asks Nova for as many more moves of `waiting` as there is room for.
+    async fn start_more(&mut self, waiting: Vec<Instance>) -> Result<(), StepError> {
         let rules = &self.order.rules;
-        let waiting: Vec<Instance> = self.scene.on_node.clone();
         for instance in waiting {
             let known = self.moves.instances.get(&instance.id);
             if known.is_some_and(Moving::is_under_way) {

@@ -26,7 +26,7 @@ pub use await_install::AwaitInstall;
 pub use close::{Close, Closed};
 pub use confirm_empty::ConfirmEmpty;
 pub use deploy_openstack::{DeployOpenStack, Deployed};
-pub use evacuate::{Evacuate, Evacuated};
+pub use evacuate::{ClusterNodesFound, Evacuate, Evacuated, FindClusterNodes, MoveClusterNodes};
 pub use fetch_image::{FetchImage, Fetched};
 pub use reopen::Reopen;
 pub use reprovision::Reprovision;

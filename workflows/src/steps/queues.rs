@@ -3,7 +3,7 @@
 
 use crate::store::Queue;
 
-/// Nova and Keystone, and what alerts: Alertmanager or Grafana.
+/// Nova and Keystone, what alerts (Alertmanager or Grafana), and the API server of the Kubernetes cluster.
 pub const OPENSTACK: Queue = Queue::of("openstack");
 /// The folder of the PXE server, and the nodes by SSH.
 pub const PXE: Queue = Queue::of("pxe");

@@ -6,11 +6,11 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyHypervisor,
+    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 pub(super) fn definition() -> Definition {
     Definition {
@@ -19,6 +19,8 @@ pub(super) fn definition() -> Definition {
         steps: vec![
             step(Close),
             step(TakeStock),
+            step(FindClusterNodes),
+            step(MoveClusterNodes),
             step(Evacuate),
             step(Silence),
             step(ConfirmEmpty),

@@ -45,6 +45,9 @@ pub struct Rules {
     /// Which alerts are silenced meanwhile. None: none.
     #[serde(default)]
     pub silence: Option<OrderedSilence>,
+    /// How nodes of the Kubernetes cluster are drained before their instances move. None: no instance is known to be one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<OrderedCluster>,
     /// What is checked on the node before it is given back.
     #[serde(default)]
     pub checks: Vec<OrderedCheck>,
@@ -56,6 +59,13 @@ pub struct OrderedSilence {
     /// `{node}` stands for the node's name.
     pub matchers: Vec<Matcher>,
     pub lasts_ms: u64,
+}
+
+/// A Kubernetes cluster whose nodes are instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedCluster {
+    /// Until an operator is asked about what keeps a node from being drained, or from being Ready again.
+    pub drain_deadline_ms: u64,
 }
 
 /// A command that only looks, and what it must say on the renewed node.
@@ -207,6 +217,7 @@ impl RolloutOrder {
                 matchers: silences.matchers.clone(),
                 lasts_ms: millis(silences.lasts),
             }),
+            cluster: config.kubernetes.as_ref().map(|cluster| OrderedCluster { drain_deadline_ms: millis(cluster.drain_deadline) }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
         Ok(RolloutOrder { nodes, alone, image, rules })
