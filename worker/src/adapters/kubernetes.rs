@@ -200,7 +200,13 @@ impl Api {
             "spec": { "unschedulable": unschedulable },
         });
         let request = self.request(Method::PATCH, &["nodes", &node.name], &[]).json(Some(&body)).header(CONTENT_TYPE, MERGE_PATCH);
-        self.send(operation, &request).await.map(drop)
+        let answer = self.ask(operation, &request).await?;
+        match answer.status.as_u16() {
+            200..=299 => Ok(()),
+            // Somebody, perhaps its kubelet, has changed it since it was read, and nothing was done: to be read again.
+            409 => Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(said(&answer).unwrap_or_else(|| "HTTP 409".to_owned()))),
+            _ => Err(refused(operation, &answer, request.effect())),
+        }
     }
 }
 

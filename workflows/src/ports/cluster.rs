@@ -66,10 +66,10 @@ pub trait ClusterNodes: Send + Sync {
     /// Every node of the cluster. `Garbled` where one does not tell which machine it is: no instance could be told not to be that node.
     async fn nodes(&self) -> Result<Vec<ClusterNode>, PortError>;
 
-    /// On return no new pods land on `node`, and it carries our mark. `Refused` if it was changed since it was read.
+    /// On return no new pods land on `node`, and it carries our mark. `Unavailable`, and nothing was done, if it was changed since it was read.
     async fn cordon(&self, node: &ClusterNode, cordon: &Cordon) -> Result<(), PortError>;
 
-    /// On return `node` takes pods again, and carries no mark. `Refused` if it was changed since it was read.
+    /// On return `node` takes pods again, and carries no mark. `Unavailable`, and nothing was done, if it was changed since it was read.
     async fn uncordon(&self, node: &ClusterNode) -> Result<(), PortError>;
 
     /// The pods on the node of this name that have to leave it: none of a DaemonSet, no mirror pods, none that have ended.

@@ -124,8 +124,8 @@ impl Site {
         let (cluster, _) = self.cluster()?;
         let node = cluster.nodes.iter_mut().find(|node| node.name == read.name).ok_or(Trouble::NotFound)?;
         if node.version.to_string() != read.version {
-            let reason = format!("Operation cannot be fulfilled on nodes \"{}\": the object has been modified", read.name);
-            return Err(Trouble::refused(409, reason));
+            // A conflict (409): it is to be read again.
+            return Err(Trouble::Unavailable);
         }
         node.version += 1;
         (node.schedulable, node.mark) = (schedulable, mark.clone());
