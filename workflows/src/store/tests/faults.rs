@@ -380,3 +380,39 @@ async fn a_ring_that_nobody_here_waits_for_goes_to_who_does() {
     rang.unwrap();
     waited.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_another_release_keeps_in_another_form_is_left_alone() {
+    let server = PrivateRedis::start();
+    drop(RedisStore::connect(server.options()).await.unwrap());
+    for change in [["HSET", "{ta}:store", "layout", "1"], ["HDEL", "{ta}:store", "layout", "none"]] {
+        server.command(&change);
+        let before = server.command(&["HGETALL", "{ta}:store"]);
+        let Err(StoreError::Unusable { remedy, source, .. }) = RedisStore::connect(server.options()).await else { panic!("{change:?}") };
+        assert!(remedy.contains("another prefix than `{ta}`") && source.to_string().contains("another release"), "{remedy}: {source}");
+        assert_eq!(server.command(&["HGETALL", "{ta}:store"]), before);
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_nobody_waiting_for_long_journals() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    // Twelve times 1,000 entries and the first one: more than go at once, and fewer than go twice.
+    const WORKFLOWS: usize = 12;
+    for number in 0..WORKFLOWS {
+        store.create(sample(&format!("w{number}"))).await.unwrap();
+    }
+    let ends = |claimed: &Claimed| {
+        let commit = commit(&claimed.document.id, claimed.fence, 1, "00", Next::End { keep: Duration::ZERO });
+        Commit { entries: vec![commit.entries[0].clone(); 1_000], status: Status::Succeeded, ..commit }
+    };
+    let commits = claim(&store).await.iter().map(ends).collect();
+    until_answered(&store, &Advance { commits, ..Advance::default() }).await;
+    let first = store.sweep().await.unwrap();
+    let rest = store.sweep().await.unwrap();
+    assert_eq!((first, rest), (10, 2));
+    for key in ["heads", "documents", "journal", "states", "expiry", "idx:ended"] {
+        assert_eq!(server.command(&["EXISTS", &format!("{{ta}}:{key}")]), ":0\r\n", "{key}");
+    }
+}
