@@ -70,7 +70,8 @@ fn served(named: Vec<Queue>) -> Result<Vec<Queue>, String> {
         return Ok(known);
     }
     match named.iter().find(|queue| !known.contains(queue)) {
-        None => Ok(named),
+        // Each once, however often it was named.
+        None => Ok(known.into_iter().filter(|queue| named.contains(queue)).collect()),
         Some(unknown) => {
             let known: Vec<&str> = known.iter().map(Queue::as_str).collect();
             Err(format!("there is no queue `{unknown}`; there are {}", known.join(", ")))

@@ -41,6 +41,21 @@ pub(super) async fn kept(stage: &Stage) -> io::Result<String> {
 const STATUSES: [&str; 9] =
     ["runnable", "waiting", "needs-operator", "paused", "unwinding", "quarantined", "succeeded", "failed", "aborted"];
 
+/// 32 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; then holder, trace, mark, queue, digest,
+/// each up to a zero byte, and the headline.
+fn split_head(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (numbers, texts) = head.split_at_checked(32)?;
+    Some((numbers, texts.splitn(6, |byte| *byte == 0).nth(5)?))
+}
+
+/// The parent up to a zero byte, the length of the kind in 4 bytes, the kind, the target.
+fn split_document(document: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (parent, rest) = document.split_at(document.iter().position(|byte| *byte == 0)?);
+    let (length, rest) = rest.get(1..)?.split_first_chunk::<4>()?;
+    let (kind, target) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    Some((parent, kind, target))
+}
+
 struct Reader {
     redis: MultiplexedConnection,
     lines: String,
@@ -57,18 +72,11 @@ impl Reader {
     }
 
     async fn workflow(&mut self, id: &str) -> io::Result<()> {
-        let head: Vec<u8> = self.ask(redis::cmd("HGET").arg("{ta}:heads").arg(id)).await?;
-        let document: Vec<u8> = self.ask(redis::cmd("HGET").arg("{ta}:documents").arg(id)).await?;
-        let wrong = || io::Error::other(format!("what is kept of {id} is not of its form"));
-        // 32 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; then holder, trace, mark, queue,
-        // digest, each up to a zero byte, and the headline.
-        let (numbers, texts) = head.split_at_checked(32).ok_or_else(wrong)?;
-        let headline = texts.splitn(6, |byte| *byte == 0).nth(5).ok_or_else(wrong)?;
-        // The parent up to a zero byte, the length of the kind in 4 bytes, the kind, the target.
-        let (parent, rest) = document.split_at(document.iter().position(|byte| *byte == 0).ok_or_else(wrong)?);
-        let (length, rest) = rest[1..].split_first_chunk::<4>().ok_or_else(wrong)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(io::Error::other)?;
-        let (kind, target) = rest.split_at_checked(length).ok_or_else(wrong)?;
+        let head: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:heads").arg(id)).await?;
+        let document: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:documents").arg(id)).await?;
+        // What is not of its form is told as empty.
+        let (numbers, headline) = head.as_deref().and_then(split_head).unwrap_or((&[0; 32], b""));
+        let (parent, kind, target) = document.as_deref().and_then(split_document).unwrap_or_default();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{{ta}}:inbox:{id}"))).await?;
         self.line(

@@ -76,6 +76,7 @@ macro_rules! for_each_store_check {
             fences_grow_with_every_grant
             a_busy_lock_refuses_all_and_wakes_its_waiter
             a_lock_freed_before_the_waiter_parks_makes_it_due
+            what_a_workflow_frees_itself_makes_it_due_if_it_waited_for_that
             the_longest_waiter_is_woken_first
             a_waiter_that_ended_wakes_the_next_one
             ending_frees_locks_and_keeps_budget_shares

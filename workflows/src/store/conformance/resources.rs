@@ -58,6 +58,16 @@ pub async fn a_lock_freed_before_the_waiter_parks_makes_it_due(bed: &dyn Bed) {
     assert!(desk.claim(10).await.is_empty());
 }
 
+pub async fn what_a_workflow_frees_itself_makes_it_due_if_it_waited_for_that(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let share = |member: &str| Take { resource: Resource::Budget { name: "out".to_owned(), member: member.to_owned() }, limit: 1 };
+    let claimed = desk.begin("w").await;
+    let claimed = desk.must(&claimed, take(&claimed, vec![share("one")], Next::Keep)).await;
+    assert_eq!(desk.commit(take(&claimed, vec![share("two")], Next::Keep)).await, busy(&share("two"), &["w"]));
+    desk.must(&claimed, give(&claimed, &share("one"), Next::At(desk.now().await + LONG))).await;
+    desk.claim_named("w").await;
+}
+
 pub async fn the_longest_waiter_is_woken_first(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let node = lock("node-1");

@@ -1,6 +1,6 @@
 //! The names of all keys.
 
-use super::{StoreError, WorkflowId};
+use super::{StoreError, WorkflowId, layout};
 use crate::store::Queue;
 
 /// | key | type | holds |
@@ -50,7 +50,8 @@ pub(super) struct Keys {
     /// Hash: the store's name and layout; when and by whom it was last accepted; looks of each witness, and at which process
     /// of Redis the last one was.
     pub(super) store: String,
-    /// Counter: writes worth remembering. Below zero while the store is halted.
+    /// Counter: writes worth remembering. Below zero while the store is halted. Named by the layout, so that a program which knows
+    /// another one takes the store for emptied, and keeps off it.
     pub(super) revision: String,
     /// Hash: why the store is halted.
     pub(super) halt: String,
@@ -88,8 +89,8 @@ impl Keys {
             journal: key("journal"),
             states: key("states"),
             store: key("store"),
-            revision: key("revision"),
-            halt: key("halt"),
+            revision: key(&format!("revision:{}", layout::LAYOUT)),
+            halt: key(&format!("halt:{}", layout::LAYOUT)),
         })
     }
 

@@ -32,7 +32,7 @@ impl RedisStore {
             "other-layout" => Err(StoreError::Unusable {
                 operation: OPERATION,
                 remedy: format!(
-                    "let the release that wrote it bring its workflows to their end, or give this one another prefix than `{}`",
+                    "let the release that wrote it bring its workflows to their end, and give this one another prefix than `{}`",
                     self.keys.prefix
                 ),
                 source: Box::new(OtherLayout),

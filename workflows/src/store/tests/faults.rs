@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use turnaround_config::SecretText;
 
 use super::sample;
+use crate::store::high_water::HighWater;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
 use crate::store::{
@@ -394,6 +395,10 @@ async fn what_another_release_keeps_in_another_form_is_left_alone() {
     }
 }
 
+/// Writes another number of entries into a head. In quotes, as all words that have spaces.
+const PATCH_SEQ: &str = "\"local head = redis.call('HGET', '{ta}:heads', ARGV[1]) \
+    return redis.call('HSET', '{ta}:heads', ARGV[1], string.sub(head, 1, 8) .. ARGV[2] .. string.sub(head, 13))\"";
+
 #[tokio::test]
 async fn a_sweep_keeps_nobody_waiting_for_long_journals() {
     let server = PrivateRedis::start();
@@ -412,7 +417,38 @@ async fn a_sweep_keeps_nobody_waiting_for_long_journals() {
     let first = store.sweep().await.unwrap();
     let rest = store.sweep().await.unwrap();
     assert_eq!((first, rest), (10, 2));
+    // A head that lies about its journal, and an open one whose name is still on the list of those to be swept.
+    for (name, lie) in [("many", "\"\\xff\\xff\\xff\\xff\""), ("few", "\"\\x00\\x00\\x00\\x00\"")] {
+        store.create(sample(name)).await.unwrap();
+        let claimed = claim(&store).await.remove(0);
+        until_answered(&store, &Advance { commits: vec![ends(&claimed)], ..Advance::default() }).await;
+        let patched = server.command(&["EVAL", PATCH_SEQ, "0", name, lie]);
+        assert_eq!(patched, ":0\r\n");
+        assert_eq!(store.sweep().await.unwrap(), 1, "{name}");
+        assert_eq!(server.command(&["EXISTS", "{ta}:journal"]), ":0\r\n", "{name}");
+    }
+    store.create(sample("open")).await.unwrap();
+    server.command(&["ZADD", "{ta}:expiry", "1", "open"]);
+    assert_eq!(store.sweep().await.unwrap(), 1);
+    assert_eq!(claim(&store).await.len(), 1, "it is there, and due");
+    server.command(&["DEL", "{ta}:heads", "{ta}:documents", "{ta}:journal"]);
     for key in ["heads", "documents", "journal", "states", "expiry", "idx:ended"] {
         assert_eq!(server.command(&["EXISTS", &format!("{{ta}}:{key}")]), ":0\r\n", "{key}");
     }
+}
+
+#[tokio::test]
+async fn what_another_release_keeps_is_not_accepted_either() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    let remembered = HighWater::new("daemon".to_owned());
+    let remembered = remembered.after(&store.compare(&remembered, "tester").await.unwrap());
+    // A backup of that release: it knows no revision of this one.
+    server.command(&["HSET", "{ta}:store", "layout", "1"]);
+    server.command(&["DEL", "{ta}:revision:2"]);
+    let Err(StoreError::Halted { .. }) = store.create(sample("w")).await else { panic!("it took an order") };
+    assert!(store.compare(&remembered, "tester").await.unwrap().halt.is_some());
+    let Err(error) = store.accept(&remembered, "tester").await else { panic!("it was accepted") };
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("another release"), "{error}");
+    assert_eq!(server.command(&["HGET", "{ta}:store", "layout"]), "$1\r\n1\r\n");
 }

@@ -1,12 +1,15 @@
 -- A person has looked: the halt is lifted, without gate.lua, which would refuse. Every lease granted before is void, every open
 -- workflow is due, and every ledger of ticks is moved to now, because nobody knows which of the ticks have run.
 local by, witness, fresh, identity, accepted, revision = text(), text(), text(), text(), number(), number()
-local KEY_STORE, KEY_HALT = PREFIX .. ':store', PREFIX .. ':halt'
+local KEY_STORE, KEY_HALT = PREFIX .. ':store', PREFIX .. ':halt:' .. LAYOUT
 
 local there = call('GET', KEY_REVISION)
 if there and string.byte(there) ~= 45 then return false end
 there = math.abs(tonumber(there or 0))
-local found = call('HMGET', KEY_STORE, 'identity', 'accepted')
+local found = call('HMGET', KEY_STORE, 'identity', 'accepted', 'layout')
+if found[1] and found[3] ~= LAYOUT then
+  return redis.error_reply('OTHERLAYOUT another release of Turnaround keeps workflows here, in another form')
+end
 -- It goes on under the name that is remembered: this is where that store is from now on. Later than any acceptance before, so
 -- that every other witness sees that somebody has looked.
 if identity == '' then identity = found[1] or fresh end

@@ -131,7 +131,8 @@ local function park(id, at, queue)
     put_flags(id, flags)
   end
   -- Its being woken is forgotten when it is claimed, which is next.
-  if band(flags, MAIL + WOKEN) ~= 0 then
+  -- What this very commit has freed may be what it waited for.
+  if band(flags, MAIL + WOKEN) ~= 0 or due_now[id] then
     make_due(id, now, queue)
   elseif at then
     make_due(id, math.max(at, now), queue)
@@ -157,7 +158,8 @@ local function commit_one(id)
   if entries > 0 then told = text() end
   if not head then return FENCED end
   local old_fence, old_seq, flags, _, old_status, since, _, holder, old_trace, old_mark, old_queue, old_tail = unpacked(HEAD, head)
-  local holds = old_fence == fence
+  -- Zero is nobody's.
+  local holds = fence ~= 0 and old_fence == fence
   -- With entries that stand already it would not be at `seq` any more.
   if entries == 0 or old_seq ~= seq then
     local stands
@@ -184,11 +186,7 @@ local function commit_one(id)
       if refused then return refused end
     end
     give = give > 0 and read_resources(give, false)
-    if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
-    if take then
-      take_resources(id, take)
-      if takes_a_lock(take) then flags = bor(flags, LOCKS) end
-    end
+    if take and takes_a_lock(take) then flags = bor(flags, LOCKS) end
   end
 
   local ends = next == END
@@ -216,6 +214,9 @@ local function commit_one(id)
   local keeps = next == KEEP
   if trace == '' then trace = old_trace end
   put_head(id, pack(HEAD, keeps and fence or 0, seq + entries, flags, 0, status, since, now, holder, trace, mark, keeps and old_queue or queue) .. tail)
+  -- It stands. What is of the wrong type from here on is its own.
+  if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
+  if take then take_resources(id, take) end
   if give then give_resources(id, give) end
   for _ = 1, created do create(text()) end
   if ends then finish(id, value, since) end
@@ -231,7 +232,7 @@ end
 
 local function holds(id, fence)
   local seq, found = peek(id)
-  return seq and found == fence
+  return seq and fence ~= 0 and found == fence
 end
 
 local function renew(id, fence)
@@ -282,9 +283,12 @@ local function read_journals(ids)
     local found = call('HMGET', KEY_DOCUMENTS, unpack(ids, from, upto))
     for i = from, upto do
       local id = ids[i]
-      read[id] = { found[i - from + 1] }
-      for at = 1, math.min(entries_of(raw[id]), ENTRIES_HANDED_MAX) do
-        names[#names + 1], whose[#whose + 1] = id .. ':' .. as_text(at), id
+      -- One may be due twice.
+      if not read[id] then
+        read[id] = { found[i - from + 1] }
+        for at = 1, math.min(entries_of(raw[id]), ENTRIES_HANDED_MAX) do
+          names[#names + 1], whose[#whose + 1] = id .. ':' .. as_text(at), id
+        end
       end
     end
   end
@@ -308,6 +312,8 @@ local function grant(id, read, holder, serves, expired)
   end
   local _, seq, flags, tries, status, since, updated, _, trace, mark, queue, tail = unpacked(HEAD, head)
   if queue == '' then return set_aside(id, 'it has no queue') end
+  -- An error if its tail is none.
+  unpacked('s', head, tail)
   if not serves[queue] then
     void_lease(id)
     call('ZREM', KEY_LEASE, id)

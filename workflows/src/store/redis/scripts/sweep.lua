@@ -3,32 +3,35 @@
 local max, entries_max = number(), number()
 local expired = call('ZRANGEBYSCORE', KEY_EXPIRY, '-inf', NOW, 'LIMIT', 0, max)
 load_heads(expired, 1, #expired)
-local gone, names = {}, {}
+-- All that expired, and of those whose workflows are to go.
+local swept, gone = {}, {}
+-- Goes by the entries that are there: what the head says of their number may be wrong, and only saves looking for others.
+local function remove_journal(id, supposed)
+  local removed, from, slice = 0, 1, math.min(supposed + 1, SLICE)
+  repeat
+    local names = {}
+    for at = from, from + slice - 1 do names[#names + 1] = id .. ':' .. whole(at) end
+    local there = call('HDEL', KEY_JOURNAL, unpack(names))
+    removed, from = removed + there, from + slice
+  until there == 0
+  return removed
+end
+local entries = 0
 for i, id in ipairs(expired) do
-  if #names >= entries_max then break end
-  gone[i] = id
-  local seq = peek(id)
-  if seq then
-    for at = 1, seq do names[#names + 1] = id .. ':' .. as_text(at) end
-  else
-    local at = 1
-    while call('HEXISTS', KEY_JOURNAL, id .. ':' .. as_text(at)) == 1 do
-      names[#names + 1] = id .. ':' .. as_text(at)
-      at = at + 1
-    end
+  if entries >= entries_max then break end
+  swept[i] = id
+  local seq, _, flags = peek(id)
+  -- One that is open again, created anew after somebody removed it by hand, stays.
+  if not seq or band(flags, ENDED) ~= 0 then
+    gone[#gone + 1] = id
+    local parent = match(call('HGET', KEY_DOCUMENTS, id) or '', '^[^%z]+')
+    if parent then call('ZREM', children_key(parent), id) end
+    entries = entries + remove_journal(id, seq or 0)
   end
 end
-for from = 1, #gone, SLICE do
-  local upto = math.min(from + SLICE - 1, #gone)
-  for i, document in ipairs(call('HMGET', KEY_DOCUMENTS, unpack(gone, from, upto))) do
-    local parent = document and match(document, '^[^%z]+')
-    if parent then call('ZREM', children_key(parent), gone[from + i - 1]) end
-  end
-end
-in_slices('HDEL', KEY_JOURNAL, names)
 in_slices('HDEL', KEY_HEADS, gone)
 in_slices('HDEL', KEY_DOCUMENTS, gone)
 in_slices('HDEL', KEY_STATES, gone)
-in_slices('ZREM', KEY_ENDED, gone)
-in_slices('ZREM', KEY_EXPIRY, gone)
-return #gone
+in_slices('ZREM', KEY_ENDED, swept)
+in_slices('ZREM', KEY_EXPIRY, swept)
+return #swept
