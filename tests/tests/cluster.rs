@@ -175,6 +175,17 @@ async fn a_cluster_that_is_not_whole_is_not_made_smaller() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_not_ready_on_its_new_host_stays_cordoned_and_is_asked_about() {
+    let mut plan = plan();
+    plan.cluster.as_mut().unwrap().ill_once_moved = vec!["k3s-1".to_owned()];
+    let (sim, node) = renewed(plan).await;
+    let asked = question(&sim, &node).await;
+    assert_eq!(asked.text, "node k3s-1 of the Kubernetes cluster has left gpu-01 and is not Ready: what now?");
+    let story = story(&sim);
+    assert!(story.contains(&"move k3s-1".to_owned()) && !story.contains(&"uncordon k3s-1".to_owned()), "{story:?}");
+}
+
+#[tokio::test]
 async fn while_the_cluster_does_not_answer_nothing_moves_that_might_be_one_of_its_nodes() {
     let out = |from: Duration| {
         let mut plan = plan();

@@ -94,7 +94,10 @@ impl Site {
         // One that is moved live runs on meanwhile.
         let runs = guest.vm_state == VmState::Active && matches!(guest.task_state, None | Some(TaskState::Migrating));
         let host = guest.host.as_deref().and_then(|host| self.node_of_host(host));
-        runs && !ill && host.is_some_and(|host| self.nodes[host].runs())
+        let first = self.plan.instances.iter().find(|instance| instance.name == node.name).and_then(|instance| instance.node.as_ref());
+        let suffers = self.plan.cluster.as_ref().is_some_and(|plan| plan.ill_once_moved.contains(&node.name));
+        let is_well = |host: usize| self.nodes[host].runs() && !(suffers && first.is_some_and(|first| *first != self.nodes[host].name));
+        runs && !ill && host.is_some_and(is_well)
     }
 
     /// Only pods that a drain has to get off their node are told of.

@@ -42,6 +42,8 @@ pub struct ClusterPlan {
     pub cordoned: Vec<String>,
     /// Those of them that are never Ready.
     pub ill: Vec<String>,
+    /// Those of them that are not Ready on any other host than their first.
+    pub ill_once_moved: Vec<String>,
     pub pods: Vec<PodPlan>,
     /// PodDisruptionBudgets: of this application at least so many pods stay ready.
     pub budgets: BTreeMap<String, usize>,
@@ -57,6 +59,7 @@ impl Default for ClusterPlan {
             nodes: Vec::new(),
             cordoned: Vec::new(),
             ill: Vec::new(),
+            ill_once_moved: Vec::new(),
             pods: Vec::new(),
             budgets: BTreeMap::new(),
             pod_ends: Duration::from_secs(6),
