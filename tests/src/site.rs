@@ -218,6 +218,11 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
         if world.has_setup_script() {
             let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
         }
+        if world.has_cluster() {
+            let (url, token) = (&self.servers.kubernetes_url, at("secrets/kubernetes.token"));
+            let _ = write!(toml, "\n[kubernetes]\nurl = \"{url}\"\ntoken_file = \"{token}\"\n");
+        }
+        let _ = write!(toml, "\n[silences]\nurl = \"{}\"\nmatchers = ['instance=~\"{{node}}(:[0-9]+)?\"']\n", self.servers.alertmanager_url);
         let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");
         format!("{toml}\n{more}\n")
     }
@@ -234,6 +239,7 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
         let Servers { keystone_url, nodes_url, credentials, .. } = &self.servers;
         self.secret("clouds.yaml", &clouds_yaml(keystone_url, &credentials.admin))?;
         self.secret("identity", &format!("site-ssh {nodes_url} {}\n", credentials.ssh.password))?;
+        self.secret("kubernetes.token", &format!("{}\n", credentials.kubernetes))?;
         for machine in world.machines() {
             let login = &credentials.bmcs[&machine.node];
             self.secret(&format!("{}.password", machine.node), &format!("{}\n", login.password))?;

@@ -1,4 +1,4 @@
-//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Redfish, and the nodes themselves.
+//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Redfish, Alertmanager, Kubernetes, and the nodes themselves.
 //!
 //! They serve one [`World`], so that real adapters meet what a real site does to them. Nobody gets in without the right
 //! password, nothing is faster than it says, and an answer may be lost after its effect.
@@ -15,7 +15,9 @@ use rand::distr::Alphanumeric;
 use tokio::task::AbortHandle;
 use turnaround_workflows::rehearsal::{TicketDirectory, World};
 
+mod alertmanager;
 mod keystone;
+mod kubernetes;
 mod line;
 mod mishaps;
 mod nodes;
@@ -53,6 +55,8 @@ pub struct Credentials {
     pub bmcs: BTreeMap<String, Login>,
     /// What stands for the private key that lets us in by SSH.
     pub ssh: Login,
+    /// The token of the service account in the Kubernetes cluster.
+    pub kubernetes: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +81,8 @@ pub struct Servers {
     pub redfish_url: String,
     /// Where the program `site-ssh` asks.
     pub nodes_url: String,
+    pub alertmanager_url: String,
+    pub kubernetes_url: String,
     pub credentials: Credentials,
     pub mishaps: Arc<Mishaps>,
     tokens: Arc<Tokens>,
@@ -93,11 +99,14 @@ impl Servers {
             member: Login::new("dana"),
             bmcs: machines.iter().map(|machine| (machine.node.clone(), Login::new("operator"))).collect(),
             ssh: Login::new("ubuntu"),
+            kubernetes: Login::new("turnaround").password,
         };
         let mishaps = Arc::new(Mishaps::default());
         let tokens = Arc::new(Tokens::new(TOKEN_LIFE));
         let [keystone, nova, placement] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
         let [redfish, nodes] = [Lines::bind().await?, Lines::bind().await?];
+        let [alertmanager, kubernetes] = [Lines::bind().await?, Lines::bind().await?];
+        let (alertmanager_url, kubernetes_url) = (alertmanager.url()?, kubernetes.url()?);
         let (keystone_url, nova_url) = (keystone.url()?, nova.url()?);
         let (redfish_url, nodes_url) = (redfish.url()?, nodes.url()?);
         let keystone_routes = keystone::routes(keystone::Keystone {
@@ -114,6 +123,9 @@ impl Servers {
             placement::routes(placement::Placement { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let redfish_routes =
             redfish::routes(redfish::Redfish { chassis: Arc::clone(&world) as Arc<dyn Chassis>, logins: credentials.bmcs.clone() });
+        let kubernetes_routes =
+            kubernetes::routes(kubernetes::Kubernetes { world: Arc::clone(&world), token: credentials.kubernetes.clone() });
+        let alertmanager_routes = alertmanager::routes(Arc::clone(&world));
         let nodes_routes = nodes::routes(nodes::Nodes { world, login: credentials.ssh.clone() });
         let tasks = vec![
             serve(keystone, keystone_routes, &mishaps),
@@ -121,8 +133,10 @@ impl Servers {
             serve(placement, placement_routes, &mishaps),
             serve(redfish, redfish_routes, &mishaps),
             serve(nodes, nodes_routes, &mishaps),
+            serve(alertmanager, alertmanager_routes, &mishaps),
+            serve(kubernetes, kubernetes_routes, &mishaps),
         ];
-        Ok(Servers { keystone_url, nova_url, redfish_url, nodes_url, credentials, mishaps, tokens, tasks })
+        Ok(Servers { keystone_url, nova_url, redfish_url, nodes_url, alertmanager_url, kubernetes_url, credentials, mishaps, tokens, tasks })
     }
 
     /// No token that was given so far is accepted any more.

@@ -17,6 +17,11 @@ pub(super) struct Cluster {
     replaced: usize,
 }
 
+/// All pods are in this namespace.
+const NAMESPACE: &str = "default";
+/// What Kubernetes answers if a node was changed since it was read.
+const CONFLICT: u16 = 409;
+
 /// It is the instance of its name.
 #[derive(Debug)]
 struct Node {
@@ -46,10 +51,13 @@ enum Stage {
     Gone,
 }
 
-impl Running {
-    fn has_to_leave(&self) -> bool {
-        matches!(self.kind, PodKind::Replica | PodKind::Alone)
+impl PodKind {
+    fn has_to_leave(self) -> bool {
+        matches!(self, PodKind::Replica | PodKind::Alone)
     }
+}
+
+impl Running {
 
     fn is_there(&self) -> bool {
         self.stage != Stage::Gone
@@ -104,7 +112,7 @@ impl Site {
     fn record_pod(&mut self, pod: usize, here: bool) {
         let Some(cluster) = &self.cluster else { return };
         let pod = &cluster.pods[pod];
-        let Some(node) = pod.node.filter(|_| pod.has_to_leave()) else { return };
+        let Some(node) = pod.node.filter(|_| pod.kind.has_to_leave()) else { return };
         let (pod, cluster_node) = (pod.name.clone(), cluster.nodes[node].name.clone());
         self.record(if here { Happened::PodStarted { pod, cluster_node } } else { Happened::PodEnded { pod, cluster_node } });
     }
@@ -127,8 +135,9 @@ impl Site {
         let (cluster, _) = self.cluster()?;
         let node = cluster.nodes.iter_mut().find(|node| node.name == read.name).ok_or(Trouble::NotFound)?;
         if node.version.to_string() != read.version {
-            // A conflict (409): it is to be read again.
-            return Err(Trouble::Unavailable);
+            let reason = "the object has been modified; please apply your changes to the latest version and try again";
+            let reason = format!("Operation cannot be fulfilled on nodes \"{}\": {reason}", read.name);
+            return Err(Trouble::refused(CONFLICT, reason));
         }
         node.version += 1;
         (node.schedulable, node.mark) = (schedulable, mark.clone());
@@ -158,15 +167,18 @@ impl Site {
         self.place_pods();
     }
 
-    fn pods_on(&self, name: &str) -> Result<Vec<Pod>, Trouble> {
+    fn pods_on(&self, name: &str) -> Result<Vec<(Pod, PodKind)>, Trouble> {
         let cluster = self.cluster.as_ref().ok_or(Trouble::NotFound)?;
-        let here = |pod: &&Running| pod.is_there() && pod.has_to_leave() && pod.node.is_some_and(|node| cluster.nodes[node].name == name);
-        let told = |pod: &Running| Pod {
-            namespace: "default".to_owned(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            terminating: pod.stage == Stage::Terminating,
-            alone: pod.kind == PodKind::Alone,
+        let here = |pod: &&Running| pod.is_there() && pod.node.is_some_and(|node| cluster.nodes[node].name == name);
+        let told = |pod: &Running| {
+            let pod_told = Pod {
+                namespace: NAMESPACE.to_owned(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+                terminating: pod.stage == Stage::Terminating,
+                alone: pod.kind == PodKind::Alone,
+            };
+            (pod_told, pod.kind)
         };
         Ok(cluster.pods.iter().filter(here).map(told).collect())
     }
@@ -240,30 +252,61 @@ impl Site {
     }
 }
 
+/// The API server, as its protocol's server needs it.
+impl World {
+    /// # Errors
+    /// It is away, or there is no cluster. So with all of these.
+    pub fn cluster_nodes(&self) -> Result<Vec<ClusterNode>, Trouble> {
+        self.asked(Api::Kubernetes, None)?.cluster_nodes()
+    }
+
+    /// Cordons or uncordons a node as it was read, in one with the mark.
+    ///
+    /// # Errors
+    /// Refused with 409 if it was changed since.
+    pub fn set_cordon(&self, read: &ClusterNode, schedulable: bool, mark: Option<String>) -> Result<(), Trouble> {
+        self.asked(Api::Kubernetes, None)?.set_cordon(read, schedulable, mark)
+    }
+
+    /// All pods on the node of this name.
+    pub fn cluster_pods(&self, node: &str) -> Result<Vec<(Pod, PodKind)>, Trouble> {
+        self.asked(Api::Kubernetes, None)?.pods_on(node)
+    }
+
+    /// By its uid; one that is gone is accepted.
+    pub fn evict_pod(&self, pod: &Pod) -> Result<Eviction, Trouble> {
+        self.asked(Api::Kubernetes, None)?.evict(pod)
+    }
+}
+
+/// A conflict is to be read again.
+fn cordoning(trouble: Trouble, operation: String) -> PortError {
+    match trouble {
+        Trouble::Refused { status: CONFLICT, .. } => Trouble::Unavailable.while_trying_to(operation),
+        Trouble::Refused { .. } | Trouble::Unavailable | Trouble::AnswerLost | Trouble::NotFound => trouble.while_trying_to(operation),
+    }
+}
+
 #[async_trait]
 impl ClusterNodes for World {
     async fn nodes(&self) -> Result<Vec<ClusterNode>, PortError> {
-        let read = || self.asked(Api::Kubernetes, None)?.cluster_nodes();
-        read().map_err(|e: Trouble| e.while_trying_to("list the nodes of the Kubernetes cluster"))
+        self.cluster_nodes().map_err(|e| e.while_trying_to("list the nodes of the Kubernetes cluster"))
     }
 
     async fn cordon(&self, node: &ClusterNode, cordon: &Cordon) -> Result<(), PortError> {
-        let done = || self.asked(Api::Kubernetes, None)?.set_cordon(node, false, Some(cordon.mark.clone()));
-        done().map_err(|e: Trouble| e.while_trying_to(format_args!("cordon {}", node.name)))
+        self.set_cordon(node, false, Some(cordon.mark.clone())).map_err(|e| cordoning(e, format!("cordon {}", node.name)))
     }
 
     async fn uncordon(&self, node: &ClusterNode) -> Result<(), PortError> {
-        let done = || self.asked(Api::Kubernetes, None)?.set_cordon(node, true, None);
-        done().map_err(|e: Trouble| e.while_trying_to(format_args!("uncordon {}", node.name)))
+        self.set_cordon(node, true, None).map_err(|e| cordoning(e, format!("uncordon {}", node.name)))
     }
 
     async fn pods(&self, node: &str) -> Result<Vec<Pod>, PortError> {
-        let read = || self.asked(Api::Kubernetes, None)?.pods_on(node);
-        read().map_err(|e: Trouble| e.while_trying_to(format_args!("list the pods on {node}")))
+        let pods = self.cluster_pods(node).map_err(|e| e.while_trying_to(format_args!("list the pods on {node}")))?;
+        Ok(pods.into_iter().filter(|(_, kind)| kind.has_to_leave()).map(|(pod, _)| pod).collect())
     }
 
     async fn evict(&self, pod: &Pod) -> Result<Eviction, PortError> {
-        let done = || self.asked(Api::Kubernetes, None)?.evict(pod);
-        done().map_err(|e: Trouble| e.while_trying_to(format_args!("evict pod {pod}")))
+        self.evict_pod(pod).map_err(|e| e.while_trying_to(format_args!("evict pod {pod}")))
     }
 }

@@ -30,6 +30,7 @@ pub use plan::{
     ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
     MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
+pub use silences::Begun as BegunSilence;
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};
 pub use trouble::Trouble;

@@ -11,16 +11,16 @@ use crate::clock::Timestamp;
 use crate::ports::{NewSilence, PortError, Silence, Silences};
 
 /// One that was begun; it may have ended.
-#[derive(Debug)]
-pub(super) struct Begun {
-    id: String,
-    mark: String,
-    until: Timestamp,
+#[derive(Debug, Clone)]
+pub struct Begun {
+    pub id: String,
+    pub mark: String,
+    pub until: Timestamp,
     ended: bool,
 }
 
 impl Begun {
-    fn is_in_force(&self, now: Timestamp) -> bool {
+    pub fn is_in_force(&self, now: Timestamp) -> bool {
         !self.ended && self.until > now
     }
 }
@@ -48,6 +48,25 @@ impl Site {
     }
 }
 
+/// The Alertmanager, as its protocol's server needs it.
+impl World {
+    /// All that were ever begun.
+    ///
+    /// # Errors
+    /// It is away. So with all of these.
+    pub fn silences(&self) -> Result<Vec<Begun>, Trouble> {
+        Ok(self.asked(Api::Monitoring, None)?.silences.clone())
+    }
+
+    pub fn begin_silence(&self, silence: &NewSilence) -> Result<(), Trouble> {
+        self.asked(Api::Monitoring, None)?.begin_silence(silence)
+    }
+
+    pub fn end_silence(&self, id: &str) -> Result<(), Trouble> {
+        self.asked(Api::Monitoring, None)?.end_silence(id)
+    }
+}
+
 #[async_trait]
 impl Silences for World {
     async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
@@ -57,12 +76,10 @@ impl Silences for World {
     }
 
     async fn begin(&self, silence: &NewSilence) -> Result<(), PortError> {
-        let begun = || self.asked(Api::Monitoring, None)?.begin_silence(silence);
-        begun().map_err(|e: Trouble| e.while_trying_to("begin a silence"))
+        self.begin_silence(silence).map_err(|e| e.while_trying_to("begin a silence"))
     }
 
     async fn end(&self, id: &str) -> Result<(), PortError> {
-        let ended = || self.asked(Api::Monitoring, None)?.end_silence(id);
-        ended().map_err(|e: Trouble| e.while_trying_to(format_args!("end silence {id}")))
+        self.end_silence(id).map_err(|e| e.while_trying_to(format_args!("end silence {id}")))
     }
 }

@@ -141,6 +141,11 @@ impl World {
         self.site().plan.images.clone()
     }
 
+    /// Are instances nodes of a Kubernetes cluster?
+    pub fn has_cluster(&self) -> bool {
+        self.site().plan.cluster.is_some()
+    }
+
     /// Is a node back in OpenStack only after the setup script has run for it?
     pub fn has_setup_script(&self) -> bool {
         self.site().plan.setup.is_some()
