@@ -399,6 +399,7 @@ impl RawKubernetes {
         let ca_file = problems.maybe(&self.ca_file, |text| values::absolute_path(text));
         let request_timeout = problems.length(&self.request_timeout, &limits::KUBERNETES_REQUEST_TIMEOUT);
         let drain_deadline = problems.length(&self.drain_deadline, &limits::DRAIN_DEADLINE);
+        let min_ready = problems.length(&self.min_ready, &limits::MIN_READY);
         if self.url.is_nothing() {
             let keys = [
                 self.token_file.written().map(|written| &written.key),
@@ -406,6 +407,7 @@ impl RawKubernetes {
                 self.ca_file.written().map(|written| &written.key),
                 self.request_timeout.written().map(|written| &written.key),
                 self.drain_deadline.written().map(|written| &written.key),
+                self.min_ready.written().map(|written| &written.key),
             ];
             for lonely in keys.into_iter().flatten() {
                 problems.add(lonely, "there is no `url` that this is for", "write `url` too, or leave it out");
@@ -414,8 +416,9 @@ impl RawKubernetes {
             problems.missing(&self.here, "token_file", "\"/etc/turnaround/kubernetes.token\"");
             return None;
         }
-        let (url, token, ca_file, request_timeout, drain_deadline) = (url?, token?, ca_file?, request_timeout?, drain_deadline?);
-        Some(url.zip(token).map(|(url, token)| Kubernetes { url, token, ca_file, request_timeout, drain_deadline }))
+        let (url, token, ca_file) = (url?, token?, ca_file?);
+        let (request_timeout, drain_deadline, min_ready) = (request_timeout?, drain_deadline?, min_ready?);
+        Some(url.zip(token).map(|(url, token)| Kubernetes { url, token, ca_file, request_timeout, drain_deadline, min_ready }))
     }
 }
 

@@ -203,6 +203,8 @@ pub struct Kubernetes {
     pub request_timeout: Duration,
     /// Until an operator is asked about what is left on a node that is drained.
     pub drain_deadline: Duration,
+    /// What a node that was moved says of itself is believed after so long.
+    pub min_ready: Duration,
 }
 
 /// Rules for renewing node operating systems.

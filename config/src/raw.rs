@@ -145,6 +145,7 @@ tables! {
         ca_file: String,
         request_timeout: Timespan,
         drain_deadline: Timespan,
+        min_ready: Timespan,
     }
 
     /// `[node_os]`

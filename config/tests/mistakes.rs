@@ -448,7 +448,7 @@ fn silences_name_the_node_or_would_keep_everything_quiet() {
 #[test]
 fn a_cluster_is_told_with_its_token_or_not_at_all() {
     let lonely = ("there is no `url` that this is for", "write `url` too, or leave it out");
-    for line in ["token_file = \"/etc/t\"", "token_credential = \"kubernetes\"", "ca_file = \"/etc/ca.pem\"", "request_timeout = \"9s\"", "drain_deadline = \"1h\""] {
+    for line in ["token_file = \"/etc/t\"", "token_credential = \"kubernetes\"", "ca_file = \"/etc/ca.pem\"", "request_timeout = \"9s\"", "drain_deadline = \"1h\"", "min_ready = \"9s\""] {
         assert_only(&format!("[kubernetes]\n{line}\n"), lonely.0, lonely.1);
     }
     let cluster = |more: &str| format!("[kubernetes]\nurl = \"https://192.0.2.7:6443\"\n{more}\n");

@@ -456,7 +456,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
                 matchers: vec![Matcher { name: "instance".to_owned(), value: "{node}(:[0-9]+)?".to_owned(), is_regex: true, is_equal: true }],
                 lasts_ms: 4 * 3_600_000,
             }),
-            cluster: plan.cluster.as_ref().map(|_| OrderedCluster { drain_deadline_ms: 900_000 }),
+            cluster: plan.cluster.as_ref().map(|_| OrderedCluster { drain_deadline_ms: 900_000, min_ready_ms: 60_000 }),
             checks: vec![OrderedCheck {
                 name: "gpus".to_owned(),
                 command: COUNT_GPUS.to_owned(),

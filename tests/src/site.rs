@@ -20,6 +20,9 @@ const SETUP_SCRIPT: &str = "platform-setup.sh";
 const SETUP_ARGUMENTS: &str = r#"deploy = ["--tags", "openstack", "--limit", "{node}"]"#;
 const PROGRAM_MODE: u32 = 0o755;
 
+/// Less than a real cluster needs: a node of the simulated one is Ready or is not.
+const CLUSTER_MIN_READY: &str = "1s";
+
 /// Secrets are for their owner only.
 const SECRET_MODE: u32 = 0o600;
 
@@ -220,7 +223,7 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
         }
         if world.has_cluster() {
             let (url, token) = (&self.servers.kubernetes_url, at("secrets/kubernetes.token"));
-            let _ = write!(toml, "\n[kubernetes]\nurl = \"{url}\"\ntoken_file = \"{token}\"\n");
+            let _ = write!(toml, "\n[kubernetes]\nurl = \"{url}\"\ntoken_file = \"{token}\"\nmin_ready = \"{CLUSTER_MIN_READY}\"\n");
         }
         let _ = write!(toml, "\n[silences]\nurl = \"{}\"\nmatchers = ['instance=~\"{{node}}(:[0-9]+)?\"']\n", self.servers.alertmanager_url);
         let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");

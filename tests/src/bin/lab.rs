@@ -23,6 +23,8 @@ const VIEW_EVERY: Duration = Duration::from_millis(200);
 const SPED_UP: u32 = 90;
 /// The setup script takes less than the half hour of a real one: one runs at a time, and all nodes wait for it.
 const SETUP_TAKES: Duration = Duration::from_secs(60);
+/// The instances that are nodes of the Kubernetes cluster.
+const CLUSTER: [&str; 3] = ["k3s-1", "k3s-2", "k3s-3"];
 /// A lab that takes longer than this is stuck. Undisturbed it takes half a minute.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(300);
 
@@ -78,6 +80,12 @@ fn plan(arguments: &Arguments) -> SitePlan {
         };
         plan.instances.push(InstancePlan::new(&format!("vm-{n:03}")).on(&node).state(state));
     }
+    // A management cluster on the first nodes, which is drained on the way.
+    for (node, name) in plan.nodes.iter().zip(CLUSTER) {
+        plan.instances.push(InstancePlan::new(name).on(&node.name));
+    }
+    let there = plan.nodes.len().min(CLUSTER.len());
+    plan = plan.with_cluster(&CLUSTER[..there]);
     plan.setup = Some(SetupPlan { takes: SETUP_TAKES, ..SetupPlan::default() });
     plan.sped_up(SPED_UP)
 }

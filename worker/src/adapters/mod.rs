@@ -164,7 +164,7 @@ fn alerting(config: &Config, problems: &mut Problems) -> Option<Api> {
 }
 
 fn cluster(config: &Config, problems: &mut Problems) -> Option<kubernetes::Api> {
-    let config::Kubernetes { url, token, ca_file, request_timeout, drain_deadline: _ } = config.kubernetes.as_ref()?;
+    let config::Kubernetes { url, token, ca_file, request_timeout, drain_deadline: _, min_ready: _ } = config.kubernetes.as_ref()?;
     let token = problems.take("kubernetes", read_secret(token));
     let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take("kubernetes", trust_file(file)));
     let base = problems.take("kubernetes", base_url(url));

@@ -66,6 +66,15 @@ pub struct OrderedSilence {
 pub struct OrderedCluster {
     /// Until an operator is asked about what keeps a node from being drained, or from being Ready again.
     pub drain_deadline_ms: u64,
+    /// What a node that was moved says of itself is believed after so long. Older orders don't say.
+    #[serde(default = "OrderedCluster::older_min_ready")]
+    pub min_ready_ms: u64,
+}
+
+impl OrderedCluster {
+    const fn older_min_ready() -> u64 {
+        60_000
+    }
 }
 
 /// A command that only looks, and what it must say on the renewed node.
@@ -217,7 +226,10 @@ impl RolloutOrder {
                 matchers: silences.matchers.clone(),
                 lasts_ms: millis(silences.lasts),
             }),
-            cluster: config.kubernetes.as_ref().map(|cluster| OrderedCluster { drain_deadline_ms: millis(cluster.drain_deadline) }),
+            cluster: config.kubernetes.as_ref().map(|cluster| OrderedCluster {
+                drain_deadline_ms: millis(cluster.drain_deadline),
+                min_ready_ms: millis(cluster.min_ready),
+            }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
         Ok(RolloutOrder { nodes, alone, image, rules })

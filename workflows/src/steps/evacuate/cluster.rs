@@ -17,9 +17,6 @@ use crate::steps::{order, queues};
 use crate::store::{Queue, Resource, Take};
 use crate::updates::{NodeOrder, OrderedCluster};
 
-/// What a node that was moved says of itself is believed only after so long.
-// Kubernetes calls a node Ready for another 40 s (50 s since 1.32) after its kubelet was last heard of (`node-monitor-grace-period`).
-const READY_IS_TRUE_AFTER: Duration = Duration::from_secs(60);
 /// The next look, where there is nothing to wait for.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
@@ -343,7 +340,7 @@ impl Look<'_, '_> {
     /// Uncordons it once it is Ready again, if the cordon is ours.
     async fn give_back(&mut self, node: &ClusterNode, since: Timestamp) -> Result<Progress<Evacuated>, StepError> {
         let cx = self.evacuation.cx;
-        let believed = cx.now().since(since) >= READY_IS_TRUE_AFTER;
+        let believed = cx.now().since(since) >= Duration::from_millis(self.rules.min_ready_ms);
         if !believed || !node.ready {
             if believed && self.is_overdue(since) {
                 return Err(StepError::ask(question_not_ready(self.evacuation.order, node)));
