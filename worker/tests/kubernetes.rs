@@ -124,7 +124,8 @@ async fn an_eviction_is_of_this_very_pod_and_a_budget_is_told_in_kubernetes_own_
     let cause = json!([{ "reason": "DisruptionBudget", "message": "The disruption budget web needs 2 healthy pods and has 2 currently" }]);
     let budget = json!({ "kind": "Status", "message": "Cannot evict pod as it would violate the pod's disruption budget.", "details": { "causes": cause }, "code": 429 });
     let two = json!({ "kind": "Status", "message": "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", "code": 500 });
-    api.reply("POST", path, [Reply::json(201, &json!({})), Reply::json(429, &budget), Reply::json(404, &json!({ "message": "not found" })), Reply::json(500, &two)]);
+    let another = json!({ "kind": "Status", "message": "the UID in the precondition (u-web) does not match the UID in record (v)", "reason": "Conflict", "code": 409 });
+    api.reply("POST", path, [Reply::json(201, &json!({})), Reply::json(429, &budget), Reply::json(404, &json!({ "message": "not found" })), Reply::json(409, &another), Reply::json(500, &two)]);
     assert_eq!(ports.cluster.evict(&web).await.unwrap(), Eviction::Accepted);
     let body: Value = serde_json::from_str(&api.asked("POST", path)[0].body).unwrap();
     assert_eq!((&body["apiVersion"], &body["kind"]), (&json!("policy/v1"), &json!("Eviction")));
@@ -132,6 +133,7 @@ async fn an_eviction_is_of_this_very_pod_and_a_budget_is_told_in_kubernetes_own_
     let reason = "Cannot evict pod as it would violate the pod's disruption budget. The disruption budget web needs 2 healthy pods and has 2 currently";
     assert_eq!(ports.cluster.evict(&web).await.unwrap(), Eviction::NotNow { reason: reason.to_owned() });
     assert_eq!(ports.cluster.evict(&web).await.unwrap(), Eviction::Accepted, "it is gone");
+    assert_eq!(ports.cluster.evict(&web).await.unwrap(), Eviction::Accepted, "another pod has its name");
     let two = ports.cluster.evict(&web).await.unwrap_err();
     assert!(told(&two).contains("more than one PodDisruptionBudget"), "{}", told(&two));
 }

@@ -150,6 +150,15 @@ async fn pods(State(kubernetes): Shared, Query(selected): Query<Selected>) -> Re
     }
 }
 
+fn pod_named(world: &World, name: &str) -> Result<Option<Pod>, Trouble> {
+    for node in world.cluster_nodes()? {
+        if let Some((pod, _)) = world.cluster_pods(&node.name)?.into_iter().find(|(pod, _)| pod.name == name) {
+            return Ok(Some(pod));
+        }
+    }
+    Ok(None)
+}
+
 async fn evict(State(kubernetes): Shared, Path((namespace, name)): Path<(String, String)>, Json(wanted): Json<Value>) -> Response {
     if wanted["apiVersion"] != "policy/v1" || wanted["kind"] != "Eviction" || wanted["metadata"]["name"] != json!(name) {
         return refuse(400, "BadRequest", "this is no eviction of that pod");
@@ -157,6 +166,14 @@ async fn evict(State(kubernetes): Shared, Path((namespace, name)): Path<(String,
     let Some(uid) = wanted["deleteOptions"]["preconditions"]["uid"].as_str() else {
         return refuse(400, "BadRequest", "which pod of that name?");
     };
+    match pod_named(&kubernetes.world, &name) {
+        Ok(Some(there)) if there.uid != uid => {
+            let message = format!("the UID in the precondition ({uid}) does not match the UID in record ({})", there.uid);
+            return refuse(409, "Conflict", &message);
+        }
+        Ok(_) => {}
+        Err(trouble) => return troubled(trouble),
+    }
     let pod = Pod { namespace, name, uid: uid.to_owned(), terminating: false, alone: false };
     match kubernetes.world.evict_pod(&pod) {
         Ok(Eviction::Accepted) => (StatusCode::CREATED, Json(json!({ "kind": "Status", "status": "Success" }))).into_response(),

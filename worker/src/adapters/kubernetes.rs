@@ -278,7 +278,8 @@ impl ClusterNodes for Kubernetes {
         let request = api.request(Method::POST, &["namespaces", &pod.namespace, "pods", &pod.name, "eviction"], &[]).json(Some(&body));
         let answer = api.ask(&operation, &request).await?;
         match answer.status.as_u16() {
-            200..=299 | 404 => Ok(Eviction::Accepted),
+            // 409: by now another pod has its name, such as the next one of a StatefulSet. Whoever is left on the node is seen there.
+            200..=299 | 404 | 409 => Ok(Eviction::Accepted),
             429 => Ok(Eviction::NotNow { reason: said(&answer).unwrap_or_else(|| "Kubernetes gives no reason".to_owned()) }),
             // Of a pod that it can't evict it says why with a 500, and nothing was done.
             500 => Err(PortError::new(operation, PortErrorKind::Refused { reason: said(&answer).unwrap_or_else(|| "HTTP 500".to_owned()) })),
