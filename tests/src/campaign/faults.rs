@@ -36,6 +36,9 @@ const ENDING: Duration = Duration::from_millis(500);
 const WOKEN_MAX: usize = 8;
 /// Rollouts whose journal is damaged: each is lost to the campaign, so only a few.
 const DAMAGED_MAX: usize = 3;
+/// Redis's clock is wrong by so much: from one that is set to another, several leases at once, forward and back. Back means that leases end later and
+/// what is due waits, which a campaign of a minute can't have for long.
+const CLOCK_WRONG_BY_MS: Range<i64> = -4_000..12_000;
 /// Wake-ups are put forward or back by up to this much.
 const MOVED_MS: i64 = 300;
 
@@ -51,6 +54,7 @@ pub enum Fault {
     HostKilled,
     DiskFull,
     MemoryFull,
+    ClockSet,
     AnswerCut,
     WireCut,
     WireSilent,
@@ -76,6 +80,7 @@ impl Fault {
             Fault::HostKilled => "whole host killed",
             Fault::DiskFull => "disk full",
             Fault::MemoryFull => "Redis out of memory",
+            Fault::ClockSet => "Redis's clock set",
             Fault::AnswerCut => "cut after the commit, before the answer",
             Fault::WireCut => "connections cut",
             Fault::WireSilent => "connections silent",
@@ -106,6 +111,7 @@ const STORE: &[(Fault, u32)] = &[
     (Fault::MemoryFull, 2),
     (Fault::DiskFull, 2),
     (Fault::DaemonKilled, 4),
+    (Fault::ClockSet, 3),
     (Fault::HostKilled, 1),
 ];
 const WIRE: &[(Fault, u32)] = &[(Fault::AnswerCut, 5), (Fault::WireCut, 2), (Fault::WireSilent, 2), (Fault::WireSlow, 2)];
@@ -196,6 +202,7 @@ impl Dealer<'_> {
             Fault::HostKilled => self.host().await,
             Fault::DiskFull => self.disk().await,
             Fault::MemoryFull => self.memory().await,
+            Fault::ClockSet => self.clock(),
             Fault::AnswerCut | Fault::WireCut | Fault::WireSilent | Fault::WireSlow => self.wire(fault).await,
             Fault::WakeUpsDoubled | Fault::WakeUpsReordered | Fault::BellsLost | Fault::SignalGarbled => self.noise(fault).await,
             Fault::JournalDamaged => self.damage().await,
@@ -299,6 +306,15 @@ impl Dealer<'_> {
         limit("1").query_async::<()>(&mut redis).await.map_err(io::Error::other)?;
         tokio::time::sleep(full).await;
         limit("0").query_async::<()>(&mut redis).await.map_err(io::Error::other)?;
+        Ok(true)
+    }
+
+    /// It stays so until it is set again.
+    fn clock(&mut self) -> io::Result<bool> {
+        let wrong_by = self.random.random_range(CLOCK_WRONG_BY_MS);
+        let Some(clock) = &self.stage.clock else { return Ok(false) };
+        self.tell(Fault::ClockSet, &[]);
+        clock.set(wrong_by)?;
         Ok(true)
     }
 

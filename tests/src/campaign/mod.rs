@@ -3,6 +3,7 @@
 //! wrote of itself.
 
 mod desk;
+mod clock;
 mod disk;
 mod evidence;
 mod faults;

@@ -76,6 +76,9 @@ pub fn tell(outcome: &Outcome) {
 fn tell_verdict(outcome: &Outcome) {
     let (took, lines) = outcome.judged;
     println!("\nafter the faults everything had ended within {:.1} s", outcome.tail.took.as_secs_f64());
+    for (id, status, headline) in &outcome.tail.last {
+        println!("  the last: {id} was {status}: {headline}");
+    }
     for (id, status, headline) in &outcome.tail.open {
         println!("  still open: {id} is {status}: {headline}");
     }

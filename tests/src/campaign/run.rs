@@ -53,7 +53,8 @@ impl Campaign {
     pub async fn run(&self) -> io::Result<Outcome> {
         let stage = Stage::set(self.seed, &self.scale).await?;
         let out_max = usize::from(stage.out_max);
-        let skipped = if stage.disk.is_none() { vec![Fault::DiskFull.name()] } else { Vec::new() };
+        let possible = [(stage.disk.is_some(), Fault::DiskFull), (stage.clock.is_some(), Fault::ClockSet)];
+        let skipped = possible.iter().filter(|(here, _)| !here).map(|(_, fault)| fault.name()).collect();
         let played = Box::pin(self.play(&stage)).await;
         let site = stage.end().await?;
         let Played { faults, deeds, tail, kept } = match played {

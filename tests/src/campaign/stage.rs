@@ -11,6 +11,7 @@ use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::history;
 use turnaround_workflows::rehearsal::{CallFaults, InstancePlan, MoveFault, MoveGoesWrong, NodeFaults, SetupPlan, SitePlan, VmState, World};
 
+use super::clock::SetClock;
 use super::disk::SmallDisk;
 use super::ledger::Ledger;
 use super::wire::Wire;
@@ -25,6 +26,10 @@ const SETUP_TAKES: Duration = Duration::from_secs(60);
 /// Of a hundred calls to the site that change something so many lose their answer, and of all calls so many find nobody.
 const LOST_ANSWER_PERCENT: u32 = 2;
 const UNAVAILABLE_PERCENT: u32 = 1;
+
+/// The instances that are nodes of the Kubernetes cluster, on the nodes from this place on.
+const CLUSTER: [&str; 3] = ["k3s-1", "k3s-2", "k3s-3"];
+const CLUSTER_FROM: usize = 4;
 
 /// How large a campaign is.
 #[derive(Debug, Clone)]
@@ -67,6 +72,8 @@ pub(super) struct Stage {
     pub wire: Wire,
     /// None: no file system could be mounted here.
     pub disk: Option<SmallDisk>,
+    /// None: there is no C compiler here.
+    pub clock: Option<SetClock>,
     /// Orders and signals, and what was answered.
     pub orders: Ledger,
     /// Faults, and when each was mended.
@@ -97,6 +104,10 @@ impl Stage {
         let config = site.write_config(&world, &settings)?;
         let mut processes = Processes::new(programs.clone(), &folder, &config, scale.workers);
         processes.set_environment(history::FOLDER, &history_folder);
+        let clock = SetClock::make(&folder).await?;
+        if let Some(clock) = &clock {
+            processes.set_redis_environment(&clock.environment());
+        }
         processes.start_redis().await?;
         processes.start_what_is_missing()?;
         Ok(Stage {
@@ -112,6 +123,7 @@ impl Stage {
             site,
             wire,
             disk,
+            clock,
         })
     }
 
@@ -165,6 +177,10 @@ fn plan(scale: &Scale) -> SitePlan {
         plan.instances.push(instance);
     }
     if scale.troubled {
+        for (node, name) in plan.nodes.iter().skip(CLUSTER_FROM).zip(CLUSTER) {
+            plan.instances.push(InstancePlan::new(name).on(&node.name));
+        }
+        plan = plan.with_cluster(&CLUSTER);
         let deaf = if scale.deaf_bmc { deaf() } else { NodeFaults::default() };
         for (node, faults) in [("gpu-02", forgetful()), ("gpu-03", wrong_kernel()), ("gpu-04", deaf)] {
             if let Some(node) = plan.node(node) {

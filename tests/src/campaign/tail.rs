@@ -26,6 +26,8 @@ const RETRIES: u32 = 2;
 #[derive(Debug, Clone)]
 pub struct Tail {
     pub took: Duration,
+    /// What was open for longest.
+    pub last: Vec<(String, String, String)>,
     /// What is still open and neither asks nor is set aside: id, status, headline.
     pub open: Vec<(String, String, String)>,
 }
@@ -37,6 +39,9 @@ pub(super) async fn heal(stage: &Stage) -> io::Result<()> {
     stage.site.servers.mishaps.slow_down(stage.latency);
     if let Some(disk) = &stage.disk {
         disk.make_room()?;
+    }
+    if let Some(clock) = &stage.clock {
+        clock.set(0)?;
     }
     let mut processes = stage.processes.lock().await;
     processes.signal_redis(Signal::SIGCONT)?;
@@ -60,7 +65,7 @@ pub(super) async fn until_all_has_ended(stage: &Stage, within: Duration) -> io::
         stage.processes.lock().await.check()?;
         if let Some(lines) = desk.open().await {
             if lines.iter().all(is_at_rest) {
-                return Ok(Tail { took: began.elapsed(), open: Vec::new() });
+                return Ok(Tail { took: began.elapsed(), last: open, open: Vec::new() });
             }
             for line in &lines {
                 help(&desk, line, &mut answered).await?;
@@ -69,7 +74,7 @@ pub(super) async fn until_all_has_ended(stage: &Stage, within: Duration) -> io::
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(Tail { took: began.elapsed(), open })
+    Ok(Tail { took: began.elapsed(), last: Vec::new(), open })
 }
 
 /// Only a person with a backup can mend its journal: it is set aside, which is where it must be.

@@ -53,6 +53,7 @@ pub struct Processes {
     data: PathBuf,
     /// What every process finds in its environment besides our own.
     environment: Vec<(&'static str, PathBuf)>,
+    redis_environment: Vec<(&'static str, PathBuf)>,
     redis: Option<Child>,
     daemon: Option<Child>,
     /// Another daemon on the same Redis, with a socket of its own.
@@ -64,9 +65,14 @@ impl Processes {
     /// `folder` takes their logs and Redis's data.
     pub fn new(programs: Programs, folder: &Path, config: &Path, workers: usize) -> Processes {
         let workers = (0..workers).map(|_| None).collect();
-        let (data, environment) = (folder.join("redis"), Vec::new());
+        let (data, environment, redis_environment) = (folder.join("redis"), Vec::new(), Vec::new());
         let (folder, config) = (folder.to_owned(), config.to_owned());
-        Processes { programs, folder, config, data, environment, redis: None, daemon: None, second: None, workers }
+        Processes { programs, folder, config, data, environment, redis_environment, redis: None, daemon: None, second: None, workers }
+    }
+
+    /// Redis finds this in its environment, from its next start on.
+    pub fn set_redis_environment(&mut self, variables: &[(&'static str, PathBuf)]) {
+        self.redis_environment = variables.to_vec();
     }
 
     /// The daemon and workers that are started from now on find `variable` in their environment.
@@ -88,9 +94,10 @@ impl Processes {
     }
 
     fn spawn(&self, program: &Path, name: &str, arguments: &[&str]) -> io::Result<Child> {
+        let of_redis = self.redis_environment.iter().filter(|_| name == "redis");
         Command::new(program)
             .args(arguments)
-            .envs(self.environment.iter().cloned())
+            .envs(self.environment.iter().chain(of_redis).cloned())
             .stdin(Stdio::null())
             .stdout(self.log(name)?)
             .stderr(self.log(name)?)
