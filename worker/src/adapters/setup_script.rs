@@ -46,7 +46,8 @@ const CREDENTIAL: &str = "vault";
 
 /// `$1` is the run's folder, `$2` where to work; then the program and its arguments.
 ///
-/// Written to be read by a person at night, and to do nothing if the run has been started before. Signals that ask it to end are left
+/// Written to be read by a person at night, and to do nothing if the run has been started before. What systemd tells a unit of itself
+/// (systemd.exec(5)) is not the script's business. Signals that ask it to end are left
 /// to the script: it alone knows what may be left half done. File descriptor 9 is the lock.
 const RUNNER: &str = r#"
 exec </dev/null >/dev/null 2>&1
@@ -61,6 +62,7 @@ trap : HUP INT TERM
 if [ -n "$CREDENTIALS_DIRECTORY" ] && [ -r "$CREDENTIALS_DIRECTORY/vault" ]; then
     VAULT_PASSWORD=$(cat "$CREDENTIALS_DIRECTORY/vault"); export VAULT_PASSWORD
 fi
+unset CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE
 if cd "$work"; then "$@" >"$run/log" 2>&1; code=$?; else echo "$work: no such folder" >"$run/log"; code=126; fi
 echo "$code" >"$run/exit.new" && sync "$run/exit.new" && mv "$run/exit.new" "$run/exit"
 "#;
