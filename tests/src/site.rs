@@ -221,13 +221,21 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
         if world.has_setup_script() {
             let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
         }
-        if world.has_cluster() {
-            let (url, token) = (&self.servers.kubernetes_url, at("secrets/kubernetes.token"));
-            let _ = write!(toml, "\n[kubernetes]\nurl = \"{url}\"\ntoken_file = \"{token}\"\nmin_ready = \"{CLUSTER_MIN_READY}\"\n");
-        }
-        let _ = write!(toml, "\n[silences]\nurl = \"{}\"\nmatchers = ['instance=~\"{{node}}(:[0-9]+)?\"']\n", self.servers.alertmanager_url);
+        toml.push_str(&self.around_the_cloud(world));
         let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");
         format!("{toml}\n{more}\n")
+    }
+
+    /// The tables for what alerts, and for the Kubernetes cluster if there is one.
+    pub fn around_the_cloud(&self, world: &World) -> String {
+        let Servers { alertmanager_url, kubernetes_url, .. } = &self.servers;
+        let mut toml = format!("\n[silences]\nurl = \"{alertmanager_url}\"\nmatchers = ['instance=~\"{{node}}(:[0-9]+)?\"']\n");
+        if world.has_cluster() {
+            let token = self.folder().join("secrets/kubernetes.token");
+            let (url, token) = (kubernetes_url, token.display());
+            let _ = write!(toml, "\n[kubernetes]\nurl = \"{url}\"\ntoken_file = \"{token}\"\nmin_ready = \"{CLUSTER_MIN_READY}\"\n");
+        }
+        toml
     }
 
     /// The site's setup script: it tells the simulated site to do what a real one does.

@@ -109,7 +109,12 @@ async fn renewed_with_a_kill_in_every_step(mut bed: Bed) {
     bed.site.servers.mishaps.slow_down(CAUGHT);
     bed.site.servers.mishaps.answer_late(Which::path("ComputerSystem.Reset"), LATE);
     let id = bed.renew().await.unwrap();
-    let steps = ["close", "take-stock", "evacuate", "confirm-empty", "stage-image", "reprovision"];
+    // The rollout's own step, before the node's workflow begins.
+    let rollout = id.strip_suffix(&format!(".{NODE}")).unwrap();
+    caught_in(&bed, rollout, "fetch-image").await;
+    kill_and_restart(&mut bed, "fetch-image").await;
+    let steps =
+        ["close", "take-stock", "find-cluster-nodes", "move-cluster-nodes", "evacuate", "silence", "confirm-empty", "stage-image", "reprovision"];
     for step in steps {
         caught_in(&bed, &id, step).await;
         kill_and_restart(&mut bed, step).await;
@@ -118,7 +123,7 @@ async fn renewed_with_a_kill_in_every_step(mut bed: Bed) {
     bed.until("the reset", async |bed| bed.machine.starts().contains(&NETBOOT).then_some(())).await.unwrap();
     assert_eq!(state_of(&bed.show(&id).await.unwrap(), "reprovision"), StepState::Running);
     kill_and_restart(&mut bed, "reprovision, after the reset").await;
-    for step in ["await-install", "verify-os", "deploy-openstack", "verify-hypervisor", "verify-node", "reopen"] {
+    for step in ["await-install", "verify-os", "deploy-openstack", "verify-hypervisor", "verify-node", "reopen", "end-silence"] {
         caught_in(&bed, &id, step).await;
         kill_and_restart(&mut bed, step).await;
     }

@@ -110,7 +110,9 @@ impl Bed {
     pub async fn start(protocol: Protocol) -> io::Result<Bed> {
         let born = tokio::time::Instant::now();
         let programs = programs().await?;
-        let world = World::new(Arc::new(SystemClock), SitePlan::uniform(NODES, 1).sped_up(SPED_UP), 1);
+        // Two instances on each node; one on each of the first two is a node of the Kubernetes cluster.
+        let plan = SitePlan::uniform(NODES, 2).with_cluster(&["gpu-01-a", "gpu-02-a"]).sped_up(SPED_UP);
+        let world = World::new(Arc::new(SystemClock), plan, 1);
         let site = Site::start(&world).await?;
         let folder = site.folder().to_owned();
         let ssh_port = free_port()?;
@@ -137,7 +139,7 @@ impl Bed {
         let late = format!("case \"$*\" in *\"power cycle\") sleep {ANSWER_LATE} ;; esac");
         program(&folder.join("ipmitool"), &format!("#!/bin/sh\nipmitool \"$@\"\ncode=$?\n{late}\nexit $code\n"))?;
         program(&folder.join("platform-setup.sh"), &setup_script())?;
-        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &boot_server.url(), &bmc))?;
+        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &boot_server.url(), &bmc) + &site.around_the_cloud(&world))?;
         let processes = Processes::new(programs.clone(), &folder, &folder.join("config.toml"), 1);
         let client = Client::new(&site.socket())?;
         let mut bed = Bed { site, world, processes, machine, client, image, born, folder, programs, bmc, boot_server };
