@@ -209,6 +209,7 @@ impl Step for MoveClusterNodes {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to its end the move that is under way".to_owned() });
         }
+        evacuation.must_be_told_of_harm().await?;
         let ours = ours(cx).await?;
         for node in &ours {
             cx.guard().await?;
@@ -334,6 +335,7 @@ impl Look<'_, '_> {
         }
         let stuck = self.evacuation.stuck();
         if !stuck.is_empty() && !self.evacuation.moves.instances.values().any(Moving::is_under_way) {
+            self.evacuation.tells().await?;
             let question = super::question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }

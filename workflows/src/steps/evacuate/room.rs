@@ -4,7 +4,7 @@
 //! certainly can't work is held back here.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use turnaround_config::{NodeName, Pinned};
 
@@ -17,6 +17,10 @@ use crate::updates::NodeOrder;
 // It only comes to trying where the room is tight. Each is a look at every host: some 20 ms in all with 1,000 of them. It is
 // also how deep the search can go.
 const PLACEMENTS_MAX: u32 = 2_000;
+
+/// A host that was named for so many instances in vain is named no more while this node is emptied.
+// Once may be the instance's own fault, twice is no accident; each costs a try of Nova's.
+const NOT_TAKEN_MAX: u32 = 2;
 
 /// What can be said of the room for the instances that are to leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,14 +83,16 @@ impl Elsewhere {
     }
 
     /// The host with the most room on which `takes` can stay for the rest of the rollout; what it takes is taken from what is free there. None
-    /// where there is none, or where all are as good: then the choice is the scheduler's, which knows more than we do.
-    pub(super) fn choose(&mut self, takes: Room) -> Option<String> {
+    /// where there is none, or where all are as good: then the choice is the scheduler's, which knows more than we do. A host that has not taken
+    /// one instance comes after the others, one that has not taken [`NOT_TAKEN_MAX`] not at all.
+    pub(super) fn choose(&mut self, takes: Room, not_taken_by: &BTreeMap<String, u32>) -> Option<String> {
         let (lasting, later): (Vec<_>, Vec<_>) = self.hosts.iter().enumerate().partition(|(_, host)| self.lasts(host));
         if later.is_empty() {
             return None;
         }
-        let fit = lasting.into_iter().filter(|(_, host)| host.free.holds(takes));
-        let (best, _) = fit.max_by_key(|(_, host)| host.free)?;
+        let not_taken = |host: &Host| not_taken_by.get(&host.name).copied().unwrap_or(0);
+        let fit = lasting.into_iter().filter(|(_, host)| host.free.holds(takes) && not_taken(host) < NOT_TAKEN_MAX);
+        let (best, _) = fit.max_by_key(|(_, host)| (Reverse(not_taken(host)), host.free))?;
         let host = &mut self.hosts[best];
         host.free = host.free.without(takes);
         Some(host.name.clone())
@@ -277,11 +283,27 @@ mod tests {
             later: vec!["later".parse().unwrap()],
         };
         let takes = |memory_mb| Room { vcpus: 1, memory_mb };
-        let chosen: Vec<_> = [5, 8, 8, 3].into_iter().map(|memory| elsewhere.choose(takes(memory))).collect();
+        let chosen: Vec<_> = [5, 8, 8, 3].into_iter().map(|memory| elsewhere.choose(takes(memory), &BTreeMap::new())).collect();
         let expected = [Some("stranger"), Some("renewed"), None, Some("stranger")];
         assert_eq!(chosen, expected.map(|name| name.map(str::to_owned)));
         let mut alike = Elsewhere { hosts: vec![host("renewed", 10)], later: vec!["later".parse().unwrap()] };
-        assert_eq!(alike.choose(takes(1)), None, "the scheduler can do no harm: the later one is not open");
+        assert_eq!(alike.choose(takes(1), &BTreeMap::new()), None, "the scheduler can do no harm: the later one is not open");
+    }
+
+    #[test]
+    fn a_host_that_has_not_taken_one_comes_after_the_others_and_after_two_not_at_all() {
+        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 99, memory_mb } };
+        let chosen = |big: u32, small: u32| {
+            let hosts = vec![host("big", 50), host("small", 40), host("later", 99)];
+            let mut elsewhere = Elsewhere { hosts, later: vec!["later".parse().unwrap()] };
+            let not_taken_by = BTreeMap::from([("big".to_owned(), big), ("small".to_owned(), small)]);
+            elsewhere.choose(Room { vcpus: 1, memory_mb: 1 }, &not_taken_by)
+        };
+        assert_eq!(chosen(0, 0).as_deref(), Some("big"));
+        assert_eq!(chosen(1, 0).as_deref(), Some("small"));
+        assert_eq!(chosen(1, 1).as_deref(), Some("big"));
+        assert_eq!(chosen(2, 1).as_deref(), Some("small"));
+        assert_eq!(chosen(2, 2), None);
     }
 
     #[test]
