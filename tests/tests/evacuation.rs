@@ -8,8 +8,8 @@ use turnaround_config::Pinned;
 use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
-use turnaround_workflows::ports::{MigrationState, Move};
-use turnaround_workflows::rehearsal::{ALWAYS, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
+use turnaround_workflows::ports::{GroupRule, MigrationState, Move};
+use turnaround_workflows::rehearsal::{ALWAYS, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
 
@@ -196,6 +196,32 @@ async fn on_the_way_back_an_operator_is_told_of_an_instance_that_its_move_has_le
     sim.run().await;
     assert!(sim.document(&node).await.status.is_ended(), "once is enough");
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+}
+
+/// Found by a seed (519): the host went down to which it was moving, in the moment of its confirmation, and the question did not name it.
+#[tokio::test]
+async fn an_instance_whose_confirmation_came_to_nothing_is_named_in_a_question() {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.instance("gpu-01-a").unwrap().vm_state = VmState::Stopped;
+    plan.latencies.confirm = Duration::from_secs(60);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let confirmed = async |plan: SitePlan| {
+        let mut sim = Sim::new(plan, 7);
+        let began = sim.clock.now();
+        let rollout = sim.order(&order).await;
+        sim.run_until(async |sim| sim.world.events().iter().any(|event| matches!(event.what, Happened::ConfirmRequested { .. }))).await;
+        let after = sim.clock.now().since(began);
+        (sim, rollout, after)
+    };
+    let (_, _, after) = confirmed(plan.clone()).await;
+    let crash = Happens::NodeCrashes { node: "gpu-02".to_owned() };
+    let (mut sim, rollout, _) = confirmed(plan.happens(after + Duration::from_secs(20), crash)).await;
+    sim.run().await;
+    let state = sim.state(&sim.child(&rollout, "gpu-01").await).await;
+    let seen = &state.question().expect("a question").seen;
+    let id = guest(&sim, "gpu-01-a").id;
+    assert_eq!(*seen, [format!("gpu-01-a ({id}): is `resized` on gpu-02, and its migration ended as `failed`: confirm or revert it")]);
 }
 
 #[tokio::test]
@@ -469,6 +495,99 @@ async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_i
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
     assert_eq!(moves_of(&sim, &left_over), [Move::Live]);
+}
+
+fn groups(rule: GroupRule, members: &[&str]) -> Vec<GroupPlan> {
+    vec![GroupPlan { name: "etcd".to_owned(), rule, members: members.iter().map(|name| (*name).to_owned()).collect() }]
+}
+
+#[tokio::test]
+async fn what_has_to_keep_apart_is_not_moved_where_no_host_is_left_for_it_and_moved_once_there_is_one() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.groups = groups(GroupRule::AntiAffinity { max_on_a_host: 1 }, &["gpu-01-a", "gpu-02-a", "gpu-03-a"]);
+    let plan = plan.happens(Duration::from_secs(3 * 3600), Happens::InstanceDeleted { name: "gpu-02-a".to_owned() });
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let moved = guest(&sim, "gpu-01-a");
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    let state = sim.state(&node).await;
+    let question = state.question().expect("there is no room");
+    assert_eq!(question.text, "there is no room elsewhere for all that is to leave gpu-01, and nothing was moved yet: what now?");
+    let expected = format!("gpu-01-a ({}), which takes 4 vCPUs and 8192 MiB, and has to keep apart from others of its server group, fits on no other host", moved.id);
+    assert_eq!(question.seen[0], expected);
+    assert_eq!(times_moved(&sim), BTreeMap::new());
+    // By then the one on gpu-02 is deleted by its owner.
+    sim.clock.advance(Duration::from_secs(4 * 3600));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+    assert_eq!(guest(&sim, "gpu-01-a").host.as_deref(), Some("gpu-02"));
+}
+
+#[tokio::test]
+async fn the_dry_run_says_what_it_does_not_prove() {
+    let mut plan = SitePlan::uniform(3, 2);
+    plan.instance("gpu-01-a").unwrap().extra_specs.insert("pci_passthrough:alias".to_owned(), "h100:1".to_owned());
+    plan.instance("gpu-01-a").unwrap().metadata.insert("turnaround:move".to_owned(), "cold".to_owned());
+    plan.groups = groups(GroupRule::Affinity, &["gpu-02-a", "gpu-02-b"]);
+    let order = order(&plan, 1);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &order).await;
+    let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
+    let alias = "there is room for them elsewhere; NOT proven: that another host has a device for gpu-01-a (pci_passthrough:alias=h100:1): Placement does not tell of PCI aliases";
+    assert!(would("gpu-01").contains(alias), "{}", would("gpu-01"));
+    let together = "NOT proven: that Nova moves them one by one, as it must: gpu-02-a, gpu-02-b are to stay on one host by their server group etcd (affinity)";
+    assert!(would("gpu-02").contains(together), "{}", would("gpu-02"));
+    assert!(!would("gpu-03").contains("NOT proven"), "{}", would("gpu-03"));
+}
+
+#[tokio::test]
+async fn devices_that_no_other_host_has_left_hold_an_evacuation_back() {
+    let mut plan = SitePlan::uniform(3, 1);
+    for (node, vgpus) in [("gpu-01", 4), ("gpu-02", 1), ("gpu-03", 0)] {
+        plan.node(node).unwrap().devices = BTreeMap::from([("VGPU".to_owned(), vgpus)]);
+    }
+    for name in ["one", "two"] {
+        plan.instances.push(InstancePlan::new(name).on("gpu-01").state(VmState::Stopped).extra_spec("resources:VGPU", "1"));
+    }
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &order).await;
+    let line = lines.iter().find(|line| line.step == "evacuate").unwrap();
+    assert!(line.problem && line.would.contains("and asks for resources:VGPU=1, finds no room once the bigger ones have theirs"), "{}", line.would);
+    sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(times_moved(&sim), BTreeMap::new());
+}
+
+/// How far it is is shown next to the instance, and costs few entries.
+#[tokio::test]
+async fn an_instance_on_its_way_is_shown_with_how_far_it_is() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.latencies.live_migration = Duration::from_secs(1_000);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..200 {
+        let until = sim.clock.now() + Duration::from_secs(5);
+        sim.run_until(async |sim| sim.clock.now() >= until).await;
+        seen.insert(sim.document(&node).await.headline);
+    }
+    let told: Vec<&String> = seen.iter().filter(|headline| headline.contains(" % of ")).collect();
+    let expected = [20, 40, 60, 80].map(|percent| format!("evacuate: 0 moved, 1 under way, 0 to go; gpu-01-a: {percent} % of 8192 MiB"));
+    assert_eq!(told, expected.iter().collect::<Vec<_>>());
+    sim.run().await;
+    let journal = sim.store.journal(&node, 0, 500).await.unwrap();
+    let entries = journal.iter().filter(|entry| entry.body.contains(" % of ")).count();
+    assert!((4..=8).contains(&entries), "{entries} entries");
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
 }
 
 #[tokio::test]

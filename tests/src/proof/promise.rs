@@ -13,6 +13,8 @@ use super::journals::Journals;
 const AGAIN: &str = " of them only on nodes that are renewed later, and move again then";
 
 const A_MINUTE: i64 = 60_000;
+/// What fails where it can't be told which hosts have room for an instance.
+const UNTOLD: [&str; 3] = ["could not list the hosts and what is free on them", "could not list the server groups", "could not ask Placement for hosts"];
 
 /// A site before and after, and what people have said of it.
 pub struct Site<'a> {
@@ -224,7 +226,7 @@ impl Story {
                         untold: Vec::new(),
                         rollout: orders.get(text(&entry, "parent")).cloned().unwrap_or_default(),
                     }),
-                    ("step-failed", _) if body.contains("could not list the hosts and what is free on them") => {
+                    ("step-failed", _) if UNTOLD.iter().any(|call| body.contains(call)) => {
                         if let Some(renewal) = self.renewals.iter_mut().find(|renewal| renewal.id == *id) {
                             renewal.untold.extend(entry["at"].as_i64());
                         }

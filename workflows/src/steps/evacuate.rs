@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{debug, warn};
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
@@ -39,6 +39,8 @@ const RECORD_APPEARS: Duration = Duration::from_secs(10);
 /// An instance that is busy is waited for so long before it becomes a question: most are being built, rebooted or
 /// stopped, which takes seconds. The snapshot of a large disk takes minutes.
 const BUSY_MAX: Duration = Duration::from_secs(15 * 60);
+/// How far a live migration is is told in steps of so many percent: each step is two entries of the journal.
+const PROGRESS_STEP: u32 = 20;
 /// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
 // Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
 const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
@@ -88,7 +90,16 @@ struct Moving {
     /// Nova never heard of the newest try.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unheard: bool,
+    /// How far the newest try is, in steps, and of how many bytes. It never goes back, though what is left to copy may grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<Told>,
     stage: MoveStage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    percent: u32,
+    total_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,9 +165,12 @@ impl Step for Evacuate {
         // Only a dry run has not begun, and only there is it read.
         let leaving = room::leaving(&scene.on_node, order.rules.pinned);
         if cx.begun().is_none() && !leaving.is_empty() {
-            let elsewhere = Elsewhere::look(cx, &order).await?;
+            let elsewhere = Elsewhere::look(cx, &order, &leaving).await?;
             let proof = elsewhere.prove(&leaving);
             would = format!("{would}; {}", proof.told());
+            if let Some(unproven) = elsewhere.unproven() {
+                would = format!("{would}; {unproven}");
+            }
             if let Proof::NoRoom { why } = &proof {
                 return Err(StepError { what: would, ..StepError::ask(room::question(&order.node, why)) });
             }
@@ -180,6 +194,7 @@ impl Step for Evacuate {
             evacuation.start_more(waiting).await?;
         }
         evacuation.find_unconfirmed().await?;
+        evacuation.see_progress().await;
         evacuation.write_down().await?;
         let under_way = evacuation.moves.instances.values().filter(|moving| moving.is_under_way()).count();
         if opened && under_way == 0 {
@@ -297,6 +312,36 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         Ok(())
     }
 
+    /// How far those are that are on their way. Nobody waits for that: where Nova does not say, nothing is told.
+    async fn see_progress(&mut self) {
+        for (id, moving) in &mut self.moves.instances {
+            if !moving.is_under_way() || moving.how != Move::Live {
+                continue;
+            }
+            match self.cx.ports.instances.progress(id).await {
+                Ok(Some(seen)) => {
+                    let percent = seen.percent() / PROGRESS_STEP * PROGRESS_STEP;
+                    if percent > moving.progress.map_or(0, |told| told.percent) {
+                        moving.progress = Some(Told { percent, total_bytes: seen.total_bytes });
+                        self.changed = true;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => debug!(instance = %id, %error, "it is not known how far it is"),
+            }
+        }
+    }
+
+    /// One phrase for each instance that is on its way, where Nova has told how far.
+    fn progress(&self) -> String {
+        let moving = self.moves.instances.values().filter(|moving| moving.is_under_way());
+        let told = moving.filter_map(|moving| {
+            let Told { percent, total_bytes } = moving.progress?;
+            Some(format!("; {}: {percent} % of {} MiB", moving.name, total_bytes >> 20))
+        });
+        told.collect()
+    }
+
     /// The host that was named for it did not take it: perhaps it takes no other either.
     fn remember_not_taken(&mut self, id: &InstanceId) {
         if let Some(host) = self.moves.instances.get(id).and_then(|moving| moving.to.clone()) {
@@ -331,7 +376,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         for (id, moving) in failed {
             let Some(instance) = self.cx.ports.instances.get(&id).await? else { continue };
             let MoveStage::Failed { reason } = moving.stage else { continue };
-            if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped") {
+            if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped" | "resized") {
                 harmed.push(format!("{} ({id}) was {} and is {} since its move: {reason}", moving.name, moving.found, instance.vm_state));
             }
         }
@@ -357,9 +402,17 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let ours = self.our_migration(id, moving).await?;
         if instance.vm_state == "resized" {
             // A tenant's resize is never confirmed by us.
-            if ours.is_some_and(|ours| ours.state == MigrationState::AwaitsConfirmation) {
-                self.cx.guard().await?;
-                instances.confirm(id).await?;
+            match ours {
+                Some(ours) if ours.state == MigrationState::AwaitsConfirmation => {
+                    self.cx.guard().await?;
+                    instances.confirm(id).await?;
+                }
+                // A host that went down while it was being confirmed.
+                Some(ours) if ours.state == MigrationState::Failed => {
+                    let reason = format!("is `resized` on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
+                    return Ok(Some(MoveStage::Failed { reason }));
+                }
+                Some(_) | None => {}
             }
             return Ok(None);
         }
@@ -431,7 +484,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
         if self.moves.instances.is_empty()
             && !leaving.is_empty()
-            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order).await?.prove(&leaving)
+            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order, &leaving).await?.prove(&leaving)
         {
             return Err(StepError::ask(room::question(&self.order.node, &why)));
         }
@@ -536,6 +589,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             tries: if to.is_some() { tries } else { tries + 1 },
             to: to.clone(),
             unheard: false,
+            progress: None,
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
             asked: self.cx.just_now().await,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
@@ -559,11 +613,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                     // Nothing was asked: the try does not count.
                     self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
                     // Whoever may move instances may not always name a host: then the next try names none.
-                    let unheard = error.kind == PortErrorKind::Unavailable;
+                    let away = error.kind == PortErrorKind::Unavailable;
                     if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
                         moving.tries = tries;
-                        if unheard {
-                            moving.to = named_before;
+                        if away {
+                            (moving.to, moving.unheard) = (named_before, was_unheard);
                         }
                     }
                     self.write_down().await?;
@@ -583,12 +637,13 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             self.elsewhere = Some(self.look_elsewhere().await?);
         }
         let elsewhere = self.elsewhere.get_or_insert_with(Elsewhere::unknown);
-        Ok(elsewhere.choose(instance.takes, &self.moves.not_taken_by))
+        Ok(elsewhere.choose(instance, &self.moves.not_taken_by))
     }
 
     /// What is free elsewhere. What only makes a better choice must not hold an evacuation up for long.
     async fn look_elsewhere(&mut self) -> Result<Elsewhere, StepError> {
-        let error = match Elsewhere::look(self.cx, self.order).await {
+        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        let error = match Elsewhere::look(self.cx, self.order, &leaving).await {
             Ok(elsewhere) => {
                 self.changed |= self.moves.no_choice.take().is_some();
                 return Ok(elsewhere);
@@ -673,7 +728,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if !self.blocked.is_empty() {
             note = format!("{note}, {} blocked", self.blocked.len());
         }
-        note
+        note + &self.progress()
     }
 }
 

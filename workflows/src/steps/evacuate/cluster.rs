@@ -339,7 +339,9 @@ impl Look<'_, '_> {
             let question = super::question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }
-        Ok(self.look_again(format!("{} is drained, and its instance moves", node.name)))
+        self.evacuation.see_progress().await;
+        self.evacuation.write_down().await?;
+        Ok(self.look_again(format!("{} is drained, and its instance moves{}", node.name, self.evacuation.progress())))
     }
 
     /// Uncordons it once it is Ready again, if the cordon is ours.
