@@ -1,7 +1,7 @@
 //! The true engine on the memory store and the simulated site, in virtual time, with a worker that can be killed at any
 //! point: before and after every commit, every guard, and every call to the outside world.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
@@ -173,6 +173,9 @@ impl ComputeServices for MortalPorts {
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.inner().compute.hosts().await
     }
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        self.inner().compute.fitting(asks).await
+    }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         self.mortal.call("close", self.inner().compute.close(node, reason)).await
     }
@@ -188,6 +191,12 @@ impl Instances for MortalPorts {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.inner().instances.get(id).await
+    }
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
+        self.inner().instances.groups().await
+    }
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
+        self.inner().instances.progress(id).await
     }
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         self.mortal.call("start_move", self.inner().instances.start_move(id, how, to)).await

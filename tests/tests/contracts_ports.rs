@@ -3,7 +3,7 @@
 //! Because a fake that is kinder than the real thing proves nothing: the same checks run on both. Time is turned by hand.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -153,6 +153,9 @@ contracts! {
     a_move_goes_to_the_host_that_is_named_or_nowhere,
     the_hypervisor_is_a_second_witness,
     what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
+    what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_there,
+    server_groups_of_all_projects_are_told_with_their_rules,
+    how_far_a_live_move_is_is_told_while_it_is_under_way,
     nova_may_know_a_node_by_another_name,
     a_live_move_is_accepted_then_arrives_then_is_over,
     a_live_move_that_fails_leaves_only_a_reason,
@@ -323,6 +326,64 @@ async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on:
     bench.settle();
     let moved = [host("gpu-01", true, 48, 100_000), host("gpu-02", true, 13, 43_000), closed, full];
     assert_eq!(hosts().await, moved);
+}
+
+async fn what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_there(on: On) {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().nova_host = Some("gpu-01.cloud.internal".to_owned());
+    for (node, vgpus) in [("gpu-01", 2), ("gpu-02", 1), ("gpu-03", 0)] {
+        plan.node(node).unwrap().devices = BTreeMap::from([("VGPU".to_owned(), vgpus)]);
+    }
+    plan.node("gpu-01").unwrap().traits = vec!["CUSTOM_H100".to_owned()];
+    plan.instances.push(InstancePlan::new("train").on("gpu-01").extra_spec("resources:VGPU", "1").extra_spec("resources:VCPU", "2"));
+    let bench = on.site(plan).await;
+    let specs = |of: &[(&str, &str)]| of.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<BTreeMap<_, _>>();
+    assert_eq!(bench.instance("train").await.asks, specs(&[("resources:VGPU", "1")]), "without its size");
+    let fitting = async |of: &[(&str, &str)]| {
+        let fitting = bench.ports.compute.fitting(&specs(of)).await.unwrap();
+        fitting.into_iter().map(|(host, free)| (host, free["VGPU"])).collect::<Vec<_>>()
+    };
+    let free = |of: &[(&str, u64)]| of.iter().map(|(host, free)| ((*host).to_owned(), *free)).collect::<Vec<_>>();
+    assert_eq!(fitting(&[("resources:VGPU", "1")]).await, free(&[("gpu-01", 1), ("gpu-02", 1)]));
+    assert_eq!(fitting(&[("resources:VGPU", "2")]).await, []);
+    assert_eq!(fitting(&[("resources1:VGPU", "1"), ("trait1:CUSTOM_H100", "required")]).await, free(&[("gpu-01", 1)]));
+    assert_eq!(fitting(&[("resources_GPU:VGPU", "1"), ("trait_GPU:CUSTOM_H100", "forbidden")]).await, free(&[("gpu-02", 1)]));
+    assert_eq!(fitting(&[("resources1:VGPU", "1"), ("resources2:VGPU", "1"), ("group_policy", "none")]).await, []);
+}
+
+async fn server_groups_of_all_projects_are_told_with_their_rules(on: On) {
+    let mut plan = SitePlan::uniform(2, 2);
+    let group = |name: &str, rule: GroupRule, members: &[&str]| GroupPlan { name: name.to_owned(), rule, members: members.iter().map(|name| (*name).to_owned()).collect() };
+    plan.groups = vec![
+        group("apart", GroupRule::AntiAffinity { max_on_a_host: 1 }, &["gpu-01-a", "gpu-02-a"]),
+        group("two", GroupRule::AntiAffinity { max_on_a_host: 2 }, &["gpu-01-b"]),
+        group("together", GroupRule::Affinity, &[]),
+    ];
+    let bench = on.site(plan).await;
+    let told = bench.ports.instances.groups().await.unwrap();
+    let group = |name: &str, rule: GroupRule, members: &[&str]| ServerGroup { name: name.to_owned(), rule, members: members.iter().map(|name| bench.id(name)).collect() };
+    let expected = [
+        group("apart", GroupRule::AntiAffinity { max_on_a_host: 1 }, &["gpu-01-a", "gpu-02-a"]),
+        group("two", GroupRule::AntiAffinity { max_on_a_host: 2 }, &["gpu-01-b"]),
+        group("together", GroupRule::Affinity, &[]),
+    ];
+    assert_eq!(told, expected);
+}
+
+async fn how_far_a_live_move_is_is_told_while_it_is_under_way(on: On) {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.latencies.live_migration = Duration::from_secs(100);
+    let bench = on.site(plan).await;
+    let progress = async || bench.ports.instances.progress(&bench.id("gpu-01-a")).await.unwrap();
+    assert_eq!(progress().await, None, "it does not move");
+    bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    bench.until("it is on its way", |site| site.node("gpu-02").unwrap().arriving == 1);
+    bench.clock.advance(Duration::from_secs(50));
+    let seen = progress().await.expect("it is on its way");
+    assert_eq!(seen.total_bytes, 8 << 30);
+    assert!((40..=60).contains(&seen.percent()), "{seen:?}");
+    bench.settle();
+    assert_eq!(progress().await, None, "it is over");
 }
 
 async fn nova_may_know_a_node_by_another_name(on: On) {

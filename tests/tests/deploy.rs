@@ -115,6 +115,65 @@ async fn a_run_that_fails_is_told_with_ansibles_own_words_and_run_again_only_whe
 }
 
 #[tokio::test]
+async fn who_knows_better_than_the_recap_says_go_on_and_the_next_steps_look_all_the_same() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::FailsAtTheEnd]).await;
+    let question = bench.question().await;
+    let keys: Vec<&str> = question.answers.iter().map(|answer| answer.key.as_str()).collect();
+    assert_eq!(keys, ["retry", "go-on", "leave"]);
+    assert_eq!(
+        question.find("go-on").unwrap().consequence,
+        "takes this run as good, and starts no other; gpu-01 is given back only if nova-compute reports, its hypervisor offers what it did and your checks \
+         come out well, and what else the script has left undone nobody sees"
+    );
+    bench.answer("go-on").await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::Succeeded, 1));
+    bench.is_clean(&[]);
+
+    for goes_wrong in [ScriptGoesWrong::FailsMidway, ScriptGoesWrong::IsKilled] {
+        let mut bench = Bench::of(&[goes_wrong]).await;
+        bench.answer("go-on").await;
+        assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 1));
+        assert!(bench.question().await.text.contains("verify-hypervisor"), "{:?}", bench.question().await);
+        assert!(bench.is_closed(), "their word is not enough");
+        bench.is_clean(&["gpu-01"]);
+    }
+}
+
+/// An answer is good for the question that it was given to, and for no later one.
+#[tokio::test]
+async fn who_said_go_on_about_one_run_is_asked_about_the_next() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::FailsMidway, ScriptGoesWrong::FailsMidway]).await;
+    bench.answer("retry").await;
+    assert_eq!(bench.question().await.text, "the setup script did not put OpenStack back on gpu-01: what now?");
+    bench.answer("go-on").await;
+    assert_eq!(bench.runs(), 2);
+    assert!(bench.question().await.text.contains("verify-hypervisor"));
+}
+
+#[tokio::test]
+async fn while_a_run_goes_on_nobody_can_say_go_on() {
+    let mut bench = Bench::of(&[ScriptGoesWrong::Hangs]).await;
+    assert!(bench.question().await.find("go-on").is_none(), "{:?}", bench.question().await);
+    bench.answer("go-on").await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 1));
+    assert!(bench.is_closed());
+}
+
+#[tokio::test]
+async fn an_image_that_was_fetched_by_hand_is_taken_as_good_when_an_operator_says_go_on() {
+    let (mut sim, rollout) = fetching(&[ScriptGoesWrong::FailsMidway]).await;
+    let state = sim.state(&rollout).await;
+    let keys: Vec<&str> = state.question().unwrap().answers.iter().map(|answer| answer.key.as_str()).collect();
+    assert_eq!(keys, ["retry", "go-on", "unwind"]);
+    sim.clock.advance(Duration::from_secs(1));
+    sim.signal(&rollout, SignalKind::Answer { key: "go-on".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    let fetches = sim.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { node: None, .. })).count();
+    assert_eq!(fetches, 1);
+}
+
+#[tokio::test]
 async fn who_leaves_a_failed_run_leaves_the_node_closed() {
     let mut bench = Bench::of(&[ScriptGoesWrong::FailsMidway]).await;
     bench.answer("leave").await;

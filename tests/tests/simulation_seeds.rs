@@ -54,6 +54,7 @@ struct Total {
     seeds: u64,
     statuses: BTreeMap<&'static str, u64>,
     counts: BTreeMap<&'static str, u64>,
+    promised: BTreeMap<&'static str, u64>,
     against: Vec<String>,
 }
 
@@ -64,7 +65,20 @@ impl Total {
         for (what, count) in ran.counts {
             *self.counts.entry(what).or_default() += count;
         }
+        for (what, count) in ran.promised {
+            *self.promised.entry(what).or_default() += count;
+        }
         self.against.extend(ran.against.into_iter().map(|what| format!("seed {}: {what}", ran.seed)));
+    }
+}
+
+impl Total {
+    /// What the owner of a site asks, and the figures to it.
+    fn told(&self) -> String {
+        let good = "no instance moved twice (beyond what is explained), none lost, none left in another power state, no node left disabled by us without a question open";
+        let verdict = if self.against.is_empty() { good.to_owned() } else { format!("{} complaints, which follow", self.against.len()) };
+        let figures: Vec<String> = self.promised.iter().map(|(what, count)| format!("  {count:>8} {what}")).collect();
+        format!("over {} simulated sites with faults by seed: {verdict}\n{}", self.seeds, figures.join("\n"))
     }
 }
 
@@ -106,6 +120,7 @@ fn no_rollout_harms_a_site_whatever_goes_wrong_there_and_among_the_workers() {
     let took = began.elapsed().max(Duration::from_millis(1));
     println!("{} seeds in {:.1} s: {:.1} seeds/s", total.seeds, took.as_secs_f64(), total.seeds as f64 / took.as_secs_f64());
     println!("{:#?}\n{:#?}", total.statuses, total.counts);
+    println!("{}", total.told());
     let shown: Vec<&str> = total.against.iter().take(40).map(String::as_str).collect();
     assert!(total.against.is_empty(), "{} complaints:\n{}", total.against.len(), shown.join("\n"));
     if seeds.end - seeds.start >= SEEDS.end {

@@ -10,6 +10,7 @@ mod gate;
 pub mod journals;
 mod lease;
 mod ports;
+pub mod promise;
 mod sometimes;
 mod steps;
 pub mod script;

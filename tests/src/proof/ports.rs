@@ -1,5 +1,6 @@
 //! Every port of a site, each call through the gate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
 };
 
 use super::gate::Gate;
@@ -34,6 +35,9 @@ impl ComputeServices for Gated {
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.gate.call("hosts", false, self.site.compute.hosts()).await
     }
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        self.gate.call("fitting hosts", false, self.site.compute.fitting(asks)).await
+    }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         self.gate.call("close", true, self.site.compute.close(node, reason)).await
     }
@@ -49,6 +53,12 @@ impl Instances for Gated {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.gate.call("instance", false, self.site.instances.get(id)).await
+    }
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
+        self.gate.call("server groups", false, self.site.instances.groups()).await
+    }
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
+        self.gate.call("progress", false, self.site.instances.progress(id)).await
     }
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         self.gate.call("start_move", true, self.site.instances.start_move(id, how, to)).await

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
@@ -13,7 +14,8 @@ use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId}
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
 use super::journals::{self, Journals};
-use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, done};
+use super::promise;
+use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Undisturbed, done};
 use crate::checker::{Rules, judge};
 use crate::sim::order;
 
@@ -40,6 +42,8 @@ pub struct Ran {
     /// What must not be, each in words.
     pub against: Vec<String>,
     pub counts: BTreeMap<&'static str, u64>,
+    /// What the owner of a site wants to know.
+    pub promised: BTreeMap<&'static str, u64>,
     /// What the site saw.
     pub log: String,
     pub journals: Journals,
@@ -266,7 +270,18 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
         crowd.rest();
     }
     let status = crowd.document(&rollout).map_or("gone", |document| document.status.as_str());
-    verdict(seed, status, &crowd, &plan, people.rules)
+    let dry_run = || dry_run(seed, registry, &plan, &orders[0]);
+    verdict(seed, status, &crowd, &plan, people.rules, dry_run)
+}
+
+/// The lines of the dry run of `order` on the same site, before anything began: what was told to whoever ordered it.
+fn dry_run(seed: u64, registry: &Registry, plan: &SitePlan, order: &RolloutOrder) -> Vec<Value> {
+    let mut crowd = Crowd::new(plan.clone(), seed, 1, registry, Box::new(Undisturbed));
+    let preview = crowd.start(updates::dry_run(order, "tester").expect("an order can be written"));
+    crowd.rest();
+    let entries = crowd.journal(&preview);
+    let output = entries.iter().filter_map(|(_, body)| serde_json::from_str::<Value>(body).ok()).find(|entry| entry["event"] == "step-succeeded");
+    output.and_then(|entry| entry["output"]["lines"].as_array().cloned()).unwrap_or_default()
 }
 
 /// One rollout of all nodes; sometimes a second one of some of them, whose nodes then have two workflows that want them.
@@ -308,7 +323,7 @@ fn disturbances(random: &mut StdRng, mended: Timestamp) -> Vec<Timestamp> {
     at
 }
 
-fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut rules: Rules) -> Ran {
+fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut rules: Rules, dry_run: impl FnOnce() -> Vec<Value>) -> Ran {
     let open = crowd.list(Scope::Open);
     let asks = |document: &&Document| document.status == Status::NeedsOperator;
     rules.open_questions.extend(open.iter().filter(asks).map(|document| document.target.clone()));
@@ -324,13 +339,33 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     against.extend(unfinished(&open));
     against.extend(kept(crowd, &open, &rules));
     against.extend(changed(crowd, plan, !rules.open_questions.is_empty() || !rules.left_by_operators.is_empty()));
+    let promise = promise::judge(&before_and_after(crowd, plan, &rules, &log, &journals), dry_run);
+    against.extend(promise.against);
+    let mut promised = promise.counts;
+    let befell = ["worker killed", "worker paused", "worker stopped", "claim whose answer was lost", "commit whose answer was lost", "store outage waited out"];
+    promised.insert("faults among the workers", befell.iter().filter_map(|what| crowd.sometimes.counts().get(what).copied()).sum());
     for (id, entries) in &journals {
         for (_, body) in entries {
             reached(crowd, body);
         }
         debug_assert!(!entries.is_empty(), "{id} has a journal");
     }
-    Ran { seed, status, against, counts: crowd.sometimes.counts(), log, journals }
+    Ran { seed, status, against, counts: crowd.sometimes.counts(), promised, log, journals }
+}
+
+fn before_and_after<'a>(crowd: &Crowd, plan: &SitePlan, rules: &Rules, log: &'a str, journals: &'a Journals) -> promise::Site<'a> {
+    let instance = plan.instances.first().map_or((0, 0), |instance| (u64::from(instance.vcpus), instance.memory_mb));
+    debug_assert!(plan.instances.iter().all(|one| (u64::from(one.vcpus), one.memory_mb) == instance), "a troubled site has instances of one size");
+    let now = crowd.world.snapshot().instances.into_iter().map(|one| (one.id, (one.name, one.vm_state)));
+    promise::Site {
+        log,
+        journals,
+        nodes: plan.nodes.iter().map(|node| (node.name.clone(), (u64::from(node.vcpus), node.memory_mb))).collect(),
+        instance,
+        found: plan.instances.iter().map(|one| (one.name.clone(), one.vm_state.as_str().to_owned())).collect(),
+        now: now.collect(),
+        asked_about: rules.open_questions.union(&rules.left_by_operators).cloned().collect(),
+    }
 }
 
 /// Everything is mended, and somebody has answered: whoever is still open asks, or waits for one that does.

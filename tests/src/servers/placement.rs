@@ -1,5 +1,6 @@
-//! Placement: the candidates for an allocation of memory, as release 2026.1 answers at microversion 1.29.
+//! Placement: the candidates for an allocation of memory, as release 2026.1 answers at microversions 1.29 and 1.33.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -17,9 +18,29 @@ pub(super) struct Placement {
     pub(super) tokens: Arc<Tokens>,
 }
 
-#[derive(serde::Deserialize)]
-struct Wanted {
-    resources: String,
+/// The extra specs that such a query is made of, and how much memory it wants. None where it is not understood.
+fn understood(query: &BTreeMap<String, String>) -> Option<(BTreeMap<String, String>, u64)> {
+    let (mut asks, mut memory) = (BTreeMap::new(), None);
+    for (key, value) in query {
+        if let Some(group) = key.strip_prefix("resources") {
+            for one in value.split(',') {
+                let (class, amount) = one.split_once(':')?;
+                let amount: u64 = amount.parse().ok()?;
+                match (group, class) {
+                    ("", "MEMORY_MB") => memory = Some(amount),
+                    _ => drop(asks.insert(format!("resources{group}:{class}"), amount.to_string())),
+                }
+            }
+        } else if let Some(group) = key.strip_prefix("required") {
+            for one in value.split(',') {
+                let (name, wanted) = one.strip_prefix('!').map_or((one, "required"), |name| (name, "forbidden"));
+                asks.insert(format!("trait{group}:{name}"), wanted.to_owned());
+            }
+        } else if key != "group_policy" {
+            return None;
+        }
+    }
+    Some((asks, memory?))
 }
 
 pub(super) fn routes(placement: Placement) -> Router {
@@ -35,7 +56,7 @@ fn refuse(status: StatusCode, title: &str, detail: &str) -> Response {
 }
 
 /// Hosts with so much memory left. Before microversion 1.29 the summaries have no tree of providers.
-async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(wanted): Query<Wanted>) -> Response {
+async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(bearer) = header("x-auth-token").and_then(|token| placement.tokens.bearer(token)) else {
         let message = "The request you have made requires authentication.";
@@ -46,20 +67,31 @@ async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap,
         let denied = "Access was denied to this resource.\n\n Policy does not allow placement:allocation_candidates:list to be performed.";
         return refuse(StatusCode::FORBIDDEN, "Forbidden", denied);
     }
-    if header("openstack-api-version") != Some("placement 1.29") {
-        return refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 is known here");
+    let version = header("openstack-api-version");
+    if !matches!(version, Some("placement 1.29" | "placement 1.33")) {
+        return refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 and 1.33 are known here");
     }
-    let Some(Ok(least)) = wanted.resources.strip_prefix("MEMORY_MB:").map(str::parse::<u64>) else {
+    let groups = query.keys().filter_map(|key| key.strip_prefix("resources")).filter(|group| !group.is_empty());
+    let names: Vec<&str> = groups.collect();
+    if names.iter().any(|name| name.starts_with('_')) && version == Some("placement 1.29") {
+        return refuse(StatusCode::BAD_REQUEST, "Bad Request", "Invalid query string parameters: Additional properties are not allowed");
+    }
+    if names.len() > 1 && !query.contains_key("group_policy") {
+        let detail = "The \"group_policy\" parameter is required when specifying more than one \"resources{N}\" parameter.";
+        return refuse(StatusCode::BAD_REQUEST, "Bad Request", detail);
+    }
+    let Some((asks, least)) = understood(&query) else {
         return refuse(StatusCode::BAD_REQUEST, "Bad Request", "Invalid resource class in resources parameter");
     };
-    let services = match placement.world.services() {
-        Ok(services) => services,
+    let looked = placement.world.services().and_then(|services| Ok((services, placement.world.offering(&asks)?)));
+    let (services, offering) = match looked {
+        Ok(looked) => looked,
         Err(Trouble::Unavailable | Trouble::AnswerLost | Trouble::Refused { .. } | Trouble::NotFound) => {
             return (StatusCode::SERVICE_UNAVAILABLE, "No server is available to handle this request.").into_response();
         }
     };
     let (mut requests, mut summaries) = (Vec::new(), Map::new());
-    for service in services.iter().filter(|service| service.free.memory_mb >= least) {
+    for service in services.iter().filter(|service| service.free.memory_mb >= least && offering.contains_key(&service.host)) {
         let resource = |capacity: u64, free: u64| json!({ "capacity": capacity, "used": capacity - free });
         requests.push(json!({ "allocations": { &service.id: { "resources": { "MEMORY_MB": least } } } }));
         summaries.insert(
@@ -73,6 +105,12 @@ async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap,
                 "parent_provider_uuid": null,
                 "root_provider_uuid": service.id,
             }),
+        );
+        // Devices are providers of their own, below their host's.
+        let devices: Map<String, Value> = service.devices.iter().map(|(class, free)| (class.clone(), resource(*free, *free))).collect();
+        summaries.insert(
+            format!("{}-devices", service.id),
+            json!({ "resources": devices, "traits": service.traits, "parent_provider_uuid": service.id, "root_provider_uuid": service.id }),
         );
     }
     Json(json!({ "allocation_requests": requests, "provider_summaries": Value::Object(summaries) })).into_response()

@@ -85,6 +85,11 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().map(|current| current.begun)
     }
 
+    /// What an operator has answered to the newest question of this step; None while none was answered.
+    pub fn answered(&self) -> Option<&str> {
+        self.state.current.as_ref().filter(|current| current.step == self.step)?.answered.as_deref()
+    }
+
     pub fn created_by(&self) -> &str {
         &self.state.created_by
     }

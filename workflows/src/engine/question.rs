@@ -25,7 +25,7 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerEffect {
-    /// The step is tried again, with a fresh deadline and fresh attempts.
+    /// The step is tried again, with a fresh deadline and fresh attempts. It knows which answer that was.
     Retry,
     /// What was done is undone, last first; the workflow ends as failed.
     Unwind,

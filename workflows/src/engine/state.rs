@@ -64,6 +64,9 @@ pub struct Current {
     pub failures: u32,
     /// The newest error, until something works again.
     pub error: Option<String>,
+    /// What an operator has answered to this step's newest question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
     pub stage: Stage,
 }
 
@@ -186,11 +189,13 @@ impl State {
                 self.note.clone_from(error);
             }
             Event::OperatorAsked { step, question } => {
-                self.running(event, step)?.stage = Stage::Asking { question: question.clone() };
+                let current = self.running(event, step)?;
+                current.answered = None;
+                current.stage = Stage::Asking { question: question.clone() };
                 self.note.clone_from(&question.text);
             }
             Event::OperatorAnswered { key, by, .. } => {
-                self.asking(event)?;
+                self.asking(event)?.answered = Some(key.clone());
                 self.note = format!("{by} answered `{key}`");
             }
             Event::RetryRequested { deadline, .. } => {
@@ -336,11 +341,11 @@ impl State {
         }
     }
 
-    fn asking(&mut self, event: &Event) -> Result<(), IllegalTransition> {
+    fn asking(&mut self, event: &Event) -> Result<&mut Current, IllegalTransition> {
         match &mut self.current {
             Some(current @ Current { stage: Stage::Asking { .. }, .. }) => {
                 current.stage = Stage::Running;
-                Ok(())
+                Ok(current)
             }
             Some(_) | None => Err(illegal(event, "no question is open")),
         }
@@ -356,7 +361,7 @@ impl State {
 
 impl Current {
     fn new(step: &str, begun: Timestamp, deadline: Timestamp) -> Current {
-        Current { step: step.to_owned(), begun, deadline, failures: 0, error: None, stage: Stage::Running }
+        Current { step: step.to_owned(), begun, deadline, failures: 0, error: None, answered: None, stage: Stage::Running }
     }
 
     fn succeeded_somewhat(&mut self) {

@@ -1,5 +1,6 @@
 //! Ports that tell what is done to the world. What only looks is not told.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use turnaround_config::NodeName;
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, SetupScript, Silence, Silences, NewSilence,
+    MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -37,6 +38,9 @@ impl ComputeServices for Told {
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.0.compute.hosts().await
     }
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        self.0.compute.fitting(asks).await
+    }
     async fn close(&self, node: &NodeName, reason: &str) -> Result<(), PortError> {
         effect("close", node.as_str(), self.0.compute.close(node, reason)).await
     }
@@ -52,6 +56,12 @@ impl Instances for Told {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.0.instances.get(id).await
+    }
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
+        self.0.instances.groups().await
+    }
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
+        self.0.instances.progress(id).await
     }
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         effect("start_move", &id.to_string(), self.0.instances.start_move(id, how, to)).await

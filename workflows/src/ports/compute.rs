@@ -1,5 +1,7 @@
 //! The compute service of a node, as the scheduler of instances sees it.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
@@ -63,4 +65,8 @@ pub trait ComputeServices: Send + Sync {
 
     /// Every host of the cloud that has a hypervisor.
     async fn hosts(&self) -> Result<Vec<Host>, PortError>;
+
+    /// The hosts that have, by Placement, all that one instance of a flavour with these [`super::asks`] wants besides its size; by their names as
+    /// in [`Host`], with what is free there of each resource class.
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError>;
 }

@@ -5,6 +5,7 @@
 //! the instance's action of the same request id; an instance is ACTIVE on its new host some seconds
 //! before its migration is finished. The instance's host is the truth, migrations are hints.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use async_trait::async_trait;
@@ -46,6 +47,8 @@ pub struct Instance {
     pub locked: bool,
     /// What it takes of a host.
     pub takes: Room,
+    /// What else its flavour asks of Placement: see [`asks`].
+    pub asks: BTreeMap<String, String>,
     /// What in its flavour ties it to a device of its node, as `key=value`: see [`pins`].
     pub pinned_by: Vec<String>,
     /// What its owner wants of moves: the value of its metadata [`MOVE_METADATA`].
@@ -72,6 +75,52 @@ pub fn pins(key: &str, value: &str) -> bool {
 pub fn resource_class(key: &str) -> Option<&str> {
     let (_group, class) = key.strip_prefix("resources")?.split_once(':')?;
     Some(class)
+}
+
+/// Resource classes of Placement that are an instance's size. Which kind of processor, and whether a disk is the host's, doesn't hang on the flavour alone.
+const SIZE_CLASSES: [&str; 4] = ["VCPU", "PCPU", "MEMORY_MB", "DISK_GB"];
+
+/// Those of a flavour's extra specs that say what else than its size a host must have by Placement: devices (`resources:VGPU`), traits
+/// (`trait:HW_CPU_X86_VMX`), also in groups (`resources1:VGPU`, `trait_GPU:CUSTOM_MIG`, `group_policy`).
+pub fn asks(extra_specs: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let of_placement = |key: &str| key.starts_with("resources") && resource_class(key).is_some() || key.starts_with("trait") && key.contains(':');
+    let size = |key: &str| key.strip_prefix("resources:").is_some_and(|class| SIZE_CLASSES.contains(&class));
+    let mut asks: BTreeMap<String, String> =
+        extra_specs.iter().filter(|(key, _)| of_placement(key) && !size(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    if let Some(policy) = extra_specs.get("group_policy").filter(|_| !asks.is_empty()) {
+        asks.insert("group_policy".to_owned(), policy.clone());
+    }
+    asks
+}
+
+/// By resource class: how much of it those extra specs ask for in all, but for an instance's size.
+pub fn devices(asks: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+    let mut devices = BTreeMap::new();
+    for (key, amount) in asks {
+        if let Some(class) = resource_class(key).filter(|class| !SIZE_CLASSES.contains(class)) {
+            // (What isn't a number Nova wouldn't have taken.)
+            *devices.entry(class.to_owned()).or_insert(0) += amount.parse().unwrap_or(0);
+        }
+    }
+    devices
+}
+
+/// Instances of which Nova's scheduler keeps some apart, or all together. Nova's soft rules are only wishes, and left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerGroup {
+    pub name: String,
+    pub rule: GroupRule,
+    /// Instances that were deleted stay in it.
+    pub members: Vec<InstanceId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupRule {
+    /// At most so many of them on one host.
+    AntiAffinity { max_on_a_host: u32 },
+    /// All of them on one host.
+    Affinity,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +174,23 @@ pub struct Migration {
     pub created: Timestamp,
 }
 
+/// What of an instance's memory and of its disk, where that moves too, is on its new host. Nova tells it while libvirt copies, every few seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveProgress {
+    pub total_bytes: u64,
+    /// It may grow: what the instance has written meanwhile is copied again.
+    pub remaining_bytes: u64,
+}
+
+impl MoveProgress {
+    /// Of a hundred.
+    pub fn percent(self) -> u32 {
+        let done = self.total_bytes.saturating_sub(self.remaining_bytes);
+        // (100 fits.)
+        u32::try_from(u128::from(done) * 100 / u128::from(self.total_bytes.max(1))).unwrap_or(100)
+    }
+}
+
 /// Instances of all projects. Nova: `servers`, `os-migrations`, `os-instance-actions`.
 #[async_trait]
 pub trait Instances: Send + Sync {
@@ -149,13 +215,30 @@ pub trait Instances: Send + Sync {
     /// Migrations from `node` or to it that are not over yet (in progress, or awaiting confirmation).
     async fn moving(&self, node: &NodeName) -> Result<Vec<Migration>, PortError>;
 
+    /// How far the live migration of this instance is that is under way; None where none is, or Nova does not say.
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError>;
+
+    /// Server groups of all projects that have a hard rule.
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError>;
+
     /// Why the move of that request failed, in Nova's own words; None if it does not say.
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError>;
 }
 
 #[cfg(test)]
 mod tests {
-    use super::pins;
+    use super::{asks, devices, pins};
+
+    #[test]
+    fn what_a_flavour_asks_of_placement_is_told_apart_from_its_size() {
+        let of = |specs: &[(&str, &str)]| specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let devices_and_traits = [("group_policy", "isolate"), ("resources1:VGPU", "1"), ("resources_GPU:VGPU", "2"), ("resources:PGPU", "1"), ("trait:HW_NUMA_ROOT", "required")];
+        let mut all = devices_and_traits.to_vec();
+        all.extend([("resources:VCPU", "4"), ("resources:MEMORY_MB", "0"), ("hw:cpu_policy", "dedicated"), ("resources", "1"), ("traits", "x")]);
+        assert_eq!(asks(&of(&all)), of(&devices_and_traits));
+        assert_eq!(devices(&of(&devices_and_traits)), [("PGPU".to_owned(), 1), ("VGPU".to_owned(), 3)].into());
+        assert!(asks(&of(&[("resources:VCPU", "4"), ("group_policy", "none")])).is_empty());
+    }
 
     #[test]
     fn only_a_device_of_its_node_pins_an_instance() {

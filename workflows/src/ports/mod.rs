@@ -22,7 +22,8 @@ pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{CommandEnd, Facts, Installed, NodeFacts};
 pub use instances::{
-    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveStarted, RequestId, pins, resource_class,
+    GroupRule, ServerGroup, asks, devices,
+    Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};
 pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};

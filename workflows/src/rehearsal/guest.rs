@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::MoveFault;
 use crate::clock::Timestamp;
-use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins};
+use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, asks, pins};
 
 /// Nova's `vm_state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,9 +103,14 @@ impl Guest {
             fault: self.fault.clone(),
             locked: self.locked,
             takes: Room { vcpus: u64::from(self.vcpus), memory_mb: self.memory_mb },
+            asks: self.asks(),
             pinned_by: self.pinned_by(),
             owner_wants: self.metadata.get(MOVE_METADATA).cloned(),
         }
+    }
+
+    pub(super) fn asks(&self) -> BTreeMap<String, String> {
+        asks(&self.extra_specs)
     }
 
     pub(super) fn pinned_by(&self) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! A node at the simulated site: its power, its disk, what boots on it, and its compute service.
 
+use std::collections::BTreeMap;
+
 use super::guest::VmState;
 use super::log::{By, Happened, NodeAtStart};
 use super::plan::{ALWAYS, Api, Call, Latencies, NodeFaults, NodePlan};
@@ -56,6 +58,9 @@ pub(super) struct Machine {
     pub(super) mac: String,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u64,
+    /// By resource class of Placement.
+    pub(super) devices: BTreeMap<String, u64>,
+    pub(super) traits: Vec<String>,
     plan: NodePlan,
     faults: NodeFaults,
     pub(super) service_id: String,
@@ -100,6 +105,8 @@ impl Machine {
             mac,
             vcpus: plan.vcpus,
             memory_mb: plan.memory_mb,
+            devices: plan.devices.clone(),
+            traits: plan.traits.clone(),
             faults: plan.faults.clone(),
             service_id,
             enabled: plan.disabled.is_none(),

@@ -27,7 +27,7 @@ mod tests;
 pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
 pub use plan::{
-    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
+    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, GroupPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
     MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
 pub use silences::Begun as BegunSilence;

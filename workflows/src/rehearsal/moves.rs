@@ -157,7 +157,7 @@ impl Site {
         }
         let (vcpus, memory_mb) = (self.guests[guest].vcpus, self.guests[guest].memory_mb);
         let wanted = self.migrations[migration].wanted.clone();
-        let Some(destination) = self.schedule(vcpus, memory_mb, Some(&source), wanted.as_deref()) else {
+        let Some(destination) = self.schedule(vcpus, memory_mb, Some(guest), Some(&source), wanted.as_deref()) else {
             return self.fail(migration, MigrationStatus::Error, NO_VALID_HOST);
         };
         // Nova writes the destination down when that has answered.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::guest::VmState;
-use crate::ports::Move;
+use crate::ports::{GroupRule, Move};
 
 /// A command that every node of the simulated site knows.
 pub const COUNT_GPUS: &str = "nvidia-smi -L | wc -l";
@@ -20,6 +20,8 @@ pub const ALWAYS: u32 = u32::MAX;
 pub struct SitePlan {
     pub nodes: Vec<NodePlan>,
     pub instances: Vec<InstancePlan>,
+    /// With names of instances for members.
+    pub groups: Vec<GroupPlan>,
     /// What the PXE server can install.
     pub images: Vec<ImagePlan>,
     pub latencies: Latencies,
@@ -30,6 +32,14 @@ pub struct SitePlan {
     pub setup: Option<SetupPlan>,
     /// The Kubernetes cluster on the site's instances. None: there is none.
     pub cluster: Option<ClusterPlan>,
+}
+
+/// A server group.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupPlan {
+    pub name: String,
+    pub rule: GroupRule,
+    pub members: Vec<String>,
 }
 
 /// A Kubernetes cluster whose nodes are instances.
@@ -130,6 +140,10 @@ pub struct NodePlan {
     pub mac: String,
     pub vcpus: u32,
     pub memory_mb: u64,
+    /// By resource class of Placement.
+    pub devices: BTreeMap<String, u64>,
+    /// Of Placement.
+    pub traits: Vec<String>,
     /// From the choice of the disk as boot device until SSH answers.
     pub boot_time: Duration,
     /// From netboot until the image is on the disk.
@@ -151,6 +165,8 @@ impl Default for NodePlan {
             mac: String::new(),
             vcpus: 64,
             memory_mb: 512 * 1024,
+            devices: ["VGPU", "PGPU", "PCI_DEVICE"].map(|class| (class.to_owned(), 16)).into(),
+            traits: Vec::new(),
             boot_time: Duration::from_secs(60),
             install_time: Duration::from_secs(240),
             os_version_id: "22.04".to_owned(),

@@ -1,5 +1,6 @@
 //! The simulated site behind every port.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,8 +13,8 @@ use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
-    InstanceId, Instances, Migration, MigrationKind, Move, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
-    Power, RequestId, ScriptRun, ScriptState, SetupScript,
+    InstanceId, Instances, Migration, MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
+    Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
 };
 
 impl World {
@@ -87,6 +88,11 @@ impl ComputeServices for World {
         let host = |service: ServiceView| Host { name: service.node, enabled: service.enabled, up: service.up, free: service.free };
         Ok(services.into_iter().map(host).collect())
     }
+
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        let offering = self.offering(asks).map_err(|e| e.while_trying_to("ask Placement for hosts with what a flavour wants"))?;
+        Ok(offering.into_iter().map(|(host, left)| (self.our_name(host), left)).collect())
+    }
 }
 
 #[async_trait]
@@ -134,6 +140,14 @@ impl Instances for World {
             self.newest_first(|migration| touches(migration) && !migration.status.is_over())
         });
         found.map_err(|e| e.while_trying_to(format_args!("list the migrations from and to {node}")))
+    }
+
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
+        self.progress_of(id).map_err(|e| e.while_trying_to(format_args!("ask how far the live migration of instance {id} is")))
+    }
+
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
+        self.server_groups().map_err(|e| e.while_trying_to("list the server groups"))
     }
 
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {

@@ -20,7 +20,7 @@ use super::silences::Begun;
 use super::tickets::{TicketSource, TicketsInMemory};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
-use crate::ports::{BootTicket, InstanceId};
+use crate::ports::{BootTicket, GroupRule, InstanceId, devices};
 
 /// Nova's words where no host is fit for an instance.
 pub(super) const NO_VALID_HOST: &str = "No valid host was found. There are not enough hosts available.";
@@ -258,8 +258,8 @@ impl Site {
         }
     }
 
-    /// What instances, and moves under way at both their ends, take of each host.
-    pub(super) fn used(&self) -> HashMap<&str, (u32, u64)> {
+    /// Host and place of each instance that takes anything there; moves under way at both their ends.
+    fn holders(&self) -> HashSet<(&str, usize)> {
         let mut holders: HashSet<(&str, usize)> = HashSet::new();
         for (index, guest) in self.guests.iter().enumerate() {
             holders.extend(guest.host.as_deref().map(|host| (host, index)));
@@ -274,8 +274,13 @@ impl Site {
                 holders.extend(migration.destination.as_deref().map(|host| (host, index)));
             }
         }
+        holders
+    }
+
+    /// What instances, and moves under way at both their ends, take of each host.
+    pub(super) fn used(&self) -> HashMap<&str, (u32, u64)> {
         let mut used = HashMap::new();
-        for (host, index) in holders {
+        for (host, index) in self.holders() {
             let (vcpus, memory_mb) = used.entry(host).or_insert((0, 0));
             *vcpus += self.guests[index].vcpus;
             *memory_mb += self.guests[index].memory_mb;
@@ -283,9 +288,49 @@ impl Site {
         used
     }
 
+    /// What is left of each host's devices, by resource class.
+    pub(super) fn devices_left(&self, node: usize) -> BTreeMap<String, u64> {
+        let node = &self.nodes[node];
+        let mut left = node.devices.clone();
+        for (_, index) in self.holders().into_iter().filter(|(host, _)| *host == node.host) {
+            for (class, amount) in devices(&self.guests[index].asks()) {
+                left.entry(class).and_modify(|left| *left = left.saturating_sub(amount));
+            }
+        }
+        left
+    }
+
+    /// Has this node, by Placement, what a flavour with these extra specs asks for?
+    pub(super) fn offers(&self, node: usize, asks: &BTreeMap<String, String>) -> bool {
+        if asks.is_empty() {
+            return true;
+        }
+        let left = self.devices_left(node);
+        let traits = &self.nodes[node].traits;
+        let trait_is_met = |(key, wanted): (&String, &String)| match key.split_once(':') {
+            Some((group, name)) if group.starts_with("trait") => traits.iter().any(|has| has == name) == (wanted == "required"),
+            Some(_) | None => true,
+        };
+        devices(asks).iter().all(|(class, amount)| left.get(class).is_some_and(|left| left >= amount)) && asks.iter().all(trait_is_met)
+    }
+
+    /// Do the hard rules of its server groups let this instance onto that host?
+    fn groups_allow(&self, guest: usize, host: &str) -> bool {
+        let name = &self.guests[guest].name;
+        self.plan.groups.iter().filter(|group| group.members.contains(name)).all(|group| {
+            let is_other = |index: usize| index != guest && group.members.contains(&self.guests[index].name);
+            let others: Vec<&str> = self.holders().into_iter().filter(|(_, index)| is_other(*index)).map(|(host, _)| host).collect();
+            match group.rule {
+                GroupRule::AntiAffinity { max_on_a_host } => others.iter().filter(|other| **other == host).count() < max_on_a_host as usize,
+                // As Nova has it: also where the others are on the host that is to be left.
+                GroupRule::Affinity => others.is_empty() || others.contains(&host),
+            }
+        })
+    }
+
     /// Where Nova's scheduler puts an instance of this size: enabled, up, enough room, most free memory first.
-    /// With `only`, that host or none.
-    pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, not_on: Option<&str>, only: Option<&str>) -> Option<String> {
+    /// With `only`, that host or none; with `guest`, where its devices and its server groups let it.
+    pub(super) fn schedule(&mut self, vcpus: u32, memory_mb: u64, guest: Option<usize>, not_on: Option<&str>, only: Option<&str>) -> Option<String> {
         let used = self.used();
         let mut best: Vec<usize> = Vec::new();
         let mut most_free = 0;
@@ -298,6 +343,9 @@ impl Site {
             }
             let (used_vcpus, used_memory) = used.get(node.host.as_str()).copied().unwrap_or_default();
             if used_vcpus + vcpus > node.vcpus || used_memory + memory_mb > node.memory_mb {
+                continue;
+            }
+            if guest.is_some_and(|guest| !self.offers(index, &self.guests[guest].asks()) || !self.groups_allow(guest, &node.host)) {
                 continue;
             }
             let free = node.memory_mb - used_memory;
@@ -337,7 +385,7 @@ impl Site {
     fn place_at_start(&mut self, plan: InstancePlan) {
         let host = match &plan.node {
             Some(node) => Some(self.node_named(node).map_or(node.clone(), |index| self.nodes[index].host.clone())),
-            None => self.schedule(plan.vcpus, plan.memory_mb, None, None),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None, None, None),
         };
         let index = self.guest_of(&plan, host, plan.vm_state);
         match plan.vm_state {
@@ -422,7 +470,7 @@ impl Site {
             Some(wanted) => wanted
                 .filter(|&node| self.nodes[node].enabled && self.nodes[node].is_up(self.now, &self.plan.latencies))
                 .map(|node| self.nodes[node].host.clone()),
-            None => self.schedule(plan.vcpus, plan.memory_mb, None, None),
+            None => self.schedule(plan.vcpus, plan.memory_mb, None, None, None),
         };
         let guest = self.guest_of(plan, None, VmState::Building);
         self.guests[guest].task_state = Some(TaskState::Scheduling);

@@ -1,10 +1,11 @@
 //! The simulated site, as one thing that many may ask at the same time.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::guest::{ActionRecord, Guest, MigrationRecord};
+use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus};
 use super::log::{By, WorldEvent};
 use super::plan::{Api, Call, ImagePlan, SitePlan};
 use super::site::Site;
@@ -12,7 +13,7 @@ use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
+use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, InstanceId, MigrationKind, Move, MoveProgress, Ports, Power, Room, ScriptRun, ScriptState, ServerGroup};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -51,6 +52,10 @@ pub struct ServiceView {
     pub memory_mb: u64,
     /// What Placement has left there. At the simulated site nothing is over-committed.
     pub free: Room,
+    /// What is left of its devices, by resource class of Placement.
+    pub devices: BTreeMap<String, u64>,
+    /// Of Placement.
+    pub traits: Vec<String>,
 }
 
 /// What an operator writes into an inventory.
@@ -159,7 +164,7 @@ impl World {
         let site = self.asked(Api::Nova, None)?;
         let latencies = &site.plan.latencies;
         let used = site.used();
-        let view = |machine: &super::machine::Machine| ServiceView {
+        let view = |(index, machine): (usize, &super::machine::Machine)| ServiceView {
             id: machine.service_id.clone(),
             node: machine.name.clone(),
             host: machine.host.clone(),
@@ -169,8 +174,37 @@ impl World {
             vcpus: machine.vcpus,
             memory_mb: machine.memory_mb,
             free: free(machine, used.get(machine.host.as_str()).copied().unwrap_or_default()),
+            devices: site.devices_left(index),
+            traits: machine.traits.clone(),
         };
-        Ok(site.nodes.iter().filter(|machine| wanted(&machine.name)).map(view).collect())
+        Ok(site.nodes.iter().enumerate().filter(|(_, machine)| wanted(&machine.name)).map(view).collect())
+    }
+
+    /// By Nova's name: the hosts that have what a flavour with these extra specs asks of Placement, with what is left of their devices.
+    pub fn offering(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        let offering = (0..site.nodes.len()).filter(|&node| site.offers(node, asks));
+        Ok(offering.map(|node| (site.nodes[node].host.clone(), site.devices_left(node))).collect())
+    }
+
+    /// How far the live migration of this instance is, if one is being carried out.
+    pub fn progress_of(&self, id: &InstanceId) -> Result<Option<MoveProgress>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        let running = |record: &&MigrationRecord| record.instance == *id && record.kind == MigrationKind::Live && record.status == MigrationStatus::Running;
+        let Some((record, guest)) = site.migrations.iter().rev().find(running).zip(site.guest(id)) else { return Ok(None) };
+        let takes = u64::try_from(site.plan.latencies.live_migration.as_millis()).unwrap_or(u64::MAX).max(1);
+        let passed = u64::try_from(site.now.since(record.updated).as_millis()).unwrap_or(u64::MAX).min(takes);
+        let total_bytes = site.guests[guest].memory_mb << 20;
+        // (Its last page is copied when it arrives.)
+        Ok(Some(MoveProgress { total_bytes, remaining_bytes: total_bytes / takes * (takes - passed) }))
+    }
+
+    /// Every server group, with the ids of its members.
+    pub fn server_groups(&self) -> Result<Vec<ServerGroup>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        let id = |name: &String| site.guests.iter().find(|guest| guest.name == *name).map(|guest| guest.id.clone());
+        let group = |group: &super::plan::GroupPlan| ServerGroup { name: group.name.clone(), rule: group.rule, members: group.members.iter().filter_map(id).collect() };
+        Ok(site.plan.groups.iter().map(group).collect())
     }
 
     /// Those that are `wanted`, in order of their making.

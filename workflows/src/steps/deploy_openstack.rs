@@ -19,11 +19,11 @@ use crate::updates::Deploy;
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployed {
-    /// The name of the run that succeeded; None where there was nothing to run.
+    /// The name of the run that succeeded, or that an operator has taken as good; None where there was nothing to run.
     pub run: Option<String>,
 }
 
-/// Done when a run for this node has ended with 0, and no line of its recap says otherwise of the node. Whether the node is back in
+/// Done when a run for this node has ended with 0, and no line of its recap says otherwise of the node, or an operator knows better. Whether the node is back in
 /// OpenStack is not believed: the next step looks.
 pub struct DeployOpenStack;
 
@@ -75,6 +75,9 @@ impl Step for DeployOpenStack {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Deployed>, StepError> {
         let order = order(cx)?;
         let Some(deploy) = &order.rules.deploy else { return Ok(Progress::Done(Deployed { run: None })) };
+        if let Some(run) = setup_run::taken_as_good(cx)? {
+            return Ok(Progress::Done(Deployed { run: Some(run) }));
+        }
         match setup_run::follow(cx, Self::NAME, &deploy.arguments_for(&order.node)).await? {
             Course::Going { note } => Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note }),
             Course::Ended(meant, end) => {
@@ -107,11 +110,13 @@ async fn ask(
     for line in last_lines {
         question = question.seen(format!("| {line}"));
     }
-    Err(StepError::ask(
-        question
-            .answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning")
-            .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed")),
-    ))
+    let question = question.answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning");
+    let then = format!(
+        "takes this run as good, and starts no other; {node} is given back only if nova-compute reports, its hypervisor offers what it did and your checks \
+         come out well, and what else the script has left undone nobody sees"
+    );
+    let question = setup_run::or_go_on(question, then);
+    Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed"))))
 }
 
 #[cfg(test)]

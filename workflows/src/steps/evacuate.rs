@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{debug, warn};
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
@@ -39,6 +39,11 @@ const RECORD_APPEARS: Duration = Duration::from_secs(10);
 /// An instance that is busy is waited for so long before it becomes a question: most are being built, rebooted or
 /// stopped, which takes seconds. The snapshot of a large disk takes minutes.
 const BUSY_MAX: Duration = Duration::from_secs(15 * 60);
+/// How far a live migration is is told in steps of so many percent: each step is two entries of the journal.
+const PROGRESS_STEP: u32 = 20;
+/// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
+// Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
+const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evacuated {
@@ -54,6 +59,15 @@ struct Moves {
     instances: BTreeMap<InstanceId, Moving>,
     /// Since when each of those that are busy has been seen to be.
     busy: BTreeMap<InstanceId, Timestamp>,
+    /// Since when no host could be chosen because nobody said what is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    no_choice: Option<Timestamp>,
+    /// How many instances each host has not taken that was named to Nova for them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    not_taken_by: BTreeMap<String, u32>,
+    /// When an operator was told of the instances that did not move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<Timestamp>,
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     turn: Option<Turn>,
@@ -73,7 +87,19 @@ struct Moving {
     /// The host that was named to Nova in the newest try. Such a try does not count: the scheduler may know why it can't be that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<String>,
+    /// Nova never heard of the newest try.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unheard: bool,
+    /// How far the newest try is, in steps, and of how many bytes. It never goes back, though what is left to copy may grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<Told>,
     stage: MoveStage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    percent: u32,
+    total_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,9 +165,12 @@ impl Step for Evacuate {
         // Only a dry run has not begun, and only there is it read.
         let leaving = room::leaving(&scene.on_node, order.rules.pinned);
         if cx.begun().is_none() && !leaving.is_empty() {
-            let elsewhere = Elsewhere::look(cx, &order).await?;
+            let elsewhere = Elsewhere::look(cx, &order, &leaving).await?;
             let proof = elsewhere.prove(&leaving);
             would = format!("{would}; {}", proof.told());
+            if let Some(unproven) = elsewhere.unproven() {
+                would = format!("{would}; {unproven}");
+            }
             if let Proof::NoRoom { why } = &proof {
                 return Err(StepError { what: would, ..StepError::ask(room::question(&order.node, why)) });
             }
@@ -165,6 +194,7 @@ impl Step for Evacuate {
             evacuation.start_more(waiting).await?;
         }
         evacuation.find_unconfirmed().await?;
+        evacuation.see_progress().await;
         evacuation.write_down().await?;
         let under_way = evacuation.moves.instances.values().filter(|moving| moving.is_under_way()).count();
         if opened && under_way == 0 {
@@ -176,6 +206,7 @@ impl Step for Evacuate {
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
         if under_way == 0 && !stuck.is_empty() {
+            evacuation.tells().await?;
             return Err(StepError::ask(question(&order.node, &stuck)));
         }
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
@@ -191,6 +222,7 @@ impl Step for Evacuate {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to their end the moves that are under way".to_owned() });
         }
+        evacuation.must_be_told_of_harm().await?;
         let report = evacuation.moves.report();
         let note = format!("{} moved instances stay where they are", report.moved_live + report.moved_cold);
         Ok(Undone::Done { note })
@@ -268,10 +300,91 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             if let Some(stage) = self.outcome(&id, &moving).await?
                 && stage != moving.stage
             {
+                let failed = matches!(stage, MoveStage::Failed { .. });
                 self.set(&id, stage);
+                match moving.stage {
+                    MoveStage::Accepted { .. } if failed => self.remember_not_taken(&id),
+                    MoveStage::Intended if failed && self.our_migration(&id, &moving).await?.is_none() => self.forget_unheard(&id),
+                    MoveStage::Intended | MoveStage::Accepted { .. } | MoveStage::Landed { .. } | MoveStage::Gone | MoveStage::Failed { .. } => {}
+                }
             }
         }
         Ok(())
+    }
+
+    /// How far those are that are on their way. Nobody waits for that: where Nova does not say, nothing is told.
+    async fn see_progress(&mut self) {
+        for (id, moving) in &mut self.moves.instances {
+            if !moving.is_under_way() || moving.how != Move::Live {
+                continue;
+            }
+            match self.cx.ports.instances.progress(id).await {
+                Ok(Some(seen)) => {
+                    let percent = seen.percent() / PROGRESS_STEP * PROGRESS_STEP;
+                    if percent > moving.progress.map_or(0, |told| told.percent) {
+                        moving.progress = Some(Told { percent, total_bytes: seen.total_bytes });
+                        self.changed = true;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => debug!(instance = %id, %error, "it is not known how far it is"),
+            }
+        }
+    }
+
+    /// One phrase for each instance that is on its way, where Nova has told how far.
+    fn progress(&self) -> String {
+        let moving = self.moves.instances.values().filter(|moving| moving.is_under_way());
+        let told = moving.filter_map(|moving| {
+            let Told { percent, total_bytes } = moving.progress?;
+            Some(format!("; {}: {percent} % of {} MiB", moving.name, total_bytes >> 20))
+        });
+        told.collect()
+    }
+
+    /// The host that was named for it did not take it: perhaps it takes no other either.
+    fn remember_not_taken(&mut self, id: &InstanceId) {
+        if let Some(host) = self.moves.instances.get(id).and_then(|moving| moving.to.clone()) {
+            *self.moves.not_taken_by.entry(host).or_default() += 1;
+        }
+    }
+
+    /// Nova never heard of its newest try: that is no word against the host that was named, and counts as a try like any other.
+    fn forget_unheard(&mut self, id: &InstanceId) {
+        if let Some(moving) = self.moves.instances.get_mut(id)
+            && moving.to.take().is_some()
+        {
+            moving.tries += 1;
+            moving.unheard = true;
+        }
+    }
+
+    /// Writes down that an operator is told of those that don't move.
+    async fn tells(&mut self) -> Result<(), StepError> {
+        self.moves.told = Some(self.cx.now());
+        self.changed = true;
+        self.write_down().await
+    }
+
+    /// On the way back: an instance that our move has left in error or stopped is nobody's to find by chance.
+    async fn must_be_told_of_harm(&mut self) -> Result<(), StepError> {
+        let told = self.moves.told;
+        let failed = |moving: &Moving| matches!(moving.stage, MoveStage::Failed { .. }) && told.is_none_or(|told| moving.asked > told);
+        let failed: Vec<(InstanceId, Moving)> =
+            self.moves.instances.iter().filter(|(_, moving)| failed(moving)).map(|(id, moving)| (id.clone(), moving.clone())).collect();
+        let mut harmed = Vec::new();
+        for (id, moving) in failed {
+            let Some(instance) = self.cx.ports.instances.get(&id).await? else { continue };
+            let MoveStage::Failed { reason } = moving.stage else { continue };
+            if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped" | "resized") {
+                harmed.push(format!("{} ({id}) was {} and is {} since its move: {reason}", moving.name, moving.found, instance.vm_state));
+            }
+        }
+        if harmed.is_empty() {
+            return Ok(());
+        }
+        self.tells().await?;
+        Err(StepError::ask(question_harmed(&self.order.node, &harmed)))
     }
 
     fn is_here(&self, id: &InstanceId) -> bool {
@@ -289,9 +402,17 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let ours = self.our_migration(id, moving).await?;
         if instance.vm_state == "resized" {
             // A tenant's resize is never confirmed by us.
-            if ours.is_some_and(|ours| ours.state == MigrationState::AwaitsConfirmation) {
-                self.cx.guard().await?;
-                instances.confirm(id).await?;
+            match ours {
+                Some(ours) if ours.state == MigrationState::AwaitsConfirmation => {
+                    self.cx.guard().await?;
+                    instances.confirm(id).await?;
+                }
+                // A host that went down while it was being confirmed.
+                Some(ours) if ours.state == MigrationState::Failed => {
+                    let reason = format!("is `resized` on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
+                    return Ok(Some(MoveStage::Failed { reason }));
+                }
+                Some(_) | None => {}
             }
             return Ok(None);
         }
@@ -363,7 +484,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
         if self.moves.instances.is_empty()
             && !leaving.is_empty()
-            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order).await?.prove(&leaving)
+            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order, &leaving).await?.prove(&leaving)
         {
             return Err(StepError::ask(room::question(&self.order.node, &why)));
         }
@@ -459,13 +580,16 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             self.wait_for(instance, "is still being moved");
             return Ok(());
         }
-        let to = if tries == 0 && !was_sent_to_a_host { self.choose_host(instance).await? } else { None };
+        let was_unheard = before_this.is_some_and(|moving| moving.unheard);
+        let to = if (tries == 0 || was_unheard) && !was_sent_to_a_host { self.choose_host(instance).await? } else { None };
         let moving = Moving {
             name: instance.name.clone(),
             how,
             found,
             tries: if to.is_some() { tries } else { tries + 1 },
             to: to.clone(),
+            unheard: false,
+            progress: None,
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
             asked: self.cx.just_now().await,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
@@ -483,16 +607,17 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                 PortErrorKind::Refused { ref reason } => {
                     let reason = reason.clone();
                     self.set(&instance.id, MoveStage::Failed { reason });
+                    self.remember_not_taken(&instance.id);
                 }
                 PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
                     // Nothing was asked: the try does not count.
                     self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
                     // Whoever may move instances may not always name a host: then the next try names none.
-                    let unheard = error.kind == PortErrorKind::Unavailable;
+                    let away = error.kind == PortErrorKind::Unavailable;
                     if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
                         moving.tries = tries;
-                        if unheard {
-                            moving.to = named_before;
+                        if away {
+                            (moving.to, moving.unheard) = (named_before, was_unheard);
                         }
                     }
                     self.write_down().await?;
@@ -508,15 +633,32 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if self.order.later.is_empty() {
             return Ok(None);
         }
-        let elsewhere = match &mut self.elsewhere {
-            Some(elsewhere) => elsewhere,
-            // What only makes a better choice must not hold an evacuation up.
-            none => none.insert(Elsewhere::look(self.cx, self.order).await.unwrap_or_else(|error| {
-                warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
-                Elsewhere::unknown()
-            })),
+        if self.elsewhere.is_none() {
+            self.elsewhere = Some(self.look_elsewhere().await?);
+        }
+        let elsewhere = self.elsewhere.get_or_insert_with(Elsewhere::unknown);
+        Ok(elsewhere.choose(instance, &self.moves.not_taken_by))
+    }
+
+    /// What is free elsewhere. What only makes a better choice must not hold an evacuation up for long.
+    async fn look_elsewhere(&mut self) -> Result<Elsewhere, StepError> {
+        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        let error = match Elsewhere::look(self.cx, self.order, &leaving).await {
+            Ok(elsewhere) => {
+                self.changed |= self.moves.no_choice.take().is_some();
+                return Ok(elsewhere);
+            }
+            Err(error) => error,
         };
-        Ok(elsewhere.choose(instance.takes))
+        let now = self.cx.now();
+        self.changed |= self.moves.no_choice.is_none();
+        let since = *self.moves.no_choice.get_or_insert(now);
+        if now.since(since) < CHOICE_WAITS_MAX {
+            self.write_down().await?;
+            return Err(error);
+        }
+        warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
+        Ok(Elsewhere::unknown())
     }
 
     /// Notes that it is busy; one that has been for too long is a matter for a person.
@@ -586,7 +728,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if !self.blocked.is_empty() {
             note = format!("{note}, {} blocked", self.blocked.len());
         }
-        note
+        note + &self.progress()
     }
 }
 
@@ -595,6 +737,18 @@ fn question_opened(node: &NodeName, left: usize) -> Question {
         .seen(format!("{left} instances are on it; more may land on it at any time"))
         .answer("retry", AnswerEffect::Retry, "goes on emptying it, once you have closed it again")
         .answer("unwind", AnswerEffect::Unwind, format!("leaves {node} open, without renewing it; what has been moved stays where it is"))
+}
+
+fn question_harmed(node: &NodeName, harmed: &[String]) -> Question {
+    let text = match harmed {
+        [_only] => format!("an instance that was to leave {node} is not as it was, and the renewal is being taken back: what now?"),
+        more => format!("{} instances that were to leave {node} are not as they were, and the renewal is being taken back: what now?", more.len()),
+    };
+    harmed
+        .iter()
+        .fold(Question::new(text), |question, line| question.seen(line.clone()))
+        .answer("retry", AnswerEffect::Retry, format!("goes on giving {node} back as it was found, whatever they are by then: mend them first, or tell their owners"))
+        .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
 }
 
 fn question(node: &NodeName, stuck: &[String]) -> Question {

@@ -16,11 +16,11 @@ use crate::updates::{Deploy, RolloutOrder};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
-    /// The name of the run that succeeded; None where there was nothing to run.
+    /// The name of the run that succeeded, or that an operator has taken as good; None where there was nothing to run.
     pub run: Option<String>,
 }
 
-/// Done when a run has ended with 0, and its recap has hosts, none of which failed.
+/// Done when a run has ended with 0, and its recap has hosts, none of which failed; or an operator knows better.
 pub struct FetchImage;
 
 fn wanted(cx: &StepCx<'_>) -> Result<(RolloutOrder, Option<Deploy>), StepError> {
@@ -63,6 +63,9 @@ impl Step for FetchImage {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Fetched>, StepError> {
         let (order, Some(fetch)) = wanted(cx)? else { return Ok(Progress::Done(Fetched { run: None })) };
+        if let Some(run) = setup_run::taken_as_good(cx)? {
+            return Ok(Progress::Done(Fetched { run: Some(run) }));
+        }
         let (meant, complaints, last_lines) = match setup_run::follow(cx, Self::NAME, &fetch.arguments).await? {
             Course::Going { note } => {
                 return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
@@ -81,11 +84,11 @@ impl Step for FetchImage {
         for line in last_lines {
             question = question.seen(format!("| {line}"));
         }
-        Err(StepError::ask(
-            question
-                .answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning")
-                .answer("unwind", AnswerEffect::Unwind, "ends here; no node was touched"),
-        ))
+        let question = question.answer("retry", AnswerEffect::Retry, "runs the script once more, from its beginning");
+        let then = "takes what is on the PXE server as it is; the first node is emptied and netbooted from there, and counts as renewed only with the \
+                    digest that was ordered: with another image it ends wiped, closed, and as a question";
+        let question = setup_run::or_go_on(question, then.to_owned());
+        Err(StepError::ask(question.answer("unwind", AnswerEffect::Unwind, "ends here; no node was touched")))
     }
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::engine::{Question, StepCx, StepError};
+use crate::engine::{AnswerEffect, Question, StepCx, StepError};
 use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
 
 /// A run that is meant to be.
@@ -29,6 +29,22 @@ pub(super) enum Course {
 
 /// What is said of a run that was lost.
 pub(super) const LOST: &str = "it was killed, or its host went down: how far it came is not known";
+
+/// The answer of an operator who knows better than what a run has said of itself.
+const GO_ON: &str = "go-on";
+
+/// Adds that answer to a question about a run that is over. `then` says what follows.
+pub(super) fn or_go_on(question: Question, then: String) -> Question {
+    question.answer(GO_ON, AnswerEffect::Retry, then)
+}
+
+/// The run that an operator has answered to go on with, whatever has become of it.
+pub(super) fn taken_as_good(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
+    let known: Option<Meant> = cx.checkpoint()?;
+    // Only one that is over is asked about.
+    let asked = known.filter(|meant| meant.asked.is_some() && cx.answered() == Some(GO_ON));
+    Ok(asked.map(|meant| meant.run.name))
+}
 
 /// Sees to it that `step` has a run with these arguments, begun once, and tells how far it is.
 pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) -> Result<Course, StepError> {

@@ -46,9 +46,11 @@ impl Step for Preview {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<DryRunReport>, StepError> {
         let order: RolloutOrder = cx.input()?;
-        // In their order: whoever stands before a node is renewed by then.
-        let place = |node: &NodeName| order.nodes.iter().position(|other| other == node);
-        let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node, |other| place(other) < place(node))).collect();
+        // In their order: whoever stands before a node is renewed by then, but for those that are out together with it.
+        let place = |node: &NodeName| order.nodes.iter().position(|other| other == node).unwrap_or(usize::MAX);
+        let together = (order.rules.max_out as usize).max(1);
+        let is_renewed = |other: &NodeName, node: &NodeName| place(other).saturating_add(together) <= place(node);
+        let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node, |other| is_renewed(other, node))).collect();
         let looked = orders.into_iter().map(|order| self.look_at(cx, order));
         let lines: Vec<Result<Vec<DryRunLine>, StepError>> =
             futures::stream::iter(looked).buffered(NODES_AT_ONCE).collect().await;

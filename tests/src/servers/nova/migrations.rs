@@ -3,7 +3,7 @@
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
-use turnaround_workflows::ports::MigrationKind;
+use turnaround_workflows::ports::{MigrationKind, MoveProgress};
 use turnaround_workflows::rehearsal::MigrationRecord;
 
 use super::servers::find;
@@ -90,5 +90,18 @@ pub(super) async fn of_server(
         let begun = migration.destination.is_some() && !migration.status.is_over();
         migration.instance == guest.id && migration.kind == MigrationKind::Live && begun
     })?;
-    Ok(Json(json!({ "migrations": here.iter().map(|one| document(one, minor)).collect::<Vec<Value>>() })))
+    let progress = nova.world.progress_of(&guest.id)?;
+    let told = |one: &MigrationRecord| {
+        let mut document = document(one, minor);
+        // Null until libvirt has told; disks are shared here.
+        let of = |bytes: fn(&MoveProgress) -> u64| progress.as_ref().map(bytes);
+        document["memory_total_bytes"] = json!(of(|told| told.total_bytes));
+        document["memory_remaining_bytes"] = json!(of(|told| told.remaining_bytes));
+        document["memory_processed_bytes"] = json!(of(|told| told.total_bytes - told.remaining_bytes));
+        for key in ["disk_total_bytes", "disk_processed_bytes", "disk_remaining_bytes"] {
+            document[key] = json!(progress.map(|_| 0));
+        }
+        document
+    };
+    Ok(Json(json!({ "migrations": here.iter().map(told).collect::<Vec<Value>>() })))
 }

@@ -19,6 +19,7 @@ use super::mishaps::lost;
 use super::tokens::{Bearer, Tokens};
 
 mod actions;
+mod groups;
 mod hypervisors;
 mod migrations;
 mod servers;
@@ -65,6 +66,7 @@ pub(super) fn routes(nova: Nova) -> Router {
         .route("/servers/{id}/os-instance-actions", get(actions::list))
         .route("/servers/{id}/os-instance-actions/{request}", get(actions::show))
         .route("/os-migrations", get(migrations::list))
+        .route("/os-server-groups", get(groups::list))
         .fallback(async || Refusal::new(404, "The resource could not be found."))
         .layer(middleware::from_fn_with_state(Arc::clone(&nova), admit))
         .with_state(Arc::clone(&nova));

@@ -8,8 +8,8 @@ use http::Method;
 use serde_json::json;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
-    Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortError, PortErrorKind,
-    RequestId,
+    Instance, InstanceId, Instances, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, PortError,
+    PortErrorKind, RequestId, ServerGroup,
 };
 
 use super::{Call, Nova, PAGE, PAGES_MAX, wire};
@@ -119,6 +119,35 @@ impl Instances for Nova {
             }
         }
         Ok(moving)
+    }
+
+    async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
+        let operation = format!("ask how far the live migration of instance {id} is");
+        match self.document::<wire::LiveMigrations>(Call::get(&operation, &["servers", &id.0, "migrations"]), "a list of live migrations").await {
+            Ok(migrations) => Ok(migrations.meaning()),
+            Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
+        let operation = "list the server groups";
+        let (mut groups, mut offset) = (Vec::new(), 0);
+        for _ in 0..PAGES_MAX {
+            // Without `all_projects`, only those of the token's own project are listed. There are no links: the list ends with an empty page, as
+            // Nova's own largest page may be smaller than ours.
+            let call = Call::get(operation, &["os-server-groups"])
+                .query("all_projects", "True")
+                .query("limit", PAGE.to_string())
+                .query("offset", offset.to_string());
+            let page: wire::ServerGroups = self.document(call, "a page of server groups").await?;
+            if page.server_groups.is_empty() {
+                return Ok(groups);
+            }
+            offset += page.server_groups.len();
+            groups.extend(page.server_groups.into_iter().filter_map(wire::ServerGroupRecord::meaning));
+        }
+        Err(endless(operation.to_owned()))
     }
 
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {

@@ -20,7 +20,37 @@ const MICROVERSION: HeaderValue = HeaderValue::from_static("placement 1.29");
 const OPENSTACK_API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
 
 /// Candidates for the least that any instance takes: every host that has anything left. Without a limit Placement gives them all.
-const LEAST: (&str, &str) = ("resources", "MEMORY_MB:1");
+const LEAST: &str = "MEMORY_MB:1";
+
+/// That of Train: groups may have names (`resources_GPU`) and not only numbers.
+const NAMED_GROUPS: HeaderValue = HeaderValue::from_static("placement 1.33");
+
+/// The query for one instance of a flavour with these extra specs, as Nova's scheduler words it; without its size, which is counted by us.
+fn query(asks: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let (mut resources, mut required) = (BTreeMap::from([(String::new(), vec![LEAST.to_owned()])]), BTreeMap::<String, Vec<String>>::new());
+    for (key, value) in asks {
+        let Some((group, name)) = key.split_once(':') else { continue };
+        if let Some(group) = group.strip_prefix("resources") {
+            if value != "0" {
+                resources.entry(group.to_owned()).or_default().push(format!("{name}:{value}"));
+            }
+        } else if let Some(group) = group.strip_prefix("trait") {
+            let forbidden = if value == "forbidden" { "!" } else { "" };
+            required.entry(group.to_owned()).or_default().push(format!("{forbidden}{name}"));
+        }
+    }
+    // Of a group without resources Placement would know no provider that has to have the trait.
+    required.retain(|group, _| resources.contains_key(group));
+    let groups = resources.len() - 1;
+    let mut query: Vec<(String, String)> = resources.into_iter().map(|(group, all)| (format!("resources{group}"), all.join(","))).collect();
+    query.extend(required.into_iter().map(|(group, all)| (format!("required{group}"), all.join(","))));
+    if groups > 1 {
+        // Nova's own default, too; Placement has none.
+        let policy = asks.get("group_policy").map_or("none", String::as_str);
+        query.push(("group_policy".to_owned(), policy.to_owned()));
+    }
+    query
+}
 
 /// Both kinds of processors: which kind an instance takes depends on its flavour, its image and Nova's configuration. A host is
 /// never said to be full because of the wrong kind.
@@ -53,6 +83,18 @@ impl Resource {
 }
 
 impl Candidates {
+    fn by_class(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let mut free: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for provider in self.provider_summaries.values() {
+            let host = free.entry(provider.root_provider_uuid.clone()).or_default();
+            for (class, resource) in &provider.resources {
+                let sum = host.entry(class.clone()).or_default();
+                *sum = sum.saturating_add(resource.free());
+            }
+        }
+        free
+    }
+
     fn free(&self) -> BTreeMap<String, Room> {
         let mut free: BTreeMap<String, Room> = BTreeMap::new();
         for provider in self.provider_summaries.values() {
@@ -72,38 +114,51 @@ impl Candidates {
 impl Nova {
     /// What is free on each host that has anything left, by its hypervisor's UUID.
     pub(super) async fn free_room(&self, operation: &str) -> Result<BTreeMap<String, Room>, PortError> {
+        Ok(self.candidates(operation, &BTreeMap::new()).await?.free())
+    }
+
+    /// What is free of each resource class on each host that can take an instance of a flavour with these extra specs, by its hypervisor's UUID.
+    pub(super) async fn free_devices(&self, operation: &str, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        Ok(self.candidates(operation, asks).await?.by_class())
+    }
+
+    async fn candidates(&self, operation: &str, asks: &BTreeMap<String, String>) -> Result<Candidates, PortError> {
+        let query = query(asks);
+        let named = query.iter().any(|(key, _)| key.contains('_') && key != "group_policy");
+        let microversion = if named { NAMED_GROUPS } else { MICROVERSION };
         let fail = |kind| PortError::new(operation, kind);
         let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
         let mut token = self.session.token().await.map_err(before)?;
-        let mut answer = self.ask_placement(operation, &token).await?;
+        let mut answer = self.ask_placement(operation, &token, &query, &microversion).await?;
         // Nothing has been looked at before a 401.
         if answer.status.as_u16() == 401 {
             token = self.session.renew(&token).await.map_err(before)?;
-            answer = self.ask_placement(operation, &token).await?;
+            answer = self.ask_placement(operation, &token, &query, &microversion).await?;
         }
         let garbled = |reason: &str| Err(fail(PortErrorKind::Garbled { reason: reason.to_owned() }));
         match answer.status.as_u16() {
             200 => {
                 let candidates: Candidates =
                     answer.json("Placement's allocation candidates").map_err(|reason| fail(PortErrorKind::Garbled { reason }))?;
-                Ok(candidates.free())
+                Ok(candidates)
             }
             404 => garbled("there is no Placement at the address that the catalogue gives"),
+            406 if named => garbled("Placement does not know its microversion 1.33 (OpenStack Train), and the flavour has groups with names"),
             406 => garbled("Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do"),
             _ => Err(fail(answer.refusal(Effect::None, answer.fault()))),
         }
     }
 
-    async fn ask_placement(&self, operation: &str, token: &Arc<Token>) -> Result<Answer, PortError> {
+    async fn ask_placement(&self, operation: &str, token: &Arc<Token>, query: &[(String, String)], microversion: &HeaderValue) -> Result<Answer, PortError> {
         let mut url = self.session.placement_endpoint(token)?;
         // An http URL always has a path to extend.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("allocation_candidates");
         }
-        url.query_pairs_mut().append_pair(LEAST.0, LEAST.1);
+        url.query_pairs_mut().extend_pairs(query);
         let request = Request::new(Method::GET, url)
             .header(X_AUTH_TOKEN, token.value.clone())
-            .header(OPENSTACK_API_VERSION, MICROVERSION);
+            .header(OPENSTACK_API_VERSION, microversion.clone());
         let answer = self.session.http().send(&request).await;
         answer.map_err(|failure| PortError::new(operation, failure.kind(Effect::None)).with_source(failure))
     }
@@ -112,6 +167,21 @@ impl Nova {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn placement_is_asked_as_novas_scheduler_would() {
+        let asked = |specs: &[(&str, &str)]| {
+            let asks = specs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            query(&asks).into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join("&")
+        };
+        assert_eq!(asked(&[]), "resources=MEMORY_MB:1");
+        let specs = [("resources:VGPU", "2"), ("trait:CUSTOM_H100", "required"), ("trait:CUSTOM_MIG", "forbidden"), ("resources:PGPU", "0")];
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1,VGPU:2&required=CUSTOM_H100,!CUSTOM_MIG");
+        let specs = [("resources1:VGPU", "1"), ("resources_GPU:VGPU", "1"), ("trait1:CUSTOM_A", "required"), ("trait9:CUSTOM_B", "required")];
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources_GPU=VGPU:1&required1=CUSTOM_A&group_policy=none");
+        let specs = [("resources1:VGPU", "1"), ("resources2:VGPU", "1"), ("group_policy", "isolate")];
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources2=VGPU:1&group_policy=isolate");
+    }
 
     #[test]
     fn all_of_a_hosts_tree_counts_over_commitment_and_both_kinds_of_processors_included() {

@@ -1,5 +1,7 @@
 //! Compute services and hypervisors: `os-services`, `os-hypervisors`. What is free on them: Placement.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use http::Method;
 use serde_json::{Value, json};
@@ -72,7 +74,27 @@ impl ComputeServices for Nova {
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         let operation = "list the hosts and what is free on them";
         let free = self.free_room(operation).await?;
-        let (mut hosts, mut marker) = (Vec::new(), None);
+        let hosts = self.hypervisors(operation).await?.into_iter().map(|hypervisor| Host {
+            name: self.our_name(hypervisor.service.host),
+            enabled: hypervisor.status == "enabled",
+            up: hypervisor.state == "up",
+            free: free.get(&hypervisor.id).copied().unwrap_or_default(),
+        });
+        Ok(hosts.collect())
+    }
+
+    async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
+        let operation = "ask Placement for hosts with what a flavour wants";
+        let mut fitting = self.free_devices(operation, asks).await?;
+        let hypervisors = self.hypervisors(operation).await?;
+        Ok(hypervisors.into_iter().filter_map(|one| Some((self.our_name(one.service.host), fitting.remove(&one.id)?))).collect())
+    }
+}
+
+impl Nova {
+    /// Every hypervisor of the cloud.
+    async fn hypervisors(&self, operation: &str) -> Result<Vec<wire::HostRecord>, PortError> {
+        let (mut all, mut marker) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
             // A newer Nova asks every host for its uptime here.
             let path = ["os-hypervisors", "detail"];
@@ -82,22 +104,15 @@ impl ComputeServices for Nova {
             }
             let page: wire::Hosts = self.document(call, "a page of hypervisors").await?;
             let last = page.hypervisors.last().map(|hypervisor| hypervisor.id.clone());
-            hosts.extend(page.hypervisors.into_iter().map(|hypervisor| Host {
-                name: self.our_name(hypervisor.service.host),
-                enabled: hypervisor.status == "enabled",
-                up: hypervisor.state == "up",
-                free: free.get(&hypervisor.id).copied().unwrap_or_default(),
-            }));
+            all.extend(page.hypervisors);
             match last {
                 Some(last) if wire::goes_on(&page.hypervisors_links) => marker = Some(last),
-                _ => return Ok(hosts),
+                _ => return Ok(all),
             }
         }
         Err(endless(operation.to_owned()))
     }
-}
 
-impl Nova {
     /// The compute service of `node` with its id.
     ///
     /// # Errors

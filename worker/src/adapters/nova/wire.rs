@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use chrono::NaiveDateTime;
 use serde::Deserialize;
 use turnaround_workflows::ports::{
-    ComputeService, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, pins, resource_class,
+    ComputeService, GroupRule, Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, MoveProgress, Room, ServerGroup, asks, pins,
+    resource_class,
 };
 
 use crate::adapters::http::foreign_text;
@@ -159,6 +160,7 @@ impl Server {
             fault: self.fault.map(|fault| foreign_text(&fault.message)),
             locked: self.locked,
             takes: self.flavor.takes(),
+            asks: self.flavor.asks(),
             pinned_by: self.flavor.pinning(),
             owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
         })
@@ -175,6 +177,10 @@ impl Flavor {
             if amounts.is_empty() { otherwise } else { amounts.iter().sum() }
         };
         Room { vcpus: of(&["VCPU", "PCPU"], self.vcpus), memory_mb: of(&["MEMORY_MB"], self.ram) }
+    }
+
+    fn asks(&self) -> BTreeMap<String, String> {
+        asks(&self.extra_specs).iter().map(|(key, value)| (foreign_text(key), foreign_text(value))).collect()
     }
 
     fn pinning(&self) -> Vec<String> {
@@ -243,6 +249,69 @@ fn state(kind: MigrationKind, status: &str) -> MigrationState {
         (_, "completed" | "confirmed" | "done" | "finished") => MigrationState::Succeeded,
         (_, "error" | "failed" | "cancelled" | "reverted") => MigrationState::Failed,
         _ => MigrationState::InProgress,
+    }
+}
+
+/// What `servers/{id}/migrations` says of live migrations that are being carried out. Null where libvirt has not told yet.
+#[derive(Deserialize)]
+pub(super) struct LiveMigrations {
+    migrations: Vec<LiveMigration>,
+}
+
+#[derive(Deserialize)]
+struct LiveMigration {
+    memory_total_bytes: Option<u64>,
+    memory_remaining_bytes: Option<u64>,
+    disk_total_bytes: Option<u64>,
+    disk_remaining_bytes: Option<u64>,
+}
+
+impl LiveMigrations {
+    pub(super) fn meaning(self) -> Option<MoveProgress> {
+        let of = |one: LiveMigration| {
+            let (total, left) = (one.memory_total_bytes?, one.memory_remaining_bytes?);
+            // Where disks are shared, or volumes, they are 0 or null.
+            let disk = one.disk_total_bytes.zip(one.disk_remaining_bytes).unwrap_or((0, 0));
+            Some(MoveProgress { total_bytes: total.saturating_add(disk.0), remaining_bytes: left.saturating_add(disk.1) })
+        };
+        self.migrations.into_iter().find_map(of).filter(|progress| progress.total_bytes > 0)
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ServerGroups {
+    pub(super) server_groups: Vec<ServerGroupRecord>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ServerGroupRecord {
+    #[serde(default)]
+    name: String,
+    /// Since microversion 2.64.
+    policy: Option<String>,
+    #[serde(default)]
+    rules: GroupRules,
+    /// Before that.
+    #[serde(default)]
+    policies: Vec<String>,
+    #[serde(default)]
+    members: Vec<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct GroupRules {
+    max_server_per_host: Option<u32>,
+}
+
+impl ServerGroupRecord {
+    /// None where its rule is only a wish.
+    pub(super) fn meaning(self) -> Option<ServerGroup> {
+        let rule = match self.policy.as_deref().or_else(|| self.policies.first().map(String::as_str))? {
+            "anti-affinity" => GroupRule::AntiAffinity { max_on_a_host: self.rules.max_server_per_host.unwrap_or(1) },
+            "affinity" => GroupRule::Affinity,
+            _ => return None,
+        };
+        Some(ServerGroup { name: foreign_text(&self.name), rule, members: self.members.into_iter().map(InstanceId).collect() })
     }
 }
 

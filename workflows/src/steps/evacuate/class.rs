@@ -111,6 +111,7 @@ mod tests {
             fault: None,
             locked: false,
             takes: Room { vcpus: 4, memory_mb: 8192 },
+            asks: std::collections::BTreeMap::new(),
             pinned_by: pinned_by.iter().map(|&spec| spec.to_owned()).collect(),
             owner_wants: owner_wants.map(str::to_owned),
         }

@@ -206,6 +206,7 @@ impl Step for MoveClusterNodes {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to its end the move that is under way".to_owned() });
         }
+        evacuation.must_be_told_of_harm().await?;
         let ours = ours(cx).await?;
         for node in &ours {
             cx.guard().await?;
@@ -331,10 +332,13 @@ impl Look<'_, '_> {
         }
         let stuck = self.evacuation.stuck();
         if !stuck.is_empty() && !self.evacuation.moves.instances.values().any(Moving::is_under_way) {
+            self.evacuation.tells().await?;
             let question = super::question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }
-        Ok(self.look_again(format!("{} is drained, and its instance moves", node.name)))
+        self.evacuation.see_progress().await;
+        self.evacuation.write_down().await?;
+        Ok(self.look_again(format!("{} is drained, and its instance moves{}", node.name, self.evacuation.progress())))
     }
 
     /// Uncordons it once it is Ready again, if the cordon is ours.

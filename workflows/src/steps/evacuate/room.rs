@@ -4,19 +4,26 @@
 //! certainly can't work is held back here.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use turnaround_config::{NodeName, Pinned};
 
 use super::class::{Class, classify};
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
-use crate::ports::{Host, Instance, Room};
+use crate::ports::{GroupRule, Host, Instance, InstanceId, PortError, PortErrorKind, Room, devices};
 use crate::updates::NodeOrder;
 
 /// Placements that are tried out before it counts as undecided whether all fit.
 // It only comes to trying where the room is tight. Each is a look at every host: some 20 ms in all with 1,000 of them. It is
 // also how deep the search can go.
 const PLACEMENTS_MAX: u32 = 2_000;
+
+/// A host that was named for so many instances in vain is named no more while this node is emptied.
+// Once may be the instance's own fault, twice is no accident; each costs a try of Nova's.
+const NOT_TAKEN_MAX: u32 = 2;
+
+/// What an instance with a device of a PCI alias is pinned by. Whether Placement knows such devices hangs on Nova's configuration.
+const PCI_ALIAS: &str = "pci_passthrough:alias=";
 
 /// What can be said of the room for the instances that are to leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,29 +49,112 @@ impl Proof {
     }
 }
 
+/// Members of server groups that are looked at to know where they are. Nova's default quota is 10 for a group.
+const MEMBERS_MAX: usize = 200;
+
 /// The hosts to which something may be moved off a node.
 #[derive(Debug)]
 pub(super) struct Elsewhere {
     hosts: Vec<Host>,
     /// Those of them that are renewed later: what moves there has to move again.
     later: Vec<NodeName>,
+    /// By what a flavour asks of Placement: the hosts that have it, with what is free there. Not there where nobody could say.
+    fitting: BTreeMap<BTreeMap<String, String>, BTreeMap<String, BTreeMap<String, u64>>>,
+    groups: Vec<Group>,
+    /// What nothing proves, one line each.
+    unproven: Vec<String>,
+}
+
+/// A server group with a hard rule that has members among those that are to leave.
+#[derive(Debug)]
+struct Group {
+    rule: GroupRule,
+    leaving: BTreeSet<InstanceId>,
+    /// By host: how many of its other members are there.
+    others: BTreeMap<String, u32>,
 }
 
 impl Elsewhere {
-    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Elsewhere, StepError> {
+    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder, leaving: &[&Instance]) -> Result<Elsewhere, StepError> {
         let mut hosts = cx.ports.compute.hosts().await?;
         hosts.retain(|host| host.enabled && host.up && host.name != order.node.as_str());
-        Ok(Elsewhere { hosts, later: order.later.clone() })
+        let mut elsewhere = Elsewhere { hosts, later: order.later.clone(), ..Elsewhere::unknown() };
+        for asks in leaving.iter().map(|instance| &instance.asks).filter(|asks| !asks.is_empty()) {
+            if !elsewhere.fitting.contains_key(asks)
+                && let Some(fitting) = elsewhere.told(cx.ports.compute.fitting(asks).await)?
+            {
+                elsewhere.fitting.insert(asks.clone(), fitting);
+            }
+        }
+        elsewhere.look_at_groups(cx, order, leaving).await?;
+        let aliases = |instance: &&Instance| instance.pinned_by.iter().filter(|pin| pin.starts_with(PCI_ALIAS)).cloned().collect::<Vec<_>>();
+        let with_alias: Vec<String> = leaving
+            .iter()
+            .filter(|instance| !aliases(instance).is_empty())
+            .map(|instance| format!("{} ({})", instance.name, aliases(instance).join(", ")))
+            .collect();
+        if !with_alias.is_empty() {
+            elsewhere.unproven.push(format!("that another host has a device for {}: Placement does not tell of PCI aliases", with_alias.join(", ")));
+        }
+        Ok(elsewhere)
     }
 
     /// Nothing is known: nothing is chosen.
     pub(super) fn unknown() -> Elsewhere {
-        Elsewhere { hosts: Vec::new(), later: Vec::new() }
+        Elsewhere { hosts: Vec::new(), later: Vec::new(), fitting: BTreeMap::new(), groups: Vec::new(), unproven: Vec::new() }
+    }
+
+    /// What may be told later is asked again. What won't be (for want of rights, or of the API) only leaves something unproven.
+    fn told<T>(&mut self, told: Result<T, PortError>) -> Result<Option<T>, StepError> {
+        match told {
+            Ok(told) => Ok(Some(told)),
+            Err(error) if error.kind == PortErrorKind::Unavailable => Err(error.into()),
+            Err(error) => {
+                self.unproven.push(StepError::from(error).chain());
+                Ok(None)
+            }
+        }
+    }
+
+    async fn look_at_groups(&mut self, cx: &StepCx<'_>, order: &NodeOrder, leaving: &[&Instance]) -> Result<(), StepError> {
+        let Some(groups) = self.told(cx.ports.instances.groups().await)? else { return Ok(()) };
+        let mut looked_at = 0;
+        for group in groups {
+            let ours: BTreeSet<InstanceId> = leaving.iter().map(|instance| instance.id.clone()).filter(|id| group.members.contains(id)).collect();
+            if ours.is_empty() {
+                continue;
+            }
+            let names: Vec<&str> = leaving.iter().filter(|instance| ours.contains(&instance.id)).map(|instance| instance.name.as_str()).collect();
+            looked_at += group.members.len();
+            if looked_at > MEMBERS_MAX {
+                self.unproven.push(format!("that server group {} lets {} onto another host: it has {} members", group.name, names.join(", "), group.members.len()));
+                continue;
+            }
+            if group.rule == GroupRule::Affinity && names.len() > 1 {
+                // As read in Nova's scheduler: whoever leaves may only go to where the others are, which is the host that they are to leave.
+                let what = "that Nova moves them one by one, as it must";
+                self.unproven.push(format!("{what}: {} are to stay on one host by their server group {} (affinity)", names.join(", "), group.name));
+            }
+            let mut others: BTreeMap<String, u32> = BTreeMap::new();
+            for id in group.members.iter().filter(|id| !ours.contains(*id)) {
+                let host = cx.ports.instances.get(id).await?.and_then(|instance| instance.host);
+                if let Some(host) = host.filter(|host| *host != order.node.as_str()) {
+                    *others.entry(host).or_default() += 1;
+                }
+            }
+            self.groups.push(Group { rule: group.rule, leaving: ours, others });
+        }
+        Ok(())
     }
 
     /// Is there enough for all of `leaving`?
     pub(super) fn prove(&self, leaving: &[&Instance]) -> Proof {
-        judge(leaving.to_vec(), &self.hosts)
+        Puzzle::new(self, leaving, |_| true).judge()
+    }
+
+    /// For the dry run: what the proof says nothing of.
+    pub(super) fn unproven(&self) -> Option<String> {
+        (!self.unproven.is_empty()).then(|| format!("NOT proven: {}", self.unproven.join("; ")))
     }
 
     fn lasts(&self, host: &Host) -> bool {
@@ -73,23 +163,37 @@ impl Elsewhere {
 
     /// So many of `leaving` find no room but on nodes that are renewed later.
     pub(super) fn move_again(&self, leaving: &[&Instance]) -> usize {
-        let mut leaving = leaving.to_vec();
-        leaving.sort_by_key(|instance| Reverse(instance.takes));
-        first_fit(&leaving, self.hosts.iter().filter(|host| self.lasts(host)).map(|host| host.free).collect()).len()
+        let puzzle = Puzzle::new(self, leaving, |host| self.lasts(host));
+        puzzle.first_fit().iter().map(|need| need.instances.len()).sum()
     }
 
-    /// The host with the most room on which `takes` can stay for the rest of the rollout; what it takes is taken from what is free there. None
-    /// where there is none, or where all are as good: then the choice is the scheduler's, which knows more than we do.
-    pub(super) fn choose(&mut self, takes: Room) -> Option<String> {
-        let (lasting, later): (Vec<_>, Vec<_>) = self.hosts.iter().enumerate().partition(|(_, host)| self.lasts(host));
-        if later.is_empty() {
+    /// The host with the most room on which `instance` can stay for the rest of the rollout; what it takes is taken from what is free there. None
+    /// where there is none, or where all are as good: then the choice is the scheduler's, which knows more than we do. A host that has not taken
+    /// one instance comes after the others, one that has not taken [`NOT_TAKEN_MAX`] not at all.
+    pub(super) fn choose(&mut self, instance: &Instance, not_taken_by: &BTreeMap<String, u32>) -> Option<String> {
+        if self.hosts.iter().all(|host| self.lasts(host)) {
             return None;
         }
-        let fit = lasting.into_iter().filter(|(_, host)| host.free.holds(takes));
-        let (best, _) = fit.max_by_key(|(_, host)| host.free)?;
-        let host = &mut self.hosts[best];
-        host.free = host.free.without(takes);
-        Some(host.name.clone())
+        let not_taken = |host: &Host| not_taken_by.get(&host.name).copied().unwrap_or(0);
+        let puzzle = Puzzle::new(self, &[instance], |host| self.lasts(host) && not_taken(host) < NOT_TAKEN_MAX);
+        let need = puzzle.needs.first()?;
+        let fit = (0..self.hosts.len()).filter(|&host| puzzle.holds(&puzzle.free, host, need));
+        let best = fit.max_by_key(|&host| (Reverse(not_taken(&self.hosts[host])), self.hosts[host].free, host))?;
+        self.takes(instance, best);
+        Some(self.hosts[best].name.clone())
+    }
+
+    /// It will be there.
+    fn takes(&mut self, instance: &Instance, host: usize) {
+        let host = &mut self.hosts[host];
+        host.free = host.free.without(instance.takes);
+        if let Some(left) = self.fitting.get_mut(&instance.asks).and_then(|fitting| fitting.get_mut(&host.name)) {
+            take(left, &devices(&instance.asks));
+        }
+        for group in self.groups.iter_mut().filter(|group| group.leaving.contains(&instance.id)) {
+            group.leaving.remove(&instance.id);
+            *group.others.entry(host.name.clone()).or_default() += 1;
+        }
     }
 }
 
@@ -109,74 +213,208 @@ pub(super) fn question(node: &NodeName, why: &[String]) -> Question {
         .answer("unwind", AnswerEffect::Unwind, format!("gives {node} back as it was found"))
 }
 
-fn judge(mut leaving: Vec<&Instance>, hosts: &[Host]) -> Proof {
-    leaving.sort_by_key(|instance| Reverse(instance.takes));
-    let mut free: Vec<Room> = hosts.iter().map(|host| host.free).collect();
-    let lost = leaving.iter().filter(|instance| !free.iter().any(|host| host.holds(instance.takes)));
-    let lost: Vec<String> = lost.map(|instance| format!("{} fits on no other host", described(instance))).collect();
-    if !lost.is_empty() {
-        return Proof::NoRoom { why: with_most_room(lost, hosts) };
+/// Instances that must go to one host together: most of them one.
+#[derive(Debug, Clone)]
+struct Need<'a> {
+    instances: Vec<&'a Instance>,
+    takes: Room,
+    devices: BTreeMap<String, u64>,
+    /// By host: may it go there at all?
+    may: Vec<bool>,
+    /// Groups, by their place, of which at most so many may be on a host.
+    apart: Vec<(usize, u32)>,
+}
+
+/// What is left of a host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Free {
+    room: Room,
+    /// Of those devices that somebody asks for.
+    devices: BTreeMap<String, u64>,
+    /// Of each group, how many members are there.
+    members: Vec<u32>,
+}
+
+/// Who is to leave, and what is free where.
+struct Puzzle<'a> {
+    hosts: &'a [Host],
+    /// The biggest first.
+    needs: Vec<Need<'a>>,
+    free: Vec<Free>,
+}
+
+fn take(left: &mut BTreeMap<String, u64>, need: &BTreeMap<String, u64>) {
+    for (class, amount) in need {
+        left.entry(class.clone()).and_modify(|left| *left = left.saturating_sub(*amount));
     }
-    let left_over = first_fit(&leaving, free.clone());
-    if left_over.is_empty() {
-        return Proof::Room;
+}
+
+impl<'a> Puzzle<'a> {
+    fn new(elsewhere: &'a Elsewhere, leaving: &[&'a Instance], usable: impl Fn(&Host) -> bool) -> Puzzle<'a> {
+        let hosts = elsewhere.hosts.as_slice();
+        let fits = |host: &Host, instance: &Instance| elsewhere.fitting.get(&instance.asks).is_none_or(|fitting| fitting.contains_key(&host.name));
+        let need = |instance: &&'a Instance| Need {
+            instances: vec![*instance],
+            takes: instance.takes,
+            devices: if elsewhere.fitting.contains_key(&instance.asks) { devices(&instance.asks) } else { BTreeMap::new() },
+            may: hosts.iter().map(|host| usable(host) && fits(host, instance)).collect(),
+            apart: Vec::new(),
+        };
+        let mut needs: Vec<Need<'a>> = leaving.iter().map(need).collect();
+        for (place, group) in elsewhere.groups.iter().enumerate() {
+            match group.rule {
+                GroupRule::AntiAffinity { max_on_a_host } => {
+                    let members = |need: &&mut Need<'_>| need.instances.iter().any(|one| group.leaving.contains(&one.id));
+                    needs.iter_mut().filter(members).for_each(|need| need.apart.push((place, max_on_a_host)));
+                }
+                GroupRule::Affinity => together(&mut needs, hosts, group),
+            }
+        }
+        needs.sort_by_key(|need| Reverse(need.takes));
+        let free = |host: &Host| Free {
+            room: host.free,
+            devices: free_devices(elsewhere, host),
+            members: elsewhere.groups.iter().map(|group| group.others.get(&host.name).copied().unwrap_or(0)).collect(),
+        };
+        Puzzle { hosts, free: hosts.iter().map(free).collect(), needs }
     }
-    let needs: Vec<Room> = leaving.iter().map(|instance| instance.takes).collect();
-    let exceeds = |of: fn(&Room) -> u64| needs.iter().map(of).sum::<u64>() > free.iter().map(of).fold(0, u64::saturating_add);
-    let placed = if exceeds(|room| room.memory_mb) || exceeds(|room| room.vcpus) {
+
+    fn holds(&self, free: &[Free], host: usize, need: &Need<'_>) -> bool {
+        let free = &free[host];
+        need.may[host]
+            && free.room.holds(need.takes)
+            && need.devices.iter().all(|(class, amount)| free.devices.get(class).is_some_and(|left| left >= amount))
+            && need.apart.iter().all(|(group, most)| free.members[*group] < *most)
+    }
+
+    fn judge(mut self) -> Proof {
+        let nowhere = |need: &&Need<'_>| !(0..self.free.len()).any(|host| self.holds(&self.free, host, need));
+        let lost: Vec<String> = self.needs.iter().filter(nowhere).map(|need| format!("{} on no other host", self.described(need, "fits", "fit"))).collect();
+        if !lost.is_empty() {
+            return Proof::NoRoom { why: with_most_room(lost, self.hosts) };
+        }
+        let left_over: Vec<Need<'_>> = self.first_fit().into_iter().cloned().collect();
+        if left_over.is_empty() {
+            return Proof::Room;
+        }
+        let exceeds = |of: fn(&Room) -> u64| {
+            let needed: u64 = self.needs.iter().map(|need| of(&need.takes)).sum();
+            needed > self.free.iter().map(|free| of(&free.room)).fold(0, u64::saturating_add)
+        };
+        let placed = if exceeds(|room| room.memory_mb) || exceeds(|room| room.vcpus) {
+            Some(false)
+        } else {
+            let mut free = std::mem::take(&mut self.free);
+            self.place(0, &mut free, &mut 0)
+        };
+        match placed {
+            Some(true) => Proof::Room,
+            None => Proof::Undecided { left_over: left_over.iter().flat_map(|need| &need.instances).map(|instance| instance.name.clone()).collect() },
+            Some(false) => {
+                let line = |need: &Need<'_>| format!("{} no room once the bigger ones have theirs", self.described(need, "finds", "find"));
+                Proof::NoRoom { why: with_most_room(left_over.iter().map(line).collect(), self.hosts) }
+            }
+        }
+    }
+
+    /// What is left over if each goes to the first host that holds it.
+    fn first_fit(&self) -> Vec<&Need<'a>> {
+        let mut free = self.free.clone();
+        let mut left_over = Vec::new();
+        for need in &self.needs {
+            match (0..free.len()).find(|&host| self.holds(&free, host, need)) {
+                Some(host) => free[host] = free[host].without(need),
+                None => left_over.push(need),
+            }
+        }
+        left_over
+    }
+
+    /// Can all from the `first` on be placed? Every way is tried; None where that takes too long.
+    fn place(&self, first: usize, free: &mut [Free], tried: &mut u32) -> Option<bool> {
+        let Some(need) = self.needs.get(first) else { return Some(true) };
+        // Two hosts with the same left, to which the same may go, are the same.
+        let mut alike = BTreeSet::new();
+        for host in 0..free.len() {
+            let before = free[host].clone();
+            let may: Vec<bool> = self.needs[first..].iter().map(|need| need.may[host]).collect();
+            if !self.holds(free, host, need) || !alike.insert((before.clone(), may)) {
+                continue;
+            }
+            *tried += 1;
+            if *tried > PLACEMENTS_MAX {
+                return None;
+            }
+            free[host] = before.without(need);
+            let placed = self.place(first + 1, free, tried);
+            free[host] = before;
+            if placed != Some(false) {
+                return placed;
+            }
+        }
         Some(false)
-    } else {
-        place(&needs, &mut free, &mut 0)
-    };
-    match placed {
-        Some(true) => Proof::Room,
-        None => Proof::Undecided { left_over: left_over.iter().map(|instance| instance.name.clone()).collect() },
-        Some(false) => {
-            let line = |instance: &&Instance| format!("{} finds no room once the bigger ones have theirs", described(instance));
-            Proof::NoRoom { why: with_most_room(left_over.iter().map(line).collect(), hosts) }
+    }
+
+    fn described(&self, need: &Need<'_>, one: &str, more: &str) -> String {
+        let Room { vcpus, memory_mb } = need.takes;
+        let names: Vec<String> = need.instances.iter().map(|instance| format!("{} ({})", instance.name, instance.id)).collect();
+        let wants: Vec<String> = need.instances.iter().flat_map(|instance| &instance.asks).map(|(key, value)| format!("{key}={value}")).collect();
+        let mut besides = String::new();
+        if !need.devices.is_empty() || !wants.is_empty() {
+            besides = format!(" and asks for {}", wants.join(", "));
+        }
+        if !need.apart.is_empty() {
+            besides += ", and has to keep apart from others of its server group";
+        }
+        match names.as_slice() {
+            [name] => format!("{name}, which takes {vcpus} vCPUs and {memory_mb} MiB{besides}, {one}"),
+            _ => format!("{}, which have to stay together, take {vcpus} vCPUs and {memory_mb} MiB{besides}, and {more}", names.join(" and ")),
         }
     }
 }
 
-/// What is left over if each goes to the first host that holds it.
-fn first_fit<'a>(leaving: &[&'a Instance], mut free: Vec<Room>) -> Vec<&'a Instance> {
-    let mut left_over = Vec::new();
-    for &instance in leaving {
-        match free.iter_mut().find(|host| host.holds(instance.takes)) {
-            Some(host) => *host = host.without(instance.takes),
-            None => left_over.push(instance),
+/// Makes one of those of the group that are to leave, which may only go to where its others are, if there are any.
+fn together(needs: &mut Vec<Need<'_>>, hosts: &[Host], group: &Group) {
+    let (mut bound, apart): (Vec<_>, Vec<_>) =
+        std::mem::take(needs).into_iter().partition(|need| need.instances.iter().any(|one| group.leaving.contains(&one.id)));
+    *needs = apart;
+    let Some(mut all) = bound.pop() else { return };
+    for need in bound {
+        all.instances.extend(need.instances);
+        all.takes = Room { vcpus: all.takes.vcpus + need.takes.vcpus, memory_mb: all.takes.memory_mb + need.takes.memory_mb };
+        for (class, amount) in need.devices {
+            *all.devices.entry(class).or_insert(0) += amount;
         }
+        all.may.iter_mut().zip(need.may).for_each(|(may, also)| *may &= also);
+        all.apart.extend(need.apart);
     }
-    left_over
+    all.instances.sort_by(|one, other| one.name.cmp(&other.name));
+    if !group.others.is_empty() {
+        all.may.iter_mut().zip(hosts).for_each(|(may, host)| *may &= group.others.contains_key(&host.name));
+    }
+    needs.push(all);
 }
 
-/// Can all of `needs` be placed? Every way is tried; None where that takes too long.
-fn place(needs: &[Room], free: &mut [Room], tried: &mut u32) -> Option<bool> {
-    let Some((&first, rest)) = needs.split_first() else { return Some(true) };
-    // Two hosts with the same room are the same.
-    let mut alike = BTreeSet::new();
-    for host in 0..free.len() {
-        let before = free[host];
-        if !before.holds(first) || !alike.insert(before) {
-            continue;
-        }
-        *tried += 1;
-        if *tried > PLACEMENTS_MAX {
-            return None;
-        }
-        free[host] = before.without(first);
-        let placed = place(rest, free, tried);
-        free[host] = before;
-        if placed != Some(false) {
-            return placed;
-        }
+/// By class: what is free on `host` of the devices that anybody asks for, by whoever has said most.
+fn free_devices(elsewhere: &Elsewhere, host: &Host) -> BTreeMap<String, u64> {
+    let mut devices: BTreeMap<String, u64> = BTreeMap::new();
+    for (class, free) in elsewhere.fitting.values().filter_map(|fitting| fitting.get(&host.name)).flatten() {
+        let most = devices.entry(class.clone()).or_insert(0);
+        *most = (*most).max(*free);
     }
-    Some(false)
+    devices
 }
 
-fn described(instance: &Instance) -> String {
-    let Room { vcpus, memory_mb } = instance.takes;
-    format!("{} ({}), which takes {vcpus} vCPUs and {memory_mb} MiB,", instance.name, instance.id)
+impl Free {
+    fn without(&self, need: &Need<'_>) -> Free {
+        let mut left = self.clone();
+        left.room = left.room.without(need.takes);
+        take(&mut left.devices, &need.devices);
+        for (group, _) in &need.apart {
+            left.members[*group] += 1;
+        }
+        left
+    }
 }
 
 fn with_most_room(mut lines: Vec<String>, hosts: &[Host]) -> Vec<String> {
@@ -216,6 +454,7 @@ mod tests {
             fault: None,
             locked: false,
             takes: Room { vcpus, memory_mb },
+            asks: BTreeMap::new(),
             pinned_by: Vec::new(),
             owner_wants: None,
         };
@@ -230,7 +469,8 @@ mod tests {
             free: Room { vcpus, memory_mb },
         };
         let hosts: Vec<Host> = free.iter().enumerate().map(host).collect();
-        judge(instances(sizes).iter().collect(), &hosts)
+        let elsewhere = Elsewhere { hosts, ..Elsewhere::unknown() };
+        elsewhere.prove(&instances(sizes).iter().collect::<Vec<_>>())
     }
 
     #[test]
@@ -275,13 +515,30 @@ mod tests {
         let mut elsewhere = Elsewhere {
             hosts: vec![host("renewed", 10), host("stranger", 12), host("later", 99)],
             later: vec!["later".parse().unwrap()],
+            ..Elsewhere::unknown()
         };
-        let takes = |memory_mb| Room { vcpus: 1, memory_mb };
-        let chosen: Vec<_> = [5, 8, 8, 3].into_iter().map(|memory| elsewhere.choose(takes(memory))).collect();
+        let takes = |memory_mb| instances(&[(1, memory_mb)]).remove(0);
+        let chosen: Vec<_> = [5, 8, 8, 3].into_iter().map(|memory| elsewhere.choose(&takes(memory), &BTreeMap::new())).collect();
         let expected = [Some("stranger"), Some("renewed"), None, Some("stranger")];
         assert_eq!(chosen, expected.map(|name| name.map(str::to_owned)));
-        let mut alike = Elsewhere { hosts: vec![host("renewed", 10)], later: vec!["later".parse().unwrap()] };
-        assert_eq!(alike.choose(takes(1)), None, "the scheduler can do no harm: the later one is not open");
+        let mut alike = Elsewhere { hosts: vec![host("renewed", 10)], later: vec!["later".parse().unwrap()], ..Elsewhere::unknown() };
+        assert_eq!(alike.choose(&takes(1), &BTreeMap::new()), None, "the scheduler can do no harm: the later one is not open");
+    }
+
+    #[test]
+    fn a_host_that_has_not_taken_one_comes_after_the_others_and_after_two_not_at_all() {
+        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 99, memory_mb } };
+        let chosen = |big: u32, small: u32| {
+            let hosts = vec![host("big", 50), host("small", 40), host("later", 99)];
+            let mut elsewhere = Elsewhere { hosts, later: vec!["later".parse().unwrap()], ..Elsewhere::unknown() };
+            let not_taken_by = BTreeMap::from([("big".to_owned(), big), ("small".to_owned(), small)]);
+            elsewhere.choose(&instances(&[(1, 1)])[0], &not_taken_by)
+        };
+        assert_eq!(chosen(0, 0).as_deref(), Some("big"));
+        assert_eq!(chosen(1, 0).as_deref(), Some("small"));
+        assert_eq!(chosen(1, 1).as_deref(), Some("big"));
+        assert_eq!(chosen(2, 1).as_deref(), Some("small"));
+        assert_eq!(chosen(2, 2), None);
     }
 
     #[test]
@@ -290,5 +547,70 @@ mod tests {
         let sizes: Vec<(u64, u64)> = (0..41).map(|n| (1, 500 + n)).collect();
         let free: Vec<(u64, u64)> = (0..20).map(|n| (99, 1400 + n)).collect();
         assert_eq!(judged(&sizes, &free), Proof::Undecided { left_over: vec!["i0".to_owned()] });
+    }
+
+    /// Three instances `i0`, `i1`, `i2` of the same size, and hosts `h0`, `h1`, ... with room for as many of them.
+    fn bound(rule: GroupRule, room_for: &[u64], others: &[(&str, u32)]) -> Proof {
+        let host = |(place, &many): (usize, &u64)| Host { name: format!("h{place}"), enabled: true, up: true, free: Room { vcpus: many, memory_mb: many } };
+        let leaving = instances(&[(1, 1), (1, 1), (1, 1)]);
+        let elsewhere = Elsewhere {
+            hosts: room_for.iter().enumerate().map(host).collect(),
+            groups: vec![Group {
+                rule,
+                leaving: leaving[..2].iter().map(|instance| instance.id.clone()).collect(),
+                others: others.iter().map(|(host, many)| ((*host).to_owned(), *many)).collect(),
+            }],
+            ..Elsewhere::unknown()
+        };
+        elsewhere.prove(&leaving.iter().collect::<Vec<_>>())
+    }
+
+    fn first(proof: Proof) -> String {
+        match proof {
+            Proof::NoRoom { why } => why[0].clone(),
+            Proof::Room | Proof::Undecided { .. } => panic!("{proof:?}"),
+        }
+    }
+
+    #[test]
+    fn members_of_an_anti_affinity_group_are_placed_apart_from_each_other_and_from_those_that_are_there() {
+        let apart = GroupRule::AntiAffinity { max_on_a_host: 1 };
+        assert_eq!(bound(apart, &[9, 9], &[]), Proof::Room);
+        let alone = "i1 (1), which takes 1 vCPUs and 1 MiB, and has to keep apart from others of its server group, finds no room once the bigger ones have theirs";
+        assert_eq!(first(bound(apart, &[9], &[])), alone);
+        assert_eq!(first(bound(apart, &[9, 9], &[("h1", 1)])), alone);
+        let nowhere = "i0 (0), which takes 1 vCPUs and 1 MiB, and has to keep apart from others of its server group, fits on no other host";
+        assert_eq!(first(bound(apart, &[9, 9], &[("h0", 1), ("h1", 1)])), nowhere);
+        assert_eq!(bound(GroupRule::AntiAffinity { max_on_a_host: 2 }, &[9], &[]), Proof::Room);
+        assert_eq!(bound(GroupRule::AntiAffinity { max_on_a_host: 2 }, &[9, 1], &[("h0", 1)]), Proof::Room, "one of them beside that one, one on the other host");
+    }
+
+    #[test]
+    fn members_of_an_affinity_group_find_room_together_or_not_at_all() {
+        assert_eq!(bound(GroupRule::Affinity, &[1, 2], &[]), Proof::Room);
+        let expected = "i0 (0) and i1 (1), which have to stay together, take 2 vCPUs and 2 MiB, and fit on no other host";
+        assert_eq!(first(bound(GroupRule::Affinity, &[1, 1, 1], &[])), expected);
+        assert_eq!(first(bound(GroupRule::Affinity, &[1, 9], &[("h0", 1)])), expected, "where the others of it are");
+        assert_eq!(bound(GroupRule::Affinity, &[1, 9], &[("h1", 1)]), Proof::Room);
+    }
+
+    #[test]
+    fn devices_that_placement_knows_are_counted_host_by_host() {
+        let with_devices = |free: &[(&str, u64)], wants: usize| {
+            let mut leaving = instances(&[(1, 1), (1, 1), (1, 1)]);
+            let asks = BTreeMap::from([("resources:VGPU".to_owned(), "1".to_owned())]);
+            leaving.iter_mut().take(wants).for_each(|instance| instance.asks.clone_from(&asks));
+            let host = |name: &str| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 9, memory_mb: 9 } };
+            let fitting = free.iter().map(|(host, free)| ((*host).to_owned(), BTreeMap::from([("VGPU".to_owned(), *free)]))).collect();
+            let elsewhere = Elsewhere { hosts: vec![host("h0"), host("h1")], fitting: BTreeMap::from([(asks, fitting)]), ..Elsewhere::unknown() };
+            elsewhere.prove(&leaving.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(with_devices(&[("h0", 1), ("h1", 2)], 3), Proof::Room);
+        assert_eq!(with_devices(&[], 0), Proof::Room);
+        let finds_none = "i2 (2), which takes 1 vCPUs and 1 MiB and asks for resources:VGPU=1, finds no room once the bigger ones have theirs";
+        assert_eq!(first(with_devices(&[("h0", 1), ("h1", 1)], 3)), finds_none);
+        assert_eq!(first(with_devices(&[("h1", 2)], 3)), finds_none);
+        let nowhere = "i0 (0), which takes 1 vCPUs and 1 MiB and asks for resources:VGPU=1, fits on no other host";
+        assert_eq!(first(with_devices(&[], 1)), nowhere);
     }
 }
