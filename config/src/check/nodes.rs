@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config::{Bmc, Carries, Check, Expect, Node, NodeImage, Role};
+use crate::config::{Bmc, Carries, Check, Expect, IronicImage, Node, NodeImage, RenewedBy, Role};
 use crate::limits;
 use crate::names::{CheckName, ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
 use crate::problems::{Problems, Wrong, show, show_url};
-use crate::raw::{RawBmc, RawCheck, RawImage, RawNode};
+use crate::raw::{RawBmc, RawCheck, RawImage, RawNode, RawNodeIronic};
 use crate::read::{Field, Found, Kind, Named, Written};
 use crate::values;
 
@@ -111,9 +111,16 @@ impl RawImage {
         let boot_initrd = problems.need(here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
         let boot_arguments =
             problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        let source = problems.maybe(&self.ironic_image, |text| values::word(text));
+        let written = problems.maybe(&self.ironic_sha256, |text| values::sha256(text));
+        if let (Some(lonely), true) = (self.ironic_sha256.written(), self.ironic_image.is_nothing()) {
+            problems.add(&lonely.key, "there is no `ironic_image` that this is the digest of", "write `ironic_image` too, or leave it out");
+        }
+        let (sha256, source, written) = (sha256?, source?, written?);
         Some(NodeImage {
             version: version?,
-            sha256: sha256?,
+            ironic: source.map(|source| IronicImage { source, sha256: written.unwrap_or_else(|| sha256.clone()) }),
+            sha256,
             os_version_id: os_version_id?,
             kernel: kernel?,
             boot_kernel: boot_kernel?,
@@ -137,17 +144,52 @@ impl RawNode {
             }
             None => self.carries.is_nothing().then(Default::default),
         };
+        let renewed_by = self.renewed_by(name, problems);
+        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, carries: carries?, renewed_by: renewed_by? })
+    }
+
+    /// By us, who need its BMC and its MAC address, or by Ironic, which has both.
+    fn renewed_by(self, name: &str, problems: &mut Problems<'_>) -> Option<RenewedBy> {
+        if let (Some(_), Some(second)) = (self.bmc.written(), self.ironic.written()) {
+            let help = "leave out `ironic` if Turnaround installs this node by its BMC, or `bmc` if Ironic does";
+            problems.add(&second.key, "there are both `bmc` and `ironic`", help);
+        }
+        if !self.ironic.is_nothing() {
+            let mac = problems.maybe(&self.mac, |text| values::mac(text));
+            let node = self.ironic.table().and_then(|raw: RawNodeIronic| problems.or(&raw.node, || name.to_owned(), |text| values::word(text)));
+            return Some(RenewedBy::Ironic { node: node?, mac: mac? });
+        }
         let mac = problems.need(&self.here, &self.mac, "\"02:00:5e:10:00:0a\"", |text| values::mac(text));
         let bmc = match self.bmc.found {
             Found::Nothing => {
-                let example = "{ protocol = \"redfish\", url = \"https://...\", user = \"...\", password_file = \"/...\" }";
+                let example = "{ protocol = \"redfish\", url = \"https://...\", user = \"...\", password_file = \"/...\" }`, or, if Ironic renews it, `ironic = {}";
                 problems.missing(&self.here, "bmc", example);
                 None
             }
             Found::Unreadable => None,
             Found::Written(written) => written.value.check(problems),
         };
-        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, carries: carries?, mac: mac?, bmc: bmc? })
+        Some(RenewedBy::Netboot { mac: mac?, bmc: bmc? })
+    }
+}
+
+/// What the file says of who renews what, to be compared with what schedules want.
+#[derive(Default)]
+pub(super) struct Ironics {
+    /// Nodes that Ironic renews.
+    pub(super) nodes: Vec<String>,
+    /// Images that Ironic can't write.
+    pub(super) images_without: Vec<String>,
+}
+
+impl Ironics {
+    pub(super) fn of(nodes: &Field<Named<RawNode>>, images: &Field<Named<RawImage>>) -> Ironics {
+        let nodes = nodes.written().map(|written| written.value.0.iter().filter(|(_, raw)| raw.ironic.written().is_some()));
+        let images = images.written().map(|written| written.value.0.iter().filter(|(_, raw)| raw.ironic_image.is_nothing()));
+        Ironics {
+            nodes: nodes.into_iter().flatten().map(|(name, _)| name.value.clone()).collect(),
+            images_without: images.into_iter().flatten().map(|(name, _)| name.value.clone()).collect(),
+        }
     }
 }
 
@@ -276,6 +318,13 @@ fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, St
     all.push(("ssh_address", address, at));
     if let Some(mac) = node.mac.written() {
         all.push(("MAC address", mac.value.to_lowercase(), mac.span.clone()));
+    }
+    if let Some(ironic) = node.ironic.written() {
+        let (known_as, at) = match ironic.value.node.written() {
+            Some(written) => (written.value.clone(), written.span.clone()),
+            None => (name.value.clone(), ironic.key.clone()),
+        };
+        all.push(("node of Ironic's", known_as, at));
     }
     let Some(bmc) = node.bmc.written().map(|written| &written.value) else { return all };
     if let Some(url) = bmc.url.written() {

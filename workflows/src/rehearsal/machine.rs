@@ -3,6 +3,7 @@
 use super::guest::VmState;
 use super::log::{By, Happened, NodeAtStart};
 use super::plan::{ALWAYS, Api, Call, Latencies, NodeFaults, NodePlan};
+use super::rebuilds::Record;
 use super::site::{Due, Site};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
@@ -56,8 +57,10 @@ pub(super) struct Machine {
     pub(super) mac: String,
     pub(super) vcpus: u32,
     pub(super) memory_mb: u64,
-    plan: NodePlan,
-    faults: NodeFaults,
+    pub(super) plan: NodePlan,
+    pub(super) faults: NodeFaults,
+    /// Ironic's, if it knows the node.
+    pub(super) record: Option<Record>,
     pub(super) service_id: String,
     pub(super) enabled: bool,
     pub(super) disabled_reason: Option<String>,
@@ -66,8 +69,8 @@ pub(super) struct Machine {
     /// OpenStack is on its disk.
     deployed: bool,
     last_report: Timestamp,
-    power: Power,
-    phase: Phase,
+    pub(super) power: Power,
+    pub(super) phase: Phase,
     /// Grows with every reset and crash: what was due before is void.
     pub(super) epoch: u64,
     next_boot: BootOverride,
@@ -77,7 +80,7 @@ pub(super) struct Machine {
 }
 
 /// Uses up one of the planned times.
-fn takes(times: &mut u32) -> bool {
+pub(super) fn takes(times: &mut u32) -> bool {
     if *times == 0 {
         return false;
     }
@@ -101,6 +104,7 @@ impl Machine {
             vcpus: plan.vcpus,
             memory_mb: plan.memory_mb,
             faults: plan.faults.clone(),
+            record: plan.ironic.as_ref().map(|record| Record::new(record, now)),
             service_id,
             enabled: plan.disabled.is_none(),
             disabled_reason: plan.disabled.clone(),
@@ -229,13 +233,18 @@ impl Site {
     }
 
     pub(super) fn reset_hits(&mut self, node: usize, asked: bool) {
+        self.power_goes(node, asked, "the node was reset while they were on it");
+        let epoch = self.nodes[node].epoch;
+        self.after(self.plan.latencies.power_cycle, Due::PowerBack { node, epoch });
+    }
+
+    /// Whatever ran on it is gone.
+    pub(super) fn power_goes(&mut self, node: usize, asked: bool, why: &str) {
         self.system_stops(node);
         self.nodes[node].power = Power::Changing;
         self.nodes[node].phase = Phase::NoPower;
         self.record(Happened::PowerLost { node: self.nodes[node].name.clone(), asked });
-        self.lose_instances(node, "the node was reset while they were on it");
-        let epoch = self.nodes[node].epoch;
-        self.after(self.plan.latencies.power_cycle, Due::PowerBack { node, epoch });
+        self.lose_instances(node, why);
     }
 
     pub(super) fn crash(&mut self, node: usize) {
@@ -305,7 +314,7 @@ impl Site {
         }
     }
 
-    fn boot_from_disk(&mut self, node: usize) {
+    pub(super) fn boot_from_disk(&mut self, node: usize) {
         self.nodes[node].phase = Phase::Starting;
         self.record(Happened::DiskBooted { node: self.nodes[node].name.clone() });
         let (epoch, takes) = (self.nodes[node].epoch, self.nodes[node].plan.boot_time);
@@ -349,6 +358,7 @@ impl Site {
             enabled,
         });
         self.lose_instances(node, "the node's disk was overwritten while they were on it");
+        self.rebuilt(node);
         if takes(&mut self.nodes[node].faults.never_comes_back) {
             self.nodes[node].phase = Phase::Hung;
         } else {

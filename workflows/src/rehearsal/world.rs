@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::guest::{ActionRecord, Guest, MigrationRecord};
 use super::log::{By, WorldEvent};
 use super::plan::{Api, Call, ImagePlan, SitePlan};
+use super::rebuilds::IronicNode;
 use super::site::Site;
 use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, InstanceId, Move, Ports, Power, Room, ScriptRun, ScriptState};
+use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, InstanceId, Move, Ports, Power, RebuildOrder, Room, ScriptRun, ScriptState};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -75,6 +76,7 @@ impl World {
             instances: self.clone(),
             bmc: self.clone(),
             netboot: self.clone(),
+            rebuilder: self.clone(),
             facts: self.clone(),
             setup: self.clone(),
             silences: self.clone(),
@@ -240,6 +242,21 @@ impl World {
         let mut site = self.site();
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
         site.request_reset(node)
+    }
+
+    /// A node as Ironic has it.
+    pub fn ironic_node(&self, node: &str) -> Result<IronicNode, Trouble> {
+        self.site().ironic_node(node)
+    }
+
+    /// Writes on Ironic's record what a rebuild is to write.
+    pub fn order_rebuild(&self, node: &str, order: &RebuildOrder) -> Result<(), Trouble> {
+        self.site().order_rebuild(node, order)
+    }
+
+    /// Ironic's yes, and from then on it is under way. `mark` is what the configdrive has the new system write.
+    pub fn request_rebuild(&self, node: &str, mark: Installed) -> Result<(), Trouble> {
+        self.site().request_rebuild(node, mark)
     }
 
     pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {
