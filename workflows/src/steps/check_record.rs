@@ -32,11 +32,11 @@ impl Step for CheckRecord {
         if against.is_empty() {
             return Ok(Observed::AlreadyDone(Fit {}));
         }
-        Ok(Observed::ToDo { would: format!("ask about what keeps {} from being rebuilt; now: {}", cx.target(), against.join("; ")) })
+        Ok(Observed::ToDo { would: format!("ask about what keeps {} from being rebuilt; now: {}", order(cx)?.node, against.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Fit>, StepError> {
-        let mut question = Question::new(format!("{} can't be rebuilt as it is: what now?", cx.target()));
+        let mut question = Question::new(format!("{} can't be rebuilt as it is: what now?", order(cx)?.node));
         for objection in against(cx).await? {
             question = question.seen(objection);
         }
