@@ -1,4 +1,4 @@
-//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Redfish, and the nodes themselves.
+//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Ironic, Redfish, and the nodes themselves.
 //!
 //! They serve one [`World`], so that real adapters meet what a real site does to them. Nobody gets in without the right
 //! password, nothing is faster than it says, and an answer may be lost after its effect.
@@ -15,6 +15,7 @@ use rand::distr::Alphanumeric;
 use tokio::task::AbortHandle;
 use turnaround_workflows::rehearsal::{TicketDirectory, World};
 
+mod ironic;
 mod keystone;
 mod line;
 mod mishaps;
@@ -97,13 +98,14 @@ impl Servers {
         let mishaps = Arc::new(Mishaps::default());
         let tokens = Arc::new(Tokens::new(TOKEN_LIFE));
         let [keystone, nova, placement] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
-        let [redfish, nodes] = [Lines::bind().await?, Lines::bind().await?];
+        let [redfish, nodes, ironic] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
         let (keystone_url, nova_url) = (keystone.url()?, nova.url()?);
         let (redfish_url, nodes_url) = (redfish.url()?, nodes.url()?);
         let keystone_routes = keystone::routes(keystone::Keystone {
             url: keystone_url.clone(),
             nova_url: nova_url.clone(),
             placement_url: placement.url()?,
+            ironic_url: ironic.url()?,
             admin: credentials.admin.clone(),
             member: credentials.member.clone(),
             tokens: Arc::clone(&tokens),
@@ -112,6 +114,7 @@ impl Servers {
             nova::routes(nova::Nova { url: nova_url.clone(), world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let placement_routes =
             placement::routes(placement::Placement { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
+        let ironic_routes = ironic::routes(ironic::Ironic { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let redfish_routes =
             redfish::routes(redfish::Redfish { chassis: Arc::clone(&world) as Arc<dyn Chassis>, logins: credentials.bmcs.clone() });
         let nodes_routes = nodes::routes(nodes::Nodes { world, login: credentials.ssh.clone() });
@@ -119,6 +122,7 @@ impl Servers {
             serve(keystone, keystone_routes, &mishaps),
             serve(nova, nova_routes, &mishaps),
             serve(placement, placement_routes, &mishaps),
+            serve(ironic, ironic_routes, &mishaps),
             serve(redfish, redfish_routes, &mishaps),
             serve(nodes, nodes_routes, &mishaps),
         ];

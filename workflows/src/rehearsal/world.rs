@@ -61,6 +61,8 @@ pub struct MachineView {
     /// Nova's name of the host.
     pub host: String,
     pub mac: String,
+    /// Ironic renews it.
+    pub ironic: bool,
 }
 
 impl World {
@@ -135,6 +137,7 @@ impl World {
             node: machine.name.clone(),
             host: machine.host.clone(),
             mac: machine.mac.clone(),
+            ironic: machine.record.is_some(),
         };
         self.site().nodes.iter().map(view).collect()
     }
