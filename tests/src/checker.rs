@@ -485,10 +485,12 @@ impl<'a> Judge<'a> {
                 self.say(Rule::OneRebuildAnOrder, what);
             }
         }
-        // Each order is fresh: how many of them there are is what an operator has asked for.
-        let (orders, again) = (self.nodes.get(name).map_or(0, |node| node.rebuilds.len()), self.rules.resets_again.get(name).copied().unwrap_or_default());
+        // Each try has an order of its own, `<workflow>-<fence>-<chance>`: a workflow has as many as an operator has asked for.
+        let owner = |token: &str| token.rsplitn(3, '-').nth(2).unwrap_or_default().to_owned();
+        let orders = self.nodes.get(name).map_or(0, |node| node.rebuilds.keys().filter(|other| owner(other) == owner(&token)).count());
+        let again = self.rules.resets_again.get(name).copied().unwrap_or_default();
         if orders > 1 + again {
-            self.say(Rule::OneRebuildAnOrder, format!("{name} is rebuilt by {orders} orders, and nobody asked for it again"));
+            self.say(Rule::OneRebuildAnOrder, format!("{name} is rebuilt by {orders} orders of {}, and nobody asked for it again", owner(&token)));
         }
         self.count_out(name);
     }

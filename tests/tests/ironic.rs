@@ -450,11 +450,13 @@ fn the_checker_sees_a_rebuild_that_harms_and_one_too_many() {
     let rebuild = |token: &str, refused: &str| {
         format!(r#""kind":"rebuild_requested","token":"{token}","instances":[],"enabled":false,"refused":{refused}"#)
     };
-    let (a, b, no) = (rebuild("a", "null"), rebuild("b", "null"), rebuild("a", "\"409\""));
+    let (a, b, no) = (rebuild("w-1-a", "null"), rebuild("w-2-b", "null"), rebuild("w-1-a", "\"409\""));
+    let of_another = rebuild("v-3-c", "null");
     assert_eq!(said(&[gone, &a]), []);
     assert_eq!(said(&[&a]), [Rule::NothingIsLost]);
     assert_eq!(said(&[gone, &a, &a]), [Rule::OneRebuildAnOrder]);
     assert_eq!(said(&[gone, &a, &b]), [Rule::OneRebuildAnOrder]);
+    assert_eq!(said(&[gone, &a, &of_another]), []);
     assert_eq!(said(&[gone, &no, &a]), [], "what Ironic refused did nothing");
     let open = r#""kind":"service_enabled","was_enabled":false,"by":"other""#;
     assert_eq!(said(&[gone, open, &a]), [Rule::OnlyClosedNodesAreTaken]);
