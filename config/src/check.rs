@@ -117,7 +117,8 @@ impl RawConfig {
             problems.add(&at, reason, help);
         }
         let openstack = self.openstack.table().and_then(|raw| raw.check(problems));
-        let netboot = self.netboot.table().and_then(|raw| raw.check(problems));
+        let ways = nodes::Ways::of(&self.nodes, &self.images);
+        let netboot = self.netboot.table().and_then(|raw| raw.check(ways.only_ironic(), problems));
         let ssh = self.ssh.table().and_then(|raw| raw.check(problems));
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
         let ironic = self.ironic.table().and_then(|raw| raw.check(problems));
@@ -129,10 +130,9 @@ impl RawConfig {
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
         let kept = nodes::kept_from_renewal(&self.nodes);
-        let ironics = nodes::Ironics::of(&self.nodes, &self.images);
         let images = nodes::images(self.images, problems);
         let nodes = nodes::nodes(self.nodes, problems);
-        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes.but(kept), &ironics, problems);
+        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes.but(kept), &ways, problems);
         let telemetry = self.telemetry.table().and_then(|raw| raw.check(problems));
         Some(Config {
             site: site?,
@@ -274,11 +274,15 @@ impl RawOpenStack {
 }
 
 impl RawNetBoot {
-    fn check(self, problems: &mut Problems<'_>) -> Option<NetBoot> {
+    /// None inside: it is left out, and no node needs it.
+    fn check(self, may_be_left_out: bool, problems: &mut Problems<'_>) -> Option<Option<NetBoot>> {
+        if may_be_left_out && self.directory.is_nothing() && self.url.is_nothing() {
+            return Some(None);
+        }
         let directory =
             problems.need(&self.here, &self.directory, "\"/srv/netboot\"", |text| values::absolute_path(text));
         let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::web_url(text));
-        Some(NetBoot { directory: directory?, url: url? })
+        Some(Some(NetBoot { directory: directory?, url: url? }))
     }
 }
 

@@ -24,7 +24,8 @@ pub struct Config {
     pub daemon: Daemon,
     pub worker: Worker,
     pub openstack: OpenStack,
-    pub netboot: NetBoot,
+    /// None: Ironic renews every node.
+    pub netboot: Option<NetBoot>,
     pub ssh: Ssh,
     pub ipmi: Ipmi,
     pub ironic: Ironic,
@@ -277,14 +278,20 @@ pub struct NodeImage {
     pub os_version_id: String,
     /// `uname -r` of the node once installed.
     pub kernel: String,
-    /// Path of the installer's kernel below the netboot URL.
-    pub boot_kernel: String,
-    /// Path of the installer's initrd below the netboot URL.
-    pub boot_initrd: String,
-    /// Further words for the installer's kernel command line.
-    pub boot_arguments: String,
+    /// How our own installer of it is booted. None: only Ironic can write it.
+    pub boot: Option<BootFiles>,
     /// The same system as Ironic writes it. None: no node can be renewed to it by Ironic.
     pub ironic: Option<IronicImage>,
+}
+
+#[derive(Debug, Clone)]
+pub struct BootFiles {
+    /// Path of the installer's kernel below the netboot URL.
+    pub kernel: String,
+    /// Path of the installer's initrd below the netboot URL.
+    pub initrd: String,
+    /// Further words for the installer's kernel command line.
+    pub arguments: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config::{Bmc, Carries, Check, Expect, IronicImage, Node, NodeImage, RenewedBy, Role};
+use crate::config::{Bmc, BootFiles, Carries, Check, Expect, IronicImage, Node, NodeImage, RenewedBy, Role};
 use crate::limits;
 use crate::names::{CheckName, ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
@@ -107,10 +107,7 @@ impl RawImage {
         let sha256 = problems.need(here, &self.sha256, digest, |text| values::sha256(text));
         let os_version_id = problems.need(here, &self.os_version_id, "\"24.04\"", |text| values::word(text));
         let kernel = problems.need(here, &self.kernel, "\"6.8.0-45-generic\"", |text| values::word(text));
-        let boot_kernel = problems.need(here, &self.boot_kernel, "\"noble/vmlinuz\"", |text| values::boot_file(text));
-        let boot_initrd = problems.need(here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
-        let boot_arguments =
-            problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        let boot = self.boot(problems);
         let source = problems.maybe(&self.ironic_image, |text| values::word(text));
         let written = problems.maybe(&self.ironic_sha256, |text| values::sha256(text));
         if let (Some(lonely), true) = (self.ironic_sha256.written(), self.ironic_image.is_nothing()) {
@@ -123,10 +120,20 @@ impl RawImage {
             sha256,
             os_version_id: os_version_id?,
             kernel: kernel?,
-            boot_kernel: boot_kernel?,
-            boot_initrd: boot_initrd?,
-            boot_arguments: boot_arguments?,
+            boot: boot?,
         })
+    }
+
+    /// None inside: only Ironic can write it.
+    fn boot(&self, problems: &mut Problems<'_>) -> Option<Option<BootFiles>> {
+        let arguments = problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        let boots = !(self.boot_kernel.is_nothing() && self.boot_initrd.is_nothing() && self.boot_arguments.is_nothing());
+        if !boots && self.ironic_image.written().is_some() {
+            return Some(None);
+        }
+        let kernel = problems.need(&self.here, &self.boot_kernel, "\"noble/vmlinuz\"", |text| values::boot_file(text));
+        let initrd = problems.need(&self.here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
+        Some(Some(BootFiles { kernel: kernel?, initrd: initrd?, arguments: arguments? }))
     }
 }
 
@@ -174,22 +181,29 @@ impl RawNode {
 }
 
 /// What the file says of who renews what, to be compared with what schedules want.
-#[derive(Default)]
-pub(super) struct Ironics {
-    /// Nodes that Ironic renews.
-    pub(super) nodes: Vec<String>,
-    /// Images that Ironic can't write.
-    pub(super) images_without: Vec<String>,
+pub(super) struct Ways {
+    /// Names of the nodes, and whether Ironic renews them.
+    pub(super) nodes: Vec<(String, bool)>,
+    /// Images that Ironic can't write, and those that we can't.
+    pub(super) not_for_ironic: Vec<String>,
+    pub(super) not_for_netboot: Vec<String>,
 }
 
-impl Ironics {
-    pub(super) fn of(nodes: &Field<Named<RawNode>>, images: &Field<Named<RawImage>>) -> Ironics {
-        let nodes = nodes.written().map(|written| written.value.0.iter().filter(|(_, raw)| raw.ironic.written().is_some()));
-        let images = images.written().map(|written| written.value.0.iter().filter(|(_, raw)| raw.ironic_image.is_nothing()));
-        Ironics {
-            nodes: nodes.into_iter().flatten().map(|(name, _)| name.value.clone()).collect(),
-            images_without: images.into_iter().flatten().map(|(name, _)| name.value.clone()).collect(),
+impl Ways {
+    pub(super) fn of(nodes: &Field<Named<RawNode>>, images: &Field<Named<RawImage>>) -> Ways {
+        let nodes = nodes.written().map(|written| written.value.0.iter().map(|(name, raw)| (name.value.clone(), !raw.ironic.is_nothing())));
+        let images: Vec<_> = images.written().map(|written| written.value.0.iter().collect()).unwrap_or_default();
+        let without = |lacks: fn(&RawImage) -> bool| images.iter().filter(|(_, raw)| lacks(raw)).map(|(name, _)| name.value.clone()).collect();
+        Ways {
+            nodes: nodes.into_iter().flatten().collect(),
+            not_for_ironic: without(|raw| raw.ironic_image.is_nothing()),
+            not_for_netboot: without(|raw| raw.ironic_image.written().is_some() && raw.boot_kernel.is_nothing() && raw.boot_initrd.is_nothing()),
         }
+    }
+
+    /// Ironic renews all nodes that there are.
+    pub(super) fn only_ironic(&self) -> bool {
+        !self.nodes.is_empty() && self.nodes.iter().all(|(_, ironics)| *ironics)
     }
 }
 

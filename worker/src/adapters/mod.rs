@@ -126,7 +126,10 @@ fn boot_folder(config: &Config, problems: &mut Problems) -> Option<Arc<BootFolde
         config::RenewedBy::Ironic { .. } => None,
     };
     let macs = config.nodes.iter().filter_map(netboots).collect();
-    let folder = BootFolder::new(config.netboot.directory.clone(), &config.netboot.url, macs, config.images.clone());
+    let folder = match &config.netboot {
+        Some(netboot) => BootFolder::new(netboot.directory.clone(), &netboot.url, macs, config.images.clone()),
+        None => Ok(BootFolder::none()),
+    };
     problems.take("netboot.url", folder).map(Arc::new)
 }
 

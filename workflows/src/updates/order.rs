@@ -153,6 +153,8 @@ pub enum BadOrder {
     CarriesUs { node: NodeName, what: &'static str },
     #[error("node `{node}` is renewed by Ironic, and image `{image}` says nothing of what Ironic is to write: add `ironic_image` to [images.{image}]")]
     NotForIronic { node: NodeName, image: ImageName },
+    #[error("node `{node}` is renewed by our own installer, and image `{image}` does not say how that is booted: add `boot_kernel` and `boot_initrd` to [images.{image}]")]
+    NotForNetboot { node: NodeName, image: ImageName },
 }
 
 fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
@@ -209,6 +211,9 @@ impl RolloutOrder {
         let by_ironic: Vec<NodeName> = nodes.iter().filter(|node| config.nodes.get(node).is_some_and(Node::is_ironics)).cloned().collect();
         if let (Some(node), None) = (by_ironic.first(), &found.ironic) {
             return Err(BadOrder::NotForIronic { node: node.clone(), image: image.clone() });
+        }
+        if let (Some(node), None) = (nodes.iter().find(|node| !by_ironic.contains(node)), &found.boot) {
+            return Err(BadOrder::NotForNetboot { node: node.clone(), image: image.clone() });
         }
         let ironic = found.ironic.as_ref().filter(|_| !by_ironic.is_empty());
         let image = OrderedImage {
