@@ -108,11 +108,12 @@ impl Renewal {
         assert_eq!(self.judged(&checker::Rules { resets_again: BTreeMap::from([(NODE.to_owned(), again)]), ..one_out() }), []);
     }
 
-    fn is_untouched(&self) {
+    /// Its instance is where it was, and so is its system.
+    fn is_untouched(&self, enabled: bool) {
         let site = self.sim.world.snapshot();
         let node = site.node(NODE).unwrap();
-        assert_eq!((node.kernel.as_str(), node.enabled, node.instances), (OLD_KERNEL, true, 1));
-        assert_eq!(self.sim.world.events().len(), 1, "nothing was done");
+        assert_eq!((node.kernel.as_str(), node.enabled, node.instances), (OLD_KERNEL, enabled, 1));
+        assert_eq!(self.times(|what| matches!(what, Happened::RebuildRequested { .. } | Happened::MigrationRequested { .. })), 0);
     }
 }
 
@@ -182,10 +183,29 @@ async fn a_dry_run_says_what_ironic_would_do_and_what_speaks_against_it() {
     assert_eq!(sim.world.events().len(), 1, "nothing was done");
 }
 
+/// Two people order the same node: the second one waits for the first, and asks nobody about what the first one does.
+#[tokio::test]
+async fn two_rollouts_of_one_node_rebuild_it_one_after_the_other() {
+    let plan = site();
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollouts = [sim.order(&order).await, sim.order(&order).await];
+    let over = MORNING + 6 * HOUR;
+    sim.run_until(async |sim| sim.clock.now() > over || sim.open().await.is_empty()).await;
+    for rollout in &rollouts {
+        assert_eq!(sim.document(rollout).await.status, Status::Succeeded);
+    }
+    let rebuilt = |what: &Happened| matches!(what, Happened::RebuildRequested { refused: None, .. });
+    assert_eq!(sim.world.events().iter().filter(|event| rebuilt(&event.what)).count(), 2);
+    let log: String = sim.world.events().iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+    assert_eq!(checker::judge(&log, &one_out()), []);
+}
+
 // --- nodes that are not rebuilt ---
 
 #[tokio::test]
-async fn a_node_that_ironic_would_not_or_should_not_rebuild_is_asked_about_before_anything_is_done_to_it() {
+async fn a_node_that_ironic_would_not_or_should_not_rebuild_is_asked_about_before_it_is_emptied() {
     let records = [
         (RecordPlan { maintenance: Some("DIMM, ask bob".to_owned()), ..RecordPlan::default() }, "in maintenance: DIMM, ask bob"),
         (RecordPlan { protected: true, ..RecordPlan::default() }, "protected"),
@@ -196,10 +216,11 @@ async fn a_node_that_ironic_would_not_or_should_not_rebuild_is_asked_about_befor
         let mut renewal = Renewal::of(with_record(record)).await;
         let question = renewal.question().await;
         assert!(mentions(&question, told), "{question:?}");
-        renewal.is_untouched();
+        renewal.is_untouched(false);
         renewal.answer("unwind").await;
         assert!(renewal.sim.document(&renewal.child).await.status.is_ended());
-        renewal.is_untouched();
+        renewal.is_untouched(true);
+        renewal.is_clean();
     }
 }
 

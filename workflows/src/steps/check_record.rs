@@ -1,4 +1,4 @@
-//! Looks whether the node may be rebuilt at all, before anything is done to it.
+//! Looks whether the node may be rebuilt at all, before it is emptied.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use crate::store::Queue;
 pub struct Fit {}
 
 /// Done when the service that rebuilds the node has a system of it on record, and nothing that speaks against its rebuild. Nobody empties a node
-/// to learn that it is in maintenance.
+/// to learn that it is in maintenance. Not before the node is ours alone: another order of ours may be rebuilding it.
 pub struct CheckRecord;
 
 async fn against(cx: &StepCx<'_>) -> Result<Vec<String>, StepError> {
@@ -43,7 +43,7 @@ impl Step for CheckRecord {
         Err(StepError::ask(
             question
                 .answer("retry", AnswerEffect::Retry, "looks again: see to what speaks against it first")
-                .answer("unwind", AnswerEffect::Unwind, "ends here; nothing was done to the node"),
+                .answer("unwind", AnswerEffect::Unwind, "gives the node back as it was found, without renewing it"),
         ))
     }
 }

@@ -209,13 +209,12 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName, unfit: Vec<String>) -> Resu
 /// Their no is a question, in their own words; anything else is tried again.
 fn refused(node: &NodeName, error: PortError) -> StepError {
     match &error.kind {
-        PortErrorKind::Refused { reason } => {
+        PortErrorKind::Refused { reason } | PortErrorKind::Denied { reason } => {
             StepError::ask(with_answers(Question::new(format!("the rebuild of {node} was refused: what now?")).seen(reason.clone())))
         }
         PortErrorKind::Unavailable
         | PortErrorKind::OutcomeUnknown
         | PortErrorKind::NotFound
-        | PortErrorKind::Denied { .. }
         | PortErrorKind::Garbled { .. } => error.into(),
     }
 }

@@ -14,8 +14,8 @@ pub(super) fn definition() -> Definition {
         kind: NODE_OS_IRONIC,
         version: VERSION,
         steps: vec![
-            step(CheckRecord),
             step(Close),
+            step(CheckRecord),
             step(TakeStock),
             step(FindClusterNodes),
             step(MoveClusterNodes),
