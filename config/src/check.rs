@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawConfig, RawDaemon, RawIpmi, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawConfig, RawDaemon, RawIpmi, RawIronic, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table, Texts};
 use crate::report::Report;
@@ -117,9 +117,11 @@ impl RawConfig {
             problems.add(&at, reason, help);
         }
         let openstack = self.openstack.table().and_then(|raw| raw.check(problems));
-        let netboot = self.netboot.table().and_then(|raw| raw.check(problems));
+        let ways = nodes::Ways::of(&self.nodes, &self.images);
+        let netboot = self.netboot.table().and_then(|raw| raw.check(ways.only_ironic(), problems));
         let ssh = self.ssh.table().and_then(|raw| raw.check(problems));
         let ipmi = self.ipmi.table().and_then(|raw| raw.check(problems));
+        let ironic = self.ironic.table().and_then(|raw| raw.check(problems));
         let setup = self.setup.table().and_then(|raw| raw.check(problems));
         let silences = self.silences.table().and_then(|raw| raw.check(problems));
         let kubernetes = self.kubernetes.table().and_then(|raw| raw.check(problems));
@@ -130,7 +132,7 @@ impl RawConfig {
         let kept = nodes::kept_from_renewal(&self.nodes);
         let images = nodes::images(self.images, problems);
         let nodes = nodes::nodes(self.nodes, problems);
-        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes.but(kept), problems);
+        let schedules = schedules::schedules(self.schedules, &known_images, &known_nodes.but(kept), &ways, problems);
         let telemetry = self.telemetry.table().and_then(|raw| raw.check(problems));
         Some(Config {
             site: site?,
@@ -142,6 +144,7 @@ impl RawConfig {
             netboot: netboot?,
             ssh: ssh?,
             ipmi: ipmi?,
+            ironic: ironic?,
             setup: setup?,
             silences: silences?,
             kubernetes: kubernetes?,
@@ -271,11 +274,15 @@ impl RawOpenStack {
 }
 
 impl RawNetBoot {
-    fn check(self, problems: &mut Problems<'_>) -> Option<NetBoot> {
+    /// None inside: it is left out, and no node needs it.
+    fn check(self, may_be_left_out: bool, problems: &mut Problems<'_>) -> Option<Option<NetBoot>> {
+        if may_be_left_out && self.directory.is_nothing() && self.url.is_nothing() {
+            return Some(None);
+        }
         let directory =
             problems.need(&self.here, &self.directory, "\"/srv/netboot\"", |text| values::absolute_path(text));
         let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::web_url(text));
-        Some(NetBoot { directory: directory?, url: url? })
+        Some(Some(NetBoot { directory: directory?, url: url? }))
     }
 }
 
@@ -301,6 +308,14 @@ impl RawIpmi {
         let program = path_or(&self.program, limits::IPMITOOL, problems, values::program);
         let request_timeout = problems.length(&self.request_timeout, &limits::IPMI_REQUEST_TIMEOUT);
         Some(Ipmi { program: program?, request_timeout: request_timeout? })
+    }
+}
+
+impl RawIronic {
+    fn check(self, problems: &mut Problems<'_>) -> Option<Ironic> {
+        let url = problems.maybe(&self.url, |text| values::web_url(text));
+        let configdrive = problems.maybe(&self.configdrive, |text| values::node_file(text));
+        Some(Ironic { url: url?, configdrive: configdrive? })
     }
 }
 

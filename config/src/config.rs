@@ -24,9 +24,11 @@ pub struct Config {
     pub daemon: Daemon,
     pub worker: Worker,
     pub openstack: OpenStack,
-    pub netboot: NetBoot,
+    /// None: Ironic renews every node.
+    pub netboot: Option<NetBoot>,
     pub ssh: Ssh,
     pub ipmi: Ipmi,
+    pub ironic: Ironic,
     /// The site's own setup script. None: images bring all that a node needs.
     pub setup: Option<Setup>,
     /// Where alerts about a node are silenced while it is renewed. None: nowhere.
@@ -141,6 +143,16 @@ pub struct Ipmi {
     /// The `ipmitool` program.
     pub program: PathBuf,
     pub request_timeout: Duration,
+}
+
+/// How to reach Ironic, for the nodes that it renews.
+#[derive(Debug, Clone)]
+pub struct Ironic {
+    /// Of an Ironic that asks for no credentials. None: where the catalogue of `openstack.cloud` says.
+    pub url: Option<String>,
+    /// A JSON file with the site's own `meta_data`, `network_data` and `user_data` for a rebuilt node; `{node}` stands for the node's name.
+    /// None: a node is given nothing but its name and our mark.
+    pub configdrive: Option<String>,
 }
 
 /// The site's own setup script (Midokura: `platform-setup.sh`), which puts OpenStack back on a node that was wiped.
@@ -268,12 +280,28 @@ pub struct NodeImage {
     pub os_version_id: String,
     /// `uname -r` of the node once installed.
     pub kernel: String,
+    /// How our own installer of it is booted. None: only Ironic can write it.
+    pub boot: Option<BootFiles>,
+    /// The same system as Ironic writes it. None: no node can be renewed to it by Ironic.
+    pub ironic: Option<IronicImage>,
+}
+
+#[derive(Debug, Clone)]
+pub struct BootFiles {
     /// Path of the installer's kernel below the netboot URL.
-    pub boot_kernel: String,
+    pub kernel: String,
     /// Path of the installer's initrd below the netboot URL.
-    pub boot_initrd: String,
+    pub initrd: String,
     /// Further words for the installer's kernel command line.
-    pub boot_arguments: String,
+    pub arguments: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IronicImage {
+    /// A URL, or the id of an image in Glance: Ironic's `image_source`.
+    pub source: String,
+    /// SHA-256 of that file. Ironic checks it before it writes, and the node reports it.
+    pub sha256: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -313,9 +341,32 @@ pub struct Node {
     pub ssh_address: String,
     /// What of the platform itself runs on it.
     pub carries: BTreeSet<Carries>,
-    /// MAC address of the interface that netboots: `aa:bb:cc:dd:ee:ff`, lower case.
-    pub mac: String,
-    pub bmc: Bmc,
+    pub renewed_by: RenewedBy,
+}
+
+/// Who installs a node anew.
+#[derive(Debug, Clone)]
+pub enum RenewedBy {
+    /// We do: its BMC has it boot our installer from the network.
+    Netboot {
+        /// MAC address of the interface that netboots: `aa:bb:cc:dd:ee:ff`, lower case.
+        mac: String,
+        bmc: Bmc,
+    },
+    /// Ironic does.
+    Ironic {
+        /// Ironic's name or UUID of it.
+        node: String,
+        /// MAC address of a port that Ironic must have for it. None: whether it is the same machine is not checked.
+        mac: Option<String>,
+    },
+}
+
+impl Node {
+    /// Is it renewed by Ironic?
+    pub fn is_ironics(&self) -> bool {
+        matches!(self.renewed_by, RenewedBy::Ironic { .. })
+    }
 }
 
 #[derive(Debug, Clone)]

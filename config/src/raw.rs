@@ -50,6 +50,7 @@ tables! {
         netboot: RawNetBoot,
         ssh: RawSsh,
         ipmi: RawIpmi,
+        ironic: RawIronic,
         setup: RawSetup,
         silences: RawSilences,
         kubernetes: RawKubernetes,
@@ -115,6 +116,12 @@ tables! {
         request_timeout: Timespan,
     }
 
+    /// `[ironic]`
+    RawIronic {
+        url: String,
+        configdrive: String,
+    }
+
     /// `[setup]`
     RawSetup {
         program: String,
@@ -177,6 +184,8 @@ tables! {
         boot_kernel: String,
         boot_initrd: String,
         boot_arguments: String,
+        ironic_image: String,
+        ironic_sha256: String,
     }
 
     /// `[nodes.NAME]`
@@ -187,6 +196,12 @@ tables! {
         carries: Texts,
         mac: String,
         bmc: RawBmc,
+        ironic: RawNodeIronic,
+    }
+
+    /// `[nodes.NAME.ironic]`
+    RawNodeIronic {
+        node: String,
     }
 
     /// `[nodes.NAME.bmc]`: the keys of both protocols.

@@ -93,6 +93,13 @@ pub(crate) fn argument(text: &str) -> Result<String, Wrong> {
 /// Stands for the node's name.
 pub(crate) const NODE: &str = "{node}";
 
+/// The absolute path of a file, in which [`NODE`] may stand for a node's name.
+pub(crate) fn node_file(text: &str) -> Result<String, Wrong> {
+    argument(text)?;
+    absolute_path(text)?;
+    Ok(text.to_owned())
+}
+
 /// A condition on an alert's label, as Alertmanager and `amtool` write it: `name="value"`, or with `!=`, `=~` or `!~`; the quotes may be left out, and
 /// within them `\\\\` and `\\"` stand for one character. `{node}` must not be the beginning of another node's name.
 pub(crate) fn matcher(text: &str) -> Result<Matcher, Wrong> {

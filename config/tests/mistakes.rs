@@ -468,6 +468,61 @@ fn a_silence_is_about_one_node_and_none_whose_name_begins_alike() {
     }
 }
 
+/// Images for our own installer, for Ironic, and for both, and a schedule.
+fn ways(image: &str, nodes: &str) -> String {
+    let keys = format!("version = \"1\"\nsha256 = \"{}\"\nos_version_id = \"24.04\"\nkernel = \"6.8\"\n", "a".repeat(64));
+    let (boot, ironic) = ("boot_kernel = \"k\"\nboot_initrd = \"i\"\n", "ironic_image = \"http://192.0.2.1/n.raw\"\n");
+    format!(
+        "[nodes.ours]\nmac = \"02:00:5e:10:00:0a\"\nbmc = {{ protocol = \"ipmi\", address = \"192.0.2.9\", user = \"u\", password_file = \"/etc/p\" }}\n\
+         [nodes.theirs]\nironic = {{}}\n\
+         [images.boot]\n{keys}{boot}[images.ironic]\n{keys}{ironic}[images.both]\n{keys}{boot}{ironic}\
+         [schedules.weekly]\ncron = \"0 22 * * 6\"\nstarts = \"node-os\"\nimage = \"{image}\"\nnodes = [{nodes}]\n"
+    )
+}
+
+#[test]
+fn a_node_is_renewed_in_one_way_and_by_an_image_that_can_be_written_so() {
+    assert_good(&ways("both", ""));
+    assert_good(&ways("boot", "\"ours\""));
+    assert_good(&ways("ironic", "\"theirs\""));
+    assert_only(
+        &ways("boot", ""),
+        "Ironic renews `theirs`, and `boot` does not say what is to be written there",
+        "add `ironic_image = \"http://192.0.2.1/images/node.raw\"` to `[images.boot]`",
+    );
+    assert_only(
+        &ways("ironic", "\"ours\""),
+        "our installer renews `ours`, and `ironic` does not say what is to be written there",
+        "add `boot_kernel = \"noble/vmlinuz\"` and `boot_initrd = \"noble/initrd\"` to `[images.ironic]`",
+    );
+    let both = "mac = \"02:00:5e:10:00:01\"\nironic.node = \"rack7\"";
+    assert_only(
+        &node("a", both, "protocol = \"ipmi\", address = \"h\""),
+        "there are both `bmc` and `ironic`",
+        "leave out `ironic` if Turnaround installs this node by its BMC, or `bmc` if Ironic does",
+    );
+    let (reason, help) = only("[nodes.a]\nmac = \"02:00:5e:10:00:01\"\n");
+    assert_eq!(reason, "`bmc` is missing in `[nodes.a]`");
+    assert!(help.ends_with("`, or, if Ironic renews it, `ironic = {}`"), "{help}");
+    assert_eq!(only("[nodes.a]\nironic.nod = \"x\"\n").1, "did you mean `node`?");
+    assert_eq!(only("[nodes.a]\nironic.node = \"x\"\n[nodes.b]\nironic.node = \"x\"\n").0, "`a` and `b` have the same node of Ironic's");
+    assert_eq!(only("[nodes.a]\nironic = {}\nmac = \"02-00-5e-10-00-01\"\n").0, "`02-00-5e-10-00-01` is not a MAC address");
+    let lonely = ways("boot", "\"ours\"").replacen("[images.ironic]", &format!("ironic_sha256 = \"{}\"\n[images.ironic]", "b".repeat(64)), 1);
+    assert_only(&lonely, "there is no `ironic_image` that this is the digest of", "write `ironic_image` too, or leave it out");
+    assert_only("[ironic]\nconfigdrive = \"drive.json\"\n", "`drive.json` is not an absolute path", "write the whole path from the root, beginning with a slash");
+    assert_only("[ironic]\nconfigdrive = \"/etc/{nod}.json\"\n", "`/etc/{nod}.json` has a brace that means nothing", "write `{node}` for the node's name");
+}
+
+#[test]
+fn a_site_whose_nodes_ironic_renews_needs_no_pxe_server() {
+    let site = "site = \"lab\"\nopenstack.cloud = \"lab\"\n[nodes.a]\nironic = {}\n";
+    assert!(check_text("c", site).unwrap().netboot.is_none());
+    let half = format!("{site}[netboot]\ndirectory = \"/srv/boot\"\n");
+    assert_eq!(check_text("c", &half).unwrap_err().problems()[0].reason(), "`url` is missing in `[netboot]`");
+    let mixed = format!("{site}[nodes.b]\nmac = \"02:00:5e:10:00:0a\"\nbmc = {{ protocol = \"ipmi\", address = \"h\", user = \"u\", password_file = \"/p\" }}\n");
+    assert_eq!(check_text("c", &mixed).unwrap_err().problems()[0].reason(), "`directory` is missing in `[netboot]`");
+}
+
 #[test]
 fn what_can_not_be_renewed_is_in_no_schedule() {
     let node = |carries: &str| {

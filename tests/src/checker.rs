@@ -42,6 +42,8 @@ pub enum Rule {
     ConfirmsOnlyOwnMoves,
     /// One reset for each order.
     OneResetAnOrder,
+    /// One rebuild for each order, and one order unless an operator asks for another try.
+    OneRebuildAnOrder,
     /// One image for each order.
     OneImageAnOrder,
     /// No reset, and no image, on a node with instances, or with some on their way from or to it.
@@ -121,6 +123,8 @@ struct Node {
     staged: Option<String>,
     resets: BTreeMap<String, usize>,
     images: BTreeMap<String, usize>,
+    /// Rebuilds that Ironic accepted, by order.
+    rebuilds: BTreeMap<String, usize>,
 }
 
 impl Node {
@@ -349,6 +353,7 @@ impl<'a> Judge<'a> {
             "service_disabled" => self.disabled(&name, event),
             "service_enabled" => self.enabled(&name, event),
             "reset_requested" => self.reset(&name, event),
+            "rebuild_requested" => self.rebuild(&name, event),
             "image_written" => self.image(&name, event),
             "service_down" => node.up = false,
             "service_up" => (node.up, node.running, node.crashed) = (true, true, false),
@@ -462,6 +467,30 @@ impl<'a> Judge<'a> {
                 let what = format!("reset number {resets} of {name} for the order `{token}`");
                 self.say(Rule::OneResetAnOrder, what);
             }
+        }
+        self.count_out(name);
+    }
+
+    /// Ironic was asked: one that it refused did nothing, and yet should not have been asked for.
+    fn rebuild(&mut self, name: &str, event: &Value) {
+        self.objections(name, "a rebuild", event);
+        self.must_be_closed(name, "a rebuild");
+        let token = text(event, "token").to_owned();
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        if event["refused"].is_null() {
+            let rebuilds = node.rebuilds.entry(token.clone()).or_default();
+            *rebuilds += 1;
+            if *rebuilds > 1 {
+                let what = format!("rebuild number {rebuilds} of {name} for the order `{token}`");
+                self.say(Rule::OneRebuildAnOrder, what);
+            }
+        }
+        // Each try has an order of its own, `<workflow>-<fence>-<chance>`: a workflow has as many as an operator has asked for.
+        let owner = |token: &str| token.rsplitn(3, '-').nth(2).unwrap_or_default().to_owned();
+        let orders = self.nodes.get(name).map_or(0, |node| node.rebuilds.keys().filter(|other| owner(other) == owner(&token)).count());
+        let again = self.rules.resets_again.get(name).copied().unwrap_or_default();
+        if orders > 1 + again {
+            self.say(Rule::OneRebuildAnOrder, format!("{name} is rebuilt by {orders} orders of {}, and nobody asked for it again", owner(&token)));
         }
         self.count_out(name);
     }

@@ -13,14 +13,15 @@ use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedCluster, OrderedImage, OrderedSilence, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -245,6 +246,19 @@ impl NetBoot for MortalPorts {
 }
 
 #[async_trait]
+impl Rebuilder for MortalPorts {
+    async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError> {
+        self.inner().rebuilder.record(node).await
+    }
+    async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        self.mortal.call("order_rebuild", self.inner().rebuilder.order(node, order)).await
+    }
+    async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        self.mortal.call("rebuild", self.inner().rebuilder.rebuild(node, order)).await
+    }
+}
+
+#[async_trait]
 impl NodeFacts for MortalPorts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.inner().facts.facts(node).await
@@ -301,7 +315,7 @@ impl SetupScript for MortalPorts {
 
 fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
     let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
 }
 
 /// A site, a store, and workers that come one after the other.
@@ -444,12 +458,17 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
     RolloutOrder {
         nodes: plan.nodes.iter().map(|node| node.name.parse().expect("a node name")).collect(),
         alone: Vec::new(),
+        by_ironic: plan.nodes.iter().filter(|node| node.ironic.is_some()).map(|node| node.name.parse().expect("a node name")).collect(),
         image: OrderedImage {
             name: image.name.parse().expect("an image name"),
             version: image.os_version_id.clone(),
             sha256: image.sha256.clone(),
             os_version_id: image.os_version_id.clone(),
             kernel: image.kernel.clone(),
+            ironic: plan.nodes.iter().any(|node| node.ironic.is_some()).then(|| OrderedIronicImage {
+                source: format!("http://192.0.2.1/images/{}.raw", image.name),
+                sha256: image.sha256.clone(),
+            }),
         },
         rules: Rules {
             max_out,

@@ -193,6 +193,7 @@ os_version_id = "{os}"
 kernel = "{kernel}"
 boot_kernel = "{name}/vmlinuz"
 boot_initrd = "{name}/initrd"
+ironic_image = "http://127.0.0.1/images/{name}.raw"
 "#,
                 name = image.name,
                 sha256 = image.sha256,
@@ -201,6 +202,11 @@ boot_initrd = "{name}/initrd"
             );
         }
         for machine in world.machines() {
+            if machine.ironic {
+                let (node, host, mac) = (&machine.node, &machine.host, &machine.mac);
+                let _ = write!(toml, "\n[nodes.\"{node}\"]\nnova_host = \"{host}\"\nmac = \"{mac}\"\nironic = {{}}\n");
+                continue;
+            }
             let login = &self.servers.credentials.bmcs[&machine.node];
             let _ = write!(
                 toml,

@@ -41,6 +41,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
         let what = match &event.what {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
+            Happened::RebuildRequested { node, .. } => format!("rebuild {node}"),
             Happened::ImageWritten { node, .. } => format!("image {node}"),
             Happened::NodeCordoned { cluster_node, .. } => format!("cordon {cluster_node}"),
             Happened::NodeUncordoned { cluster_node, .. } => format!("uncordon {cluster_node}"),
@@ -65,8 +66,7 @@ async fn summary(sim: &Sim, rollout: &turnaround_workflows::store::WorkflowId) -
     }
 }
 
-async fn renewed(death: Death) -> Summary {
-    let plan = plan();
+async fn renewed(plan: SitePlan, death: Death) -> Summary {
     let mut order = order(&plan, 1);
     order.nodes.truncate(1);
     let mut sim = Sim::new(plan, 7);
@@ -79,7 +79,7 @@ async fn renewed(death: Death) -> Summary {
 #[tokio::test]
 async fn a_renewal_does_everything_once() {
     let death = Death::never();
-    let summary = renewed(death.clone()).await;
+    let summary = renewed(plan(), death.clone()).await;
     assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
     assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
     let once: Vec<u32> = summary.effects.values().copied().collect();
@@ -89,15 +89,27 @@ async fn a_renewal_does_everything_once() {
 
 #[tokio::test]
 async fn killed_at_any_point_a_renewal_ends_the_same_and_nothing_is_done_twice() {
+    killed_everywhere(plan()).await;
+}
+
+#[tokio::test]
+async fn killed_at_any_point_a_node_that_ironic_renews_is_rebuilt_once() {
+    let expected = killed_everywhere(plan().with_ironic(&["gpu-01"])).await;
+    assert_eq!(expected.status, Status::Succeeded, "{expected:#?}");
+    assert_eq!(expected.effects.get("rebuild gpu-01"), Some(&1), "{expected:#?}");
+}
+
+async fn killed_everywhere(plan: SitePlan) -> Summary {
     let whole = Death::never();
-    let expected = renewed(whole.clone()).await;
+    let expected = renewed(plan.clone(), whole.clone()).await;
     let names = whole.names();
     for (point, name) in (1..).zip(&names) {
         let death = Death::at(point);
-        let summary = renewed(death.clone()).await;
+        let summary = renewed(plan.clone(), death.clone()).await;
         assert!(death.has_come(), "point {point} ({name}) was never reached");
         assert_eq!(summary, expected, "killed at point {point}: {name}");
     }
+    expected
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use turnaround_workflows::chance;
 use turnaround_workflows::engine::{Definition, Observed, Progress, Registry, SignalKind, Start, Step, StepCx, StepError, step};
 use turnaround_workflows::rehearsal::{Happened, InstancePlan, SitePlan, VmState, WorldEvent};
 use turnaround_workflows::store::Scope;
-use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
+use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_IRONIC, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
 
 /// The one who was struck, and the one who takes over.
 const WORKERS: usize = 2;
@@ -29,7 +29,7 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(LEASE.as_secs() + 5), Duratio
 const SETUP_TAKES: Duration = Duration::from_secs(40);
 
 /// One node to be renewed, two for its instances; every way to move is needed.
-fn plan() -> SitePlan {
+fn plan(kind: &str) -> SitePlan {
     let mut plan = SitePlan::uniform(3, 0).with_setup(&[]).setup_takes(SETUP_TAKES);
     plan.instances = vec![
         InstancePlan::new("train").on("gpu-01"),
@@ -37,17 +37,18 @@ fn plan() -> SitePlan {
         InstancePlan::new("k3s-1").on("gpu-01"),
         InstancePlan::new("k3s-2").on("gpu-02"),
     ];
-    plan.with_cluster(&["k3s-1", "k3s-2"])
+    let plan = plan.with_cluster(&["k3s-1", "k3s-2"]);
+    if kind == NODE_OS_IRONIC { plan.with_ironic(&["gpu-01"]) } else { plan }
 }
 
 /// What is started, so that every step of `kind` runs.
 fn begin(kind: &str) -> Start {
-    let plan = plan();
+    let plan = plan(kind);
     let mut order = order(&plan, 1);
     order.nodes.truncate(1);
     order.rules.node_poll_ms = 60_000;
     match kind {
-        NODE_OS | NODE_OS_ROLLOUT => updates::rollout(&order, "tester"),
+        NODE_OS | NODE_OS_IRONIC | NODE_OS_ROLLOUT => updates::rollout(&order, "tester"),
         NODE_OS_DRY_RUN => updates::dry_run(&order, "tester"),
         SURVEY => updates::survey(&SurveyOrder { nodes: order.nodes }, "tester"),
         other => panic!("`{other}` is new: say here how every step of it is brought about"),
@@ -72,6 +73,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
         let what = match &event.what {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
+            Happened::RebuildRequested { node, .. } => format!("rebuild {node}"),
             Happened::NodeCordoned { cluster_node, .. } => format!("cordon {cluster_node}"),
             Happened::NodeUncordoned { cluster_node, .. } => format!("uncordon {cluster_node}"),
             Happened::PodEvicted { pod } => format!("evict {pod}"),
@@ -96,7 +98,7 @@ fn run(kind: &str, lines: Vec<(Where, Befalls)>) -> Ran {
     let _seeded = chance::seeded(11);
     let wanted = lines.len();
     let (script, played) = Script::new(lines);
-    let mut crowd = Crowd::new(plan(), 7, WORKERS, &updates::registry(), Box::new(script));
+    let mut crowd = Crowd::new(plan(kind), 7, WORKERS, &updates::registry(), Box::new(script));
     crowd.start(begin(kind));
     crowd.rest();
     let played = std::mem::take(&mut *played.lock().unwrap());
@@ -182,6 +184,19 @@ fn told_at(place: usize) -> Moment {
     if place == 0 { Moment::Claimed } else { Moment::EffectBegun }
 }
 
+/// An abort that is read while the step in this place has begun, and the next one has not.
+///
+/// A step's end and the next one's beginning are one commit. Where the next one is a point of no return, the abort is in time only if
+/// somebody dies in between.
+fn aborted_in(definition: &Definition, place: usize) -> Vec<(Where, Befalls)> {
+    let told = At { kind: definition.kind, step: definition.steps[place].name(), undoing: false };
+    let mut lines = vec![(at(told, told_at(place)), abort())];
+    if definition.steps.get(place + 1).is_some_and(|next| next.is_point_of_no_return()) {
+        lines.push((at(told, Moment::EffectDone), Befalls::Death));
+    }
+    lines
+}
+
 /// Each definition from its beginning to its end; and each aborted in each of its steps.
 fn stories(registry: &Registry) -> Vec<Story> {
     let mut stories = Vec::new();
@@ -191,9 +206,8 @@ fn stories(registry: &Registry) -> Vec<Story> {
             stories.push(Story { kind, name: format!("{kind}, undisturbed"), lines: Box::new(Vec::new), only_undoing: false });
         }
         for (place, step) in definition.steps.iter().enumerate() {
-            let moment = told_at(place);
-            let told = At { kind, step: step.name(), undoing: false };
-            let lines = Box::new(move || vec![(at(told, moment), abort())]);
+            let definition = definition.clone();
+            let lines = Box::new(move || aborted_in(&definition, place));
             stories.push(Story { kind, name: format!("{kind}, aborted in {}", step.name()), lines, only_undoing: true });
         }
     }
@@ -253,28 +267,25 @@ fn judge_all<T: Sync>(cases: &[T], judge: impl Fn(&T) -> (Vec<String>, Coverage)
 }
 
 /// Killed once in a step, or in its undoing, and again as soon as the next worker has claimed it.
-fn killed_twice(registry: &Registry) -> Vec<(At, Moment)> {
+fn killed_twice(registry: &Registry) -> Vec<(Arc<Definition>, usize, bool)> {
     let mut cases = Vec::new();
     for definition in registry.all() {
         let mut may_be_undone = true;
         for (place, step) in definition.steps.iter().enumerate() {
             may_be_undone &= !step.is_point_of_no_return();
             for undoing in [false, true].into_iter().take(1 + usize::from(may_be_undone)) {
-                let here = At { kind: definition.kind, step: step.name(), undoing };
-                cases.push((here, told_at(place)));
+                cases.push((definition.clone(), place, undoing));
             }
         }
     }
     cases
 }
 
-fn judge_killed_twice((here, told_at): &(At, Moment)) -> (Vec<String>, Coverage) {
-    let mut lines: Vec<(Where, Befalls)> = Vec::new();
-    if here.undoing {
-        lines.push((at(At { undoing: false, ..*here }, *told_at), abort()));
-    }
-    lines.push((at(*here, Moment::IntentWritten), Befalls::Death));
-    lines.push((at(*here, Moment::Claimed), Befalls::Death));
+fn judge_killed_twice((definition, place, undoing): &(Arc<Definition>, usize, bool)) -> (Vec<String>, Coverage) {
+    let here = At { kind: definition.kind, step: definition.steps[*place].name(), undoing: *undoing };
+    let mut lines = if *undoing { aborted_in(definition, *place) } else { Vec::new() };
+    lines.push((at(here, Moment::IntentWritten), Befalls::Death));
+    lines.push((at(here, Moment::Claimed), Befalls::Death));
     let ran = run(here.kind, lines);
     let mut coverage = Coverage::default();
     ran.played.struck.iter().for_each(|point| coverage.add(point));
@@ -295,6 +306,10 @@ fn whatever_befalls_a_worker_at_any_point_of_any_step_the_end_is_the_same_and_no
         });
         for (place, point) in ran.played.passed[begins..].iter().enumerate() {
             if story.only_undoing && !point.at.undoing {
+                continue;
+            }
+            // Its rollout is a story of its own.
+            if story.kind == NODE_OS_IRONIC && point.at.kind == NODE_OS_ROLLOUT {
                 continue;
             }
             cases.extend(faults(point.moment).into_iter().map(|fault| Case { story, expected: &ran.end, place, point, fault }));
@@ -322,6 +337,11 @@ fn a_story_without_faults_does_what_it_says() {
     let aborted = run(NODE_OS, vec![(at(told, Moment::EffectBegun), abort())]);
     assert_eq!(aborted.end.kernel, "5.15.0-119-generic");
     assert_eq!(aborted.end.enabled, [true; 3]);
+    let rebuilt = run(NODE_OS_IRONIC, Vec::new());
+    assert_eq!(rebuilt.against, Vec::<String>::new());
+    assert_eq!(rebuilt.end.kernel, "6.8.0-60-generic");
+    assert_eq!(rebuilt.end.effects.get("rebuild gpu-01"), Some(&1), "{:?}", rebuilt.end.effects);
+    assert_eq!(rebuilt.end.effects.values().copied().collect::<Vec<u32>>(), [1; 9], "{:?}", rebuilt.end.effects);
     // Past the point of no return.
     let told = At { kind: NODE_OS, step: "await-install", undoing: false };
     let refused = run(NODE_OS, vec![(at(told, Moment::EffectBegun), abort())]);

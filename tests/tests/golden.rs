@@ -15,7 +15,7 @@ use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Definition, Entry, SignalKind, Start, State, check_chain, start};
 use turnaround_workflows::rehearsal::{ALWAYS, Happened, InstancePlan, MoveFault, MoveGoesWrong, SitePlan, VmState};
 use turnaround_workflows::store::{Document, Status, StoredEntry, WorkflowId};
-use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
+use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_IRONIC, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
 
 /// Every event that a journal may have. One that no golden journal shows would not be known to be read for ever.
 const EVENTS: [&str; 19] = [
@@ -279,10 +279,32 @@ async fn asks(sim: &Sim, id: &WorkflowId) -> bool {
 }
 
 async fn write_journals() {
+    write_rebuilds().await;
     write_renewals().await;
     write_ways_back().await;
     write_questions().await;
     write_looks().await;
+}
+
+/// By Ironic: once well; and once failed, asked, tried again, and well.
+async fn write_rebuilds() {
+    for (fails, what) in [(0, "renewed"), (1, "renewed-after-a-failure")] {
+        let mut plan = plan().with_ironic(&["gpu-01"]);
+        plan.node("gpu-01").unwrap().faults.rebuild_fails = fails;
+        let mut ordered = order(&plan, 1);
+        ordered.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        let rollout = sim.order(&ordered).await;
+        let child = sim.child(&rollout, "gpu-01").await;
+        sim.run().await;
+        if asks(&sim, &child).await {
+            sim.clock.advance(std::time::Duration::from_secs(60));
+            sim.signal(&child, SignalKind::Answer { key: "retry".to_owned() }).await;
+            sim.run().await;
+        }
+        assert_eq!(sim.document(&child).await.status, Status::Succeeded);
+        write(&sim, &child, what).await;
+    }
 }
 
 /// Two nodes, one out at a time, so that one waits for the other; the first with a Nova that loses an answer, and paused for a minute.
@@ -372,7 +394,7 @@ async fn write_looks() {
 #[test]
 fn kinds_are_what_they_were() {
     let kinds: BTreeMap<&str, u32> = updates::registry().all().map(|definition| (definition.kind, definition.version)).collect();
-    for kind in [NODE_OS, NODE_OS_ROLLOUT, NODE_OS_DRY_RUN, SURVEY] {
+    for kind in [NODE_OS, NODE_OS_IRONIC, NODE_OS_ROLLOUT, NODE_OS_DRY_RUN, SURVEY] {
         assert!(kinds.contains_key(kind), "{kind} has gone: its open workflows would wait for ever");
     }
 }

@@ -172,3 +172,22 @@ async fn survey_ids(running: &Running) -> Vec<String> {
 async fn surveys(running: &Running) -> usize {
     survey_ids(running).await.len()
 }
+
+/// By the daemon's order, the real adapter, and the node's word from a host key that nobody knew.
+#[tokio::test]
+async fn a_node_that_ironic_renews_is_rebuilt_once_also_if_workers_are_killed_meanwhile() {
+    let mut running = Running::start(plan().with_ironic(&["gpu-01"]), 2, |_| {}).await.unwrap();
+    let rollout = running.renew(&["gpu-01"]).await.unwrap();
+    let asked = |what: &Happened| matches!(what, Happened::RebuildRequested { .. });
+    until("the rebuild", async || running.world.events().iter().any(|event| asked(&event.what)).then_some(())).await.unwrap();
+    for worker in 0..2 {
+        running.processes.kill_worker(worker).await.unwrap();
+        running.processes.start_worker(worker).unwrap();
+    }
+    ends_well(&running, &rollout).await;
+    let times = |wanted: fn(&Happened) -> bool| running.world.events().iter().filter(|event| wanted(&event.what)).count();
+    assert_eq!(times(|what| matches!(what, Happened::RebuildRequested { .. })), 1);
+    assert_eq!(times(|what| matches!(what, Happened::ResetRequested { .. } | Happened::TicketStaged { .. })), 0);
+    assert_eq!(running.world.snapshot().node("gpu-01").unwrap().kernel, "6.8.0-60-generic");
+    running.processes.end().await.unwrap();
+}

@@ -155,7 +155,7 @@ async fn a_ticket_that_does_not_fit_the_configuration_is_refused_before_anything
 fn everything_that_is_wrong_is_told_at_once_and_no_secret() {
     let site = site().with_node("gpu-01", "gpu-01").with_node("gpu-02", "gpu-02");
     let mut config = site.config();
-    config.netboot.url = "https://192.0.2.1/boot".to_owned();
+    config.netboot.as_mut().unwrap().url = "https://192.0.2.1/boot".to_owned();
     fs::write(site.path("clouds.yaml"), "clouds:\n  none:\n    auth_type: password\n    auth:\n      auth_url: http://u:canary@127.0.0.1\n      password: canary\n    cert: /x\n").unwrap();
     support::secret(&site.path("bmc.password"), "canary-longer-than-twenty-bytes");
     let Err(error) = turnaround_worker::adapters::connect(&config) else { panic!("connected") };

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use crate::config::{Bmc, Carries, Check, Expect, Node, NodeImage, Role};
+use crate::config::{Bmc, BootFiles, Carries, Check, Expect, IronicImage, Node, NodeImage, RenewedBy, Role};
 use crate::limits;
 use crate::names::{CheckName, ImageName, InvalidName, NodeName};
 use crate::nearest::any_of;
 use crate::problems::{Problems, Wrong, show, show_url};
-use crate::raw::{RawBmc, RawCheck, RawImage, RawNode};
+use crate::raw::{RawBmc, RawCheck, RawImage, RawNode, RawNodeIronic};
 use crate::read::{Field, Found, Kind, Named, Written};
 use crate::values;
 
@@ -107,19 +107,33 @@ impl RawImage {
         let sha256 = problems.need(here, &self.sha256, digest, |text| values::sha256(text));
         let os_version_id = problems.need(here, &self.os_version_id, "\"24.04\"", |text| values::word(text));
         let kernel = problems.need(here, &self.kernel, "\"6.8.0-45-generic\"", |text| values::word(text));
-        let boot_kernel = problems.need(here, &self.boot_kernel, "\"noble/vmlinuz\"", |text| values::boot_file(text));
-        let boot_initrd = problems.need(here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
-        let boot_arguments =
-            problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        let boot = self.boot(problems);
+        let source = problems.maybe(&self.ironic_image, |text| values::word(text));
+        let written = problems.maybe(&self.ironic_sha256, |text| values::sha256(text));
+        if let (Some(lonely), true) = (self.ironic_sha256.written(), self.ironic_image.is_nothing()) {
+            problems.add(&lonely.key, "there is no `ironic_image` that this is the digest of", "write `ironic_image` too, or leave it out");
+        }
+        let (sha256, source, written) = (sha256?, source?, written?);
         Some(NodeImage {
             version: version?,
-            sha256: sha256?,
+            ironic: source.map(|source| IronicImage { source, sha256: written.unwrap_or_else(|| sha256.clone()) }),
+            sha256,
             os_version_id: os_version_id?,
             kernel: kernel?,
-            boot_kernel: boot_kernel?,
-            boot_initrd: boot_initrd?,
-            boot_arguments: boot_arguments?,
+            boot: boot?,
         })
+    }
+
+    /// None inside: only Ironic can write it.
+    fn boot(&self, problems: &mut Problems<'_>) -> Option<Option<BootFiles>> {
+        let arguments = problems.or(&self.boot_arguments, String::new, |text| values::line_or_nothing(text));
+        let boots = !(self.boot_kernel.is_nothing() && self.boot_initrd.is_nothing() && self.boot_arguments.is_nothing());
+        if !boots && self.ironic_image.written().is_some() {
+            return Some(None);
+        }
+        let kernel = problems.need(&self.here, &self.boot_kernel, "\"noble/vmlinuz\"", |text| values::boot_file(text));
+        let initrd = problems.need(&self.here, &self.boot_initrd, "\"noble/initrd\"", |text| values::boot_file(text));
+        Some(Some(BootFiles { kernel: kernel?, initrd: initrd?, arguments: arguments? }))
     }
 }
 
@@ -137,17 +151,59 @@ impl RawNode {
             }
             None => self.carries.is_nothing().then(Default::default),
         };
+        let renewed_by = self.renewed_by(name, problems);
+        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, carries: carries?, renewed_by: renewed_by? })
+    }
+
+    /// By us, who need its BMC and its MAC address, or by Ironic, which has both.
+    fn renewed_by(self, name: &str, problems: &mut Problems<'_>) -> Option<RenewedBy> {
+        if let (Some(_), Some(second)) = (self.bmc.written(), self.ironic.written()) {
+            let help = "leave out `ironic` if Turnaround installs this node by its BMC, or `bmc` if Ironic does";
+            problems.add(&second.key, "there are both `bmc` and `ironic`", help);
+        }
+        if !self.ironic.is_nothing() {
+            let mac = problems.maybe(&self.mac, |text| values::mac(text));
+            let node = self.ironic.table().and_then(|raw: RawNodeIronic| problems.or(&raw.node, || name.to_owned(), |text| values::word(text)));
+            return Some(RenewedBy::Ironic { node: node?, mac: mac? });
+        }
         let mac = problems.need(&self.here, &self.mac, "\"02:00:5e:10:00:0a\"", |text| values::mac(text));
         let bmc = match self.bmc.found {
             Found::Nothing => {
-                let example = "{ protocol = \"redfish\", url = \"https://...\", user = \"...\", password_file = \"/...\" }";
+                let example = "{ protocol = \"redfish\", url = \"https://...\", user = \"...\", password_file = \"/...\" }`, or, if Ironic renews it, `ironic = {}";
                 problems.missing(&self.here, "bmc", example);
                 None
             }
             Found::Unreadable => None,
             Found::Written(written) => written.value.check(problems),
         };
-        Some(Node { role: role?, nova_host: nova_host?, ssh_address: ssh_address?, carries: carries?, mac: mac?, bmc: bmc? })
+        Some(RenewedBy::Netboot { mac: mac?, bmc: bmc? })
+    }
+}
+
+/// What the file says of who renews what, to be compared with what schedules want.
+pub(super) struct Ways {
+    /// Names of the nodes, and whether Ironic renews them.
+    pub(super) nodes: Vec<(String, bool)>,
+    /// Images that Ironic can't write, and those that we can't.
+    pub(super) not_for_ironic: Vec<String>,
+    pub(super) not_for_netboot: Vec<String>,
+}
+
+impl Ways {
+    pub(super) fn of(nodes: &Field<Named<RawNode>>, images: &Field<Named<RawImage>>) -> Ways {
+        let nodes = nodes.written().map(|written| written.value.0.iter().map(|(name, raw)| (name.value.clone(), !raw.ironic.is_nothing())));
+        let images: Vec<_> = images.written().map(|written| written.value.0.iter().collect()).unwrap_or_default();
+        let without = |lacks: fn(&RawImage) -> bool| images.iter().filter(|(_, raw)| lacks(raw)).map(|(name, _)| name.value.clone()).collect();
+        Ways {
+            nodes: nodes.into_iter().flatten().collect(),
+            not_for_ironic: without(|raw| raw.ironic_image.is_nothing()),
+            not_for_netboot: without(|raw| raw.ironic_image.written().is_some() && raw.boot_kernel.is_nothing() && raw.boot_initrd.is_nothing()),
+        }
+    }
+
+    /// Ironic renews all nodes that there are.
+    pub(super) fn only_ironic(&self) -> bool {
+        !self.nodes.is_empty() && self.nodes.iter().all(|(_, ironics)| *ironics)
     }
 }
 
@@ -276,6 +332,13 @@ fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, St
     all.push(("ssh_address", address, at));
     if let Some(mac) = node.mac.written() {
         all.push(("MAC address", mac.value.to_lowercase(), mac.span.clone()));
+    }
+    if let Some(ironic) = node.ironic.written() {
+        let (known_as, at) = match ironic.value.node.written() {
+            Some(written) => (written.value.clone(), written.span.clone()),
+            None => (name.value.clone(), ironic.key.clone()),
+        };
+        all.push(("node of Ironic's", known_as, at));
     }
     let Some(bmc) = node.bmc.written().map(|written| &written.value) else { return all };
     if let Some(url) = bmc.url.written() {

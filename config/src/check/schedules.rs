@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono_tz::Tz;
 
+use super::nodes::Ways;
 use crate::cron_expression::CronExpression;
 use crate::limits;
 use crate::names::{ImageName, NodeName, ScheduleName};
@@ -54,9 +55,10 @@ pub(super) fn schedules(
     field: Field<Named<RawSchedule>>,
     images: &Known,
     nodes: &Known,
+    ways: &Ways,
     problems: &mut Problems<'_>,
 ) -> Option<BTreeMap<ScheduleName, Schedule>> {
-    super::nodes::named(field, problems, |_, raw, problems| raw.check(images, nodes, problems))
+    super::nodes::named(field, problems, |_, raw, problems| raw.check(images, nodes, ways, problems))
 }
 
 /// The two words for [`Starts`].
@@ -67,7 +69,7 @@ enum Kinds {
 }
 
 impl RawSchedule {
-    fn check(self, images: &Known, nodes: &Known, problems: &mut Problems<'_>) -> Option<Schedule> {
+    fn check(self, images: &Known, nodes: &Known, ways: &Ways, problems: &mut Problems<'_>) -> Option<Schedule> {
         let dialects = [("posix", Dialect::Posix), ("quartz", Dialect::Quartz)];
         let dialect = problems.or(&self.dialect, || Dialect::Posix, |text| values::one_of(text, &dialects));
         // Without a dialect nothing can be said about the expression.
@@ -81,7 +83,7 @@ impl RawSchedule {
         let words = [("skip", CatchUp::Skip), ("latest", CatchUp::Latest), ("all", CatchUp::All)];
         let catch_up = problems.or(&self.catch_up, || CatchUp::Latest, |text| values::one_of(text, &words));
         let max_lateness = problems.length(&self.max_lateness, &limits::MAX_LATENESS);
-        let starts = self.starts(images, nodes, problems);
+        let starts = self.starts(images, nodes, ways, problems);
         Some(Schedule {
             cron: cron?,
             dialect: dialect?,
@@ -92,7 +94,7 @@ impl RawSchedule {
         })
     }
 
-    fn starts(&self, images: &Known, nodes: &Known, problems: &mut Problems<'_>) -> Option<Starts> {
+    fn starts(&self, images: &Known, nodes: &Known, ways: &Ways, problems: &mut Problems<'_>) -> Option<Starts> {
         let words = [("survey", Kinds::Survey), ("node-os", Kinds::NodeOs)];
         let kind = problems.need(&self.here, &self.starts, "\"survey\"", |text| values::one_of(text, &words));
         if kind == Some(Kinds::Survey) {
@@ -101,6 +103,7 @@ impl RawSchedule {
         let image = match &self.image.found {
             Found::Written(written) => problems.take(written, |text| {
                 images.check(text, "image", "images")?;
+                self.writable(text, nodes, ways)?;
                 super::nodes::name_of::<ImageName>(text)
             }),
             Found::Nothing if kind.is_some() => {
@@ -116,6 +119,26 @@ impl RawSchedule {
         };
         kind?;
         Some(Starts::NodeOs { nodes: chosen?, image: image? })
+    }
+
+    /// `image` can be written to all of the chosen nodes, each in its own way.
+    fn writable(&self, image: &str, nodes: &Known, ways: &Ways) -> Result<(), Wrong> {
+        let chosen = |node: &String| match self.nodes.written() {
+            Some(list) if !list.value.is_empty() => list.value.iter().any(|one| one.value == *node),
+            Some(_) | None => !nodes.kept.contains(node),
+        };
+        for (node, ironics) in ways.nodes.iter().filter(|(node, _)| chosen(node)) {
+            let (lacking, who, key) = if *ironics {
+                (&ways.not_for_ironic, "Ironic renews", "ironic_image = \"http://192.0.2.1/images/node.raw\"")
+            } else {
+                (&ways.not_for_netboot, "our installer renews", "boot_kernel = \"noble/vmlinuz\"` and `boot_initrd = \"noble/initrd\"")
+            };
+            if lacking.iter().any(|lacks| lacks == image) {
+                let reason = format!("{who} `{}`, and `{}` does not say what is to be written there", show(node), show(image));
+                return Err(Wrong::new(reason, format!("add `{key}` to `[images.{}]`", show(image))));
+            }
+        }
+        Ok(())
     }
 
     fn survey(&self, problems: &mut Problems<'_>) -> Option<Starts> {

@@ -1,16 +1,17 @@
 //! GET /v1/nodes and POST /v1/nodes/{node}/release
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use tracing::{info, warn};
-use turnaround_config::{NodeName, Role};
+use turnaround_config::{NodeImage, NodeName, Role};
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::engine::State as Folded;
 use turnaround_workflows::store::{Document, PAGE_MAX, Query, Resource, Scope, Status, Store, StoreError};
-use turnaround_workflows::updates::{NODE_OS, NODES_OUT, SURVEY, SurveyReport};
+use turnaround_workflows::updates::{NODE_OS, NODE_OS_IRONIC, NODES_OUT, SURVEY, SurveyReport};
 
 use super::app::App;
 use super::caller::Caller;
@@ -37,7 +38,8 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>
     let nodes = app.config.nodes.iter().map(|(name, node)| {
         let survey = seen.remove(name);
         let installed = survey.as_ref().and_then(|survey| survey.image_sha256.as_deref());
-        let image = app.config.images.iter().find(|(_, image)| Some(image.sha256.as_str()) == installed);
+        let is = |image: &NodeImage| [Some(&image.sha256), image.ironic.as_ref().map(|ironic| &ironic.sha256)].into_iter().flatten().any(|digest| Some(digest.as_str()) == installed);
+        let image = app.config.images.iter().find(|(_, image)| is(image));
         NodeView {
             name: name.clone(),
             role: match node.role {
@@ -86,12 +88,18 @@ pub(super) async fn out_of_service(store: &Arc<dyn Store>) -> Result<BTreeMap<St
     Ok(out)
 }
 
-/// The newest renewal of each node, in one page: more than that many nodes are not renewed within what is kept.
+/// The newest renewal of each node, in one page for each way: more than that many nodes are not renewed within what is kept.
 async fn renewals(store: &Arc<dyn Store>, scope: Scope, now: Timestamp) -> Result<HashMap<String, WorkflowLine>, StoreError> {
-    let query = Query { scope, kind: Some(NODE_OS.to_owned()), limit: PAGE_MAX, ..Query::default() };
     let mut newest: HashMap<String, Document> = HashMap::new();
-    for document in store.list(&query).await? {
-        newest.entry(document.target.clone()).or_insert(document);
+    for kind in [NODE_OS, NODE_OS_IRONIC] {
+        let query = Query { scope, kind: Some(kind.to_owned()), limit: PAGE_MAX, ..Query::default() };
+        for document in store.list(&query).await? {
+            match newest.entry(document.target.clone()) {
+                Entry::Occupied(mut kept) if kept.get().created < document.created => drop(kept.insert(document)),
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => drop(free.insert(document)),
+            }
+        }
     }
     let found = lines(store, newest.into_values().collect(), now).await?;
     Ok(found.into_iter().map(|line| (line.target.clone(), line)).collect())

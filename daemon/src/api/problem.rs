@@ -193,7 +193,7 @@ impl From<BadOrder> for Problem {
     fn from(error: BadOrder) -> Problem {
         let code = match &error {
             BadOrder::UnknownImage(_) | BadOrder::UnknownNode(_) => "not-in-configuration",
-            BadOrder::NodeTwice(_) | BadOrder::NoNode | BadOrder::CarriesUs { .. } => "bad-order",
+            BadOrder::NodeTwice(_) | BadOrder::NoNode | BadOrder::CarriesUs { .. } | BadOrder::NotForIronic { .. } | BadOrder::NotForNetboot { .. } => "bad-order",
         };
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, "This can't be ordered", error.to_string())
     }

@@ -39,9 +39,9 @@ fn objection(facts: &Facts, workflow: &Workflow, effect: &Effect, claimed: u64) 
     }
     match current {
         None => Some(format!("no step was known to have begun; its newest entry was {known}, `{newest}`")),
-        // A reset can't be looked up at the BMC: it has an intent of its own, right before it.
-        Some(step) if effect.call == "reset" && newest != "step-checkpointed" => {
-            Some(format!("`{step}` had begun, and the intent to reset was not written down; its newest entry was {known}, `{newest}`"))
+        // A reset can't be looked up at the BMC, and Ironic would do a rebuild again: they have an intent of their own, right before them.
+        Some(step) if matches!(effect.call.as_str(), "reset" | "rebuild") && newest != "step-checkpointed" => {
+            Some(format!("`{step}` had begun, and the intent to {} was not written down; its newest entry was {known}, `{newest}`", effect.call))
         }
         Some(_) => None,
     }

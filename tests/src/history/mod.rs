@@ -132,7 +132,7 @@ fn of_the_site(violation: &SiteViolation) -> Violation {
     use checker::Rule;
     let invariant = match violation.rule {
         Rule::LogIsWhole => Invariant::HistoryIsWhole,
-        Rule::OneMoveAtATime | Rule::MovesOnce | Rule::OneResetAnOrder | Rule::OneImageAnOrder | Rule::OneScriptAtATime => Invariant::NothingTwice,
+        Rule::OneMoveAtATime | Rule::MovesOnce | Rule::OneResetAnOrder | Rule::OneRebuildAnOrder | Rule::OneImageAnOrder | Rule::OneScriptAtATime => Invariant::NothingTwice,
         Rule::NothingIsLost | Rule::OnlyClosedNodesAreTaken => Invariant::NoImageOnInstances,
         Rule::NotTooManyOut | Rule::DrainedBeforeMoved | Rule::OneClusterNodeAtATime => Invariant::NotTooManyOut,
         Rule::MovesOnlyOffClosedNodes | Rule::ConfirmsOnlyOwnMoves | Rule::OthersClosuresStay | Rule::LeftAsFound | Rule::NoOrderStays => {

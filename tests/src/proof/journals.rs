@@ -277,6 +277,12 @@ pub fn judge_effects(journals: &Journals, log: &str) -> Vec<String> {
                     against.push(format!("event {}: reset number {asked} for `{token}`, and that was not written down before", event["seq"]));
                 }
             }
+            "rebuild_requested" => {
+                let meant = |entry: &Value| text(entry, "event") == "step-checkpointed" && entry["checkpoint"]["rebuild"]["order"]["token"] == token;
+                if intents(owner, at, &meant) == 0 {
+                    against.push(format!("event {}: a rebuild is asked for by `{token}`, and that was not written down before", event["seq"]));
+                }
+            }
             "ticket_staged" => {
                 let meant = |entry: &Value| text(entry, "event") == "step-checkpointed" && entry["checkpoint"]["ticket"]["token"] == token;
                 if intents(owner, at, &meant) == 0 {

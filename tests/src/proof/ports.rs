@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
 use super::gate::Gate;
@@ -21,7 +22,7 @@ struct Gated {
 /// `site`, each call through `gate`.
 pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
     let all = Arc::new(Gated { site, gate });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
 }
 
 #[async_trait]
@@ -103,6 +104,19 @@ impl NetBoot for Gated {
     }
     async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
         self.gate.call("withdraw", true, self.site.netboot.withdraw(node)).await
+    }
+}
+
+#[async_trait]
+impl Rebuilder for Gated {
+    async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError> {
+        self.gate.call("rebuild record", false, self.site.rebuilder.record(node)).await
+    }
+    async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        self.gate.call("order_rebuild", true, self.site.rebuilder.order(node, order)).await
+    }
+    async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        self.gate.call("rebuild", true, self.site.rebuilder.rebuild(node, order)).await
     }
 }
 

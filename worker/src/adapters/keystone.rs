@@ -136,6 +136,14 @@ impl Session {
         }
     }
 
+    /// Where Ironic is.
+    ///
+    /// # Errors
+    /// `Refused`, with what the catalogue offers instead.
+    pub(crate) fn baremetal_endpoint(&self, token: &Token) -> Result<Url, PortError> {
+        self.in_catalogue(token, "baremetal", "Ironic")
+    }
+
     fn in_catalogue(&self, token: &Token, kind: &str, name: &str) -> Result<Url, PortError> {
         let refuse = |reason| {
             PortError::new(

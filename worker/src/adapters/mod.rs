@@ -5,6 +5,7 @@
 //! | `ComputeServices`, `Instances` | [`nova`], with a session from [`keystone`] and the credentials from [`clouds`] |
 //! | `Bmc` | [`bmc`]: [`redfish`] or [`ipmitool`], per node |
 //! | `NetBoot` | [`netboot`] |
+//! | `Rebuilder` | [`ironic`], with what [`configdrive`] makes for a node |
 //! | `NodeFacts` | [`ssh`] |
 //! | `SetupScript` | [`setup_script`] |
 //! | `Silences` | [`alertmanager`] |
@@ -26,8 +27,10 @@ use turnaround_workflows::ports::Ports;
 
 use self::alertmanager::{Alertmanager, Api};
 use self::bmc::{Controller, Controllers};
-use self::http::BoxError;
+use self::configdrive::Drive;
+use self::http::{BoxError, Http};
 use self::ipmitool::Ipmitool;
+use self::ironic::{Ironic, Machine, Place};
 use self::keystone::Session;
 use self::kubernetes::Kubernetes;
 use self::netboot::BootFolder;
@@ -40,8 +43,10 @@ use self::tls::Trust;
 mod alertmanager;
 mod bmc;
 mod clouds;
+mod configdrive;
 mod http;
 mod ipmitool;
+mod ironic;
 mod keystone;
 mod kubernetes;
 mod netboot;
@@ -77,25 +82,26 @@ pub struct Problem {
 pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
     install_tls();
     let mut problems = Problems(Vec::new());
-    let session = session(config, &mut problems);
+    let session = session(config, &mut problems).map(Arc::new);
+    let ironic = session.as_ref().and_then(|session| ironic(config, session, &mut problems)).map(Arc::new);
     let controllers = controllers(config, &mut problems);
     let folder = boot_folder(config, &mut problems);
-    let facts = folder.as_ref().and_then(|folder| {
+    let facts = folder.as_ref().zip(ironic.as_ref()).and_then(|(folder, ironic)| {
         let addresses = per_node(config, |node| node.ssh_address.clone());
-        let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, Arc::clone(folder));
+        let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, Arc::clone(folder), Arc::clone(ironic));
         problems.take("ssh", facts)
     });
     let setup = problems.take("setup", SetupScripts::new(config.setup.as_ref(), config.scripts_dir()));
     let alerting = alerting(config, &mut problems);
     let cluster = cluster(config, &mut problems);
-    match (session, folder, facts, setup) {
-        (Some(session), Some(netboot), Some(facts), Some(setup)) if problems.0.is_empty() => {
+    match (session, folder, ironic, facts, setup) {
+        (Some(session), Some(netboot), Some(rebuilder), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let compute = Arc::clone(&nova);
             let bmc = Arc::new(Controllers::new(controllers));
             let silences = Arc::new(Alertmanager::new(alerting));
             let cluster = Arc::new(Kubernetes::new(cluster));
-            Ok(Ports { compute, instances: nova, bmc, netboot, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster })
+            Ok(Ports { compute, instances: nova, bmc, netboot, rebuilder, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }
@@ -115,8 +121,15 @@ fn session(config: &Config, problems: &mut Problems) -> Option<Session> {
 }
 
 fn boot_folder(config: &Config, problems: &mut Problems) -> Option<Arc<BootFolder>> {
-    let macs = per_node(config, |node| node.mac.clone());
-    let folder = BootFolder::new(config.netboot.directory.clone(), &config.netboot.url, macs, config.images.clone());
+    let netboots = |(name, node): (&NodeName, &config::Node)| match &node.renewed_by {
+        config::RenewedBy::Netboot { mac, bmc: _ } => Some((name.clone(), mac.clone())),
+        config::RenewedBy::Ironic { .. } => None,
+    };
+    let macs = config.nodes.iter().filter_map(netboots).collect();
+    let folder = match &config.netboot {
+        Some(netboot) => BootFolder::new(netboot.directory.clone(), &netboot.url, macs, config.images.clone()),
+        None => Ok(BootFolder::none()),
+    };
     problems.take("netboot.url", folder).map(Arc::new)
 }
 
@@ -124,7 +137,8 @@ fn controllers(config: &Config, problems: &mut Problems) -> BTreeMap<NodeName, C
     let mut controllers = BTreeMap::new();
     for (name, node) in &config.nodes {
         let what = format!("nodes.{name}.bmc");
-        let controller = match &node.bmc {
+        let config::RenewedBy::Netboot { mac: _, bmc } = &node.renewed_by else { continue };
+        let controller = match bmc {
             config::Bmc::Redfish { url, system, user, password, ca_file } => {
                 let password = problems.take(&what, read_secret(password));
                 let trust = ca_file.as_deref().map_or(Some(Trust::System), |file| problems.take(&what, trust_file(file)));
@@ -150,6 +164,30 @@ fn controllers(config: &Config, problems: &mut Problems) -> BTreeMap<NodeName, C
         }
     }
     controllers
+}
+
+/// Whoever Ironic renews, and where it is.
+fn ironic(config: &Config, session: &Arc<Session>, problems: &mut Problems) -> Option<Ironic> {
+    let place = match &config.ironic.url {
+        None => Some(Place::Catalogue(Arc::clone(session))),
+        Some(url) => {
+            let base = problems.take("ironic", base_url(url));
+            let http = problems.take("ironic", Http::new(config.openstack.request_timeout, &Trust::System));
+            base.zip(http).map(|(base, http)| Place::Url { http, base })
+        }
+    };
+    let mut machines = BTreeMap::new();
+    for (name, node) in &config.nodes {
+        let config::RenewedBy::Ironic { node: known_as, mac } = &node.renewed_by else { continue };
+        let drive = match &config.ironic.configdrive {
+            None => Some(Drive::default()),
+            Some(file) => problems.take("ironic.configdrive", Drive::read(Path::new(&file.replace("{node}", name.as_str())))),
+        };
+        if let Some(drive) = drive {
+            machines.insert(name.clone(), Machine { known_as: known_as.clone(), mac: mac.clone(), drive });
+        }
+    }
+    place.map(|place| Ironic::new(place, machines))
 }
 
 fn alerting(config: &Config, problems: &mut Problems) -> Option<Api> {

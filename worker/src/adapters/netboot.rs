@@ -93,6 +93,11 @@ impl BootFolder {
         Ok(BootFolder { folder, device: grub_device(url)?, macs, images })
     }
 
+    /// That of a site where no node is installed from it.
+    pub(crate) fn none() -> BootFolder {
+        BootFolder { folder: PathBuf::new(), device: String::new(), macs: BTreeMap::new(), images: BTreeMap::new() }
+    }
+
     /// The order in the file of `node`; None where there is no file.
     pub(crate) fn order(&self, node: &NodeName, operation: &str) -> Result<Option<Order>, PortError> {
         let path = self.path(node, operation)?;
@@ -136,6 +141,7 @@ impl BootFolder {
         };
         let image =
             self.images.get(&ticket.image).ok_or_else(|| format!("there is no image `{}` in the configuration", ticket.image))?;
+        let boot = image.boot.as_ref().ok_or_else(|| format!("image `{}` has no `boot_kernel` any more", ticket.image))?;
         if image.sha256 != ticket.sha256 {
             return Err(format!("the configuration gives image `{}` another SHA-256 than what was ordered", ticket.image));
         }
@@ -147,13 +153,13 @@ impl BootFolder {
             return Err("the token is not made of letters, digits and `-_.:/`".to_owned());
         }
         let words = [
-            image.boot_arguments.as_str(),
+            boot.arguments.as_str(),
             &format!("turnaround.token={token}"),
             &format!("turnaround.sha256={}", ticket.sha256),
         ];
         let arguments = words.iter().flat_map(|words| words.split_whitespace()).map(grub_quoted).collect::<Vec<_>>().join(" ");
         let file = |path: &str| grub_quoted(&format!("{}/{}", self.device, path.trim_start_matches('/')));
-        let (kernel, initrd) = (file(&image.boot_kernel), file(&image.boot_initrd));
+        let (kernel, initrd) = (file(&boot.kernel), file(&boot.initrd));
         let title = grub_quoted(&format!("install {} ({}) on {node}", ticket.image, image.version));
         Ok(format!(
             "{MARK}{first}\nset default=0\nset timeout=0\nmenuentry {title} {{\n\

@@ -6,11 +6,11 @@
 //!
 //! 1. A key is known if it is in `ssh.known_hosts`, the operator's own list, which is only read (a site that signs its host
 //!    keys has its authority there, and nothing of what follows ever happens), or in `<state_dir>/known_hosts/<node>`, ours.
-//! 2. A key that isn't known is accepted only where a netboot ticket was ordered for the node, and only if what answers
-//!    shows the mark of that very order: the ticket's token, which nobody had before the order, in
+//! 2. A key that isn't known is accepted only where a netboot ticket (or Ironic's rebuild) was ordered for the node, and only if what
+//!    answers shows the mark of that very order: its token, which nobody had before the order, in
 //!    `/etc/turnaround/installed`. It then becomes the node's key in our list, in place of an older one.
-//! 3. Anything else is `Refused`, with what to do if it is in order; while a ticket is staged it is `Unavailable`,
-//!    because the installer itself may be what answers.
+//! 3. Anything else is `Refused`, with what to do if it is in order; while a ticket is staged, or Ironic works on the node, it is
+//!    `Unavailable`, because the installer itself may be what answers.
 //!
 //! Nothing secret is sent to a node (public-key login, no agent forwarding), so an impostor could only lie. It could do so
 //! successfully if it also reads the node's boot configuration off the PXE network.
@@ -28,6 +28,7 @@ use turnaround_config::{NodeName, Ssh};
 use turnaround_workflows::ports::{CommandEnd, Facts, Installed, NodeFacts, PortError, PortErrorKind};
 
 use super::http::{BoxError, foreign_text};
+use super::ironic::{Ironic, Ordered};
 use super::netboot::BootFolder;
 use super::program::{Finished, Program};
 
@@ -57,6 +58,7 @@ pub(crate) struct SshFacts {
     keys: PathBuf,
     addresses: BTreeMap<NodeName, String>,
     orders: Arc<BootFolder>,
+    ironic: Arc<Ironic>,
 }
 
 /// How one connection went.
@@ -84,11 +86,12 @@ impl SshFacts {
         keys: PathBuf,
         addresses: BTreeMap<NodeName, String>,
         orders: Arc<BootFolder>,
+        ironic: Arc<Ironic>,
     ) -> Result<SshFacts, String> {
         for path in [&keys, &ssh.known_hosts] {
             ssh_path(path)?;
         }
-        Ok(SshFacts { ssh, keys, addresses, orders })
+        Ok(SshFacts { ssh, keys, addresses, orders, ironic })
     }
 
     fn key_file(&self, node: &NodeName) -> PathBuf {
@@ -130,25 +133,23 @@ impl SshFacts {
 
     /// What answers has a key that isn't known: is it the node as we had it installed?
     async fn ask_stranger(&self, node: &NodeName, operation: &str) -> Result<Facts, PortError> {
-        let order = self.orders.order(node, operation)?;
-        let staged = order.as_ref().is_some_and(|order| order.staged);
-        let Some(ticket) = order.and_then(|order| order.ticket) else {
+        let Some(Ordered { token, installing }) = self.ordered(node, operation).await? else {
             return Err(self.stranger(node, operation, "no installation was ordered"));
         };
         let new = self.keys.join(format!(".{node}.{}.new", std::process::id()));
         remove(&new, operation)?;
         let asked = self.ask(node, operation, Keys::Any(&new)).await;
-        let shows_mark = |facts: &Facts| facts.installed.as_ref().is_some_and(|installed| installed.token == ticket.token);
+        let shows_mark = |facts: &Facts| facts.installed.as_ref().is_some_and(|installed| installed.token == token);
         match asked {
             Ok(Asked::Facts(facts)) if shows_mark(&facts) => {
                 fs::rename(&new, self.key_file(node)).map_err(|error| unavailable(operation, error))?;
-                tracing::warn!(%node, token = %ticket.token, "accepted a new host key: the node shows the mark of its installation");
+                tracing::warn!(%node, %token, "accepted a new host key: the node shows the mark of its installation");
                 Ok(facts)
             }
             Ok(Asked::Facts(_) | Asked::KeyNotKnown) => {
                 remove(&new, operation)?;
                 let why = "it does not show the mark of the installation that was ordered";
-                if staged {
+                if installing {
                     Err(unavailable(
                         operation,
                         format!("its host key is not known, and {why}: perhaps it is still the installer"),
@@ -162,6 +163,15 @@ impl SshFacts {
                 Err(error)
             }
         }
+    }
+
+    /// What was ordered last for this node, in the PXE server's folder or on Ironic's record of it.
+    async fn ordered(&self, node: &NodeName, operation: &str) -> Result<Option<Ordered>, PortError> {
+        if self.ironic.renews(node) {
+            return self.ironic.ordered(node, operation).await;
+        }
+        let order = self.orders.order(node, operation)?;
+        Ok(order.and_then(|order| order.ticket.map(|ticket| Ordered { token: ticket.token, installing: order.staged })))
     }
 
     fn stranger(&self, node: &NodeName, operation: &str, why: &str) -> PortError {

@@ -10,7 +10,8 @@ use turnaround_config::NodeName;
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences, NewSilence,
+    MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -106,6 +107,19 @@ impl NetBoot for Told {
     }
     async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
         effect("withdraw", node.as_str(), self.0.netboot.withdraw(node)).await
+    }
+}
+
+#[async_trait]
+impl Rebuilder for Told {
+    async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError> {
+        self.0.rebuilder.record(node).await
+    }
+    async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        effect("order_rebuild", node.as_str(), self.0.rebuilder.order(node, order)).await
+    }
+    async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        effect("rebuild", node.as_str(), self.0.rebuilder.rebuild(node, order)).await
     }
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod facts;
 mod instances;
 mod netboot;
+mod rebuilder;
 mod setup_script;
 mod silences;
 
@@ -26,6 +27,7 @@ pub use instances::{
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};
+pub use rebuilder::{RebuildOrder, RebuildRecord, RebuildState, Rebuilder};
 pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
 pub use silences::{NewSilence, Silence, Silences};
 
@@ -36,6 +38,7 @@ pub struct Ports {
     pub instances: Arc<dyn Instances>,
     pub bmc: Arc<dyn Bmc>,
     pub netboot: Arc<dyn NetBoot>,
+    pub rebuilder: Arc<dyn Rebuilder>,
     pub facts: Arc<dyn NodeFacts>,
     pub setup: Arc<dyn SetupScript>,
     pub silences: Arc<dyn Silences>,

@@ -183,6 +183,14 @@ pub enum Happened {
         enabled: bool,
         obeyed: bool,
     },
+    /// Somebody asked Ironic to rebuild it. `refused` says why it did not.
+    RebuildRequested {
+        node: String,
+        token: String,
+        instances: Vec<String>,
+        enabled: bool,
+        refused: Option<String>,
+    },
     PowerLost {
         node: String,
         asked: bool,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::guest::VmState;
 use super::log::{By, Happened, NodeAtStart};
 use super::plan::{ALWAYS, Api, Call, Latencies, NodeFaults, NodePlan};
+use super::rebuilds::Record;
 use super::site::{Due, Site};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
@@ -61,8 +62,10 @@ pub(super) struct Machine {
     /// By resource class of Placement.
     pub(super) devices: BTreeMap<String, u64>,
     pub(super) traits: Vec<String>,
-    plan: NodePlan,
-    faults: NodeFaults,
+    pub(super) plan: NodePlan,
+    pub(super) faults: NodeFaults,
+    /// Ironic's, if it knows the node.
+    pub(super) record: Option<Record>,
     pub(super) service_id: String,
     pub(super) enabled: bool,
     pub(super) disabled_reason: Option<String>,
@@ -71,8 +74,8 @@ pub(super) struct Machine {
     /// OpenStack is on its disk.
     deployed: bool,
     last_report: Timestamp,
-    power: Power,
-    phase: Phase,
+    pub(super) power: Power,
+    pub(super) phase: Phase,
     /// Grows with every reset and crash: what was due before is void.
     pub(super) epoch: u64,
     next_boot: BootOverride,
@@ -82,7 +85,7 @@ pub(super) struct Machine {
 }
 
 /// Uses up one of the planned times.
-fn takes(times: &mut u32) -> bool {
+pub(super) fn takes(times: &mut u32) -> bool {
     if *times == 0 {
         return false;
     }
@@ -108,6 +111,7 @@ impl Machine {
             devices: plan.devices.clone(),
             traits: plan.traits.clone(),
             faults: plan.faults.clone(),
+            record: plan.ironic.as_ref().map(|record| Record::new(record, now)),
             service_id,
             enabled: plan.disabled.is_none(),
             disabled_reason: plan.disabled.clone(),
@@ -236,13 +240,18 @@ impl Site {
     }
 
     pub(super) fn reset_hits(&mut self, node: usize, asked: bool) {
+        self.power_goes(node, asked, "the node was reset while they were on it");
+        let epoch = self.nodes[node].epoch;
+        self.after(self.plan.latencies.power_cycle, Due::PowerBack { node, epoch });
+    }
+
+    /// Whatever ran on it is gone.
+    pub(super) fn power_goes(&mut self, node: usize, asked: bool, why: &str) {
         self.system_stops(node);
         self.nodes[node].power = Power::Changing;
         self.nodes[node].phase = Phase::NoPower;
         self.record(Happened::PowerLost { node: self.nodes[node].name.clone(), asked });
-        self.lose_instances(node, "the node was reset while they were on it");
-        let epoch = self.nodes[node].epoch;
-        self.after(self.plan.latencies.power_cycle, Due::PowerBack { node, epoch });
+        self.lose_instances(node, why);
     }
 
     pub(super) fn crash(&mut self, node: usize) {
@@ -312,7 +321,7 @@ impl Site {
         }
     }
 
-    fn boot_from_disk(&mut self, node: usize) {
+    pub(super) fn boot_from_disk(&mut self, node: usize) {
         self.nodes[node].phase = Phase::Starting;
         self.record(Happened::DiskBooted { node: self.nodes[node].name.clone() });
         let (epoch, takes) = (self.nodes[node].epoch, self.nodes[node].plan.boot_time);
@@ -356,6 +365,7 @@ impl Site {
             enabled,
         });
         self.lose_instances(node, "the node's disk was overwritten while they were on it");
+        self.rebuilt(node);
         if takes(&mut self.nodes[node].faults.never_comes_back) {
             self.nodes[node].phase = Phase::Hung;
         } else {

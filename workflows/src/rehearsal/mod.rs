@@ -12,6 +12,7 @@ mod machine;
 mod moves;
 mod plan;
 mod ports;
+mod rebuilds;
 mod script;
 mod silences;
 mod site;
@@ -28,8 +29,9 @@ pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
 pub use plan::{
     ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, GroupPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
-    MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, ScriptGoesWrong, SetupPlan, SitePlan,
+    MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, RecordPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
+pub use rebuilds::IronicNode;
 pub use silences::Begun as BegunSilence;
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};

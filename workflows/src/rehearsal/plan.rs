@@ -154,7 +154,20 @@ pub struct NodePlan {
     pub answers: BTreeMap<String, String>,
     /// Its compute service is disabled when the simulation begins, with this reason.
     pub disabled: Option<String>,
+    /// What Ironic has on record of it. None: Ironic does not know it.
+    pub ironic: Option<RecordPlan>,
     pub faults: NodeFaults,
+}
+
+/// What is special about a node as Ironic has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RecordPlan {
+    /// It is in maintenance, for this reason.
+    pub maintenance: Option<String>,
+    pub protected: bool,
+    /// The instance whose machine it is: a tenant has it as bare metal.
+    pub tenant: Option<String>,
 }
 
 impl Default for NodePlan {
@@ -173,6 +186,7 @@ impl Default for NodePlan {
             kernel: "5.15.0-119-generic".to_owned(),
             answers: BTreeMap::from([(COUNT_GPUS.to_owned(), "8".to_owned())]),
             disabled: None,
+            ironic: None,
             faults: NodeFaults::default(),
         }
     }
@@ -227,6 +241,12 @@ pub struct NodeFaults {
     pub hypervisor_stays_away: u32,
     /// What it writes from its installation on in place of its plan's answers: short of a GPU, for instance.
     pub answers_after_installation: BTreeMap<String, String>,
+    /// Ironic's rebuild ends as `deploy failed`.
+    pub rebuild_fails: u32,
+    /// It never ends.
+    pub rebuild_hangs: u32,
+    /// It ends well, and nothing was written: the old system comes up.
+    pub rebuild_keeps_old: u32,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
 }
@@ -451,6 +471,16 @@ pub enum Happens {
     ClusterNodeUncordoned {
         name: String,
     },
+    /// Somebody works on Ironic's record of it for so long.
+    RecordLocked {
+        node: String,
+        lasts: Duration,
+    },
+    /// Somebody puts it into maintenance, or out of it.
+    MaintenanceSet {
+        node: String,
+        reason: Option<String>,
+    },
     /// The node's system stops for good; its power stays on.
     NodeCrashes {
         node: String,
@@ -496,6 +526,8 @@ pub enum Call {
     Cordon,
     Uncordon,
     Evict,
+    OrderRebuild,
+    Rebuild,
 }
 
 /// Who can be asked something.
@@ -509,6 +541,7 @@ pub enum Api {
     /// What alerts.
     Monitoring,
     Kubernetes,
+    Ironic,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -563,6 +596,14 @@ impl SitePlan {
             budgets: BTreeMap::from([("console".to_owned(), nodes.len().saturating_sub(1))]),
             ..ClusterPlan::default()
         });
+        self
+    }
+
+    /// The same site, where Ironic knows these nodes, and renews them.
+    pub fn with_ironic(mut self, nodes: &[&str]) -> SitePlan {
+        for node in self.nodes.iter_mut().filter(|node| nodes.contains(&node.name.as_str())) {
+            node.ironic = Some(RecordPlan::default());
+        }
         self
     }
 

@@ -12,9 +12,9 @@ use super::plan::{Api, Call};
 use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
-    Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance,
-    InstanceId, Instances, Migration, MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind,
-    Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
+    Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
+    Installed, RebuildOrder, RebuildRecord, RebuildState, Rebuilder,
 };
 
 impl World {
@@ -216,6 +216,49 @@ impl NetBoot for World {
             site.answer(Call::Withdraw, ())
         };
         withdrawn().map_err(|e: Trouble| e.while_trying_to(format_args!("withdraw the boot ticket of {node}")))
+    }
+}
+
+/// What Ironic answers while somebody works on the node: later it may say yes.
+fn busy_or(trouble: Trouble, operation: String) -> PortError {
+    match trouble {
+        Trouble::Refused { status: 409, reason } => PortError::new(operation, PortErrorKind::Unavailable).with_source(reason),
+        other => other.while_trying_to(operation),
+    }
+}
+
+#[async_trait]
+impl Rebuilder for World {
+    async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError> {
+        let found = self.ironic_node(node.as_str()).map_err(|e| busy_or(e, format!("read Ironic's record of {node}")))?;
+        let state = match found.provision_state.as_str() {
+            "active" => RebuildState::Installed,
+            "deploy failed" => RebuildState::Failed,
+            _ => RebuildState::Working,
+        };
+        let objections = [
+            found.maintenance.map(|reason| format!("Ironic has {node} in maintenance: {reason}")),
+            found.protected.then(|| format!("Ironic has {node} protected")),
+            found.instance_uuid.map(|instance| format!("{node} is the machine of instance {instance}")),
+        ];
+        Ok(RebuildRecord {
+            state,
+            called: found.provision_state,
+            locked_by: found.reservation,
+            objections: objections.into_iter().flatten().collect(),
+            order: found.ordered.map(|order| order.token),
+            changed: Some(format!("{}/{}", found.provision_updated.0, found.provision_updated.1)),
+            last_error: found.last_error,
+        })
+    }
+
+    async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        self.order_rebuild(node.as_str(), order).map_err(|e| busy_or(e, format!("write down what Ironic is to rebuild {node} with")))
+    }
+
+    async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
+        let mark = Installed { token: order.token.clone(), sha256: order.sha256.clone() };
+        self.request_rebuild(node.as_str(), mark).map_err(|e| busy_or(e, format!("have Ironic rebuild {node}")))
     }
 }
 

@@ -46,6 +46,17 @@ pub(super) enum Due {
     PodReady(usize),
     PodEnds(usize),
     /// By the node's place in the list. Those with an epoch are void after a later reset.
+    RebuildHits {
+        node: usize,
+    },
+    RebuildFails {
+        node: usize,
+        epoch: u64,
+    },
+    RebuildEnds {
+        node: usize,
+        epoch: u64,
+    },
     ResetHits {
         node: usize,
         asked: bool,
@@ -415,6 +426,9 @@ impl Site {
             Due::PodReady(pod) => self.pod_ready(pod),
             Due::PodEnds(pod) => self.pod_ends(pod),
             Due::ScriptEnds(run) => self.script_ends(run),
+            Due::RebuildHits { node } => self.rebuild_hits(node),
+            Due::RebuildFails { node, epoch } => self.if_epoch(node, epoch, Site::rebuild_fails),
+            Due::RebuildEnds { node, epoch } => self.if_epoch(node, epoch, Site::rebuild_ends),
             Due::ResetHits { node, asked } => self.reset_hits(node, asked),
             Due::PowerBack { node, epoch } => self.if_epoch(node, epoch, Site::power_back),
             Due::ChooseBootDevice { node, epoch } => self.if_epoch(node, epoch, Site::choose_boot_device),
@@ -456,6 +470,16 @@ impl Site {
             }
             Happens::ClusterNodeCordoned { name } => self.cordoned_by_other(&name, false),
             Happens::ClusterNodeUncordoned { name } => self.cordoned_by_other(&name, true),
+            Happens::RecordLocked { node, lasts } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.record_locked(node, lasts);
+                }
+            }
+            Happens::MaintenanceSet { node, reason } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.maintenance_set(node, reason);
+                }
+            }
             Happens::NodeCrashes { node } => {
                 if let Some(node) = self.node_named(&node) {
                     self.crash(node);

@@ -46,11 +46,14 @@ impl SitePlan {
                 setup.fetch_goes_wrong = vec![pick(&mut random, &[ScriptGoesWrong::FailsMidway, ScriptGoesWrong::IsKilled])];
             }
         }
-        // Last, so that a site without a cluster is what it would be without this.
+        // Last, so that a site without a cluster, or without Ironic, is what it would be without this.
         if one_in(&mut random, 2) {
             let names = ["k3s-1", "k3s-2", "k3s-3"];
             plan.instances.extend(names.iter().zip(&plan.nodes).map(|(name, node)| InstancePlan::new(name).on(&node.name)));
             plan = plan.with_cluster(&names);
+        }
+        if one_in(&mut random, 3) {
+            plan = ironic(&mut random, plan);
         }
         plan
     }
@@ -134,6 +137,41 @@ fn happening(random: &mut StdRng, plan: &SitePlan, number: usize) -> Happens {
         4 => Happens::NodeCrashes { node },
         _ => Happens::ServiceEnabled { node },
     }
+}
+
+/// Some of the nodes are renewed by Ironic, which has troubles of its own.
+fn ironic(random: &mut StdRng, mut plan: SitePlan) -> SitePlan {
+    let names: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).filter(|_| !one_in(random, 3)).collect();
+    plan = plan.with_ironic(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        let Some(node) = plan.node(name) else { continue };
+        let mut sometimes = |chance: u32, times: &mut u32| {
+            if one_in(random, chance) {
+                *times = random.random_range(1..3);
+            }
+        };
+        sometimes(6, &mut node.faults.rebuild_fails);
+        sometimes(10, &mut node.faults.rebuild_hangs);
+        sometimes(10, &mut node.faults.rebuild_keeps_old);
+        if let Some(record) = node.ironic.as_mut().filter(|_| one_in(random, 15)) {
+            record.tenant = Some("6f1c3f5e-0000-4000-8000-000000000001".to_owned());
+        }
+    }
+    for _ in 0..random.random_range(0..3) {
+        plan = plan.loses_answer(pick(random, &[Call::OrderRebuild, Call::Rebuild]), random.random_range(1..4));
+    }
+    let after = |random: &mut StdRng| Duration::from_secs(random.random_range(0..MEANWHILE_SECS));
+    if let Some(node) = names.first().filter(|_| one_in(random, 2)) {
+        let (from, lasts) = (after(random), Duration::from_secs(random.random_range(1..600)));
+        let maintenance = |reason: Option<&str>| Happens::MaintenanceSet { node: node.clone(), reason: reason.map(str::to_owned) };
+        plan = plan.happens(from, maintenance(Some("DIMM, ask bob"))).happens(from + lasts, maintenance(None));
+        plan = plan.happens(after(random), Happens::RecordLocked { node: node.clone(), lasts });
+    }
+    if one_in(random, 3) {
+        let (from, lasts) = (after(random), Duration::from_secs(random.random_range(1..600)));
+        plan.faults.outages.push(Outage { api: Api::Ironic, node: None, from, lasts });
+    }
+    plan
 }
 
 /// How the first runs of the setup script go.

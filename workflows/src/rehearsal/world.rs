@@ -8,12 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus};
 use super::log::{By, WorldEvent};
 use super::plan::{Api, Call, ImagePlan, SitePlan};
+use super::rebuilds::IronicNode;
 use super::site::Site;
 use super::snapshot::SiteSnapshot;
 use super::tickets::TicketSource;
 use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
-use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, InstanceId, MigrationKind, Move, MoveProgress, Ports, Power, Room, ScriptRun, ScriptState, ServerGroup};
+use crate::ports::{
+    BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, InstanceId, MigrationKind, Move, MoveProgress, Ports, Power, RebuildOrder, Room, ScriptRun, ScriptState,
+    ServerGroup,
+};
 
 /// A site that exists only in memory, behind every port.
 ///
@@ -65,6 +69,8 @@ pub struct MachineView {
     /// Nova's name of the host.
     pub host: String,
     pub mac: String,
+    /// Ironic renews it.
+    pub ironic: bool,
 }
 
 impl World {
@@ -80,6 +86,7 @@ impl World {
             instances: self.clone(),
             bmc: self.clone(),
             netboot: self.clone(),
+            rebuilder: self.clone(),
             facts: self.clone(),
             setup: self.clone(),
             silences: self.clone(),
@@ -138,6 +145,7 @@ impl World {
             node: machine.name.clone(),
             host: machine.host.clone(),
             mac: machine.mac.clone(),
+            ironic: machine.record.is_some(),
         };
         self.site().nodes.iter().map(view).collect()
     }
@@ -279,6 +287,21 @@ impl World {
         let mut site = self.site();
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
         site.request_reset(node)
+    }
+
+    /// A node as Ironic has it.
+    pub fn ironic_node(&self, node: &str) -> Result<IronicNode, Trouble> {
+        self.site().ironic_node(node)
+    }
+
+    /// Writes on Ironic's record what a rebuild is to write.
+    pub fn order_rebuild(&self, node: &str, order: &RebuildOrder) -> Result<(), Trouble> {
+        self.site().order_rebuild(node, order)
+    }
+
+    /// Ironic's yes, and from then on it is under way. `mark` is what the configdrive has the new system write.
+    pub fn request_rebuild(&self, node: &str, mark: Installed) -> Result<(), Trouble> {
+        self.site().request_rebuild(node, mark)
     }
 
     pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {

@@ -7,7 +7,7 @@ use crate::store::Queue;
 pub const OPENSTACK: Queue = Queue::of("openstack");
 /// The folder of the PXE server, and the nodes by SSH.
 pub const PXE: Queue = Queue::of("pxe");
-/// The BMCs; and Nova and the nodes, which are looked at a last time right before a reset.
+/// The BMCs and Ironic; and Nova and the nodes, which are looked at a last time right before a reset or a rebuild.
 pub const BMC: Queue = Queue::of("bmc");
 /// The nodes by SSH; and the folder of the PXE server.
 pub const NODES: Queue = Queue::of("nodes");

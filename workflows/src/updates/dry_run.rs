@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{NODE_OS_DRY_RUN, NodeOrder, RolloutOrder, node_os};
+use super::{NODE_OS_DRY_RUN, NODE_OS_IRONIC, NodeOrder, RolloutOrder, node_os, node_os_ironic};
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
 use crate::store::Queue;
 use crate::steps::{FetchImage, queues};
@@ -17,7 +17,7 @@ pub(super) const VERSION: u32 = 1;
 const NODES_AT_ONCE: usize = 8;
 
 pub(super) fn definition() -> Definition {
-    Definition { kind: NODE_OS_DRY_RUN, version: VERSION, steps: vec![step(Preview(Arc::new(node_os::definition())))] }
+    Definition { kind: NODE_OS_DRY_RUN, version: VERSION, steps: vec![step(Preview { by_us: Arc::new(node_os::definition()), by_ironic: Arc::new(node_os_ironic::definition()) })] }
 }
 
 /// What one step of one node would do.
@@ -36,7 +36,10 @@ pub struct DryRunReport {
     pub lines: Vec<DryRunLine>,
 }
 
-struct Preview(Arc<Definition>);
+struct Preview {
+    by_us: Arc<Definition>,
+    by_ironic: Arc<Definition>,
+}
 
 #[async_trait]
 impl Step for Preview {
@@ -51,7 +54,8 @@ impl Step for Preview {
         let together = (order.rules.max_out as usize).max(1);
         let is_renewed = |other: &NodeName, node: &NodeName| place(other).saturating_add(together) <= place(node);
         let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node, |other| is_renewed(other, node))).collect();
-        let looked = orders.into_iter().map(|order| self.look_at(cx, order));
+        let definition = |node: &NodeName| if order.kind(node) == NODE_OS_IRONIC { &self.by_ironic } else { &self.by_us };
+        let looked = orders.into_iter().map(|part| look_at(cx, definition(&part.node), part));
         let lines: Vec<Result<Vec<DryRunLine>, StepError>> =
             futures::stream::iter(looked).buffered(NODES_AT_ONCE).collect().await;
         let mut report = DryRunReport { lines: before_all(cx, &order).await?.into_iter().collect() };
@@ -78,20 +82,18 @@ async fn before_all(cx: &StepCx<'_>, order: &RolloutOrder) -> Result<Option<DryR
     Ok(Some(DryRunLine { node: first.clone(), step: FetchImage::NAME.to_owned(), would, problem }))
 }
 
-impl Preview {
-    async fn look_at(&self, cx: &StepCx<'_>, order: NodeOrder) -> Result<Vec<DryRunLine>, StepError> {
-        let input = serde_json::to_value(&order)
-            .map_err(|error| StepError::fatal("the order of a node can't be written").because(error))?;
-        let mut lines = Vec::new();
-        for step in &self.0.steps {
-            let seen = step.observe(&cx.looking_at(step.name(), input.clone())).await;
-            let (would, problem) = match seen {
-                Ok(Observed::AlreadyDone(_)) => ("done already".to_owned(), false),
-                Ok(Observed::ToDo { would }) => (would, false),
-                Err(error) => (error.chain(), true),
-            };
-            lines.push(DryRunLine { node: order.node.clone(), step: step.name().to_owned(), would, problem });
-        }
-        Ok(lines)
+async fn look_at(cx: &StepCx<'_>, definition: &Definition, order: NodeOrder) -> Result<Vec<DryRunLine>, StepError> {
+    let input = serde_json::to_value(&order)
+        .map_err(|error| StepError::fatal("the order of a node can't be written").because(error))?;
+    let mut lines = Vec::new();
+    for step in &definition.steps {
+        let seen = step.observe(&cx.looking_at(step.name(), input.clone())).await;
+        let (would, problem) = match seen {
+            Ok(Observed::AlreadyDone(_)) => ("done already".to_owned(), false),
+            Ok(Observed::ToDo { would }) => (would, false),
+            Err(error) => (error.chain(), true),
+        };
+        lines.push(DryRunLine { node: order.node.clone(), step: step.name().to_owned(), would, problem });
     }
+    Ok(lines)
 }

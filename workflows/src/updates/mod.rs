@@ -9,16 +9,19 @@ use crate::telemetry;
 
 mod dry_run;
 mod node_os;
+mod node_os_ironic;
 mod order;
 mod rollout;
 mod survey;
 
 pub use dry_run::{DryRunLine, DryRunReport};
-pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCheck, OrderedCluster, OrderedImage, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
+pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
 pub use survey::{NodeSurvey, SurveyReport};
 
 /// Renews the operating system of one node. Started by a rollout.
 pub const NODE_OS: &str = "node-os";
+/// The same for a node that Ironic installs.
+pub const NODE_OS_IRONIC: &str = "node-os-ironic";
 /// Renews the operating systems of several nodes, a few at a time.
 pub const NODE_OS_ROLLOUT: &str = "node-os-rollout";
 /// Looks what a rollout would do. Changes nothing.
@@ -31,7 +34,7 @@ pub const NODES_OUT: &str = "nodes-out";
 
 /// Every definition of this release.
 pub fn registry() -> Registry {
-    Registry::new([node_os::definition(), rollout::definition(), dry_run::definition(), survey::definition()])
+    Registry::new([node_os::definition(), node_os_ironic::definition(), rollout::definition(), dry_run::definition(), survey::definition()])
 }
 
 /// The start of a rollout, its dry run, or a survey, under a fresh id.

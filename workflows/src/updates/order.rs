@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use turnaround_config::{Carries, Config, Expect, ImageName, Matcher, NodeName, Pinned};
+use super::{NODE_OS, NODE_OS_IRONIC};
+use turnaround_config::{Carries, Config, Expect, ImageName, Matcher, Node, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +17,18 @@ pub struct OrderedImage {
     pub sha256: String,
     pub os_version_id: String,
     pub kernel: String,
+    /// The same for Ironic. None: no node of the order is renewed by it; older orders don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ironic: Option<OrderedIronicImage>,
+}
+
+/// What Ironic writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedIronicImage {
+    /// A URL, or the id of an image in Glance.
+    pub source: String,
+    /// SHA-256 of that file. The installed node reports it.
+    pub sha256: String,
 }
 
 /// The rules under which it was ordered. Times are in milliseconds.
@@ -103,7 +116,7 @@ pub struct Deploy {
     pub deadline_ms: u64,
 }
 
-/// Input of [`super::NODE_OS`]: one node.
+/// Input of [`super::NODE_OS`] and [`super::NODE_OS_IRONIC`]: one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOrder {
     pub node: NodeName,
@@ -121,6 +134,9 @@ pub struct RolloutOrder {
     /// Those of them that carry parts of the platform: each is renewed when no other is out. Older orders don't say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alone: Vec<NodeName>,
+    /// Those of them that Ironic installs. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_ironic: Vec<NodeName>,
     pub image: OrderedImage,
     pub rules: Rules,
 }
@@ -144,6 +160,10 @@ pub enum BadOrder {
     NoNode,
     #[error("node `{node}` can't be renewed from here: it carries {what} (`carries` under [nodes.{node}]); move that elsewhere first")]
     CarriesUs { node: NodeName, what: &'static str },
+    #[error("node `{node}` is renewed by Ironic, and image `{image}` says nothing of what Ironic is to write: add `ironic_image` to [images.{image}]")]
+    NotForIronic { node: NodeName, image: ImageName },
+    #[error("node `{node}` is renewed by our own installer, and image `{image}` does not say how that is booted: add `boot_kernel` and `boot_initrd` to [images.{image}]")]
+    NotForNetboot { node: NodeName, image: ImageName },
 }
 
 fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
@@ -197,12 +217,21 @@ impl RolloutOrder {
         let mut nodes = nodes.to_vec();
         nodes.sort_by_key(carries);
         let alone = nodes.iter().filter(|node| carries(node)).cloned().collect();
+        let by_ironic: Vec<NodeName> = nodes.iter().filter(|node| config.nodes.get(node).is_some_and(Node::is_ironics)).cloned().collect();
+        if let (Some(node), None) = (by_ironic.first(), &found.ironic) {
+            return Err(BadOrder::NotForIronic { node: node.clone(), image: image.clone() });
+        }
+        if let (Some(node), None) = (nodes.iter().find(|node| !by_ironic.contains(node)), &found.boot) {
+            return Err(BadOrder::NotForNetboot { node: node.clone(), image: image.clone() });
+        }
+        let ironic = found.ironic.as_ref().filter(|_| !by_ironic.is_empty());
         let image = OrderedImage {
             name: image.clone(),
             version: found.version.clone(),
             sha256: found.sha256.clone(),
             os_version_id: found.os_version_id.clone(),
             kernel: found.kernel.clone(),
+            ironic: ironic.map(|ironic| OrderedIronicImage { source: ironic.source.clone(), sha256: ironic.sha256.clone() }),
         };
         let rules = Rules {
             max_out: u32::from(config.node_os.max_out),
@@ -232,7 +261,12 @@ impl RolloutOrder {
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
-        Ok(RolloutOrder { nodes, alone, image, rules })
+        Ok(RolloutOrder { nodes, alone, by_ironic, image, rules })
+    }
+
+    /// The kind of workflow that renews `node`.
+    pub fn kind(&self, node: &NodeName) -> &'static str {
+        if self.by_ironic.contains(node) { NODE_OS_IRONIC } else { NODE_OS }
     }
 
     /// The part of one node, where `is_renewed` tells which others are already.

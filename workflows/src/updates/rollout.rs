@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{NODE_OS, NODE_OS_ROLLOUT, RolloutOrder};
+use super::{NODE_OS_ROLLOUT, RolloutOrder};
 use crate::steps::FetchImage;
 use crate::engine::{
     ChildSpec, Definition, Observed, Outcome, Policy, Progress, Step, StepCx, StepError, step,
@@ -92,7 +92,7 @@ impl Step for RenewNodes {
         for node in next {
             let input = serde_json::to_value(order.node(node, |other| is_renewed(cx, other)))
                 .map_err(|error| StepError::fatal("the order of a node can't be written").because(error))?;
-            children.push(ChildSpec { key: node.to_string(), kind: NODE_OS.to_owned(), target: node.to_string(), input });
+            children.push(ChildSpec { key: node.to_string(), kind: order.kind(node).to_owned(), target: node.to_string(), input });
         }
         Ok(Progress::StartChildren { children, note })
     }

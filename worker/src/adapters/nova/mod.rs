@@ -49,7 +49,7 @@ const PAGES_MAX: u32 = 100;
 
 /// Nova of one cloud.
 pub(crate) struct Nova {
-    session: Session,
+    session: Arc<Session>,
     /// Under which host name Nova knows each node.
     hosts: BTreeMap<NodeName, String>,
     /// Looked up again with every new token: the catalogue comes with it, and Nova may have been upgraded since.
@@ -102,7 +102,7 @@ struct Version {
 
 impl Nova {
     /// Nova of the cloud of `session`; `hosts` says under which name it knows each node.
-    pub(crate) fn new(session: Session, hosts: BTreeMap<NodeName, String>) -> Nova {
+    pub(crate) fn new(session: Arc<Session>, hosts: BTreeMap<NodeName, String>) -> Nova {
         Nova { session, hosts, api: Mutex::new(None) }
     }
 

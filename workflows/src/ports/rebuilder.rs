@@ -1,0 +1,65 @@
+//! A service that installs nodes in our place, at sites that have one.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
+
+use super::{PortError, Token};
+
+/// What a node is to be rebuilt with, and by whose order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebuildOrder {
+    /// The node's new system carries it in its mark ([`super::Installed`]).
+    pub token: Token,
+    /// Where the service has the image from: a URL, or a name of its own.
+    pub source: String,
+    /// SHA-256 of that file, lower-case hex. The service checks it before it writes; the mark carries it, too.
+    pub sha256: String,
+}
+
+/// How a node stands with the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildState {
+    /// A system is installed, and nothing is under way. Only from here, and from `Failed`, a node can be rebuilt.
+    Installed,
+    /// Something is being done to it.
+    Working,
+    /// The last installation failed.
+    Failed,
+    /// Anything else: it is not in use, it is being taken in or given back.
+    Other,
+}
+
+/// What the service has on record of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RebuildRecord {
+    pub state: RebuildState,
+    /// The state in the service's own word.
+    pub called: String,
+    /// Who works on it just now, as the service names it: nothing can be asked for meanwhile.
+    pub locked_by: Option<String>,
+    /// What speaks against a rebuild at any time, one line each: in maintenance, protected, somebody's own machine, another machine.
+    pub objections: Vec<String>,
+    /// The token of the order that was written down last ([`Rebuilder::order`]).
+    pub order: Option<Token>,
+    /// Another one after every change of `called`. To be compared, and nothing else.
+    pub changed: Option<String>,
+    /// What went wrong last, in the service's own words.
+    pub last_error: Option<String>,
+}
+
+/// A rebuild is accepted at most once: while one goes on, another one is refused. **But one that has ended can be asked for again**, so
+/// that whoever does not know whether he was heard looks at the record, and does not ask again.
+#[async_trait]
+pub trait Rebuilder: Send + Sync {
+    /// What is on record of `node`. `Refused` where it is not a node that is renewed so.
+    async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError>;
+
+    /// Writes `order` down on the record of `node`, in place of an earlier one: from now on the record carries its token, and a rebuild writes
+    /// its image. Nothing is done to the node. `Unavailable` while somebody works on it.
+    async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError>;
+
+    /// Begins to rebuild `node` with what was ordered. On return it is under way (`Working`), or over already. `Unavailable` while somebody works on
+    /// it, `Refused` in the service's own words. **Overwrites its system disk.**
+    async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError>;
+}

@@ -1,0 +1,150 @@
+//! Awaits the node's own word that it was rebuilt by this attempt.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use turnaround_config::NodeName;
+
+use super::await_install::InstalledBoot;
+use super::netboot::facts;
+use super::rebuilding::{Asked, Intent, Kept, Settled, rebuild, settle, with_answers};
+use super::{Rebuild, needed, order, queues};
+use crate::engine::{Observed, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::ports::RebuildState;
+use crate::store::Queue;
+
+/// A node that answers without our mark, or still as before, may get there yet for this long.
+// cloud-init writes files before it lets the ssh server start (its `cloud-init.service` is ordered before it); an image may order that
+// otherwise, and then it takes seconds.
+const MARK_COMES_WITHIN: Duration = Duration::from_secs(120);
+
+/// Done when Ironic is done with it, and the node itself has booted since, and carries the token of this attempt and the digest of the image.
+/// Ironic's word alone proves nothing: an old disk boots too.
+pub struct AwaitRebuild;
+
+enum Seen {
+    Ours(InstalledBoot),
+    /// Not yet, and why.
+    NotYet(String),
+    /// It answers, but with something else than what was to be installed.
+    Other(Question),
+    /// It failed, or somebody else has taken it in hand.
+    Bad(Question),
+}
+
+fn newest(cx: &StepCx<'_>, kept: &Kept) -> Result<Intent, StepError> {
+    match &kept.rebuild {
+        Some(intent) => Ok(intent.clone()),
+        None => Ok(needed(cx.output::<Rebuild>()?, Rebuild::NAME)?.intent),
+    }
+}
+
+async fn look(cx: &StepCx<'_>, intent: &Intent) -> Result<Seen, StepError> {
+    let node = order(cx)?.node;
+    let record = cx.ports.rebuilder.record(&node).await?;
+    if record.order.as_ref() != Some(&intent.order.token) {
+        let carries = record.order.map_or_else(|| "no order of ours".to_owned(), |token| format!("the order {token}"));
+        let question = Question::new(format!("Ironic's record of {node} is not about this rebuild any more: what now?"));
+        return Ok(Seen::Bad(question.seen(format!("it is `{}`, and carries {carries}", record.called))));
+    }
+    match record.state {
+        RebuildState::Working => return Ok(Seen::NotYet(record.called)),
+        RebuildState::Failed | RebuildState::Other => {
+            let error = record.last_error.unwrap_or_else(|| "it does not say why".to_owned());
+            let question = Question::new(format!("the rebuild of {node} has failed: what now?"));
+            return Ok(Seen::Bad(question.seen(format!("Ironic has it as `{}`", record.called)).seen(error)));
+        }
+        RebuildState::Installed => {}
+    }
+    if let Some(by) = record.locked_by {
+        return Ok(Seen::NotYet(format!("locked by {by}")));
+    }
+    let Some(facts) = facts(cx, &node).await? else { return Ok(Seen::NotYet("boots".to_owned())) };
+    let has_booted = intent.boot_id_before.as_ref() != Some(&facts.boot_id);
+    let marked = facts
+        .installed
+        .as_ref()
+        .is_some_and(|installed| installed.token == intent.order.token && installed.sha256 == intent.order.sha256);
+    if has_booted && marked {
+        return Ok(Seen::Ours(InstalledBoot { boot_id: facts.boot_id }));
+    }
+    let carries = match &facts.installed {
+        Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
+        None => "it carries no installation mark".to_owned(),
+    };
+    let booted = if has_booted { "it has booted since" } else { "it has not booted since" };
+    let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
+        .seen("Ironic says that it is done".to_owned())
+        .seen(format!("OS {}, kernel {}, boot id {}: {booted}", facts.os_version_id, facts.kernel, facts.boot_id))
+        .seen(carries);
+    Ok(Seen::Other(question))
+}
+
+#[async_trait]
+impl Step for AwaitRebuild {
+    const NAME: &'static str = "await-rebuild";
+    const QUEUE: Queue = queues::BMC;
+    type Output = InstalledBoot;
+
+    fn policy(&self, cx: &StepCx<'_>) -> Policy {
+        let deadline = order(cx).map_or(Policy::default().deadline, |order| Duration::from_millis(order.rules.install_deadline_ms));
+        Policy { deadline, ..Policy::default() }
+    }
+
+    async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<InstalledBoot>, StepError> {
+        let order = order(cx)?;
+        let would = format!("wait until {} reports its installation of {}", order.node, order.image.version);
+        if cx.output::<Rebuild>()?.is_none() {
+            return Ok(Observed::ToDo { would });
+        }
+        let kept: Kept = cx.checkpoint()?.unwrap_or_default();
+        match look(cx, &newest(cx, &kept)?).await? {
+            Seen::Ours(installed) => Ok(Observed::AlreadyDone(installed)),
+            Seen::NotYet(_) | Seen::Other(_) | Seen::Bad(_) => Ok(Observed::ToDo { would }),
+        }
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<InstalledBoot>, StepError> {
+        let order = order(cx)?;
+        let poll = Duration::from_millis(order.rules.node_poll_ms);
+        let mut kept: Kept = cx.checkpoint()?.unwrap_or_default();
+        if let Some(intent) = &kept.rebuild {
+            match settle(cx, &order.node, intent).await? {
+                Settled::Began => {}
+                Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the rebuild has begun".to_owned() }),
+                Settled::NeverBegan => return rebuild_again(cx, &order.node, kept, poll).await,
+            }
+        }
+        let question = match look(cx, &newest(cx, &kept)?).await? {
+            Seen::Ours(installed) => return Ok(Progress::Done(installed)),
+            Seen::NotYet(note) => return Ok(Progress::LookAgain { after: poll, note }),
+            Seen::Bad(question) => question,
+            Seen::Other(question) => match kept.other_since {
+                Some(since) if cx.now().since(since) > MARK_COMES_WITHIN => question,
+                Some(_) => return Ok(Progress::LookAgain { after: poll, note: "waits for its mark".to_owned() }),
+                None => {
+                    kept.other_since = Some(cx.now());
+                    cx.save(&kept, "it answers, without its mark").await?;
+                    return Ok(Progress::LookAgain { after: poll, note: "waits for its mark".to_owned() });
+                }
+            },
+        };
+        // Once for each time that the operator was asked.
+        let done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.asked;
+        if !done && kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked)) {
+            return rebuild_again(cx, &order.node, kept, poll).await;
+        }
+        kept.asked = Some(cx.now());
+        cx.save(&kept, "it did not come out well").await?;
+        Err(StepError::ask(with_answers(question)))
+    }
+}
+
+/// Has it rebuilt once more: the operator wanted that.
+async fn rebuild_again(cx: &StepCx<'_>, node: &NodeName, kept: Kept, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
+    let note = match rebuild(cx, node, Kept { other_since: None, ..kept }).await? {
+        Asked::Began(_) => "is rebuilt once more".to_owned(),
+        Asked::Locked(by) => format!("waits for {by}, who has it locked"),
+    };
+    Ok(Progress::LookAgain { after: poll, note })
+}
