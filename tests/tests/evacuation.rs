@@ -9,7 +9,7 @@ use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{GroupRule, MigrationState, Move};
-use turnaround_workflows::rehearsal::{ALWAYS, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, SitePlan, VmState};
+use turnaround_workflows::rehearsal::{ALWAYS, Api, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, Outage, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
 
@@ -222,6 +222,35 @@ async fn an_instance_whose_confirmation_came_to_nothing_is_named_in_a_question()
     let seen = &state.question().expect("a question").seen;
     let id = guest(&sim, "gpu-01-a").id;
     assert_eq!(*seen, [format!("gpu-01-a ({id}): is `resized` on gpu-02, and its migration ended as `failed`: confirm or revert it")]);
+}
+
+/// Found by seeds (1736 among them): Nova was away for long, an operator left the node, and an instance of it waited for its confirmation for ever.
+#[tokio::test]
+async fn whoever_leaves_a_node_leaves_nothing_unconfirmed_that_was_moved_off_it() {
+    let mut plan = SitePlan::uniform(2, 1);
+    plan.instance("gpu-01-a").unwrap().vm_state = VmState::Stopped;
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let moving = async |plan: SitePlan| {
+        let mut sim = Sim::new(plan, 7);
+        let began = sim.clock.now();
+        let rollout = sim.order(&order).await;
+        sim.run_until(async |sim| sim.world.events().iter().any(|event| matches!(event.what, Happened::MigrationRequested { .. }))).await;
+        let after = sim.clock.now().since(began);
+        (sim, rollout, after)
+    };
+    let (_, _, after) = moving(plan.clone()).await;
+    plan.faults.outages = vec![Outage { api: Api::Nova, node: None, from: after + Duration::from_secs(1), lasts: Duration::from_secs(3_600) }];
+    let (mut sim, rollout, _) = moving(plan).await;
+    sim.run().await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    assert!(sim.state(&node).await.question().is_some_and(|question| question.text.contains("`evacuate` of gpu-01 does not succeed")));
+    sim.clock.advance(Duration::from_secs(2 * 3_600));
+    sim.signal(&node, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Failed);
+    let confirmed = |event: &Happened| matches!(event, Happened::ConfirmRequested { refused: None, .. });
+    assert_eq!(sim.world.events().iter().filter(|event| confirmed(&event.what)).count(), 1);
 }
 
 #[tokio::test]

@@ -140,8 +140,11 @@ fn moved_twice(again: &[(&String, &Vec<Moved>)], foretold: &BTreeMap<String, usi
 fn other_states(site: &Site<'_>, story: &Story, verdict: &mut Verdict) {
     for (id, (name, now)) in &site.now {
         let Some(found) = site.found.get(name).filter(|found| *found != now) else { continue };
+        let from = story.moved.get(id).and_then(|moves| moves.last()).map(|moved| &moved.from);
         if story.asked_about.iter().any(|question| question.contains(id.as_str())) {
             verdict.count("left in another state, and asked about", 1);
+        } else if now == "resized" && from.is_some_and(|from| site.asked_about.contains(from)) {
+            verdict.count("left half moved, as an operator left its node or is asked about it", 1);
         } else {
             verdict.against.push(format!("{name} ({id}) was {found}, is left {now}, and nobody was asked about it"));
         }
@@ -291,7 +294,9 @@ impl Reader<'_> {
                 self.story.site_faults += u64::from(by_other);
                 let closed = self.nodes.entry(node).or_default();
                 closed.enabled = false;
-                if let Some((_, rest)) = text(event, "reason").split_once("turnaround:") {
+                if by_other {
+                    closed.closed_by.clear();
+                } else if let Some((_, rest)) = text(event, "reason").split_once("turnaround:") {
                     rest.split(':').next().unwrap_or_default().clone_into(&mut closed.closed_by);
                 }
             }

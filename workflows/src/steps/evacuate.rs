@@ -227,6 +227,28 @@ impl Step for Evacuate {
         let note = format!("{} moved instances stay where they are", report.moved_live + report.moved_cold);
         Ok(Undone::Done { note })
     }
+
+    /// What we have moved cold is confirmed where it waits for that: nobody else would.
+    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
+        confirm_what_waits(cx).await
+    }
+}
+
+/// (Whoever leaves a node has asked for the lease already.)
+async fn confirm_what_waits(cx: &StepCx<'_>) -> Result<(), StepError> {
+    let order = order(cx)?;
+    let moves: Moves = cx.checkpoint()?.unwrap_or_default();
+    if !moves.instances.values().any(|moving| moving.is_under_way() && moving.how == Move::Cold) {
+        return Ok(());
+    }
+    let evacuation = Evacuation::look(cx, &order).await?;
+    for (id, moving) in moves.instances.iter().filter(|(_, moving)| moving.is_under_way() && moving.how == Move::Cold) {
+        let ours = evacuation.our_migration(id, moving).await?;
+        if ours.is_some_and(|ours| ours.state == MigrationState::AwaitsConfirmation) {
+            cx.ports.instances.confirm(id).await?;
+        }
+    }
+    Ok(())
 }
 
 fn policy(cx: &StepCx<'_>) -> Policy {

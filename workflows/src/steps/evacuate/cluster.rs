@@ -220,6 +220,7 @@ impl Step for MoveClusterNodes {
         if order(cx)?.rules.cluster.is_none() || found_none(cx)? || cx.output::<MoveClusterNodes>()?.is_some() {
             return Ok(());
         }
+        super::confirm_what_waits(cx).await?;
         for node in ours(cx).await? {
             cx.ports.cluster.uncordon(&node).await?;
         }
