@@ -271,6 +271,9 @@ async fn a_node_that_is_locked_for_a_while_is_waited_for() {
         let plan = site().happens(from, Happens::RecordLocked { node: NODE.to_owned(), lasts: 10 * MINUTE });
         let renewal = Renewal::of(plan).await;
         renewal.succeeded().await;
+        // Waiting is no failure.
+        let journal = renewal.sim.store.journal(&renewal.child, 1, 500).await.unwrap();
+        assert!(!journal.iter().any(|entry| entry.body.contains("step-failed")), "{journal:#?}");
         assert_eq!(renewal.rebuilds(), 1);
         renewal.is_clean();
     }
