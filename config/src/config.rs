@@ -298,7 +298,7 @@ pub struct BootFiles {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IronicImage {
-    /// A URL, or the id of an image in Glance: Ironic's `image_source`.
+    /// A URL: Ironic's `image_source`. (Of an image in Glance it takes Glance's own digest, and not the one that is ordered.)
     pub source: String,
     /// SHA-256 of that file. Ironic checks it before it writes, and the node reports it.
     pub sha256: String,
@@ -357,8 +357,8 @@ pub enum RenewedBy {
     Ironic {
         /// Ironic's name or UUID of it.
         node: String,
-        /// MAC address of a port that Ironic must have for it. None: whether it is the same machine is not checked.
-        mac: Option<String>,
+        /// MAC address of a port that Ironic must have for it: a name alone would not tell it from another machine.
+        mac: String,
     },
 }
 

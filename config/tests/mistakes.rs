@@ -474,7 +474,7 @@ fn ways(image: &str, nodes: &str) -> String {
     let (boot, ironic) = ("boot_kernel = \"k\"\nboot_initrd = \"i\"\n", "ironic_image = \"http://192.0.2.1/n.raw\"\n");
     format!(
         "[nodes.ours]\nmac = \"02:00:5e:10:00:0a\"\nbmc = {{ protocol = \"ipmi\", address = \"192.0.2.9\", user = \"u\", password_file = \"/etc/p\" }}\n\
-         [nodes.theirs]\nironic = {{}}\n\
+         [nodes.theirs]\nmac = \"02:00:5e:10:00:0b\"\nironic = {{}}\n\
          [images.boot]\n{keys}{boot}[images.ironic]\n{keys}{ironic}[images.both]\n{keys}{boot}{ironic}\
          [schedules.weekly]\ncron = \"0 22 * * 6\"\nstarts = \"node-os\"\nimage = \"{image}\"\nnodes = [{nodes}]\n"
     )
@@ -504,9 +504,11 @@ fn a_node_is_renewed_in_one_way_and_by_an_image_that_can_be_written_so() {
     let (reason, help) = only("[nodes.a]\nmac = \"02:00:5e:10:00:01\"\n");
     assert_eq!(reason, "`bmc` is missing in `[nodes.a]`");
     assert!(help.ends_with("`, or, if Ironic renews it, `ironic = {}`"), "{help}");
-    assert_eq!(only("[nodes.a]\nironic.nod = \"x\"\n").1, "did you mean `node`?");
-    assert_eq!(only("[nodes.a]\nironic.node = \"x\"\n[nodes.b]\nironic.node = \"x\"\n").0, "`a` and `b` have the same node of Ironic's");
+    assert_eq!(only("[nodes.a]\nmac = \"02:00:5e:10:00:01\"\nironic.nod = \"x\"\n").1, "did you mean `node`?");
+    assert_eq!(only("[nodes.a]\nmac = \"02:00:5e:10:00:01\"\nironic.node = \"x\"\n[nodes.b]\nmac = \"02:00:5e:10:00:02\"\nironic.node = \"X\"\n").0, "`a` and `b` have the same node of Ironic's");
     assert_eq!(only("[nodes.a]\nironic = {}\nmac = \"02-00-5e-10-00-01\"\n").0, "`02-00-5e-10-00-01` is not a MAC address");
+    assert_eq!(only("[nodes.a]\nironic = {}\n").0, "`mac` is missing in `[nodes.a]`");
+    assert_eq!(only(&ways("ironic", "\"theirs\"").replacen("http://192.0.2.1/n.raw", "noble-2026-11", 1)).0, "`noble-2026-11` is not an http or https URL");
     let lonely = ways("boot", "\"ours\"").replacen("[images.ironic]", &format!("ironic_sha256 = \"{}\"\n[images.ironic]", "b".repeat(64)), 1);
     assert_only(&lonely, "there is no `ironic_image` that this is the digest of", "write `ironic_image` too, or leave it out");
     assert_only("[ironic]\nconfigdrive = \"drive.json\"\n", "`drive.json` is not an absolute path", "write the whole path from the root, beginning with a slash");
@@ -515,7 +517,7 @@ fn a_node_is_renewed_in_one_way_and_by_an_image_that_can_be_written_so() {
 
 #[test]
 fn a_site_whose_nodes_ironic_renews_needs_no_pxe_server() {
-    let site = "site = \"lab\"\nopenstack.cloud = \"lab\"\n[nodes.a]\nironic = {}\n";
+    let site = "site = \"lab\"\nopenstack.cloud = \"lab\"\n[nodes.a]\nmac = \"02:00:5e:10:00:0c\"\nironic = {}\n";
     assert!(check_text("c", site).unwrap().netboot.is_none());
     let half = format!("{site}[netboot]\ndirectory = \"/srv/boot\"\n");
     assert_eq!(check_text("c", &half).unwrap_err().problems()[0].reason(), "`url` is missing in `[netboot]`");

@@ -386,6 +386,46 @@ async fn a_node_that_comes_back_old_is_not_believed_whatever_ironic_says() {
     renewal.is_clean_but_for_rebuilds_again(1);
 }
 
+/// Its host key is new, and no mark vouches for it.
+#[tokio::test]
+async fn a_node_that_comes_back_without_our_mark_is_asked_about_and_rebuilt_once_more_if_that_is_wanted() {
+    let mut renewal = Renewal::of(with_faults(NodeFaults { rebuild_unmarked: 1, ..NodeFaults::default() })).await;
+    let question = renewal.question().await;
+    assert!(question.text.contains("something else") && mentions(&question, "its host key is not known"), "{question:?}");
+    renewal.answer("retry").await;
+    renewal.succeeded().await;
+    assert_eq!(renewal.rebuilds(), 2);
+    renewal.is_clean_but_for_rebuilds_again(1);
+}
+
+/// What is said not to have begun, and has, is not begun again.
+#[tokio::test]
+async fn a_rebuild_that_a_proxy_asks_for_twice_is_done_once() {
+    let renewal = Renewal::of(with_faults(NodeFaults { rebuild_repeated: 1, ..NodeFaults::default() })).await;
+    renewal.succeeded().await;
+    assert_eq!(renewal.rebuilds(), 1);
+    renewal.is_clean();
+}
+
+/// The operator's word is about what was asked, not about what came of it since.
+#[tokio::test]
+async fn a_consent_to_rebuild_is_good_for_nothing_else_than_what_was_asked_about() {
+    let mut renewal = Renewal::of(with_faults(NodeFaults { rebuild_fails: 1, ..NodeFaults::default() })).await;
+    let failed = renewal.question().await;
+    assert!(failed.text.contains("has failed"), "{failed:?}");
+    // Somebody has it rebuilt by hand meanwhile: it comes up without our mark.
+    let by_hand = renewal.sim.world.ironic_node(NODE).unwrap().ordered.unwrap();
+    let theirs = turnaround_workflows::ports::Installed { token: turnaround_workflows::ports::Token("by-hand".to_owned()), sha256: by_hand.sha256 };
+    renewal.sim.world.request_rebuild(NODE, theirs).unwrap();
+    renewal.answer("retry").await;
+    let another = renewal.question().await;
+    assert!(another.text.contains("something else") && mentions(&another, "by-hand"), "{another:?}");
+    assert_eq!(renewal.rebuilds(), 2, "ours, and that by hand");
+    renewal.answer("retry").await;
+    renewal.succeeded().await;
+    assert_eq!(renewal.rebuilds(), 3);
+}
+
 #[tokio::test]
 async fn a_node_with_another_digest_is_not_believed() {
     let renewal = Renewal::of(with_faults(NodeFaults { wrong_sha256: Some("0".repeat(64)), ..NodeFaults::default() })).await;

@@ -149,8 +149,8 @@ fn gpu() -> NodeName {
     GPU.parse().unwrap()
 }
 
-fn order(token: &str) -> RebuildOrder {
-    RebuildOrder { token: Token(token.to_owned()), source: "http://127.0.0.1:1/new.raw".to_owned(), sha256: "a".repeat(64) }
+fn order(token: &str, found: &RebuildRecord) -> RebuildOrder {
+    RebuildOrder { token: Token(token.to_owned()), id: found.id.clone(), source: "http://127.0.0.1:1/new.raw".to_owned(), sha256: "a".repeat(64) }
 }
 
 macro_rules! bed {
@@ -171,20 +171,20 @@ async fn a_real_ironic_rebuilds_a_node_as_the_simulated_one_does() {
     assert_eq!((found.objections.clone(), found.order.clone(), found.last_error.clone()), (vec![], None, None));
 
     // Ordered: on record, and nothing else has changed. The checksum of the image before is gone.
-    adapter.rebuilder.order(&gpu(), &order("t-1")).await.unwrap();
+    adapter.rebuilder.order(&gpu(), &order("t-1", &found)).await.unwrap();
     assert_eq!(adapter.record().await, RebuildRecord { order: Some(Token("t-1".to_owned())), ..found.clone() });
     let info = bed.node().await["instance_info"].take();
     assert_eq!((&info["image_source"], &info["image_os_hash_algo"]), (&json!("http://127.0.0.1:1/new.raw"), &json!("sha256")));
     assert_eq!((&info["image_os_hash_value"], &info["image_checksum"]), (&json!("a".repeat(64)), &Value::Null));
 
     // Rebuilt: refused for now while it goes on, and its state has changed before the answer came.
-    adapter.rebuilder.rebuild(&gpu(), &order("t-1")).await.unwrap();
+    adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap();
     let working = adapter.record().await;
     assert_eq!((working.state, working.order.clone()), (RebuildState::Working, Some(Token("t-1".to_owned()))));
     assert_ne!(working.changed, found.changed);
     assert!(working.locked_by.is_some());
-    assert_eq!(adapter.rebuilder.rebuild(&gpu(), &order("t-1")).await.unwrap_err().kind, PortErrorKind::Unavailable);
-    let locked = adapter.rebuilder.order(&gpu(), &order("t-2")).await.unwrap_err();
+    assert_eq!(adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    let locked = adapter.rebuilder.order(&gpu(), &order("t-2", &found)).await.unwrap_err();
     assert_eq!(locked.kind, PortErrorKind::Unavailable);
     println!("while it works: {locked}: {}", locked.source.as_ref().unwrap());
     bed.settled("active").await;
@@ -193,20 +193,20 @@ async fn a_real_ironic_rebuilds_a_node_as_the_simulated_one_does() {
     assert_ne!(over.changed, found.changed);
 
     // Nothing keeps it from being asked for again: that is for us.
-    adapter.rebuilder.rebuild(&gpu(), &order("t-1")).await.unwrap();
+    adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap();
     bed.settled("active").await;
 
     // Refused, in its own words.
     bed.call(Method::PUT, &format!("/nodes/{}/maintenance", bed.name), Some(json!({ "reason": "DIMM, ask bob" }))).await;
     assert_eq!(adapter.record().await.objections, ["Ironic has gpu-01 in maintenance: DIMM, ask bob"]);
-    match adapter.rebuilder.rebuild(&gpu(), &order("t-1")).await.unwrap_err().kind {
+    match adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap_err().kind {
         PortErrorKind::Refused { reason } => assert!(reason.ends_with("because it's in maintenance mode."), "{reason}"),
         other => panic!("{other:?}"),
     }
     bed.call(Method::DELETE, &format!("/nodes/{}/maintenance", bed.name), None).await;
     bed.patch(json!([{ "op": "add", "path": "/protected", "value": true }])).await;
     assert_eq!(adapter.record().await.objections, ["Ironic has gpu-01 protected"]);
-    assert!(matches!(adapter.rebuilder.rebuild(&gpu(), &order("t-1")).await.unwrap_err().kind, PortErrorKind::Denied { .. }));
+    assert!(matches!(adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap_err().kind, PortErrorKind::Denied { .. }));
     bed.patch(json!([{ "op": "add", "path": "/protected", "value": false }])).await;
 
     // A tenant's machine, and a retired one: Ironic itself would rebuild both.

@@ -108,7 +108,7 @@ impl RawImage {
         let os_version_id = problems.need(here, &self.os_version_id, "\"24.04\"", |text| values::word(text));
         let kernel = problems.need(here, &self.kernel, "\"6.8.0-45-generic\"", |text| values::word(text));
         let boot = self.boot(problems);
-        let source = problems.maybe(&self.ironic_image, |text| values::word(text));
+        let source = problems.maybe(&self.ironic_image, |text| values::web_url(text));
         let written = problems.maybe(&self.ironic_sha256, |text| values::sha256(text));
         if let (Some(lonely), true) = (self.ironic_sha256.written(), self.ironic_image.is_nothing()) {
             problems.add(&lonely.key, "there is no `ironic_image` that this is the digest of", "write `ironic_image` too, or leave it out");
@@ -162,7 +162,7 @@ impl RawNode {
             problems.add(&second.key, "there are both `bmc` and `ironic`", help);
         }
         if !self.ironic.is_nothing() {
-            let mac = problems.maybe(&self.mac, |text| values::mac(text));
+            let mac = problems.need(&self.here, &self.mac, "\"02:00:5e:10:00:0a\"", |text| values::mac(text));
             let node = self.ironic.table().and_then(|raw: RawNodeIronic| problems.or(&raw.node, || name.to_owned(), |text| values::word(text)));
             return Some(RenewedBy::Ironic { node: node?, mac: mac? });
         }
@@ -335,8 +335,8 @@ fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, St
     }
     if let Some(ironic) = node.ironic.written() {
         let (known_as, at) = match ironic.value.node.written() {
-            Some(written) => (written.value.clone(), written.span.clone()),
-            None => (name.value.clone(), ironic.key.clone()),
+            Some(written) => (written.value.to_lowercase(), written.span.clone()),
+            None => (name.value.to_lowercase(), ironic.key.clone()),
         };
         all.push(("node of Ironic's", known_as, at));
     }

@@ -130,7 +130,13 @@ fn document(node: &IronicNode) -> Value {
     })
 }
 
+/// A path names a node by its name or by its id.
+fn named(world: &World, path: String) -> String {
+    world.machines().into_iter().map(|machine| machine.node).find(|node| uuid(node) == path).unwrap_or(path)
+}
+
 async fn show(State(ironic): Shared, Path(node): Path<String>) -> Response {
+    let node = named(&ironic.world, node);
     match ironic.world.ironic_node(&node) {
         Ok(found) => Json(document(&found)).into_response(),
         Err(error) => trouble(error, &node),
@@ -139,6 +145,7 @@ async fn show(State(ironic): Shared, Path(node): Path<String>) -> Response {
 
 /// A JSON patch: only what an order writes is understood.
 async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Json<Value>) -> Response {
+    let node = named(&ironic.world, node);
     let found = match ironic.world.ironic_node(&node) {
         Ok(found) => document(&found),
         Err(error) => return trouble(error, &node),
@@ -155,7 +162,7 @@ async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Js
     let text = |path: &str| added(path).and_then(Value::as_str).map(str::to_owned);
     let token = added("/extra/turnaround").and_then(|order| order["token"].as_str());
     let order = match (text("/instance_info/image_source"), text("/instance_info/image_os_hash_algo"), text("/instance_info/image_os_hash_value"), token) {
-        (Some(source), Some(algorithm), Some(sha256), Some(token)) if algorithm == "sha256" => RebuildOrder { token: Token(token.to_owned()), source, sha256 },
+        (Some(source), Some(algorithm), Some(sha256), Some(token)) if algorithm == "sha256" => RebuildOrder { token: Token(token.to_owned()), id: uuid(&node), source, sha256 },
         _ => return refuse(400, "this simulated Ironic only understands the patch of a whole order"),
     };
     let stale = found.pointer("/instance_info/image_checksum").is_some() && !operations.iter().any(|operation| operation["op"] == "remove");
@@ -169,6 +176,7 @@ async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Js
 }
 
 async fn provision(State(ironic): Shared, Path(node): Path<String>, Json(wanted): Json<Value>) -> Response {
+    let node = named(&ironic.world, node);
     if wanted["target"] != "rebuild" {
         return refuse(400, "this simulated Ironic only knows `rebuild`");
     }

@@ -25,7 +25,7 @@ const BOUNDARY: &str = "==turnaround-5d1f0c6e==";
 pub(crate) struct Drive {
     #[serde(default)]
     meta_data: Map<String, Value>,
-    network_data: Option<Value>,
+    network_data: Option<Map<String, Value>>,
     user_data: Option<String>,
 }
 
@@ -60,7 +60,7 @@ impl Drive {
         meta_data.entry("hostname").or_insert_with(|| json!(node));
         let mut drive = json!({ "meta_data": meta_data, "user_data": self.user_data(mark) });
         if let Some(network) = &self.network_data {
-            drive["network_data"] = network.clone();
+            drive["network_data"] = json!(network);
         }
         drive
     }
@@ -131,6 +131,7 @@ mod tests {
         let none = |text: &str| drive(text).err().unwrap();
         assert_eq!(none(r#"{"userdata":"hunter2"}"#).split(':').next(), Some("FILE is not a JSON object with `meta_data`, `network_data` and a text `user_data`, or some of them"));
         assert!(!none(r#"{"user_data":7,"x":"hunter2"}"#).contains("hunter2"));
+        assert!(!none(r#"{"network_data":["hunter2"]}"#).contains("hunter2"));
         assert!(none(r#"{"user_data":"MIME-Version: 1.0\n"}"#).contains("does not begin with `#`"));
         let long = format!(r##"{{"user_data":"#{}"}}"##, "x".repeat(70_000));
         assert!(none(&long).contains("larger than 65536 bytes"));

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{HeaderName, HeaderValue, Method};
@@ -42,8 +43,8 @@ pub(crate) enum Place {
 pub(crate) struct Machine {
     /// Its name or UUID there.
     pub(crate) known_as: String,
-    /// Of a port that it must have.
-    pub(crate) mac: Option<String>,
+    /// Of a port that it must have: a name alone would not tell it from another machine.
+    pub(crate) mac: String,
     /// What it is given by the site itself.
     pub(crate) drive: Drive,
 }
@@ -53,6 +54,30 @@ pub(crate) struct Ironic {
     place: Place,
     machines: BTreeMap<NodeName, Machine>,
 }
+
+/// What becomes of a call whose token turns out not to be good any more. (A 401 comes before anything is carried out.)
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Renewal {
+    /// It is sent again with a new one.
+    SentAgain,
+    /// It is not: what was looked at before it may be old by then, and whoever sent it may not be the workflow's worker any more.
+    NotSentAgain,
+}
+
+impl Renewal {
+    /// How long a token is waited for.
+    fn patience(self) -> Duration {
+        match self {
+            // Keystone's own time limit is the session's.
+            Renewal::SentAgain => Duration::MAX,
+            // It was there a moment ago, for the look at the record.
+            Renewal::NotSentAgain => TOKEN_IS_THERE_WITHIN,
+        }
+    }
+}
+
+/// A token that is waited for longer than this makes a look old.
+const TOKEN_IS_THERE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What was ordered for a node, and whether it is still being installed.
 pub(crate) struct Ordered {
@@ -160,23 +185,30 @@ impl Ironic {
 
     async fn read(&self, node: &NodeName, operation: &str) -> Result<Document, PortError> {
         let machine = self.machine(node, operation)?;
-        let answer = self.send(operation, Method::GET, &["nodes", &machine.known_as], &[], None).await?;
+        let answer = self.send(operation, Method::GET, &["nodes", &machine.known_as], &[], None, Renewal::SentAgain).await?;
         answer.json("a node of Ironic's").map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))
     }
 
-    /// What is wrong with the ports of `found`, if one of them must have a certain address.
+    /// What is wrong with the ports of `found`, one of which must have the machine's address.
     async fn another_machine(&self, machine: &Machine, found: &Document, operation: &str) -> Result<Option<String>, PortError> {
-        let Some(mac) = &machine.mac else { return Ok(None) };
+        let mac = &machine.mac;
         let query = [("node", found.uuid.as_str()), ("fields", "address")];
-        let answer = self.send(operation, Method::GET, &["ports"], &query, None).await?;
+        let answer = self.send(operation, Method::GET, &["ports"], &query, None, Renewal::SentAgain).await?;
         let ports: Ports = answer.json("a list of ports").map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))?;
         let has = ports.ports.iter().any(|port| port.address.eq_ignore_ascii_case(mac));
         Ok((!has).then(|| format!("Ironic's record `{}` is of another machine: it has no port with the address {mac}", machine.known_as)))
     }
 
-    /// Sends one call, and returns its answer if it is a success. A 401 comes before anything is carried out, so the call is sent once more with
-    /// a new token.
-    async fn send(&self, operation: &str, method: Method, path: &[&str], query: &[(&str, &str)], body: Option<&Value>) -> Result<Answer, PortError> {
+    /// Sends one call, and returns its answer if it is a success.
+    async fn send(
+        &self,
+        operation: &str,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+        renewal: Renewal,
+    ) -> Result<Answer, PortError> {
         let request = |base: &Url| {
             let mut url = base.clone();
             // An http URL always has a path to extend. Catalogues have the version in it, or leave it out.
@@ -198,11 +230,15 @@ impl Ironic {
             Place::Url { http, base } => http.send(&request(base)).await.map_err(unanswered)?,
             Place::Catalogue(session) => {
                 let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
-                let token = session.token().await.map_err(before)?;
+                let late = |_| PortError::new(operation, PortErrorKind::Unavailable).with_source("Keystone takes too long");
+                let token = tokio::time::timeout(renewal.patience(), session.token()).await.map_err(late)?.map_err(before)?;
                 let base = session.baremetal_endpoint(&token).map_err(before)?;
                 let answer = session.http().send(&request(&base).header(X_AUTH_TOKEN, token.value.clone())).await.map_err(unanswered)?;
                 if answer.status.as_u16() == 401 {
                     let token = session.renew(&token).await.map_err(before)?;
+                    if renewal == Renewal::NotSentAgain {
+                        return Err(PortError::new(operation, PortErrorKind::Unavailable).with_source("the token was not good any more; nothing was asked for"));
+                    }
                     session.http().send(&request(&base).header(X_AUTH_TOKEN, token.value.clone())).await.map_err(unanswered)?
                 } else {
                     answer
@@ -246,6 +282,7 @@ impl Rebuilder for Ironic {
             called: foreign_text(found.called()),
             order: found.token(),
             objections,
+            id: found.uuid,
             locked_by: found.reservation.as_deref().map(foreign_text),
             last_error: found.last_error.as_deref().map(foreign_text),
             changed: found.provision_updated_at,
@@ -254,7 +291,6 @@ impl Rebuilder for Ironic {
 
     async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
         let operation = format!("write down what Ironic is to rebuild {node} with");
-        let machine = self.machine(node, &operation)?;
         let found = self.read(node, &operation).await?;
         let add = |path: &str, value: Value| json!({ "op": "add", "path": path, "value": value });
         let mut patch = vec![
@@ -267,7 +303,7 @@ impl Rebuilder for Ironic {
         if found.instance_info.contains_key("image_checksum") {
             patch.push(json!({ "op": "remove", "path": "/instance_info/image_checksum" }));
         }
-        self.send(&operation, Method::PATCH, &["nodes", &machine.known_as], &[], Some(&Value::Array(patch))).await?;
+        self.send(&operation, Method::PATCH, &["nodes", &order.id], &[], Some(&Value::Array(patch)), Renewal::SentAgain).await?;
         Ok(())
     }
 
@@ -277,7 +313,17 @@ impl Rebuilder for Ironic {
         let mark = Installed { token: order.token.clone(), sha256: order.sha256.clone() };
         let drive = machine.drive.with_mark(node, &mark);
         let body = json!({ "target": "rebuild", "configdrive": drive });
-        self.send(&operation, Method::PUT, &["nodes", &machine.known_as, "states", "provision"], &[], Some(&body)).await?;
-        Ok(())
+        let path = ["nodes", &order.id, "states", "provision"];
+        match self.send(&operation, Method::PUT, &path, &[], Some(&body), Renewal::NotSentAgain).await {
+            Ok(_) => Ok(()),
+            // Ironic's words on a configdrive may quote all of it.
+            Err(error) => match &error.kind {
+                PortErrorKind::Refused { reason } if reason.to_lowercase().contains("configdrive") => {
+                    let reason = "Ironic does not accept the configdrive; why is in its own log, since its words may quote what is secret in it".to_owned();
+                    Err(PortError::new(operation, PortErrorKind::Refused { reason }))
+                }
+                _ => Err(error),
+            },
+        }
     }
 }

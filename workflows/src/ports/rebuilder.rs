@@ -9,9 +9,11 @@ use super::{PortError, Token};
 /// What a node is to be rebuilt with, and by whose order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildOrder {
-    /// The node's new system carries it in its mark ([`super::Installed`]).
+    /// The node's new system carries it in its installation mark ([`super::Installed`]).
     pub token: Token,
-    /// Where the service has the image from: a URL, or a name of its own.
+    /// The node that was looked at: [`RebuildRecord::id`]. A name may mean another one by now.
+    pub id: String,
+    /// The URL where the service has the image from.
     pub source: String,
     /// SHA-256 of that file, lower-case hex. The service checks it before it writes; the mark carries it, too.
     pub sha256: String,
@@ -33,6 +35,8 @@ pub enum RebuildState {
 /// What the service has on record of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RebuildRecord {
+    /// The service's own id of the node, which never means another one.
+    pub id: String,
     pub state: RebuildState,
     /// The state in the service's own word.
     pub called: String,

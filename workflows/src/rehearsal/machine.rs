@@ -64,6 +64,8 @@ pub(super) struct Machine {
     pub(super) traits: Vec<String>,
     pub(super) plan: NodePlan,
     pub(super) faults: NodeFaults,
+    /// It has a host key that nobody knows.
+    stranger: bool,
     /// Ironic's, if it knows the node.
     pub(super) record: Option<Record>,
     pub(super) service_id: String,
@@ -111,6 +113,7 @@ impl Machine {
             devices: plan.devices.clone(),
             traits: plan.traits.clone(),
             faults: plan.faults.clone(),
+            stranger: false,
             record: plan.ironic.as_ref().map(|record| Record::new(record, now)),
             service_id,
             enabled: plan.disabled.is_none(),
@@ -172,6 +175,10 @@ impl Machine {
         let changed = self.disk.installed.as_ref().and_then(|_| self.plan.faults.answers_after_installation.get(command));
         let answer = || changed.or_else(|| self.plan.answers.get(command)).cloned();
         (self.phase == Phase::Running).then(|| answer().map_or_else(unknown, |output| CommandEnd { code: 0, output }))
+    }
+
+    pub(super) fn is_stranger(&self) -> bool {
+        self.stranger
     }
 
     pub(super) fn facts(&self) -> Option<Facts> {
@@ -353,6 +360,10 @@ impl Site {
             hostname: faults.wrong_hostname.clone().unwrap_or_else(|| machine.name.clone()),
             installed: Some(Installed { token: ticket.token.clone(), sha256: sha256.clone() }),
         };
+        machine.stranger = machine.record.is_some() && takes(&mut machine.faults.rebuild_unmarked);
+        if machine.stranger {
+            machine.disk.installed = None;
+        }
         machine.deployed = self.plan.setup.is_none();
         machine.memory_mb = machine.memory_mb.saturating_sub(std::mem::take(&mut machine.faults.loses_memory_mb));
         let (name, host, enabled) = (machine.name.clone(), machine.host.clone(), machine.enabled);

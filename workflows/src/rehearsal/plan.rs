@@ -247,6 +247,10 @@ pub struct NodeFaults {
     pub rebuild_hangs: u32,
     /// It ends well, and nothing was written: the old system comes up.
     pub rebuild_keeps_old: u32,
+    /// It ends well, and its configdrive was not heeded: no installation mark, and a host key that nobody knows.
+    pub rebuild_unmarked: u32,
+    /// A proxy repeats the request for a rebuild: it is accepted, and the answer is that to the second one.
+    pub rebuild_repeated: u32,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
 }

@@ -242,6 +242,7 @@ impl Rebuilder for World {
             found.instance_uuid.map(|instance| format!("{node} is the machine of instance {instance}")),
         ];
         Ok(RebuildRecord {
+            id: found.name,
             state,
             called: found.provision_state,
             locked_by: found.reservation,

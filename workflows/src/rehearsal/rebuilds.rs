@@ -135,6 +135,9 @@ impl Site {
             (record.last_error, record.mark) = (None, Some(mark));
         }
         self.after(self.plan.latencies.reset, Due::RebuildHits { node: index });
+        if super::machine::takes(&mut self.nodes[index].faults.rebuild_repeated) {
+            return Err(locked(node, "ironic1"));
+        }
         self.answer(Call::Rebuild, ())
     }
 

@@ -307,7 +307,11 @@ impl World {
     pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
-        site.nodes[node].facts().ok_or(Trouble::Unavailable)
+        let facts = site.nodes[node].facts().ok_or(Trouble::Unavailable)?;
+        if site.nodes[node].is_stranger() {
+            return Err(Trouble::refused(400, "its host key is not known, and it does not show the mark of the installation that was ordered"));
+        }
+        Ok(facts)
     }
 
     /// What `command` ends with on a node.

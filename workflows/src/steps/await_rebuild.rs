@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
-use super::netboot::facts;
-use super::rebuilding::{Asked, Intent, Kept, Settled, rebuild, settle, with_answers};
+use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, with_answers, word_of};
 use super::{Rebuild, needed, order, queues};
 use crate::engine::{Observed, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::RebuildState;
@@ -27,9 +26,15 @@ enum Seen {
     /// Not yet, and why.
     NotYet(String),
     /// It answers, but with something else than what was to be installed.
-    Other(Question),
+    Other(Trouble),
     /// It failed, or somebody else has taken it in hand.
-    Bad(Question),
+    Bad(Trouble),
+}
+
+/// What the operator is asked, and what about: another state of the record or another boot is another question.
+struct Trouble {
+    question: Question,
+    about: String,
 }
 
 fn newest(cx: &StepCx<'_>, kept: &Kept) -> Result<Intent, StepError> {
@@ -42,24 +47,36 @@ fn newest(cx: &StepCx<'_>, kept: &Kept) -> Result<Intent, StepError> {
 async fn look(cx: &StepCx<'_>, intent: &Intent) -> Result<Seen, StepError> {
     let node = order(cx)?.node;
     let record = cx.ports.rebuilder.record(&node).await?;
+    let changed = record.changed.clone().unwrap_or_default();
+    let trouble = |question: Question| Trouble { question, about: format!("{} {changed}", record.called) };
     if record.order.as_ref() != Some(&intent.order.token) {
-        let carries = record.order.map_or_else(|| "no order of ours".to_owned(), |token| format!("the order {token}"));
+        let carries = record.order.as_ref().map_or_else(|| "no order of ours".to_owned(), |token| format!("the order {token}"));
         let question = Question::new(format!("Ironic's record of {node} is not about this rebuild any more: what now?"));
-        return Ok(Seen::Bad(question.seen(format!("it is `{}`, and carries {carries}", record.called))));
+        return Ok(Seen::Bad(trouble(question.seen(format!("it is `{}`, and carries {carries}", record.called)))));
     }
     match record.state {
-        RebuildState::Working => return Ok(Seen::NotYet(record.called)),
-        RebuildState::Failed | RebuildState::Other => {
-            let error = record.last_error.unwrap_or_else(|| "it does not say why".to_owned());
+        RebuildState::Working => return Ok(Seen::NotYet(record.called.clone())),
+        RebuildState::Failed => {
+            let error = record.last_error.clone().unwrap_or_else(|| "it does not say why".to_owned());
             let question = Question::new(format!("the rebuild of {node} has failed: what now?"));
-            return Ok(Seen::Bad(question.seen(format!("Ironic has it as `{}`", record.called)).seen(error)));
+            return Ok(Seen::Bad(trouble(question.seen(format!("Ironic has it as `{}`", record.called)).seen(error))));
+        }
+        RebuildState::Other => {
+            let question = Question::new(format!("somebody else does something with {node} in Ironic: what now?"));
+            return Ok(Seen::Bad(trouble(question.seen(format!("Ironic has it as `{}`", record.called)))));
         }
         RebuildState::Installed => {}
     }
-    if let Some(by) = record.locked_by {
+    if let Some(by) = &record.locked_by {
         return Ok(Seen::NotYet(format!("locked by {by}")));
     }
-    let Some(facts) = facts(cx, &node).await? else { return Ok(Seen::NotYet("boots".to_owned())) };
+    let something_else = || Question::new(format!("{node} runs something else than what was to be installed: what now?")).seen("Ironic says that it is done".to_owned());
+    let facts = match word_of(cx, &node).await? {
+        Word::Facts(facts) => facts,
+        Word::Silent => return Ok(Seen::NotYet("boots".to_owned())),
+        // A new system has a new host key, which its installation mark would have vouched for.
+        Word::Stranger(why) => return Ok(Seen::Other(trouble(something_else().seen(why)))),
+    };
     let has_booted = intent.boot_id_before.as_ref() != Some(&facts.boot_id);
     let marked = facts
         .installed
@@ -73,11 +90,9 @@ async fn look(cx: &StepCx<'_>, intent: &Intent) -> Result<Seen, StepError> {
         None => "it carries no installation mark".to_owned(),
     };
     let booted = if has_booted { "it has booted since" } else { "it has not booted since" };
-    let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
-        .seen("Ironic says that it is done".to_owned())
-        .seen(format!("OS {}, kernel {}, boot id {}: {booted}", facts.os_version_id, facts.kernel, facts.boot_id))
-        .seen(carries);
-    Ok(Seen::Other(question))
+    let question = something_else().seen(format!("OS {}, kernel {}, boot id {}: {booted}", facts.os_version_id, facts.kernel, facts.boot_id)).seen(carries);
+    let Trouble { question, about } = trouble(question);
+    Ok(Seen::Other(Trouble { question, about: format!("{about} {}", facts.boot_id) }))
 }
 
 #[async_trait]
@@ -115,12 +130,18 @@ impl Step for AwaitRebuild {
                 Settled::NeverBegan => return rebuild_again(cx, &order.node, kept, poll).await,
             }
         }
-        let question = match look(cx, &newest(cx, &kept)?).await? {
+        let Trouble { question, about } = match look(cx, &newest(cx, &kept)?).await? {
             Seen::Ours(installed) => return Ok(Progress::Done(installed)),
-            Seen::NotYet(note) => return Ok(Progress::LookAgain { after: poll, note }),
-            Seen::Bad(question) => question,
-            Seen::Other(question) => match kept.other_since {
-                Some(since) if cx.now().since(since) > MARK_COMES_WITHIN => question,
+            Seen::NotYet(note) => {
+                // What answered before is gone: whatever comes up next has its own time.
+                if kept.other_since.take().is_some() {
+                    cx.save(&kept, note.clone()).await?;
+                }
+                return Ok(Progress::LookAgain { after: poll, note });
+            }
+            Seen::Bad(trouble) => trouble,
+            Seen::Other(trouble) => match kept.other_since {
+                Some(since) if cx.now().since(since) > MARK_COMES_WITHIN => trouble,
                 Some(_) => return Ok(Progress::LookAgain { after: poll, note: "waits for its mark".to_owned() }),
                 None => {
                     kept.other_since = Some(cx.now());
@@ -129,12 +150,13 @@ impl Step for AwaitRebuild {
                 }
             },
         };
-        // Once for each time that the operator was asked.
+        // Once for each time that the operator was asked, and only if it still stands as it did then.
         let done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.asked;
-        if !done && kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked)) {
+        let is_wanted = kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
+        if !done && is_wanted && kept.asked_about.as_ref() == Some(&about) {
             return rebuild_again(cx, &order.node, kept, poll).await;
         }
-        kept.asked = Some(cx.now());
+        (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
         cx.save(&kept, "it did not come out well").await?;
         Err(StepError::ask(with_answers(question)))
     }

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::confirm_empty::objections;
-use super::netboot::{LOOK_IS_GOOD_FOR, facts};
+use super::netboot::LOOK_IS_GOOD_FOR;
 use super::{needed, order};
 use crate::chance;
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
-use crate::ports::{PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Token};
+use crate::ports::{Facts, PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Token};
 
 /// A rebuild of which the record shows nothing this long after it was meant was never begun.
 // 30 s until it is asked for, another 30 s in which a request is given up by default (the service changes its record before it answers), and twice
@@ -33,6 +33,8 @@ pub(super) struct Kept {
     pub(super) rebuild: Option<Intent>,
     /// When the operator was asked about what came of the one before.
     pub(super) asked: Option<Timestamp>,
+    /// What that was about: a consent is good for nothing else.
+    pub(super) asked_about: Option<String>,
     /// Since when the node answers with something else than what was to be installed.
     pub(super) other_since: Option<Timestamp>,
 }
@@ -59,6 +61,26 @@ enum Answer {
     NotBegun,
 }
 
+/// What a node says of itself.
+pub(super) enum Word {
+    Facts(Box<Facts>),
+    /// It does not answer.
+    Silent,
+    /// Something answers, and can't be told to be the node: why.
+    Stranger(String),
+}
+
+pub(super) async fn word_of(cx: &StepCx<'_>, node: &NodeName) -> Result<Word, StepError> {
+    match cx.ports.facts.facts(node).await {
+        Ok(facts) => Ok(Word::Facts(Box::new(facts))),
+        Err(error) => match error.kind {
+            PortErrorKind::Unavailable => Ok(Word::Silent),
+            PortErrorKind::Refused { reason } => Ok(Word::Stranger(reason)),
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Garbled { .. } | PortErrorKind::Denied { .. } => Err(error.into()),
+        },
+    }
+}
+
 /// What became of a rebuild.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Settled {
@@ -83,17 +105,17 @@ pub(super) fn unfit(cx: &StepCx<'_>, node: &NodeName, record: &RebuildRecord) ->
 
 /// Looks what became of `intent`.
 pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, intent: &Intent) -> Result<Settled, StepError> {
-    match intent.answer {
-        Answer::Accepted => return Ok(Settled::Began),
-        Answer::NotBegun => return Ok(Settled::NeverBegan),
-        Answer::None => {}
+    if intent.answer == Answer::Accepted {
+        return Ok(Settled::Began);
     }
+    // Also where it is said not to have begun: a proxy that repeats requests gets a no for the second one.
     let record = cx.ports.rebuilder.record(node).await?;
     // It is asked for only once the order is on the record.
     if record.order.as_ref() == Some(&intent.order.token) && record.changed != intent.changed_before {
         return Ok(Settled::Began);
     }
-    Ok(if cx.now().since(intent.intended) < REBUILD_NEVER_BEGAN { Settled::TooEarly } else { Settled::NeverBegan })
+    let too_early = intent.answer == Answer::None && cx.now().since(intent.intended) < REBUILD_NEVER_BEGAN;
+    Ok(if too_early { Settled::TooEarly } else { Settled::NeverBegan })
 }
 
 /// What came of asking for a rebuild.
@@ -110,8 +132,12 @@ pub(super) async fn rebuild(cx: &StepCx<'_>, node: &NodeName, kept: Kept) -> Res
     if let Some(by) = record.locked_by {
         return Ok(Asked::Locked(by));
     }
-    let boot_id_before = facts(cx, node).await?.map(|facts| facts.boot_id);
-    let order = fresh_order(cx)?;
+    let boot_id_before = match word_of(cx, node).await? {
+        Word::Facts(facts) => Some(facts.boot_id),
+        // The token is fresh: it is enough to tell the new system by.
+        Word::Silent | Word::Stranger(_) => None,
+    };
+    let order = fresh_order(cx, record.id)?;
     cx.guard().await?;
     let intended = cx.just_now().await;
     let mut intent = Intent { order, boot_id_before, changed_before: record.changed, intended, answer: Answer::None };
@@ -161,11 +187,11 @@ async fn carry_out(cx: &StepCx<'_>, node: &NodeName, intent: &Intent) -> Result<
     match cx.ports.rebuilder.order(node, &intent.order).await {
         Ok(()) => {}
         // Whether it stands there or not: nothing is begun by it.
-        Err(error) => return Err(Stopped::ByUs(error.into())),
+        Err(error) => return Err(Stopped::ByUs(refused(node, error))),
     }
     let record = cx.ports.rebuilder.record(node).await.map_err(StepError::from)?;
     let mut unfit = unfit(cx, node, &record);
-    if record.order.as_ref() != Some(&intent.order.token) || record.changed != intent.changed_before {
+    if record.id != intent.order.id || record.order.as_ref() != Some(&intent.order.token) || record.changed != intent.changed_before {
         unfit.push(format!("somebody else has had its record changed meanwhile: it is `{}`", record.called));
     }
     last_look(cx, node, unfit).await?;
@@ -183,10 +209,10 @@ fn our_tokens(cx: &StepCx<'_>) -> String {
     format!("{}-", cx.id)
 }
 
-fn fresh_order(cx: &StepCx<'_>) -> Result<RebuildOrder, StepError> {
+fn fresh_order(cx: &StepCx<'_>, id: String) -> Result<RebuildOrder, StepError> {
     let token = Token(format!("{}{}-{:08x}", our_tokens(cx), cx.fence().0, chance::draw(|random| random.next_u32())));
     let image = needed(order(cx)?.image.ironic, "the order")?;
-    Ok(RebuildOrder { token, source: image.source, sha256: image.sha256 })
+    Ok(RebuildOrder { token, id, source: image.source, sha256: image.sha256 })
 }
 
 /// Asks the operator unless the node is closed and empty, and may be rebuilt.
