@@ -39,6 +39,7 @@ const DAMAGED_MAX: usize = 3;
 /// Redis's clock is wrong by so much: from one that is set to another, several leases at once, forward and back. Back means that leases end later and
 /// what is due waits, which a campaign of a minute can't have for long.
 const CLOCK_WRONG_BY_MS: Range<i64> = -4_000..12_000;
+const CLOCK_SEEN_WITHIN_MS: i64 = 2_500;
 /// Wake-ups are put forward or back by up to this much.
 const MOVED_MS: i64 = 300;
 
@@ -202,7 +203,7 @@ impl Dealer<'_> {
             Fault::HostKilled => self.host().await,
             Fault::DiskFull => self.disk().await,
             Fault::MemoryFull => self.memory().await,
-            Fault::ClockSet => self.clock(),
+            Fault::ClockSet => self.clock().await,
             Fault::AnswerCut | Fault::WireCut | Fault::WireSilent | Fault::WireSlow => self.wire(fault).await,
             Fault::WakeUpsDoubled | Fault::WakeUpsReordered | Fault::BellsLost | Fault::SignalGarbled => self.noise(fault).await,
             Fault::JournalDamaged => self.damage().await,
@@ -310,12 +311,20 @@ impl Dealer<'_> {
     }
 
     /// It stays so until it is set again.
-    fn clock(&mut self) -> io::Result<bool> {
+    async fn clock(&mut self) -> io::Result<bool> {
         let wrong_by = self.random.random_range(CLOCK_WRONG_BY_MS);
         let Some(clock) = &self.stage.clock else { return Ok(false) };
         self.tell(Fault::ClockSet, &[]);
         clock.set(wrong_by)?;
-        Ok(true)
+        // A Redis that is away now has it when it is back.
+        let Ok(mut redis) = self.stage.redis().await else { return Ok(true) };
+        let Ok((seconds, micros)) = redis::cmd("TIME").query_async::<(i64, i64)>(&mut redis).await else { return Ok(true) };
+        let seen = seconds * 1_000 + micros / 1_000 - now_ms();
+        // An answer may be late by as long as one is waited for.
+        if (wrong_by - CLOCK_SEEN_WITHIN_MS..=wrong_by + CLOCK_SEEN_WITHIN_MS).contains(&seen) {
+            return Ok(true);
+        }
+        Err(io::Error::other(format!("Redis's clock was set to be wrong by {wrong_by} ms, and is wrong by {seen} ms")))
     }
 
     async fn wire(&mut self, fault: Fault) -> io::Result<bool> {
