@@ -221,7 +221,7 @@ impl Story {
                         let nodes = entry["input"]["nodes"].as_array().into_iter().flatten();
                         orders.insert(id, nodes.filter_map(|node| node.as_str().map(str::to_owned)).collect());
                     }
-                    ("created", "node-os") => self.renewals.push(Renewal {
+                    ("created", "node-os" | "node-os-ironic") => self.renewals.push(Renewal {
                         id: id.clone(),
                         node: text(&entry, "target").to_owned(),
                         begun: entry["at"].as_i64().unwrap_or_default(),

@@ -9,12 +9,14 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::SecondsFormat;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::AbortHandle;
 use turnaround_tests::harness::until_within;
+use turnaround_workflows::clock::{Clock as _, SystemClock};
 
 /// An API server is ready after some seconds, on a busy machine later.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -216,7 +218,7 @@ impl Kubelet {
     }
 
     async fn reports_ready(&self) -> reqwest::Result<()> {
-        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let now = SystemClock.now().utc().to_rfc3339_opts(SecondsFormat::Secs, true);
         let ready = json!({ "type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now });
         let resources = json!({ "cpu": "8", "memory": "16Gi", "pods": "110" });
         let status = json!({
@@ -232,7 +234,7 @@ impl Kubelet {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": { "name": self.node },
-            "spec": { "holderIdentity": self.node, "leaseDurationSeconds": 40, "renewTime": chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true) }
+            "spec": { "holderIdentity": self.node, "leaseDurationSeconds": 40, "renewTime": SystemClock.now().utc().to_rfc3339_opts(SecondsFormat::Micros, true) }
         });
         let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         let (status, _) = self.admin.call(Method::POST, leases, "application/json", Some(&lease)).await?;
