@@ -244,7 +244,7 @@ async fn a_node_is_renewed_by_a_real_ironic_also_if_a_worker_is_killed_meanwhile
     });
     let found = found.await.unwrap();
     let order: RebuildOrder = serde_json::from_value(json!({
-        "token": found["extra"]["turnaround"]["token"], "sha256": found["extra"]["turnaround"]["sha256"], "source": found["instance_info"]["image_source"],
+        "token": found["extra"]["turnaround"]["token"], "id": found["uuid"], "sha256": found["extra"]["turnaround"]["sha256"], "source": found["instance_info"]["image_source"],
     }))
     .unwrap();
     running.world.order_rebuild(&bed.name, &order).unwrap();
