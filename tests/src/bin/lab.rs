@@ -86,6 +86,9 @@ fn plan(arguments: &Arguments) -> SitePlan {
     }
     let there = plan.nodes.len().min(CLUSTER.len());
     plan = plan.with_cluster(&CLUSTER[..there]);
+    // Ironic renews every fourth.
+    let ironics: Vec<String> = plan.nodes.iter().skip(3).step_by(4).map(|node| node.name.clone()).collect();
+    plan = plan.with_ironic(&ironics.iter().map(String::as_str).collect::<Vec<_>>());
     plan.setup = Some(SetupPlan { takes: SETUP_TAKES, ..SetupPlan::default() });
     plan.sped_up(SPED_UP)
 }
@@ -176,7 +179,7 @@ impl Lab<'_> {
             processes.check()?;
             // While the daemon is down there is nothing to show, and that is no error.
             if let Ok(rollout) = self.client.get::<WorkflowView>(&format!("/v1/workflows/{}", self.rollout)).await {
-                let open = self.client.get::<WorkflowsView>("/v1/workflows?scope=open&kind=node-os&limit=500").await;
+                let open = self.client.get::<WorkflowsView>("/v1/workflows?scope=open&limit=500").await;
                 view.update(&progress(&rollout, open.ok()), &self.world.snapshot());
                 if rollout.line.status.is_ended() || rollout.line.status == turnaround_workflows::store::Status::NeedsOperator {
                     return Ok((Some(rollout), chaos.map(|chaos| chaos.report())));

@@ -30,6 +30,8 @@ const UNAVAILABLE_PERCENT: u32 = 1;
 /// The instances that are nodes of the Kubernetes cluster, on the nodes from this place on.
 const CLUSTER: [&str; 3] = ["k3s-1", "k3s-2", "k3s-3"];
 const CLUSTER_FROM: usize = 4;
+/// The nodes that Ironic renews.
+const BY_IRONIC: [&str; 4] = ["gpu-08", "gpu-12", "gpu-16", "gpu-20"];
 
 /// How large a campaign is.
 #[derive(Debug, Clone)]
@@ -180,7 +182,7 @@ fn plan(scale: &Scale) -> SitePlan {
         for (node, name) in plan.nodes.iter().skip(CLUSTER_FROM).zip(CLUSTER) {
             plan.instances.push(InstancePlan::new(name).on(&node.name));
         }
-        plan = plan.with_cluster(&CLUSTER);
+        plan = plan.with_cluster(&CLUSTER).with_ironic(&BY_IRONIC);
         let deaf = if scale.deaf_bmc { deaf() } else { NodeFaults::default() };
         for (node, faults) in [("gpu-02", forgetful()), ("gpu-03", wrong_kernel()), ("gpu-04", deaf)] {
             if let Some(node) = plan.node(node) {
