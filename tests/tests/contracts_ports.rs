@@ -349,6 +349,12 @@ async fn what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_the
     assert_eq!(fitting(&[("resources1:VGPU", "1"), ("trait1:CUSTOM_H100", "required")]).await, free(&[("gpu-01", 1)]));
     assert_eq!(fitting(&[("resources_GPU:VGPU", "1"), ("trait_GPU:CUSTOM_H100", "forbidden")]).await, free(&[("gpu-02", 1)]));
     assert_eq!(fitting(&[("resources1:VGPU", "1"), ("resources2:VGPU", "1"), ("group_policy", "none")]).await, []);
+    for policy in [&[][..], &[("group_policy", "spread")]] {
+        let asks = specs(&[&[("resources1:VGPU", "1"), ("resources2:VGPU", "1")], policy].concat());
+        let refused = bench.ports.compute.fitting(&asks).await.unwrap_err();
+        assert!(matches!(refused.kind, PortErrorKind::Refused { .. }), "{refused}");
+    }
+    assert_eq!(fitting(&[("resources:VGPU", "1"), ("trait:CUSTOM_H100", "preferred")]).await, free(&[("gpu-01", 1), ("gpu-02", 1)]));
 }
 
 async fn server_groups_of_all_projects_are_told_with_their_rules(on: On) {

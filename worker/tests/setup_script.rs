@@ -207,14 +207,48 @@ async fn a_signal_is_the_scripts_own_business() {
 }
 
 #[tokio::test]
-async fn what_it_leaves_behind_in_its_session_is_still_it() {
-    let bench = Bench::new("(while [ ! -e go ]; do sleep 0.05; done; echo late) & echo early; exit 0");
+async fn what_it_leaves_behind_is_still_it_also_in_another_session_and_where_its_processes_are_hidden() {
+    // (It ends with the test's folder, too.)
+    let late = r#"while [ -e "$0/did" ] && [ ! -e "$0/go" ]; do sleep 0.05; done; echo late"#;
+    for session in ["sh", "setsid sh"] {
+        let bench = Bench::new(&format!("echo $$ >script; {session} -c '{late}' \"$PWD\" & echo early; exit 7"));
+        bench.start("r.1").await;
+        let _end = EndsWith(&bench, "r.1");
+        assert_eq!(bench.says("r.1").await, "early");
+        let script = fs::read_to_string(bench.site.path("script")).unwrap();
+        let proc = PathBuf::from("/proc").join(script.trim());
+        eventually("the script itself has ended", async || (!proc.exists()).then_some(())).await;
+        assert!(matches!(bench.look("r.1").await, ScriptState::Running { .. }), "{session}");
+        assert!(!bench.run("r.1").join("exit").exists(), "{session}: a worker that sees none of its processes believes in that");
+        // As to one who does not see them.
+        let runner = fs::read(bench.run("r.1").join("pid")).unwrap();
+        fs::write(bench.run("r.1").join("pid"), "1 1 another-boot").unwrap();
+        assert!(matches!(bench.look("r.1").await, ScriptState::Running { .. }), "{session}");
+        fs::write(bench.site.path("go"), "").unwrap();
+        let end = bench.ended("r.1").await;
+        assert_eq!((end.code, end.last_lines), (7, vec!["early".to_owned(), "late".to_owned()]), "{session}");
+        fs::write(bench.run("r.1").join("pid"), runner).unwrap();
+    }
+}
+
+/// Its runner has a lock of its own: where its processes are hidden, there is no moment in which it looks lost.
+#[tokio::test]
+async fn a_run_that_nobody_sees_is_not_lost_while_its_end_is_written() {
+    let bench = Bench::new("while [ ! -e go ]; do sleep 0.05; done; exit 0");
     bench.start("r.1").await;
     let _end = EndsWith(&bench, "r.1");
-    eventually("its runner has ended", async || bench.run("r.1").join("exit").exists().then_some(())).await;
-    assert!(matches!(bench.look("r.1").await, ScriptState::Running { .. }));
+    eventually("it runs", async || matches!(bench.look("r.1").await, ScriptState::Running { .. }).then_some(())).await;
+    let runner = fs::read(bench.run("r.1").join("pid")).unwrap();
+    fs::write(bench.run("r.1").join("pid"), "1 1 another-boot").unwrap();
+    // Somebody else's run, right after the lock was let go: then only the runner's own lock tells.
     fs::write(bench.site.path("go"), "").unwrap();
-    assert_eq!(bench.ended("r.1").await.last_lines, ["early", "late"]);
+    let over = async || match bench.look("r.1").await {
+        ScriptState::Running { .. } => None,
+        over => Some(over),
+    };
+    let end = eventually("it has ended", over).await;
+    assert!(matches!(end, ScriptState::Ended(ScriptEnd { code: 0, .. })), "{end:?}");
+    fs::write(bench.run("r.1").join("pid"), runner).unwrap();
 }
 
 /// The most memory that a process has had at once, in KiB; None once it has ended.

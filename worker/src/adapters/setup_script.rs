@@ -7,14 +7,15 @@
 //! |---|---|
 //! | `pid` | who runs it: process id, start time (`/proc/<pid>/stat`), boot id. Made by a hard link, so only one can ever have made it: **that is what keeps a run from being started twice** |
 //! | `log` | what it writes |
-//! | `exit` | its exit code, once it has ended |
+//! | `exit` | its exit code, once it has ended, with what it has left behind in the background |
 //!
 //! One run at a time: the runner holds a lock on `<state_dir>/scripts/lock`, and whatever it starts inherits it, so that the lock is free
-//! when nothing of the run is left, and not earlier.
+//! when nothing of the run is left, and not earlier. (But for what closes what it has not opened itself, as a daemon does.) The runner itself, and
+//! nothing else, holds a lock on `pid` as long as it lives: a worker may not be allowed to see it in `/proc`.
 //!
 //! Where systemd runs, a run is a transient unit of its own (`systemd-run`), named after it: it has none of the confinement of a
 //! worker's unit, and outlives it. Elsewhere it is a session of its own (`setsid`). In both, the same few lines of `sh` make the
-//! files. While any process of that session lives, the run is said to go on.
+//! files. While the runner or any process of that session lives, the run is said to go on.
 
 use std::ffi::OsString;
 use std::fs;
@@ -48,7 +49,10 @@ const CREDENTIAL: &str = "vault";
 ///
 /// Written to be read by a person at night, and to do nothing if the run has been started before. What systemd tells a unit of itself
 /// (systemd.exec(5)) is not the script's business. Signals that ask it to end are left
-/// to the script: it alone knows what may be left half done. File descriptor 9 is the lock.
+/// to the script: it alone knows what may be left half done. File descriptor 9 is the lock of all runs, which the script inherits, 8 the runner's own.
+///
+/// Before it writes `exit` it lets go of its own 9, and waits until nothing else holds that lock. Another run that takes it right then only costs time:
+/// it can do so only when nothing of this one is left, and `exit` comes when that one has ended; 8 tells meanwhile that this one goes on.
 const RUNNER: &str = r#"
 exec </dev/null >/dev/null 2>&1
 umask 022
@@ -58,12 +62,15 @@ exec 9>>../lock && flock -n 9 || exit 1
 echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" && sync "pid.$$" || exit 1
 ln "pid.$$" pid || { rm -f "pid.$$"; exit 1; }
 rm -f "pid.$$"
+exec 8<pid && flock 8
 trap : HUP INT TERM
 if [ -n "$CREDENTIALS_DIRECTORY" ] && [ -r "$CREDENTIALS_DIRECTORY/vault" ]; then
     VAULT_PASSWORD=$(cat "$CREDENTIALS_DIRECTORY/vault"); export VAULT_PASSWORD
 fi
 unset CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE
-if cd "$work"; then "$@" >"$run/log" 2>&1; code=$?; else echo "$work: no such folder" >"$run/log"; code=126; fi
+if cd "$work"; then "$@" >"$run/log" 2>&1 8<&-; code=$?; else echo "$work: no such folder" >"$run/log"; code=126; fi
+trap '' HUP INT TERM
+exec 9>>"$run/../lock" && flock 9
 echo "$code" >"$run/exit.new" && sync "$run/exit.new" && mv "$run/exit.new" "$run/exit"
 "#;
 
@@ -233,23 +240,25 @@ fn look(folder: &Path) -> io::Result<ScriptState> {
     {
         return Ok(ScriptState::Running { last_line: last_lines(&tail(folder)?, 1).pop().unwrap_or_default() });
     }
+    let mut exit = small_file(&folder.join("exit"))?;
+    if exit.is_none() {
+        // Who runs as another user may be hidden from this process. The locks are not.
+        if is_locked(&folder.join("pid"))? || is_locked(&folder.with_file_name("lock"))? {
+            return Ok(ScriptState::Running { last_line: last_lines(&tail(folder)?, 1).pop().unwrap_or_default() });
+        }
+        // Perhaps it has ended between the two.
+        exit = small_file(&folder.join("exit"))?;
+    }
     let tail = tail(folder)?;
     let last_lines = last_lines(&tail, LAST_LINES_MAX);
-    let Some(code) = small_file(&folder.join("exit"))? else {
-        // Who runs as another user may be hidden from this process. The lock is not.
-        return Ok(if is_locked(folder)? {
-            ScriptState::Running { last_line: last_lines.last().cloned().unwrap_or_default() }
-        } else {
-            ScriptState::Lost { last_lines }
-        });
-    };
+    let Some(code) = exit else { return Ok(ScriptState::Lost { last_lines }) };
     let code = code.trim().parse().map_err(|_| bad("the exit code is not a number"))?;
     Ok(ScriptState::Ended(ScriptEnd { code, recap: recap(&tail), last_lines }))
 }
 
-/// Does any run go on? One at a time does: if it is not this one, this one is told to be lost when that has ended.
-fn is_locked(folder: &Path) -> io::Result<bool> {
-    let lock = match fs::File::open(folder.with_file_name("lock")) {
+/// Is it held? (That of all runs tells of any run. One at a time goes on: if it is not this one, this one is told to be lost when that has ended.)
+fn is_locked(lock: &Path) -> io::Result<bool> {
+    let lock = match fs::File::open(lock) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use super::{Child, State, Step, StepError};
+use super::{Child, Course, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
 use crate::store::{Fence, WorkflowId};
@@ -88,6 +88,13 @@ impl<'a> StepCx<'a> {
     /// What an operator has answered to the newest question of this step; None while none was answered.
     pub fn answered(&self) -> Option<&str> {
         self.state.current.as_ref().filter(|current| current.step == self.step)?.answered.as_deref()
+    }
+
+    /// On the way back: did it begin with an answer to a question of this step?
+    pub fn goes_back_by_answer(&self) -> bool {
+        // Only the step that asks is without an output: those before it have succeeded.
+        matches!(self.state.course, Course::Unwinding { cause: UnwindCause::Answered { .. } })
+            && self.state.record(self.step).is_some_and(|record| record.output.is_none())
     }
 
     pub fn created_by(&self) -> &str {

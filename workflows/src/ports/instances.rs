@@ -93,6 +93,13 @@ pub fn asks(extra_specs: &BTreeMap<String, String>) -> BTreeMap<String, String> 
     asks
 }
 
+/// Have those extra specs more than one group, and no policy of Placement's for them? Nova names none either then, and Placement refuses.
+pub fn lacks_group_policy(asks: &BTreeMap<String, String>) -> bool {
+    let groups = asks.keys().filter_map(|key| Some(key.strip_prefix("resources")?.split_once(':')?.0)).filter(|group| !group.is_empty());
+    let policy = asks.get("group_policy").map(String::as_str);
+    groups.collect::<std::collections::BTreeSet<_>>().len() > 1 && !matches!(policy, Some("none" | "isolate"))
+}
+
 /// By resource class: how much of it those extra specs ask for in all, but for an instance's size.
 pub fn devices(asks: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
     let mut devices = BTreeMap::new();

@@ -546,6 +546,8 @@ pub enum Api {
     Monitoring,
     Kubernetes,
     Ironic,
+    /// Of Nova's API only `os-server-groups`, as where a cell does not answer.
+    ServerGroups,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

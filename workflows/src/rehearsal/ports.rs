@@ -14,7 +14,7 @@ use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
-    Installed, RebuildOrder, RebuildRecord, RebuildState, Rebuilder,
+    Installed, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, lacks_group_policy,
 };
 
 impl World {
@@ -90,7 +90,9 @@ impl ComputeServices for World {
     }
 
     async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
-        let offering = self.offering(asks).map_err(|e| e.while_trying_to("ask Placement for hosts with what a flavour wants"))?;
+        let refused = || Trouble::refused(400, "The \"group_policy\" parameter is required when specifying more than one \"resources{N}\" parameter.");
+        let offering = if lacks_group_policy(asks) { Err(refused()) } else { self.offering(asks) };
+        let offering = offering.map_err(|e| e.while_trying_to("ask Placement for hosts with what a flavour wants"))?;
         Ok(offering.into_iter().map(|(host, left)| (self.our_name(host), left)).collect())
     }
 }

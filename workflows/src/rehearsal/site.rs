@@ -20,7 +20,7 @@ use super::silences::Begun;
 use super::tickets::{TicketSource, TicketsInMemory};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
-use crate::ports::{BootTicket, GroupRule, InstanceId, devices};
+use crate::ports::{BootTicket, GroupRule, InstanceId, devices, lacks_group_policy};
 
 /// Nova's words where no host is fit for an instance.
 pub(super) const NO_VALID_HOST: &str = "No valid host was found. There are not enough hosts available.";
@@ -211,15 +211,18 @@ impl Site {
 
     /// Does `api` answer at all just now (for `node`)?
     pub(super) fn reach(&mut self, api: Api, node: Option<usize>) -> Result<(), Trouble> {
+        if self.is_out(api, node) || self.by_chance(self.plan.faults.unavailable_percent) { Err(Trouble::Unavailable) } else { Ok(()) }
+    }
+
+    pub(super) fn is_out(&self, api: Api, node: Option<usize>) -> bool {
         let name = node.map(|node| self.nodes[node].name.as_str());
         let passed = self.now.since(self.started);
-        let out = self.plan.faults.outages.iter().any(|outage| {
+        self.plan.faults.outages.iter().any(|outage| {
             outage.api == api
                 && (outage.node.is_none() || outage.node.as_deref() == name)
                 && passed >= outage.from
                 && passed - outage.from < outage.lasts
-        });
-        if out || self.by_chance(self.plan.faults.unavailable_percent) { Err(Trouble::Unavailable) } else { Ok(()) }
+        })
     }
 
     /// The effect has taken place; is whoever asked told so?
@@ -319,22 +322,33 @@ impl Site {
         let left = self.devices_left(node);
         let traits = &self.nodes[node].traits;
         let trait_is_met = |(key, wanted): (&String, &String)| match key.split_once(':') {
-            Some((group, name)) if group.starts_with("trait") => traits.iter().any(|has| has == name) == (wanted == "required"),
+            Some((group, name)) if group.starts_with("trait") => match wanted.as_str() {
+                "required" => traits.iter().any(|has| has == name),
+                "forbidden" => !traits.iter().any(|has| has == name),
+                // Nova only logs it.
+                _ => true,
+            },
             Some(_) | None => true,
         };
         devices(asks).iter().all(|(class, amount)| left.get(class).is_some_and(|left| left >= amount)) && asks.iter().all(trait_is_met)
     }
 
-    /// Do the hard rules of its server groups let this instance onto that host?
+    /// Do the hard rules of its server groups let this instance onto that host? As Nova's filters have it: by who is there, not by who is on the way.
     fn groups_allow(&self, guest: usize, host: &str) -> bool {
         let name = &self.guests[guest].name;
         self.plan.groups.iter().filter(|group| group.members.contains(name)).all(|group| {
-            let is_other = |index: usize| index != guest && group.members.contains(&self.guests[index].name);
-            let others: Vec<&str> = self.holders().into_iter().filter(|(_, index)| is_other(*index)).map(|(host, _)| host).collect();
+            let is_member = |other: &&Guest| !other.deleted && group.members.contains(&other.name);
+            let on = |other: &Guest| other.host.as_deref() == Some(host);
             match group.rule {
-                GroupRule::AntiAffinity { max_on_a_host } => others.iter().filter(|other| **other == host).count() < max_on_a_host as usize,
-                // As Nova has it: also where the others are on the host that is to be left.
-                GroupRule::Affinity => others.is_empty() || others.contains(&host),
+                GroupRule::AntiAffinity { max_on_a_host } => {
+                    let others = self.guests.iter().filter(is_member).filter(|other| on(other) && other.name != *name);
+                    others.count() < max_on_a_host as usize
+                }
+                // The host that is to be left is one of the group's too.
+                GroupRule::Affinity => {
+                    let mut placed = self.guests.iter().filter(is_member).filter(|other| other.host.is_some()).peekable();
+                    placed.peek().is_none() || placed.any(on)
+                }
             }
         })
     }
@@ -356,7 +370,7 @@ impl Site {
             if used_vcpus + vcpus > node.vcpus || used_memory + memory_mb > node.memory_mb {
                 continue;
             }
-            if guest.is_some_and(|guest| !self.offers(index, &self.guests[guest].asks()) || !self.groups_allow(guest, &node.host)) {
+            if guest.is_some_and(|guest| lacks_group_policy(&self.guests[guest].asks()) || !self.offers(index, &self.guests[guest].asks()) || !self.groups_allow(guest, &node.host)) {
                 continue;
             }
             let free = node.memory_mb - used_memory;

@@ -210,6 +210,9 @@ impl World {
     /// Every server group, with the ids of its members.
     pub fn server_groups(&self) -> Result<Vec<ServerGroup>, Trouble> {
         let site = self.asked(Api::Nova, None)?;
+        if site.is_out(Api::ServerGroups, None) {
+            return Err(Trouble::Unavailable);
+        }
         let id = |name: &String| site.guests.iter().find(|guest| guest.name == *name).map(|guest| guest.id.clone());
         let group = |group: &super::plan::GroupPlan| ServerGroup { name: group.name.clone(), rule: group.rule, members: group.members.iter().filter_map(id).collect() };
         Ok(site.plan.groups.iter().map(group).collect())

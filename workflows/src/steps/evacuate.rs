@@ -14,7 +14,7 @@ use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
 use self::cluster::Turn;
-use self::room::{Elsewhere, Proof};
+use self::room::{Elsewhere, Patience, Proof};
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -41,6 +41,8 @@ const RECORD_APPEARS: Duration = Duration::from_secs(10);
 const BUSY_MAX: Duration = Duration::from_secs(15 * 60);
 /// How far a live migration is is told in steps of so many percent: each step is two entries of the journal.
 const PROGRESS_STEP: u32 = 20;
+/// Nova's words where it refuses a move for what the instance itself is doing, with 409: a tenant was quicker.
+const NOT_THE_HOST: &str = "while it is in task_state";
 /// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
 // Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
 const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
@@ -65,9 +67,12 @@ struct Moves {
     /// How many instances each host has not taken that was named to Nova for them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     not_taken_by: BTreeMap<String, u32>,
-    /// When an operator was told of the instances that did not move.
+    /// The instances that a question is about to name, or names. It is another entry of the journal, and may never have been asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    told: Option<Timestamp>,
+    named: Option<Named>,
+    /// Those that were named by a question that was answered, each with when the try was asked for that it was about.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    known: BTreeMap<InstanceId, Timestamp>,
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     turn: Option<Turn>,
@@ -94,6 +99,17 @@ struct Moving {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     progress: Option<Told>,
     stage: MoveStage,
+}
+
+/// What a question names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Named {
+    /// Each with when its newest try was asked for.
+    instances: BTreeMap<InstanceId, Timestamp>,
+    /// On the way back.
+    undoing: bool,
+    /// The newest answer before it, by when it came.
+    after: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +181,7 @@ impl Step for Evacuate {
         // Only a dry run has not begun, and only there is it read.
         let leaving = room::leaving(&scene.on_node, order.rules.pinned);
         if cx.begun().is_none() && !leaving.is_empty() {
-            let elsewhere = Elsewhere::look(cx, &order, &leaving).await?;
+            let elsewhere = Elsewhere::look(cx, &order, &leaving, Patience::Waits).await?;
             let proof = elsewhere.prove(&leaving);
             would = format!("{would}; {}", proof.told());
             if let Some(unproven) = elsewhere.unproven() {
@@ -184,6 +200,7 @@ impl Step for Evacuate {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
         let order = order(cx)?;
+        settle_named(cx, false).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         // Whoever opens a node wants instances on it.
@@ -206,8 +223,9 @@ impl Step for Evacuate {
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
         if under_way == 0 && !stuck.is_empty() {
-            evacuation.tells().await?;
-            return Err(StepError::ask(question(&order.node, &stuck)));
+            evacuation.names(stuck.iter().map(|(id, _)| id.clone()).collect(), false).await?;
+            let lines: Vec<String> = stuck.into_iter().map(|(_, line)| line).collect();
+            return Err(StepError::ask(question(&order.node, &lines)));
         }
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
     }
@@ -215,6 +233,7 @@ impl Step for Evacuate {
     /// Instances stay where they are by now; what is under way is seen to its end, so that nothing is left half moved.
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         let order = order(cx)?;
+        settle_named(cx, true).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
@@ -232,6 +251,24 @@ impl Step for Evacuate {
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
         confirm_what_waits(cx).await
     }
+}
+
+/// Whatever was about to be named is known to an operator if an answer came, and else was perhaps never asked: whoever wrote it down may have been
+/// killed before.
+async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
+    let mut moves: Moves = cx.checkpoint()?.unwrap_or_default();
+    let Some(named) = moves.named.take() else { return Ok(()) };
+    let newest = newest_answer(cx);
+    let answered = if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
+    if answered {
+        moves.known.extend(named.instances);
+    }
+    cx.save(&moves, if answered { "an operator knows what did not move" } else { "looks again at what did not move" }).await
+}
+
+/// When the newest answer came to a question of this step; None on the way back before one has come there.
+fn newest_answer(cx: &StepCx<'_>) -> Option<Timestamp> {
+    cx.answered().and(cx.tried_since())
 }
 
 /// (Whoever leaves a node has asked for the lease already.)
@@ -290,7 +327,9 @@ struct Evacuation<'a, 'b> {
     /// Busy instances that were met in this look.
     waited_for: BTreeSet<InstanceId>,
     /// Instances that can't be asked to move, and why.
-    blocked: Vec<String>,
+    blocked: Vec<(InstanceId, String)>,
+    /// So many wait for another of their server group to arrive.
+    apart: usize,
     /// Something is not written down yet.
     changed: bool,
 }
@@ -305,6 +344,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             moves: cx.checkpoint()?.unwrap_or_default(),
             waited_for: BTreeSet::new(),
             blocked: Vec::new(),
+            apart: 0,
             changed: false,
         })
     }
@@ -381,31 +421,33 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         }
     }
 
-    /// Writes down that an operator is told of those that don't move.
-    async fn tells(&mut self) -> Result<(), StepError> {
-        self.moves.told = Some(self.cx.now());
+    /// Writes down whom a question names that is asked now.
+    async fn names(&mut self, ids: BTreeSet<InstanceId>, undoing: bool) -> Result<(), StepError> {
+        let instances = ids.into_iter().filter_map(|id| Some((id.clone(), self.moves.instances.get(&id)?.asked))).collect();
+        self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx) });
         self.changed = true;
         self.write_down().await
     }
 
     /// On the way back: an instance that our move has left in error or stopped is nobody's to find by chance.
     async fn must_be_told_of_harm(&mut self) -> Result<(), StepError> {
-        let told = self.moves.told;
-        let failed = |moving: &Moving| matches!(moving.stage, MoveStage::Failed { .. }) && told.is_none_or(|told| moving.asked > told);
+        let unknown = |id: &InstanceId, moving: &Moving| self.moves.known.get(id) != Some(&moving.asked);
+        let failed = |(id, moving): &(&InstanceId, &Moving)| matches!(moving.stage, MoveStage::Failed { .. }) && unknown(id, moving);
         let failed: Vec<(InstanceId, Moving)> =
-            self.moves.instances.iter().filter(|(_, moving)| failed(moving)).map(|(id, moving)| (id.clone(), moving.clone())).collect();
-        let mut harmed = Vec::new();
+            self.moves.instances.iter().filter(failed).map(|(id, moving)| (id.clone(), moving.clone())).collect();
+        let (mut ids, mut harmed) = (BTreeSet::new(), Vec::new());
         for (id, moving) in failed {
             let Some(instance) = self.cx.ports.instances.get(&id).await? else { continue };
             let MoveStage::Failed { reason } = moving.stage else { continue };
             if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped" | "resized") {
                 harmed.push(format!("{} ({id}) was {} and is {} since its move: {reason}", moving.name, moving.found, instance.vm_state));
+                ids.insert(id);
             }
         }
         if harmed.is_empty() {
             return Ok(());
         }
-        self.tells().await?;
+        self.names(ids, true).await?;
         Err(StepError::ask(question_harmed(&self.order.node, &harmed)))
     }
 
@@ -502,14 +544,15 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     }
 
     /// Asks if there is none for all that is to leave. Once something has moved, the rest is better moved too as far as it goes.
-    async fn must_have_room(&self) -> Result<(), StepError> {
-        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
-        if self.moves.instances.is_empty()
-            && !leaving.is_empty()
-            && let Proof::NoRoom { why } = Elsewhere::look(self.cx, self.order, &leaving).await?.prove(&leaving)
-        {
+    async fn must_have_room(&mut self) -> Result<(), StepError> {
+        if !self.moves.instances.is_empty() || room::leaving(&self.scene.on_node, self.order.rules.pinned).is_empty() {
+            return Ok(());
+        }
+        let elsewhere = self.elsewhere().await?;
+        if let Proof::NoRoom { why } = elsewhere.prove(&room::leaving(&self.scene.on_node, self.order.rules.pinned)) {
             return Err(StepError::ask(room::question(&self.order.node, &why)));
         }
+        self.elsewhere = Some(elsewhere);
         Ok(())
     }
 
@@ -520,7 +563,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         waiting.retain(|instance| !undrained.iter().any(|(id, _)| *id == instance.id));
         for (id, node) in undrained {
             if !self.moves.instances.get(&id).is_some_and(Moving::is_under_way) {
-                self.blocked.push(format!("{id} is node {node} of the Kubernetes cluster, and has come since its nodes were moved: drain it (`kubectl drain {node}`)"));
+                let line = format!("{id} is node {node} of the Kubernetes cluster, and has come since its nodes were moved: drain it (`kubectl drain {node}`)");
+                self.blocked.push((id, line));
             }
         }
         Ok(waiting)
@@ -540,10 +584,14 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             }
             match classify(&instance, rules.pinned) {
                 Class::Wait { why } => self.wait_for(&instance, &why),
-                Class::Block { why } => self.blocked.push(format!("{} ({}) {why}", instance.name, instance.id)),
+                Class::Block { why } => self.blocked.push((instance.id.clone(), format!("{} ({}) {why}", instance.name, instance.id))),
                 Class::Move(how) => {
                     let under_way = self.moves.instances.values().filter(|moving| moving.is_under_way()).count();
                     if under_way >= rules.moves_at_once as usize {
+                        continue;
+                    }
+                    if self.must_keep_apart(&instance).await? {
+                        self.apart += 1;
                         continue;
                     }
                     self.start(&instance, how, tries).await?;
@@ -569,10 +617,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                 MigrationKind::Resize => "a resize",
                 MigrationKind::Live | MigrationKind::Cold | MigrationKind::Evacuation => "somebody's cold migration",
             };
-            self.blocked.push(format!(
+            let line = format!(
                 "{} ({id}) has left by {what} that waits to be confirmed or reverted: until then its old disk is on {}",
                 instance.name, self.order.node
-            ));
+            );
+            self.blocked.push((id.clone(), line));
         }
         Ok(())
     }
@@ -628,8 +677,13 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                 PortErrorKind::NotFound => self.set(&instance.id, MoveStage::Gone),
                 PortErrorKind::Refused { ref reason } => {
                     let reason = reason.clone();
+                    let of_the_instance = reason.contains(NOT_THE_HOST);
                     self.set(&instance.id, MoveStage::Failed { reason });
-                    self.remember_not_taken(&instance.id);
+                    if of_the_instance {
+                        self.forget_unheard(&instance.id);
+                    } else {
+                        self.remember_not_taken(&instance.id);
+                    }
                 }
                 PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
                     // Nothing was asked: the try does not count.
@@ -650,37 +704,62 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         Ok(())
     }
 
+    /// Is another of a server group of its on its way? Nova's scheduler keeps it apart only from what has arrived.
+    async fn must_keep_apart(&mut self, instance: &Instance) -> Result<bool, StepError> {
+        self.look_elsewhere().await?;
+        let under_way = |id: &InstanceId| self.moves.instances.get(id).is_some_and(Moving::is_under_way);
+        Ok(self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.keeps_apart(&instance.id, under_way)))
+    }
+
     /// Where it can stay for the rest of the rollout.
     async fn choose_host(&mut self, instance: &Instance) -> Result<Option<String>, StepError> {
         if self.order.later.is_empty() {
             return Ok(None);
         }
-        if self.elsewhere.is_none() {
-            self.elsewhere = Some(self.look_elsewhere().await?);
-        }
-        let elsewhere = self.elsewhere.get_or_insert_with(Elsewhere::unknown);
-        Ok(elsewhere.choose(instance, &self.moves.not_taken_by))
+        self.look_elsewhere().await?;
+        Ok(self.elsewhere.as_mut().and_then(|elsewhere| elsewhere.choose(instance, &self.moves.not_taken_by)))
     }
 
-    /// What is free elsewhere. What only makes a better choice must not hold an evacuation up for long.
-    async fn look_elsewhere(&mut self) -> Result<Elsewhere, StepError> {
-        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
-        let error = match Elsewhere::look(self.cx, self.order, &leaving).await {
-            Ok(elsewhere) => {
-                self.changed |= self.moves.no_choice.take().is_some();
-                return Ok(elsewhere);
-            }
-            Err(error) => error,
-        };
-        let now = self.cx.now();
-        self.changed |= self.moves.no_choice.is_none();
-        let since = *self.moves.no_choice.get_or_insert(now);
-        if now.since(since) < CHOICE_WAITS_MAX {
-            self.write_down().await?;
-            return Err(error);
+    /// Sees to it that it is known in this look what is free elsewhere. What only makes a better choice must not hold an evacuation up for long.
+    async fn look_elsewhere(&mut self) -> Result<(), StepError> {
+        if self.elsewhere.is_some() {
+            return Ok(());
         }
-        warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
-        Ok(Elsewhere::unknown())
+        let elsewhere = match self.elsewhere().await {
+            Ok(elsewhere) => elsewhere,
+            Err(error) if self.has_patience() => return Err(error),
+            Err(error) => {
+                warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
+                Elsewhere::unknown()
+            }
+        };
+        self.elsewhere = Some(elsewhere);
+        Ok(())
+    }
+
+    /// What is free elsewhere. For [`CHOICE_WAITS_MAX`] all of it has to be told, and then no more than the hosts.
+    async fn elsewhere(&mut self) -> Result<Elsewhere, StepError> {
+        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        let patience = if self.has_patience() { Patience::Waits } else { Patience::GoesOn };
+        let looked = Elsewhere::look(self.cx, self.order, &leaving, patience).await;
+        if looked.as_ref().is_ok_and(|elsewhere| !elsewhere.is_kept_waiting()) {
+            self.changed |= self.moves.no_choice.take().is_some();
+        } else if self.moves.no_choice.is_none() {
+            self.moves.no_choice = Some(self.cx.now());
+            self.changed = true;
+            self.write_down().await?;
+        }
+        if let Ok(elsewhere) = &looked
+            && elsewhere.is_kept_waiting()
+        {
+            warn!(node = %self.order.node, unproven = elsewhere.unproven(), "goes on without what nobody tells");
+        }
+        looked
+    }
+
+    /// Is what makes a better choice still waited for?
+    fn has_patience(&self) -> bool {
+        self.moves.no_choice.is_none_or(|since| self.cx.now().since(since) < CHOICE_WAITS_MAX)
     }
 
     /// Notes that it is busy; one that has been for too long is a matter for a person.
@@ -697,7 +776,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         };
         let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
         if now.since(since) >= BUSY_MAX {
-            self.blocked.push(format!("{} ({}) {why}, since {since}", instance.name, instance.id));
+            self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));
         }
     }
 
@@ -724,14 +803,14 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     }
 
     /// Instances that won't leave by themselves, each with its reason.
-    fn stuck(&self) -> Vec<String> {
+    fn stuck(&self) -> Vec<(InstanceId, String)> {
         let mut stuck = self.blocked.clone();
         for (id, moving) in &self.moves.instances {
             // One that ended in error on its new host is not moved again, and its old disk may be what it is mended with.
             if let MoveStage::Failed { reason } = &moving.stage
                 && (self.tries(moving) >= TRIES_MAX || !self.is_here(id))
             {
-                stuck.push(format!("{} ({id}): {reason}", moving.name));
+                stuck.push((id.clone(), format!("{} ({id}): {reason}", moving.name)));
             }
         }
         stuck
@@ -749,6 +828,9 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         }
         if !self.blocked.is_empty() {
             note = format!("{note}, {} blocked", self.blocked.len());
+        }
+        if self.apart > 0 {
+            note = format!("{note}, {} kept until another of their server group has arrived", self.apart);
         }
         note + &self.progress()
     }

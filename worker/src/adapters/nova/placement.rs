@@ -35,8 +35,13 @@ fn query(asks: &BTreeMap<String, String>) -> Vec<(String, String)> {
                 resources.entry(group.to_owned()).or_default().push(format!("{name}:{value}"));
             }
         } else if let Some(group) = group.strip_prefix("trait") {
-            let forbidden = if value == "forbidden" { "!" } else { "" };
-            required.entry(group.to_owned()).or_default().push(format!("{forbidden}{name}"));
+            // Any other value Nova only logs (`ResourceRequest._add_trait`), and so does not ask for.
+            let sign = match value.as_str() {
+                "required" => "",
+                "forbidden" => "!",
+                _ => continue,
+            };
+            required.entry(group.to_owned()).or_default().push(format!("{sign}{name}"));
         }
     }
     // Of a group without resources Placement would know no provider that has to have the trait.
@@ -44,13 +49,15 @@ fn query(asks: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let groups = resources.len() - 1;
     let mut query: Vec<(String, String)> = resources.into_iter().map(|(group, all)| (format!("resources{group}"), all.join(","))).collect();
     query.extend(required.into_iter().map(|(group, all)| (format!("required{group}"), all.join(","))));
-    if groups > 1 {
-        // Nova's own default, too; Placement has none.
-        let policy = asks.get("group_policy").map_or("none", String::as_str);
-        query.push(("group_policy".to_owned(), policy.to_owned()));
+    // Where a flavour with more than one group names no policy, or one that is unknown, Nova names none either, and Placement refuses. So it does with us.
+    if let Some(policy) = asks.get("group_policy").filter(|policy| groups > 1 && POLICIES.contains(&policy.as_str())) {
+        query.push(("group_policy".to_owned(), policy.clone()));
     }
     query
 }
+
+/// How Placement may place groups of one request: each from another provider, or not.
+const POLICIES: [&str; 2] = ["isolate", "none"];
 
 /// Both kinds of processors: which kind an instance takes depends on its flavour, its image and Nova's configuration. A host is
 /// never said to be full because of the wrong kind.
@@ -178,9 +185,13 @@ mod tests {
         let specs = [("resources:VGPU", "2"), ("trait:CUSTOM_H100", "required"), ("trait:CUSTOM_MIG", "forbidden"), ("resources:PGPU", "0")];
         assert_eq!(asked(&specs), "resources=MEMORY_MB:1,VGPU:2&required=CUSTOM_H100,!CUSTOM_MIG");
         let specs = [("resources1:VGPU", "1"), ("resources_GPU:VGPU", "1"), ("trait1:CUSTOM_A", "required"), ("trait9:CUSTOM_B", "required")];
-        assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources_GPU=VGPU:1&required1=CUSTOM_A&group_policy=none");
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources_GPU=VGPU:1&required1=CUSTOM_A");
         let specs = [("resources1:VGPU", "1"), ("resources2:VGPU", "1"), ("group_policy", "isolate")];
         assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources2=VGPU:1&group_policy=isolate");
+        let specs = [("resources1:VGPU", "1"), ("resources2:VGPU", "1"), ("group_policy", "spread")];
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1&resources1=VGPU:1&resources2=VGPU:1", "Nova only logs it");
+        let specs = [("trait:CUSTOM_A", "preferred"), ("trait:CUSTOM_B", "Required"), ("trait:CUSTOM_C", "")];
+        assert_eq!(asked(&specs), "resources=MEMORY_MB:1", "Nova only logs them");
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl Step for MoveClusterNodes {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Evacuated>, StepError> {
         let order = order(cx)?;
         let rules = order.rules.cluster.clone().ok_or_else(|| StepError::fatal("the order knows no cluster"))?;
+        super::settle_named(cx, false).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
@@ -199,6 +200,7 @@ impl Step for MoveClusterNodes {
         if order.rules.cluster.is_none() || found_none(cx)? || cx.output::<MoveClusterNodes>()?.is_some() {
             return Ok(Undone::Done { note: "no node of the cluster is cordoned by us".to_owned() });
         }
+        super::settle_named(cx, true).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
@@ -247,13 +249,13 @@ struct Look<'a, 'b> {
 impl Look<'_, '_> {
     async fn drain(&mut self, node: &ClusterNode, since: Timestamp) -> Result<Progress<Evacuated>, StepError> {
         let (cx, order) = (self.evacuation.cx, self.evacuation.order);
-        let Some(instance) = self.evacuation.scene.on_node.iter().find(|instance| instance.id == self.turn.instance) else {
+        let Some(instance) = self.evacuation.scene.on_node.iter().find(|instance| instance.id == self.turn.instance).cloned() else {
             return self.reaches(TurnStage::Landed { since: cx.now() }).await;
         };
         // Nothing is drained that can't be moved then.
         self.evacuation.must_be_closed().await?;
         self.evacuation.must_have_room().await?;
-        if let Class::Block { why } = classify(instance, order.rules.pinned) {
+        if let Class::Block { why } = classify(&instance, order.rules.pinned) {
             let stuck = [format!("{} ({}) {why}", instance.name, instance.id)];
             return Err(StepError::ask(super::question(&order.node, &stuck)));
         }
@@ -333,8 +335,9 @@ impl Look<'_, '_> {
         }
         let stuck = self.evacuation.stuck();
         if !stuck.is_empty() && !self.evacuation.moves.instances.values().any(Moving::is_under_way) {
-            self.evacuation.tells().await?;
-            let question = super::question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
+            self.evacuation.names(stuck.iter().map(|(id, _)| id.clone()).collect(), false).await?;
+            let lines: Vec<String> = stuck.into_iter().map(|(_, line)| line).collect();
+            let question = super::question(&order.node, &lines).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }
         self.evacuation.see_progress().await;

@@ -63,22 +63,39 @@ pub(super) struct Elsewhere {
     groups: Vec<Group>,
     /// What nothing proves, one line each.
     unproven: Vec<String>,
+    patience: Patience,
+    kept_waiting: bool,
 }
+
+/// What is done about what nobody tells just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// It is asked again later.
+    Waits,
+    /// It stays unproven. (The hosts have to be told all the same.)
+    GoesOn,
+}
+
+/// `task_state` of an instance that is moved, live or cold, until it is there.
+const TASKS_OF_MOVES: [&str; 5] = ["migrating", "resize_prep", "resize_migrating", "resize_migrated", "resize_finish"];
 
 /// A server group with a hard rule that has members among those that are to leave.
 #[derive(Debug)]
 struct Group {
     rule: GroupRule,
+    members: BTreeSet<InstanceId>,
     leaving: BTreeSet<InstanceId>,
     /// By host: how many of its other members are there.
     others: BTreeMap<String, u32>,
+    /// One of them is on its way to another host.
+    moving: bool,
 }
 
 impl Elsewhere {
-    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder, leaving: &[&Instance]) -> Result<Elsewhere, StepError> {
+    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder, leaving: &[&Instance], patience: Patience) -> Result<Elsewhere, StepError> {
         let mut hosts = cx.ports.compute.hosts().await?;
         hosts.retain(|host| host.enabled && host.up && host.name != order.node.as_str());
-        let mut elsewhere = Elsewhere { hosts, later: order.later.clone(), ..Elsewhere::unknown() };
+        let mut elsewhere = Elsewhere { hosts, later: order.later.clone(), patience, ..Elsewhere::unknown() };
         for asks in leaving.iter().map(|instance| &instance.asks).filter(|asks| !asks.is_empty()) {
             if !elsewhere.fitting.contains_key(asks)
                 && let Some(fitting) = elsewhere.told(cx.ports.compute.fitting(asks).await)?
@@ -101,15 +118,29 @@ impl Elsewhere {
 
     /// Nothing is known: nothing is chosen.
     pub(super) fn unknown() -> Elsewhere {
-        Elsewhere { hosts: Vec::new(), later: Vec::new(), fitting: BTreeMap::new(), groups: Vec::new(), unproven: Vec::new() }
+        Elsewhere {
+            hosts: Vec::new(),
+            later: Vec::new(),
+            fitting: BTreeMap::new(),
+            groups: Vec::new(),
+            unproven: Vec::new(),
+            patience: Patience::Waits,
+            kept_waiting: false,
+        }
     }
 
-    /// What may be told later is asked again. What won't be (for want of rights, or of the API) only leaves something unproven.
+    /// Was something not told that may be told later?
+    pub(super) fn is_kept_waiting(&self) -> bool {
+        self.kept_waiting
+    }
+
+    /// What may be told later is asked again, while there is patience. What won't be (for want of rights, or of the API) only leaves something unproven.
     fn told<T>(&mut self, told: Result<T, PortError>) -> Result<Option<T>, StepError> {
         match told {
             Ok(told) => Ok(Some(told)),
-            Err(error) if error.kind == PortErrorKind::Unavailable => Err(error.into()),
+            Err(error) if error.kind == PortErrorKind::Unavailable && self.patience == Patience::Waits => Err(error.into()),
             Err(error) => {
+                self.kept_waiting |= error.kind == PortErrorKind::Unavailable;
                 self.unproven.push(StepError::from(error).chain());
                 Ok(None)
             }
@@ -125,26 +156,35 @@ impl Elsewhere {
                 continue;
             }
             let names: Vec<&str> = leaving.iter().filter(|instance| ours.contains(&instance.id)).map(|instance| instance.name.as_str()).collect();
-            looked_at += group.members.len();
-            if looked_at > MEMBERS_MAX {
-                self.unproven.push(format!("that server group {} lets {} onto another host: it has {} members", group.name, names.join(", "), group.members.len()));
-                continue;
-            }
-            if group.rule == GroupRule::Affinity && names.len() > 1 {
-                // As read in Nova's scheduler: whoever leaves may only go to where the others are, which is the host that they are to leave.
+            if group.rule == GroupRule::Affinity {
+                // As read in Nova's scheduler: whoever leaves may only go to where the group is, and that is also the host that it is to leave.
                 let what = "that Nova moves them one by one, as it must";
                 self.unproven.push(format!("{what}: {} are to stay on one host by their server group {} (affinity)", names.join(", "), group.name));
             }
-            let mut others: BTreeMap<String, u32> = BTreeMap::new();
-            for id in group.members.iter().filter(|id| !ours.contains(*id)) {
-                let host = cx.ports.instances.get(id).await?.and_then(|instance| instance.host);
-                if let Some(host) = host.filter(|host| *host != order.node.as_str()) {
-                    *others.entry(host).or_default() += 1;
+            let is_small = looked_at + group.members.len() <= MEMBERS_MAX;
+            let (mut others, mut moving): (BTreeMap<String, u32>, bool) = (BTreeMap::new(), false);
+            if is_small {
+                looked_at += group.members.len();
+                for id in group.members.iter().filter(|id| !ours.contains(*id)) {
+                    let Some(Some(other)) = self.told(cx.ports.instances.get(id).await)? else { continue };
+                    moving |= other.task_state.as_deref().is_some_and(|task| TASKS_OF_MOVES.contains(&task));
+                    if let Some(host) = other.host.filter(|host| *host != order.node.as_str()) {
+                        *others.entry(host).or_default() += 1;
+                    }
                 }
+            } else {
+                self.unproven.push(format!("that server group {} lets {} onto another host: it has {} members", group.name, names.join(", "), group.members.len()));
             }
-            self.groups.push(Group { rule: group.rule, leaving: ours, others });
+            self.groups.push(Group { rule: group.rule, members: group.members.into_iter().collect(), leaving: ours, others, moving });
         }
         Ok(())
+    }
+
+    /// Has another of a group of its with a hard rule been sent somewhere, and has not arrived? `under_way` says so of those of this node.
+    // Two of them that are begun at the same moment by two nodes' workflows are not seen: then Nova's own check on the host is what is left.
+    pub(super) fn keeps_apart(&self, id: &InstanceId, under_way: impl Fn(&InstanceId) -> bool) -> bool {
+        let mut groups = self.groups.iter().filter(|group| group.members.contains(id));
+        groups.any(|group| group.moving || group.members.iter().any(|other| other != id && under_way(other)))
     }
 
     /// Is there enough for all of `leaving`?
@@ -557,6 +597,8 @@ mod tests {
             hosts: room_for.iter().enumerate().map(host).collect(),
             groups: vec![Group {
                 rule,
+                members: BTreeSet::new(),
+                moving: false,
                 leaving: leaving[..2].iter().map(|instance| instance.id.clone()).collect(),
                 others: others.iter().map(|(host, many)| ((*host).to_owned(), *many)).collect(),
             }],
