@@ -491,8 +491,9 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
             return Ok(Some(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") }));
         }
-        // Nova starts again what it has stopped for a cold move.
-        if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !self.is_forgiven(moving) {
+        // Nova starts again what it has stopped for a cold move. A mere wish for another try, of whoever was not asked, is no word on it.
+        let is_known = self.moves.known.get(id) == Some(&moving.asked);
+        if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !is_known {
             let reason = format!("was running, was stopped to be moved, and is still stopped on {host}: start it, or ask its owner");
             return Ok(Some(MoveStage::Failed { reason }));
         }
