@@ -159,6 +159,9 @@ fn other_states(site: &Site<'_>, story: &Story, verdict: &mut Verdict) {
             verdict.count("left in another state, and asked about", 1);
         } else if now == "resized" && from.is_some_and(|from| site.asked_about.contains(from)) {
             verdict.count("left half moved, as an operator left its node or is asked about it", 1);
+        } else if from.is_some_and(|from| site.asked_about.contains(from)) {
+            // Not good, and rare: a question about something else came first, and the answer was to leave all as it is.
+            verdict.count("left in another state and not named, as an operator left its node or is asked about it", 1);
         } else {
             verdict.against.push(format!("{name} ({id}) was {found}, is left {now}, and nobody was asked about it"));
         }
