@@ -13,6 +13,9 @@ use super::journals::Journals;
 const AGAIN: &str = " of them only on nodes that are renewed later, and move again then";
 
 const A_MINUTE: i64 = 60_000;
+/// A workflow chooses by a look that may be so old, in milliseconds, when its request reaches Nova: what a move that has failed since had taken was not
+/// free then.
+const A_LOOK: i64 = 10_000;
 /// What fails where it can't be told which hosts have room for an instance.
 const UNTOLD: [&str; 3] = ["could not list the hosts and what is free on them", "could not list the server groups", "could not ask Placement for hosts"];
 
@@ -181,8 +184,16 @@ struct Renewal {
     renewed: Option<i64>,
     /// When it could not be told what is free on the hosts.
     untold: Vec<i64>,
-    /// All nodes of its rollout.
+    /// Its rollout, and all nodes of that.
+    parent: String,
     rollout: BTreeSet<String>,
+}
+
+impl Renewal {
+    /// Is it of `node`, and of the same rollout as `other`?
+    fn is_of(&self, node: &str, other: &Renewal) -> bool {
+        self.node == node && self.parent == other.parent
+    }
 }
 
 /// A question of a workflow.
@@ -265,6 +276,7 @@ impl Story {
                         begun: entry["at"].as_i64().unwrap_or_default(),
                         renewed: None,
                         untold: Vec::new(),
+                        parent: text(&entry, "parent").to_owned(),
                         rollout: orders.get(text(&entry, "parent")).cloned().unwrap_or_default(),
                     }),
                     ("step-failed", _) if UNTOLD.iter().any(|call| body.contains(call)) => {
@@ -290,9 +302,10 @@ impl Story {
         self.renewals.iter().find(|renewal| renewal.id == closed_by).or_else(newest)
     }
 
-    /// Are instances that go to `host` now left in peace by the rollout of `renewal`?
+    /// Are instances that go to `host` now left in peace by the rollout of `renewal`? That another rollout has renewed it does not keep this one
+    /// from renewing it again.
     fn lasts(&self, host: &str, renewal: &Renewal) -> bool {
-        let renewed = |other: &Renewal| other.node == host && other.renewed.is_some_and(|at| at <= renewal.begun);
+        let renewed = |other: &Renewal| other.is_of(host, renewal) && other.renewed.is_some_and(|at| at <= renewal.begun);
         !renewal.rollout.contains(host) || self.renewals.iter().any(renewed)
     }
 }
@@ -302,8 +315,8 @@ struct Reader<'a> {
     nodes: BTreeMap<String, Node>,
     /// Where each instance is.
     places: BTreeMap<String, String>,
-    /// By instance: the requests to move it off the node where it is that Nova has accepted or refused, newest last.
-    requests: BTreeMap<String, Vec<(String, Asked, bool)>>,
+    /// By instance: the requests to move it off the node where it is that Nova has accepted or refused, newest last, each with when it came to nothing.
+    requests: BTreeMap<String, Vec<(String, Asked, Option<i64>)>>,
     /// By renewal: hosts that were named in vain, how often.
     vain: BTreeMap<String, BTreeMap<String, u32>>,
     /// By request: the host that Nova chose or was told, as the end of it says.
@@ -362,8 +375,8 @@ impl Reader<'_> {
                 let failed = matches!(text(event, "status"), "error" | "failed" | "cancelled");
                 let request = text(event, "request");
                 let known = self.requests.get_mut(&instance).and_then(|all| all.iter_mut().find(|(id, ..)| id == request));
-                if let Some((_, asked, ended_badly)) = known.filter(|_| failed) {
-                    *ended_badly = true;
+                if let Some((_, asked, in_vain)) = known.filter(|_| failed) {
+                    *in_vain = event["at"].as_i64();
                     self.story.site_faults += 1;
                     let asked = asked.clone();
                     self.named_in_vain(&asked);
@@ -392,7 +405,8 @@ impl Reader<'_> {
                 self.places.insert(instance.to_owned(), text(node, "node").to_owned());
             }
         }
-        self.fit_at_first = self.nodes.iter().filter(|(host, state)| state.enabled && self.has_room(host)).map(|(host, _)| host.clone()).collect();
+        let at = event["at"].as_i64().unwrap_or_default();
+        self.fit_at_first = self.nodes.iter().filter(|(host, state)| state.enabled && self.has_room(host, at)).map(|(host, _)| host.clone()).collect();
     }
 
     fn requested(&mut self, event: &Value) {
@@ -400,22 +414,22 @@ impl Reader<'_> {
         let refused = !event["refused"].is_null();
         self.story.site_faults += u64::from(refused);
         let before = self.requests.entry(instance.clone()).or_default();
-        let named_in_vain = before.iter().filter(|(.., failed)| *failed).filter_map(|(_, asked, _)| asked.named.clone()).collect();
+        let named_in_vain = before.iter().filter(|(.., in_vain)| in_vain.is_some()).filter_map(|(_, asked, _)| asked.named.clone()).collect();
         let at = event["at"].as_i64().unwrap_or_default();
         let mut asked = Asked { named: event["to"].as_str().map(str::to_owned), named_in_vain, ..Asked::default() };
         let closed_by = self.nodes.get(&node).map(|node| node.closed_by.as_str()).unwrap_or_default();
         if let Some(renewal) = self.story.renewal(&node, closed_by, at) {
             asked.renewal.clone_from(&renewal.id);
-            asked.rollout = renewal.id.strip_suffix(&format!(".{node}")).unwrap_or(&renewal.id).to_owned();
+            asked.rollout.clone_from(&renewal.parent);
             asked.nothing_was_told = asked.named.is_none() && renewal.untold.iter().any(|untold| (A_MINUTE..5 * A_MINUTE).contains(&(at - untold)));
-            let renewed_before = |host: &str| self.story.renewals.iter().any(|other| other.node == host && other.begun <= renewal.begun);
+            let renewed_before = |host: &str| self.story.renewals.iter().any(|other| other.is_of(host, renewal) && other.begun <= renewal.begun);
             let lost = |(host, state): (&String, &Node)| {
                 let was_to_last = *host != node && (!renewal.rollout.contains(host) || renewed_before(host));
-                was_to_last && self.fit_at_first.contains(host) && !(state.enabled && state.up && self.has_room(host) && self.story.lasts(host, renewal))
+                was_to_last && self.fit_at_first.contains(host) && !(state.enabled && state.up && self.has_room(host, at) && self.story.lasts(host, renewal))
             };
             asked.a_host_was_lost = self.nodes.iter().any(lost);
             let vain = |host: &str| self.vain.get(&renewal.id).and_then(|hosts| hosts.get(host)).copied().unwrap_or(0);
-            let fits = |(host, state): &(&String, &Node)| **host != node && state.enabled && state.up && self.has_room(host) && self.story.lasts(host, renewal) && vain(host) < 2;
+            let fits = |(host, state): &(&String, &Node)| **host != node && state.enabled && state.up && self.has_room(host, at) && self.story.lasts(host, renewal) && vain(host) < 2;
             asked.could_stay_on = self.nodes.iter().filter(fits).map(|(host, _)| host.clone()).collect();
         } else {
             self.story.strange.push(format!("a move of {instance} is asked for off {node}, which no workflow renews"));
@@ -424,7 +438,7 @@ impl Reader<'_> {
         if refused {
             self.named_in_vain(&asked);
         }
-        self.requests.entry(instance).or_default().push((text(event, "request").to_owned(), asked, refused));
+        self.requests.entry(instance).or_default().push((text(event, "request").to_owned(), asked, refused.then_some(at)));
     }
 
     /// The workflow is told of it, and needs not believe in that host any more once it has failed for two.
@@ -435,10 +449,10 @@ impl Reader<'_> {
     }
 
     /// For one more instance, also with all that is on its way there. (Where a move goes that never ended is not known: it counts everywhere.)
-    fn has_room(&self, host: &str) -> bool {
+    fn has_room(&self, host: &str, at: i64) -> bool {
         let Some(&(vcpus, memory)) = self.site.nodes.get(host) else { return false };
-        let open = self.requests.iter().filter_map(|(instance, all)| Some((instance, all.last().filter(|(.., over)| !over)?)));
-        let comes = |(instance, (request, asked, _)): &(&String, &(String, Asked, bool))| {
+        let open = self.requests.iter().filter_map(|(instance, all)| Some((instance, all.last().filter(|(.., in_vain)| in_vain.is_none_or(|then| at - then < A_LOOK))?)));
+        let comes = |(instance, (request, asked, _)): &(&String, &(String, Asked, Option<i64>))| {
             let to = asked.named.as_ref().or_else(|| self.went_to.get(request));
             to.is_none_or(|to| to == host) && self.places.get(*instance).is_none_or(|place| place != host)
         };

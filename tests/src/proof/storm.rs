@@ -338,7 +338,7 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     against.extend(crowd.sometimes.wrongs());
     against.extend(unfinished(&open));
     against.extend(kept(crowd, &open, &rules));
-    against.extend(changed(crowd, plan, !rules.open_questions.is_empty() || !rules.left_by_operators.is_empty()));
+    against.extend(changed(crowd, plan, !rules.open_questions.is_empty() || !rules.left_by_operators.is_empty(), &journals));
     let promise = promise::judge(&before_and_after(crowd, plan, &rules, &log, &journals), dry_run);
     against.extend(promise.against);
     let mut promised = promise.counts;
@@ -393,14 +393,17 @@ fn kept(crowd: &Crowd, open: &[Document], rules: &Rules) -> Vec<String> {
 }
 
 /// Instances that are not as their tenants left them. One that Nova itself brings to an error, or does not start again, is an operator's matter, who
-/// was asked; so is one that is half moved while somebody is still asked, or has answered that a node is to be left as it is.
-fn changed(crowd: &Crowd, plan: &SitePlan, an_operators_matter: bool) -> Vec<String> {
+/// was asked; so is one that is half moved while somebody is still asked, or has answered that a node is to be left as it is, or was asked about
+/// this very instance.
+fn changed(crowd: &Crowd, plan: &SitePlan, an_operators_matter: bool, journals: &Journals) -> Vec<String> {
     let site = crowd.world.snapshot();
     let found = plan.instances.iter().filter(|instance| instance.node.is_some() && instance.fault.how != MoveGoesWrong::StaysOff);
     let mut changed = Vec::new();
     for instance in found {
         let (Some(now), wanted) = (site.instance(&instance.name), instance.vm_state.as_str()) else { continue };
-        let excused = now.vm_state == "error" || an_operators_matter && now.vm_state == "resized";
+        let asks_about_it = |body: &String| body.contains(r#""event":"operator-asked""#) && body.contains(&now.id) && body.contains("is `resized`");
+        let named = || journals.values().flatten().any(|(_, body)| asks_about_it(body));
+        let excused = now.vm_state == "error" || now.vm_state == "resized" && (an_operators_matter || named());
         if now.vm_state != wanted && !excused {
             changed.push(format!("{} was {wanted} and is {}", instance.name, now.vm_state));
         }

@@ -413,10 +413,9 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Nova never heard of its newest try: that is no word against the host that was named, and counts as a try like any other.
     fn forget_unheard(&mut self, id: &InstanceId) {
-        if let Some(moving) = self.moves.instances.get_mut(id)
-            && moving.to.take().is_some()
-        {
-            moving.tries += 1;
+        if let Some(moving) = self.moves.instances.get_mut(id) {
+            // One that named none is counted already.
+            moving.tries += u32::from(moving.to.take().is_some());
             moving.unheard = true;
         }
     }
