@@ -18,7 +18,7 @@ use reqwest::Method;
 use serde_json::json;
 use support::{eventually, node, told};
 use turnaround_workflows::ports::{
-    InstanceId, Migration, MigrationKind, MigrationState, Move, PortError, PortErrorKind, Ports, RequestId,
+    GroupRule, InstanceId, Migration, MigrationKind, MigrationState, Move, PortError, PortErrorKind, Ports, RequestId,
 };
 use wire::Wire;
 
@@ -134,6 +134,120 @@ async fn what_is_free_on_each_host_is_told() {
 }
 
 #[tokio::test]
+async fn server_groups_of_every_project_are_told_with_their_rule_and_their_members() {
+    let bed = bed!("server_groups_of_every_project_are_told_with_their_rule_and_their_members");
+    let (hosts, site) = (bed.hosts().await, bed.site().await);
+    let (admin, member) = (bed.admin().await, bed.user(&bed.member_cloud()).await);
+    let ports = site.ports();
+    let ours = async || {
+        let groups = ports.instances.groups().await.unwrap();
+        groups.into_iter().filter(|group| group.name.starts_with(bed::PREFIX)).collect::<Vec<_>>()
+    };
+    let forget = async || {
+        let all = admin.compute(Method::GET, "/os-server-groups?all_projects=True", None).await.1;
+        for group in all["server_groups"].as_array().unwrap() {
+            if group["name"].as_str().is_some_and(|name| name.starts_with(bed::PREFIX)) {
+                admin.compute(Method::DELETE, &format!("/os-server-groups/{}", group["id"].as_str().unwrap()), None).await;
+            }
+        }
+    };
+    forget().await;
+    let make = async |name: &str, policy: &str, rules: serde_json::Value| {
+        let name = format!("{}-{name}", bed::PREFIX);
+        let mut group = json!({ "name": name, "policy": policy });
+        if !rules.is_null() {
+            group["rules"] = rules;
+        }
+        let (status, answer) = member.compute(Method::POST, "/os-server-groups", Some(json!({ "server_group": group }))).await;
+        assert!(status.is_success(), "{status} {answer}");
+        answer["server_group"]["id"].as_str().unwrap().to_owned()
+    };
+    let apart = make("apart", "anti-affinity", json!(null)).await;
+    make("pairs", "anti-affinity", json!({ "max_server_per_host": 2 })).await;
+    make("together", "affinity", json!(null)).await;
+    make("wish", "soft-anti-affinity", json!(null)).await;
+    let flavor = bed.flavor("server", 64).await;
+    let first = member.server_of(&flavor, None, json!({ "group": apart })).await;
+    let second = member.server_of(&flavor, None, json!({ "group": apart })).await;
+
+    let mut told: Vec<_> = ours().await.into_iter().map(|group| (group.name.replace(bed::PREFIX, ""), group.rule, group.members.len())).collect();
+    told.sort_by(|one, other| one.0.cmp(&other.0));
+    let rule = |max_on_a_host| GroupRule::AntiAffinity { max_on_a_host };
+    let expected = [("-apart", rule(1), 2), ("-pairs", rule(2), 0), ("-together", GroupRule::Affinity, 0)];
+    assert_eq!(told, expected.map(|(name, rule, members)| (name.to_owned(), rule, members)));
+    let members = &ours().await.into_iter().find(|group| group.rule == rule(1)).unwrap().members;
+    assert!(members.contains(&InstanceId(first.clone())) && members.contains(&InstanceId(second.clone())), "{members:?}");
+
+    // And Nova keeps them apart, as the proof of room believes: the only host that is left has the other one.
+    let host_of = async |id: &str| ports.instances.get(&InstanceId(id.to_owned())).await.unwrap().unwrap().host.unwrap();
+    let (here, there) = (host_of(&first).await, host_of(&second).await);
+    assert_ne!(here, there);
+    for host in hosts.iter().map(|host| node_of(host)).filter(|host| ![&here, &there].contains(&&host.as_str().to_owned())) {
+        ports.compute.close(&host, "turnaround-contract: leaves two hosts").await.unwrap();
+    }
+    let id = InstanceId(first);
+    let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
+    let why = eventually("the reason", || async { ports.instances.why_failed(&id, &started.request).await.unwrap() }).await;
+    assert!(why.contains("No valid host was found"), "{why}");
+    bed.tidy().await;
+    forget().await;
+}
+
+#[tokio::test]
+async fn hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_of_it() {
+    let bed = bed!("hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_of_it");
+    let (hosts, site, admin) = (bed.hosts().await, bed.site().await, bed.admin().await);
+    let ports = site.ports();
+    const CLASS: &str = "CUSTOM_TURNAROUND_CONTRACT";
+    // A part of the first host that has four of them, as a GPU is of its host.
+    let part = "6b1d7a4e-8f3c-4a58-9f0e-7d0c5f2b9a11";
+    let taken_away = async || admin.placement(Method::DELETE, &format!("/resource_providers/{part}"), None).await.0;
+    taken_away().await;
+    let providers = admin.placement(Method::GET, &format!("/resource_providers?name={}", hosts[0]), None).await.1;
+    let root = providers["resource_providers"][0]["uuid"].as_str().expect("Nova's provider is called as its host").to_owned();
+    let must = async |method: Method, path: &str, body: Option<serde_json::Value>| {
+        let (status, answer) = admin.placement(method, path, body).await;
+        assert!(status.is_success(), "{path}: {status} {answer}");
+        answer
+    };
+    must(Method::PUT, &format!("/resource_classes/{CLASS}"), None).await;
+    must(Method::PUT, &format!("/traits/{CLASS}"), None).await;
+    let provider = json!({ "name": "turnaround-contract", "uuid": part, "parent_provider_uuid": root });
+    must(Method::POST, "/resource_providers", Some(provider)).await;
+    let inventory = json!({ "resource_provider_generation": 0, "inventories": { CLASS: { "total": 4 } } });
+    let generation = must(Method::PUT, &format!("/resource_providers/{part}/inventories"), Some(inventory)).await["resource_provider_generation"].clone();
+    let traits = json!({ "resource_provider_generation": generation, "traits": [CLASS] });
+    must(Method::PUT, &format!("/resource_providers/{part}/traits"), Some(traits)).await;
+
+    let told = async |asks: &[(&str, &str)]| -> Vec<(String, u64)> {
+        let asks = asks.iter().map(|(key, value)| (key.replace("CLASS", CLASS), (*value).to_owned())).collect();
+        let fitting = ports.compute.fitting(&asks).await.unwrap();
+        fitting.into_iter().map(|(host, free)| (host, free.get(CLASS).copied().unwrap_or(0))).collect()
+    };
+    let first = node_of(&hosts[0]).as_str().to_owned();
+    assert_eq!(told(&[("resources:CLASS", "4")]).await, [(first.clone(), 4)]);
+    assert_eq!(told(&[("resources:CLASS", "5")]).await, []);
+    assert_eq!(told(&[("resources1:CLASS", "2"), ("resources2:CLASS", "2"), ("group_policy", "none")]).await, [(first.clone(), 4)]);
+    assert_eq!(told(&[("resources1:CLASS", "2"), ("resources2:CLASS", "2"), ("group_policy", "isolate")]).await, []);
+    assert_eq!(told(&[("resources_GPU:CLASS", "1"), ("trait_GPU:CLASS", "required")]).await, [(first.clone(), 4)]);
+    assert_eq!(told(&[("resources_GPU:CLASS", "1"), ("trait_GPU:CLASS", "forbidden")]).await, []);
+
+    // An instance of such a flavour: where Nova puts it, what is left there, and that Nova finds it no other host either.
+    let flavor = bed.flavor("with-three", 64).await;
+    let specs = json!({ "extra_specs": { (format!("resources:{CLASS}")): "3" } });
+    admin.compute(Method::POST, &format!("/flavors/{flavor}/os-extra_specs"), Some(specs)).await;
+    let id = InstanceId(admin.server_of(&flavor, None, json!({})).await);
+    let instance = ports.instances.get(&id).await.unwrap().unwrap();
+    assert_eq!((instance.host.as_deref(), instance.asks), (Some(first.as_str()), [(format!("resources:{CLASS}"), "3".to_owned())].into()));
+    assert_eq!(told(&[("resources:CLASS", "1")]).await, [(first.clone(), 1)]);
+    let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
+    let why = eventually("the reason", || async { ports.instances.why_failed(&id, &started.request).await.unwrap() }).await;
+    assert!(why.contains("No valid host was found"), "{why}");
+    bed.tidy().await;
+    assert_eq!(taken_away().await, 204, "nothing takes of it any more");
+}
+
+#[tokio::test]
 async fn a_list_longer_than_novas_page_is_listed_wholly() {
     let bed = bed!("a_list_longer_than_novas_page_is_listed_wholly");
     let Ok(paged) = std::env::var("TURNAROUND_BED_PAGED_NOVA") else {
@@ -179,7 +293,13 @@ async fn a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrive
 
     let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
     assert!(started.request.0.starts_with("req-"), "{started:?}");
-    let ended = migration(&ports, &id, &[MigrationState::Succeeded, MigrationState::Failed]).await;
+    let ended = eventually("the end of its migration", || async {
+        // What Nova tells of how far it is can be read at any time, also where its driver does not tell.
+        ports.instances.progress(&id).await.unwrap();
+        let migrations = ports.instances.migrations(&id).await.unwrap();
+        migrations.into_iter().next().filter(|one| [MigrationState::Succeeded, MigrationState::Failed].contains(&one.state))
+    })
+    .await;
     assert_eq!((ended.kind, ended.state, ended.status.as_str()), (MigrationKind::Live, MigrationState::Succeeded, "completed"));
     assert_eq!(ended.source.as_deref(), Some(from.as_str()));
     let moved = ports.instances.get(&id).await.unwrap().unwrap();

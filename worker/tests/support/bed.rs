@@ -14,7 +14,7 @@ use crate::support::{Site, eventually};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// What the tests create is called so, and nothing else is ever touched.
-const PREFIX: &str = "turnaround-contract";
+pub(crate) const PREFIX: &str = "turnaround-contract";
 
 /// One real cloud, ours alone for as long as this lives.
 pub(crate) struct Bed {
@@ -185,6 +185,19 @@ impl User<'_> {
         (status, answer.json().await.unwrap_or(Value::Null))
     }
 
+    /// A call of Placement's, by hand.
+    pub(crate) async fn placement(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let url = format!("{}{path}", self.endpoint("placement"));
+        let mut request =
+            self.bed.http.request(method, url).header("x-auth-token", &self.token).header("openstack-api-version", "placement 1.39");
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    }
+
     /// Asks for an action on a server, and is not refused.
     pub(crate) async fn action(&self, id: &str, body: Value) {
         let (status, answer) = self.compute(Method::POST, &format!("/servers/{id}/action"), Some(body)).await;
@@ -203,14 +216,21 @@ impl User<'_> {
 
     /// A running server, on `host` where that is given.
     pub(crate) async fn server(&self, host: Option<&str>) -> String {
+        let flavor = self.bed.flavor("server", 64).await;
+        self.server_of(&flavor, host, json!({})).await
+    }
+
+    /// A running server of that flavour, with those hints for Nova's scheduler.
+    pub(crate) async fn server_of(&self, flavor: &str, host: Option<&str>, hints: Value) -> String {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{PREFIX}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let (flavor, image) = (self.bed.flavor("server", 64).await, self.bed.image().await);
+        let image = self.bed.image().await;
         let mut server = json!({ "name": name, "flavorRef": flavor, "imageRef": image, "networks": "none" });
         if let Some(host) = host {
             server["host"] = host.into();
         }
-        let (status, answer) = self.compute(Method::POST, "/servers", Some(json!({ "server": server }))).await;
+        let body = json!({ "server": server, "os:scheduler_hints": hints });
+        let (status, answer) = self.compute(Method::POST, "/servers", Some(body)).await;
         assert!(status.is_success(), "{status} {answer}");
         let id = answer["server"]["id"].as_str().unwrap().to_owned();
         self.settled(&id, "active").await;
