@@ -117,7 +117,7 @@ impl Step for Close {
         let note = match known {
             Some(Closed { reopen: true, found, .. }) if !found.enabled => return leave_again(cx, &order, &found).await,
             Some(closed) if closed.reopen => reopen_if_ours(cx, &order.node).await?,
-            Some(_) => return stays_disabled(cx, &order).await,
+            Some(_) => "left disabled, as found".to_owned(),
             None => return not_ours(cx, &order).await,
         };
         Ok(Undone::Done { note })
@@ -167,25 +167,14 @@ async fn heard(cx: &StepCx<'_>, closed: Closed) -> Result<Closed, StepError> {
     Ok(closed)
 }
 
-/// Others had disabled it, and may have done so after an earlier workflow of ours was left there: nothing tells any more. Its compute service does:
-/// while that is down the node is out, and the share that was taken over with it goes on counting.
-async fn stays_disabled(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepError> {
-    let note = "left disabled, as found".to_owned();
-    if cx.ports.compute.service(&order.node).await?.up {
-        return Ok(Undone::Done { note });
-    }
-    let note = format!("{note}; its compute service is down: it counts as out until it is renewed, or released (`turnaround node release {}`)", order.node);
-    Ok(Undone::DoneKeeping { keeps: vec![node_out(order)], note })
-}
-
 /// We never came to close it. If an earlier workflow of ours had, and an operator left it so, the share that we took over with the node
 /// goes on counting: the node is still out.
 async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepError> {
     let service = cx.ports.compute.service(&order.node).await?;
-    let left = !service.enabled && (!service.up || matches!(whose(service.disabled_reason.as_deref(), cx.id), Reason::Another { .. }));
+    let left = !service.enabled && matches!(whose(service.disabled_reason.as_deref(), cx.id), Reason::Another { .. });
     let note = "was never closed by this workflow";
     Ok(if left {
-        Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}, and stays as it was left") }
+        Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}, and stays as an operator had left it") }
     } else {
         Undone::Done { note: note.to_owned() }
     })
