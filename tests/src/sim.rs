@@ -256,6 +256,9 @@ impl Rebuilder for MortalPorts {
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
         self.mortal.call("rebuild", self.inner().rebuilder.rebuild(node, order)).await
     }
+    async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError> {
+        self.mortal.call("protect", self.inner().rebuilder.protect(node, id)).await
+    }
 }
 
 #[async_trait]

@@ -113,6 +113,7 @@ contracts! {
     the_record_shows_that_a_rebuild_began_also_to_whom_the_answer_was_lost,
     a_rebuild_that_failed_says_why_and_can_be_tried_again,
     what_speaks_against_a_rebuild_is_told,
+    a_protected_node_is_not_rebuilt_until_the_next_order,
     a_refusal_is_told_in_its_own_words,
     somebody_elses_lock_is_told_and_is_a_not_now,
     a_service_that_is_away_is_unavailable_and_nothing_was_done,
@@ -216,6 +217,29 @@ async fn what_speaks_against_a_rebuild_is_told(on: On) {
     for (objection, told) in objections.iter().zip(["in maintenance: DIMM, ask bob", "protected", "the machine of instance 6f1c"]) {
         assert!(objection.contains(told), "{objection}");
     }
+}
+
+async fn a_protected_node_is_not_rebuilt_until_the_next_order(on: On) {
+    let bench = on.site(plan()).await;
+    let order = bench.rebuild("t-1").await;
+    let id = bench.record().await.id;
+    assert_eq!(bench.ports.rebuilder.protect(&gpu(), &id).await.unwrap_err().kind, PortErrorKind::Unavailable, "it is being rebuilt");
+    bench.settle();
+    assert!(!bench.record().await.protected_by_us);
+    for _ in 0..2 {
+        bench.ports.rebuilder.protect(&gpu(), &id).await.unwrap();
+        let record = bench.record().await;
+        assert_eq!((record.protected_by_us, record.objections.len()), (true, 0), "no objection to an order of ours");
+    }
+    match bench.ports.rebuilder.rebuild(&gpu(), &order).await.unwrap_err().kind {
+        PortErrorKind::Refused { reason } | PortErrorKind::Denied { reason } => assert!(reason.contains("is protected"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    bench.settle();
+    assert_eq!(bench.rebuilds(), 1);
+    bench.rebuild("t-2").await;
+    bench.settle();
+    assert_eq!((bench.rebuilds(), bench.record().await.protected_by_us), (2, false));
 }
 
 async fn a_refusal_is_told_in_its_own_words(on: On) {

@@ -407,6 +407,22 @@ async fn a_rebuild_that_a_proxy_asks_for_twice_is_done_once() {
     renewal.is_clean();
 }
 
+/// A worker that was stopped between its last look and its request wakes up when the node is back, and has instances.
+#[tokio::test]
+async fn a_rebuild_that_comes_when_the_node_is_back_is_refused_and_the_next_renewal_takes_place() {
+    let renewal = Renewal::of(site()).await;
+    renewal.succeeded().await;
+    let world = &renewal.sim.world;
+    let ours = world.ironic_node(NODE).unwrap().ordered.unwrap();
+    let late = turnaround_workflows::ports::Installed { token: ours.token, sha256: ours.sha256 };
+    let refused = world.request_rebuild(NODE, late).unwrap_err();
+    assert!(format!("{refused:?}").contains("is protected"), "{refused:?}");
+    assert!(world.snapshot().node(NODE).unwrap().enabled, "as if nothing had been asked");
+    assert!(world.ironic_node(NODE).unwrap().protected_reason.is_some_and(|reason| reason.starts_with("turnaround:")));
+    let ports = world.ports();
+    assert!(ports.rebuilder.record(&NODE.parse().unwrap()).await.unwrap().objections.is_empty(), "it is no objection to the next one");
+}
+
 /// The operator's word is about what was asked, not about what came of it since.
 #[tokio::test]
 async fn a_consent_to_rebuild_is_good_for_nothing_else_than_what_was_asked_about() {

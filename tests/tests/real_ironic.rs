@@ -209,6 +209,16 @@ async fn a_real_ironic_rebuilds_a_node_as_the_simulated_one_does() {
     assert!(matches!(adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap_err().kind, PortErrorKind::Denied { .. }));
     bed.patch(json!([{ "op": "add", "path": "/protected", "value": false }])).await;
 
+    // Our own protection is none of that: the next order takes it away.
+    adapter.rebuilder.protect(&gpu(), &found.id).await.unwrap();
+    let protected = adapter.record().await;
+    assert_eq!((protected.protected_by_us, protected.objections), (true, vec![]));
+    assert!(matches!(adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap_err().kind, PortErrorKind::Denied { .. }));
+    adapter.rebuilder.order(&gpu(), &order("t-1", &found)).await.unwrap();
+    assert!(!adapter.record().await.protected_by_us);
+    adapter.rebuilder.rebuild(&gpu(), &order("t-1", &found)).await.unwrap();
+    bed.settled("active").await;
+
     // A tenant's machine, and a retired one: Ironic itself would rebuild both.
     bed.patch(json!([{ "op": "add", "path": "/instance_uuid", "value": "6f1c3f5e-0000-4000-8000-000000000001" }])).await;
     assert_eq!(adapter.record().await.objections, ["for Ironic, gpu-01 is the machine of instance 6f1c3f5e-0000-4000-8000-000000000001"]);
@@ -247,7 +257,7 @@ async fn a_node_is_renewed_by_a_real_ironic_also_if_a_worker_is_killed_meanwhile
         "token": found["extra"]["turnaround"]["token"], "id": found["uuid"], "sha256": found["extra"]["turnaround"]["sha256"], "source": found["instance_info"]["image_source"],
     }))
     .unwrap();
-    running.world.order_rebuild(&bed.name, &order).unwrap();
+    running.world.order_rebuild(&bed.name, &order, false).unwrap();
     running.world.request_rebuild(&bed.name, Installed { token: order.token.clone(), sha256: order.sha256.clone() }).unwrap();
     for worker in 0..2 {
         running.processes.kill_worker(worker).await.unwrap();

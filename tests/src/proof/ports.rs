@@ -118,6 +118,9 @@ impl Rebuilder for Gated {
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
         self.gate.call("rebuild", true, self.site.rebuilder.rebuild(node, order)).await
     }
+    async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError> {
+        self.gate.call("protect", true, self.site.rebuilder.protect(node, id)).await
+    }
 }
 
 #[async_trait]

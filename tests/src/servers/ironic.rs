@@ -119,7 +119,7 @@ fn document(node: &IronicNode) -> Value {
         "maintenance": node.maintenance.is_some(),
         "maintenance_reason": node.maintenance,
         "protected": node.protected,
-        "protected_reason": null,
+        "protected_reason": node.protected_reason,
         "retired": false,
         "retired_reason": null,
         "instance_uuid": node.instance_uuid,
@@ -143,7 +143,7 @@ async fn show(State(ironic): Shared, Path(node): Path<String>) -> Response {
     }
 }
 
-/// A JSON patch: only what an order writes is understood.
+/// A JSON patch: only what an order writes is understood, and that a node is to be protected.
 async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Json<Value>) -> Response {
     let node = named(&ironic.world, node);
     let found = match ironic.world.ironic_node(&node) {
@@ -160,6 +160,14 @@ async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Js
     }
     let added = |path: &str| operations.iter().find(|operation| operation["op"] == "add" && operation["path"] == path).map(|operation| &operation["value"]);
     let text = |path: &str| added(path).and_then(Value::as_str).map(str::to_owned);
+    if added("/protected") == Some(&Value::Bool(true)) {
+        let reason = text("/protected_reason").unwrap_or_default();
+        return match ironic.world.protect_record(&node, reason).and_then(|()| ironic.world.ironic_node(&node)) {
+            Ok(found) => Json(document(&found)).into_response(),
+            Err(error) => trouble(error, &node),
+        };
+    }
+    let unprotects = added("/protected") == Some(&Value::Bool(false));
     let token = added("/extra/turnaround").and_then(|order| order["token"].as_str());
     let order = match (text("/instance_info/image_source"), text("/instance_info/image_os_hash_algo"), text("/instance_info/image_os_hash_value"), token) {
         (Some(source), Some(algorithm), Some(sha256), Some(token)) if algorithm == "sha256" => RebuildOrder { token: Token(token.to_owned()), id: uuid(&node), source, sha256 },
@@ -169,7 +177,7 @@ async fn change(State(ironic): Shared, Path(node): Path<String>, Json(patch): Js
     if stale {
         return refuse(400, "the checksum of the image before would be held against the new one");
     }
-    match ironic.world.order_rebuild(&node, &order).and_then(|()| ironic.world.ironic_node(&node)) {
+    match ironic.world.order_rebuild(&node, &order, unprotects).and_then(|()| ironic.world.ironic_node(&node)) {
         Ok(found) => Json(document(&found)).into_response(),
         Err(error) => trouble(error, &node),
     }

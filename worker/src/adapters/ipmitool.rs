@@ -8,9 +8,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use turnaround_config::SecretText;
 use turnaround_workflows::ports::{BootDevice, BootOverride, PortError, PortErrorKind, Power};
 
+use super::bmc::in_time;
 use super::http::{Effect, foreign_text};
 use super::program::{Finished, Program};
 
@@ -61,11 +63,13 @@ impl Ipmitool {
     }
 
     pub(crate) async fn reset(&self, operation: &str) -> Result<(), PortError> {
+        let decided = Instant::now();
         // A node that is off can't be cycled: IPMI's power cycle does nothing then.
         let action = match self.power(operation).await? {
             Power::Off => "on",
             Power::On | Power::Changing => "cycle",
         };
+        in_time(decided, operation)?;
         self.command(operation, Effect::Some, &["chassis", "power", action]).await.map(drop)
     }
 

@@ -17,7 +17,7 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use turnaround_config::NodeName;
-use turnaround_workflows::ports::{Installed, PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, Token};
+use turnaround_workflows::ports::{Installed, PROTECTED_BY_US, PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, Token};
 
 use super::configdrive::Drive;
 use super::http::{Answer, Effect, Failure, Http, Request, foreign_text};
@@ -138,6 +138,10 @@ impl Document {
         }
     }
 
+    fn protected_by_us(&self) -> bool {
+        self.protected && self.protected_reason.as_ref().is_some_and(|reason| reason.starts_with(PROTECTED_BY_US))
+    }
+
     /// Ironic itself rebuilds a node that is retired or somebody's instance, and only refuses the first two.
     fn objections(&self, node: &NodeName) -> Vec<String> {
         let because = |reason: &Option<String>| reason.as_ref().map_or_else(String::new, |reason| format!(": {}", foreign_text(reason)));
@@ -145,7 +149,7 @@ impl Document {
         if self.maintenance {
             objections.push(format!("Ironic has {node} in maintenance{}", because(&self.maintenance_reason)));
         }
-        if self.protected {
+        if self.protected && !self.protected_by_us() {
             objections.push(format!("Ironic has {node} protected{}", because(&self.protected_reason)));
         }
         if self.retired {
@@ -282,6 +286,7 @@ impl Rebuilder for Ironic {
             called: foreign_text(found.called()),
             order: found.token(),
             objections,
+            protected_by_us: found.protected_by_us(),
             id: found.uuid,
             locked_by: found.reservation.as_deref().map(foreign_text),
             last_error: found.last_error.as_deref().map(foreign_text),
@@ -303,7 +308,22 @@ impl Rebuilder for Ironic {
         if found.instance_info.contains_key("image_checksum") {
             patch.push(json!({ "op": "remove", "path": "/instance_info/image_checksum" }));
         }
+        // (Its reason goes with it.)
+        if found.protected_by_us() {
+            patch.push(add("/protected", json!(false)));
+        }
         self.send(&operation, Method::PATCH, &["nodes", &order.id], &[], Some(&Value::Array(patch)), Renewal::SentAgain).await?;
+        Ok(())
+    }
+
+    async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError> {
+        let operation = format!("have Ironic protect {node}");
+        let reason = format!("{PROTECTED_BY_US} a rebuild that was asked for long ago is refused; the next renewal takes this away");
+        let patch = json!([
+            { "op": "add", "path": "/protected", "value": true },
+            { "op": "add", "path": "/protected_reason", "value": reason },
+        ]);
+        self.send(&operation, Method::PATCH, &["nodes", id], &[], Some(&patch), Renewal::SentAgain).await?;
         Ok(())
     }
 

@@ -10,9 +10,11 @@ use http::{HeaderValue, Method};
 use reqwest::Url;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use turnaround_config::SecretText;
 use turnaround_workflows::ports::{BootDevice, BootOverride, PortError, PortErrorKind, Power};
 
+use super::bmc::in_time;
 use super::http::{Answer, Basic, BoxError, Effect, Http, Request, foreign_text};
 use super::tls::Trust;
 
@@ -107,6 +109,7 @@ impl Redfish {
     }
 
     pub(crate) async fn reset(&self, operation: &str) -> Result<(), PortError> {
+        let decided = Instant::now();
         let (system, _) = self.system(operation).await?;
         let power = system.power(operation)?;
         let reset = system.actions.and_then(|actions| actions.reset);
@@ -117,6 +120,7 @@ impl Redfish {
             let reason = format!("its reset action is at `{}`, which is no path on this BMC", foreign_text(&target));
             return Err(PortError::new(operation, PortErrorKind::Garbled { reason }));
         }
+        in_time(decided, operation)?;
         let answer = self.send(operation, &self.request(Method::POST, &target, Some(&json!({ "ResetType": how })))).await?;
         self.succeeded(operation, Effect::Some, &answer)
     }

@@ -51,6 +51,8 @@ const CREDENTIAL: &str = "vault";
 /// (systemd.exec(5)) is not the script's business. Signals that ask it to end are left
 /// to the script: it alone knows what may be left half done. File descriptor 9 is the lock of all runs, which the script inherits, 8 the runner's own.
 ///
+/// That the run was started stands on the disk, name and all, before anything of the script runs: after a power cut it is not started again.
+///
 /// Before it writes `exit` it lets go of its own 9, and waits until nothing else holds that lock. Another run that takes it right then only costs time:
 /// it can do so only when nothing of this one is left, and `exit` comes when that one has ended; 8 tells meanwhile that this one goes on.
 const RUNNER: &str = r#"
@@ -60,7 +62,7 @@ run=$1; work=$2; shift 2
 cd "$run" || exit 1
 exec 9>>../lock && flock -n 9 || exit 1
 echo "$$ $(cut -d' ' -f22 /proc/$$/stat) $(cat /proc/sys/kernel/random/boot_id)" >"pid.$$" && sync "pid.$$" || exit 1
-ln "pid.$$" pid || { rm -f "pid.$$"; exit 1; }
+ln "pid.$$" pid && sync . || { rm -f "pid.$$"; exit 1; }
 rm -f "pid.$$"
 exec 8<pid && flock 8
 trap : HUP INT TERM

@@ -121,6 +121,9 @@ impl Rebuilder for Told {
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
         effect("rebuild", node.as_str(), self.0.rebuilder.rebuild(node, order)).await
     }
+    async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError> {
+        effect("protect", node.as_str(), self.0.rebuilder.protect(node, id)).await
+    }
 }
 
 #[async_trait]

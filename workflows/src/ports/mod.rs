@@ -27,7 +27,7 @@ pub use instances::{
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};
-pub use rebuilder::{RebuildOrder, RebuildRecord, RebuildState, Rebuilder};
+pub use rebuilder::{PROTECTED_BY_US, RebuildOrder, RebuildRecord, RebuildState, Rebuilder};
 pub use setup_script::{HostRecap, ScriptEnd, ScriptRun, ScriptState, SetupScript};
 pub use silences::{NewSilence, Silence, Silences};
 

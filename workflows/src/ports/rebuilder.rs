@@ -6,6 +6,9 @@ use turnaround_config::NodeName;
 
 use super::{PortError, Token};
 
+/// Begins the reason that our own protection is given, by which it is told from others'.
+pub const PROTECTED_BY_US: &str = "turnaround:";
+
 /// What a node is to be rebuilt with, and by whose order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RebuildOrder {
@@ -42,7 +45,9 @@ pub struct RebuildRecord {
     pub called: String,
     /// Who works on it just now, as the service names it: nothing can be asked for meanwhile.
     pub locked_by: Option<String>,
-    /// What speaks against a rebuild at any time, one line each: in maintenance, protected, somebody's own machine, another machine.
+    /// It refuses a rebuild because of [`Rebuilder::protect`].
+    pub protected_by_us: bool,
+    /// What speaks against a rebuild at any time, one line each: in maintenance, protected by others, somebody's own machine, another machine.
     pub objections: Vec<String>,
     /// The token of the order that was written down last ([`Rebuilder::order`]).
     pub order: Option<Token>,
@@ -60,10 +65,13 @@ pub trait Rebuilder: Send + Sync {
     async fn record(&self, node: &NodeName) -> Result<RebuildRecord, PortError>;
 
     /// Writes `order` down on the record of `node`, in place of an earlier one: from now on the record carries its token, and a rebuild writes
-    /// its image. Nothing is done to the node. `Unavailable` while somebody works on it.
+    /// its image; our own protection of it is taken away. Nothing is done to the node. `Unavailable` while somebody works on it.
     async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError>;
 
     /// Begins to rebuild `node` with what was ordered. On return it is under way (`Working`), or over already. `Unavailable` while somebody works on
     /// it, `Refused` in the service's own words. **Overwrites its system disk.**
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError>;
+
+    /// Has the service refuse every rebuild of the node with this id until the next order: also one that was asked for long ago and comes only now.
+    async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError>;
 }

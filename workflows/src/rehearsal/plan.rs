@@ -531,6 +531,7 @@ pub enum Call {
     Uncordon,
     Evict,
     OrderRebuild,
+    Protect,
     Rebuild,
 }
 

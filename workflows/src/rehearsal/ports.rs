@@ -14,7 +14,7 @@ use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
-    Installed, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, lacks_group_policy,
+    Installed, PROTECTED_BY_US, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, lacks_group_policy,
 };
 
 impl World {
@@ -238,9 +238,10 @@ impl Rebuilder for World {
             "deploy failed" => RebuildState::Failed,
             _ => RebuildState::Working,
         };
+        let protected_by_us = found.protected_reason.as_ref().is_some_and(|reason| reason.starts_with(PROTECTED_BY_US));
         let objections = [
             found.maintenance.map(|reason| format!("Ironic has {node} in maintenance: {reason}")),
-            found.protected.then(|| format!("Ironic has {node} protected")),
+            (found.protected && !protected_by_us).then(|| format!("Ironic has {node} protected")),
             found.instance_uuid.map(|instance| format!("{node} is the machine of instance {instance}")),
         ];
         Ok(RebuildRecord {
@@ -248,6 +249,7 @@ impl Rebuilder for World {
             state,
             called: found.provision_state,
             locked_by: found.reservation,
+            protected_by_us,
             objections: objections.into_iter().flatten().collect(),
             order: found.ordered.map(|order| order.token),
             changed: Some(format!("{}/{}", found.provision_updated.0, found.provision_updated.1)),
@@ -256,12 +258,18 @@ impl Rebuilder for World {
     }
 
     async fn order(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
-        self.order_rebuild(node.as_str(), order).map_err(|e| busy_or(e, format!("write down what Ironic is to rebuild {node} with")))
+        let unprotects = self.record(node).await?.protected_by_us;
+        self.order_rebuild(node.as_str(), order, unprotects).map_err(|e| busy_or(e, format!("write down what Ironic is to rebuild {node} with")))
     }
 
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError> {
         let mark = Installed { token: order.token.clone(), sha256: order.sha256.clone() };
         self.request_rebuild(node.as_str(), mark).map_err(|e| busy_or(e, format!("have Ironic rebuild {node}")))
+    }
+
+    async fn protect(&self, node: &NodeName, _id: &str) -> Result<(), PortError> {
+        let reason = format!("{PROTECTED_BY_US} a late rebuild is refused");
+        self.protect_record(node.as_str(), reason).map_err(|e| busy_or(e, format!("have Ironic protect {node}")))
     }
 }
 

@@ -28,6 +28,7 @@ pub struct IronicNode {
     pub reservation: Option<String>,
     pub maintenance: Option<String>,
     pub protected: bool,
+    pub protected_reason: Option<String>,
     pub instance_uuid: Option<String>,
     pub last_error: Option<String>,
     /// What was written down on it last.
@@ -42,6 +43,7 @@ pub(super) struct Record {
     locked_until: Option<Timestamp>,
     maintenance: Option<String>,
     protected: bool,
+    protected_reason: Option<String>,
     tenant: Option<String>,
     last_error: Option<String>,
     ordered: Option<RebuildOrder>,
@@ -57,6 +59,7 @@ impl Record {
             locked_until: None,
             maintenance: plan.maintenance.clone(),
             protected: plan.protected,
+            protected_reason: None,
             tenant: plan.tenant.clone(),
             last_error: None,
             ordered: None,
@@ -93,25 +96,44 @@ impl Site {
             reservation: record.locked_by(now),
             maintenance: record.maintenance.clone(),
             protected: record.protected,
+            protected_reason: record.protected_reason.clone(),
             instance_uuid: record.tenant.clone(),
             last_error: record.last_error.clone(),
             ordered: record.ordered.clone(),
         })
     }
 
-    pub(super) fn order_rebuild(&mut self, node: &str, order: &RebuildOrder) -> Result<(), Trouble> {
+    /// A record that can be changed just now.
+    fn changeable(&mut self, node: &str) -> Result<&mut Record, Trouble> {
         let index = self.on_record(node)?;
         let now = self.now;
-        if let Some(record) = &mut self.nodes[index].record {
-            if record.state == DEPLOYING {
-                return Err(Trouble::refused(409, format!("Node {node} can not be updated while a state transition is in progress.")));
-            }
-            if let Some(by) = record.locked_by(now) {
-                return Err(locked(node, &by));
-            }
-            record.ordered = Some(order.clone());
+        let record = self.nodes[index].record.as_mut().ok_or(Trouble::NotFound)?;
+        if record.state == DEPLOYING {
+            return Err(Trouble::refused(409, format!("Node {node} can not be updated while a state transition is in progress.")));
+        }
+        match record.locked_by(now) {
+            Some(by) => Err(locked(node, &by)),
+            None => Ok(record),
+        }
+    }
+
+    /// `unprotects`: the same request takes the node's protection away.
+    pub(super) fn order_rebuild(&mut self, node: &str, order: &RebuildOrder, unprotects: bool) -> Result<(), Trouble> {
+        let record = self.changeable(node)?;
+        record.ordered = Some(order.clone());
+        if unprotects {
+            (record.protected, record.protected_reason) = (false, None);
         }
         self.answer(Call::OrderRebuild, ())
+    }
+
+    pub(super) fn protect_record(&mut self, node: &str, reason: String) -> Result<(), Trouble> {
+        let record = self.changeable(node)?;
+        if record.state != ACTIVE {
+            return Err(Trouble::refused(409, format!("Node {node} can not be protected while it is in state \"{}\".", record.state)));
+        }
+        (record.protected, record.protected_reason) = (true, Some(reason));
+        self.answer(Call::Protect, ())
     }
 
     /// `mark` is what the configdrive has the new system write.

@@ -158,7 +158,7 @@ fn ironic(random: &mut StdRng, mut plan: SitePlan) -> SitePlan {
         }
     }
     for _ in 0..random.random_range(0..3) {
-        plan = plan.loses_answer(pick(random, &[Call::OrderRebuild, Call::Rebuild]), random.random_range(1..4));
+        plan = plan.loses_answer(pick(random, &[Call::OrderRebuild, Call::Rebuild, Call::Protect]), random.random_range(1..4));
     }
     let after = |random: &mut StdRng| Duration::from_secs(random.random_range(0..MEANWHILE_SECS));
     if let Some(node) = names.first().filter(|_| one_in(random, 2)) {

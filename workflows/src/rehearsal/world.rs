@@ -298,8 +298,13 @@ impl World {
     }
 
     /// Writes on Ironic's record what a rebuild is to write.
-    pub fn order_rebuild(&self, node: &str, order: &RebuildOrder) -> Result<(), Trouble> {
-        self.site().order_rebuild(node, order)
+    pub fn order_rebuild(&self, node: &str, order: &RebuildOrder, unprotects: bool) -> Result<(), Trouble> {
+        self.site().order_rebuild(node, order, unprotects)
+    }
+
+    /// Ironic refuses to rebuild the node from now on.
+    pub fn protect_record(&self, node: &str, reason: String) -> Result<(), Trouble> {
+        self.site().protect_record(node, reason)
     }
 
     /// Ironic's yes, and from then on it is under way. `mark` is what the configdrive has the new system write.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
 use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, with_answers, word_of};
 use super::{Rebuild, needed, order, queues};
 use crate::engine::{Observed, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::RebuildState;
+use crate::ports::{PortErrorKind, RebuildState};
 use crate::store::Queue;
 
 /// A node that answers without our mark, or still as before, may get there yet for this long.
@@ -17,12 +18,14 @@ use crate::store::Queue;
 // otherwise, and then it takes seconds.
 const MARK_COMES_WITHIN: Duration = Duration::from_secs(120);
 
-/// Done when Ironic is done with it, and the node itself has booted since, and carries the token of this attempt and the digest of the image.
+/// Done when Ironic is done with it, and the node itself has booted since, and carries the token of this attempt and the digest of the image; and Ironic
+/// refuses to rebuild it until the next order.
 /// Ironic's word alone proves nothing: an old disk boots too.
 pub struct AwaitRebuild;
 
 enum Seen {
-    Ours(InstalledBoot),
+    /// Renewed; whether a rebuild that comes late would be refused, and the record's id.
+    Ours { installed: InstalledBoot, protected: bool, id: String },
     /// Not yet, and why.
     NotYet(String),
     /// It answers, but with something else than what was to be installed.
@@ -83,7 +86,7 @@ async fn look(cx: &StepCx<'_>, intent: &Intent) -> Result<Seen, StepError> {
         .as_ref()
         .is_some_and(|installed| installed.token == intent.order.token && installed.sha256 == intent.order.sha256);
     if has_booted && marked {
-        return Ok(Seen::Ours(InstalledBoot { boot_id: facts.boot_id }));
+        return Ok(Seen::Ours { installed: InstalledBoot { boot_id: facts.boot_id }, protected: record.protected_by_us, id: record.id });
     }
     let carries = match &facts.installed {
         Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
@@ -114,8 +117,8 @@ impl Step for AwaitRebuild {
         }
         let kept: Kept = cx.checkpoint()?.unwrap_or_default();
         match look(cx, &newest(cx, &kept)?).await? {
-            Seen::Ours(installed) => Ok(Observed::AlreadyDone(installed)),
-            Seen::NotYet(_) | Seen::Other(_) | Seen::Bad(_) => Ok(Observed::ToDo { would }),
+            Seen::Ours { installed, protected: true, .. } => Ok(Observed::AlreadyDone(installed)),
+            Seen::Ours { .. } | Seen::NotYet(_) | Seen::Other(_) | Seen::Bad(_) => Ok(Observed::ToDo { would }),
         }
     }
 
@@ -131,7 +134,12 @@ impl Step for AwaitRebuild {
             }
         }
         let Trouble { question, about } = match look(cx, &newest(cx, &kept)?).await? {
-            Seen::Ours(installed) => return Ok(Progress::Done(installed)),
+            Seen::Ours { installed, protected, id } => {
+                if !protected {
+                    protect(cx, &order.node, &id).await?;
+                }
+                return Ok(Progress::Done(installed));
+            }
             Seen::NotYet(note) => {
                 // What answered before is gone: whatever comes up next has its own time.
                 if kept.other_since.take().is_some() {
@@ -159,6 +167,21 @@ impl Step for AwaitRebuild {
         (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
         cx.save(&kept, "it did not come out well").await?;
         Err(StepError::ask(with_answers(question)))
+    }
+}
+
+/// From here on instances may come. A request of a worker that was stopped at the very moment of sending it has no condition that it could carry: so Ironic
+/// has to refuse it.
+async fn protect(cx: &StepCx<'_>, node: &NodeName, id: &str) -> Result<(), StepError> {
+    cx.guard().await?;
+    match cx.ports.rebuilder.protect(node, id).await {
+        Ok(()) => Ok(()),
+        // It is renewed all the same, and who may not protect it now may not later.
+        Err(error) if matches!(error.kind, PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. }) => {
+            warn!(%node, error = %StepError::from(error).chain(), "not protected in Ironic: a rebuild that comes late would not be refused");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

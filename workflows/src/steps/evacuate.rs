@@ -222,7 +222,7 @@ impl Step for Evacuate {
             let note = "empty; waits for instances that were on their way to it when it was closed".to_owned();
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
-        if under_way == 0 && !stuck.is_empty() {
+        if under_way == 0 && !stuck.is_empty() && !evacuation.waits_for_others() {
             evacuation.names(stuck.iter().map(|(id, _)| id.clone()).collect(), false).await?;
             let lines: Vec<String> = stuck.into_iter().map(|(_, line)| line).collect();
             return Err(StepError::ask(question(&order.node, &lines)));
@@ -778,6 +778,13 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if now.since(since) >= BUSY_MAX {
             self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));
         }
+    }
+
+    /// Will others leave without anybody's help, once they are no longer busy, or another of their group has arrived? (None of it lasts: who is
+    /// busy for too long is stuck.) While a question is open nothing is moved.
+    fn waits_for_others(&self) -> bool {
+        let is_blocked = |id: &InstanceId| self.blocked.iter().any(|(blocked, _)| blocked == id);
+        self.apart > 0 || self.waited_for.iter().any(|id| !is_blocked(id))
     }
 
     /// Those that nobody waits for any more.
