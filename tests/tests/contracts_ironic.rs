@@ -114,6 +114,7 @@ contracts! {
     a_rebuild_that_failed_says_why_and_can_be_tried_again,
     what_speaks_against_a_rebuild_is_told,
     a_protected_node_is_not_rebuilt_until_the_next_order,
+    a_protection_of_somebody_elses_stays_theirs,
     a_refusal_is_told_in_its_own_words,
     somebody_elses_lock_is_told_and_is_a_not_now,
     a_service_that_is_away_is_unavailable_and_nothing_was_done,
@@ -240,6 +241,15 @@ async fn a_protected_node_is_not_rebuilt_until_the_next_order(on: On) {
     bench.rebuild("t-2").await;
     bench.settle();
     assert_eq!((bench.rebuilds(), bench.record().await.protected_by_us), (2, false));
+}
+
+async fn a_protection_of_somebody_elses_stays_theirs(on: On) {
+    let mut plan = plan();
+    plan.node("gpu-01").unwrap().ironic = Some(RecordPlan { protected: true, ..RecordPlan::default() });
+    let bench = on.site(plan).await;
+    bench.ports.rebuilder.protect(&gpu(), &bench.record().await.id).await.unwrap();
+    let record = bench.record().await;
+    assert_eq!((record.protected_by_us, record.objections.len()), (false, 1), "{record:?}");
 }
 
 async fn a_refusal_is_told_in_its_own_words(on: On) {

@@ -318,6 +318,10 @@ impl Rebuilder for Ironic {
 
     async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError> {
         let operation = format!("have Ironic protect {node}");
+        // Somebody else's protection serves as well, and stays theirs: the next order would take ours away.
+        if self.read(node, &operation).await?.protected {
+            return Ok(());
+        }
         let reason = format!("{PROTECTED_BY_US} a rebuild that was asked for long ago is refused; the next renewal takes this away");
         let patch = json!([
             { "op": "add", "path": "/protected", "value": true },

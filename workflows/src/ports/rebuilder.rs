@@ -73,5 +73,6 @@ pub trait Rebuilder: Send + Sync {
     async fn rebuild(&self, node: &NodeName, order: &RebuildOrder) -> Result<(), PortError>;
 
     /// Has the service refuse every rebuild of the node with this id until the next order: also one that was asked for long ago and comes only now.
+    /// A node that others have protected stays theirs. `Unavailable` while somebody works on it.
     async fn protect(&self, node: &NodeName, id: &str) -> Result<(), PortError>;
 }

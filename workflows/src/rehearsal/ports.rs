@@ -268,6 +268,10 @@ impl Rebuilder for World {
     }
 
     async fn protect(&self, node: &NodeName, _id: &str) -> Result<(), PortError> {
+        let found = self.ironic_node(node.as_str()).map_err(|e| busy_or(e, format!("have Ironic protect {node}")))?;
+        if found.protected {
+            return Ok(());
+        }
         let reason = format!("{PROTECTED_BY_US} a late rebuild is refused");
         self.protect_record(node.as_str(), reason).map_err(|e| busy_or(e, format!("have Ironic protect {node}")))
     }
