@@ -251,7 +251,7 @@ impl<'a> Judge<'a> {
                     self.say(Rule::LogIsWhole, format!("silence {} ends, and is not in force", text(event, "silence")));
                 }
             }
-            "answer_lost" | "pod_evicted" => {}
+            "answer_lost" | "pod_evicted" | "stop_requested" => {}
             "cluster_node_started" | "node_cordoned" | "node_uncordoned" | "pod_started" | "pod_ended" => self.event_of_cluster(kind, event),
             _ => self.event_of_node(kind, event),
         }

@@ -202,6 +202,9 @@ impl Instances for MortalPorts {
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         self.mortal.call("start_move", self.inner().instances.start_move(id, how, to)).await
     }
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError> {
+        self.mortal.call("stop_live", self.inner().instances.stop_live(id, migration)).await
+    }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         self.mortal.call("confirm", self.inner().instances.confirm(id)).await
     }

@@ -72,6 +72,7 @@ fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
     for event in events {
         let what = match &event.what {
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
+            Happened::StopRequested { instance, .. } => format!("stop {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
             Happened::RebuildRequested { node, .. } => format!("rebuild {node}"),
             Happened::NodeCordoned { cluster_node, .. } => format!("cordon {cluster_node}"),

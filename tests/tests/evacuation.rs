@@ -7,7 +7,7 @@ use std::time::Duration;
 use turnaround_config::Pinned;
 use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::clock::Clock as _;
-use turnaround_workflows::engine::{SignalKind, start};
+use turnaround_workflows::engine::{Question, SignalKind, start};
 use turnaround_workflows::ports::{GroupRule, MigrationState, Move};
 use turnaround_workflows::rehearsal::{ALWAYS, Api, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, Outage, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
@@ -710,6 +710,140 @@ async fn devices_that_no_other_host_has_left_hold_an_evacuation_back() {
 }
 
 /// How far it is is shown next to the instance, and costs few entries.
+/// A site whose first node has four instances, of which `a` never ends its live migration; Nova sends `live_at_once` at a time.
+async fn never_ending(live_at_once: usize) -> (Sim, WorkflowId) {
+    let mut plan = SitePlan::uniform(3, 4);
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, 1, "").only(Move::Live);
+    plan.latencies.live_at_once = live_at_once;
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    (sim, node)
+}
+
+async fn asked(sim: &Sim, node: &WorkflowId) -> Question {
+    let state = sim.state(node).await;
+    state.question().cloned().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()))
+}
+
+async fn answer(sim: &mut Sim, node: &WorkflowId, key: &str) {
+    sim.clock.advance(Duration::from_secs(1));
+    sim.signal(node, SignalKind::Answer { key: key.to_owned() }).await;
+    sim.run().await;
+}
+
+#[tokio::test]
+async fn a_live_migration_that_never_ends_holds_up_no_other_and_is_stopped_if_an_operator_wants_that() {
+    for live_at_once in [1, 4] {
+        let (mut sim, node) = never_ending(live_at_once).await;
+        let (hangs, left) = (guest(&sim, "gpu-01-a"), |sim: &Sim| sim.world.guests_where(|guest| guest.host.as_deref() == Some("gpu-01")).unwrap().len());
+        let question = asked(&sim, &node).await;
+        let begins = format!("gpu-01-a ({}): its live migration was asked for at ", hangs.id);
+        assert!(question.seen.iter().any(|line| line.starts_with(&begins) && line.contains("has not ended (`running`)")), "{question:?}");
+        // Where Nova sends one at a time, those behind it wait in line, and no more than two are asked for.
+        assert_eq!((question.seen.len(), left(&sim)), if live_at_once == 1 { (3, 3) } else { (1, 1) }, "{question:?}");
+        assert!(sim.clock.now().since(turnaround_tests::sim::MORNING) < Duration::from_secs(3600), "and long before the deadline of the step");
+
+        answer(&mut sim, &node, "retry").await;
+        assert_eq!(asked(&sim, &node).await.text, question.text, "it still does not end");
+        let stopped = |sim: &Sim| sim.world.events().iter().filter(|event| matches!(event.what, Happened::StopRequested { .. })).count();
+        assert_eq!(stopped(&sim), 0, "nobody has wanted that");
+
+        answer(&mut sim, &node, "stop").await;
+        let question = asked(&sim, &node).await;
+        assert!(question.seen[0].contains("was stopped, as an operator wanted, and ended as `cancelled`"), "{question:?}");
+        assert_eq!((question.seen.len(), left(&sim)), (1, 1), "all else has left, what waited in line behind it too");
+        assert!(question.find("stop").is_none(), "nothing is under way");
+        let here = guest(&sim, "gpu-01-a");
+        assert_eq!((here.vm_state, here.host.as_deref()), (VmState::Active, Some("gpu-01")));
+
+        answer(&mut sim, &node, "retry").await;
+        assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+        assert_eq!(stopped(&sim), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_operators_stop_is_carried_out_wherever_the_worker_dies() {
+    let whole = Death::never();
+    for point in 0.. {
+        let (mut sim, node) = never_ending(4).await;
+        let death = if point == 0 { whole.clone() } else { Death::at(point) };
+        sim.deaths.push_back(death);
+        answer(&mut sim, &node, "stop").await;
+        let question = asked(&sim, &node).await;
+        assert!(question.seen[0].contains("was stopped, as an operator wanted, and ended as `cancelled`"), "{point}: {question:?}");
+        if point == whole.passed() {
+            break;
+        }
+    }
+    assert!(whole.passed() > 5, "{}", whole.passed());
+}
+
+#[tokio::test]
+async fn a_live_migration_that_comes_on_is_not_taken_for_one_that_never_ends() {
+    let mut plan = SitePlan::uniform(3, 1);
+    // More than three times what a move may take of which nothing is heard.
+    plan.latencies.live_migration = Duration::from_secs(3600);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn a_migration_record_that_never_ends_is_named_and_disregarded_only_if_an_operator_says_so() {
+    // One of an instance that has long left, and one of an instance that is on the node.
+    for (name, on) in [("gpu-02-a", "gpu-02"), ("gpu-01-a", "gpu-01")] {
+        let mut plan = SitePlan::uniform(3, 2);
+        plan = plan.happens(Duration::ZERO, Happens::RecordOrphaned { name: name.to_owned(), node: "gpu-01".to_owned() });
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        sim.clock.advance(Duration::from_secs(1));
+        let rollout = sim.order(&order).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        sim.run().await;
+        let (id, record) = (guest(&sim, name).id, sim.world.migrations_where(|record| !record.status.is_over()).unwrap().remove(0));
+        let says = format!("{name} ({id}) is on {on} and nothing happens to it, and Nova has it as still being moved: `accepted` since");
+        for _ in 0..2 {
+            let question = asked(&sim, &node).await;
+            assert!(question.seen[0].starts_with(&says) && question.seen[0].contains(&record.uuid), "{question:?}");
+            assert!(question.find("disregard").is_some_and(|answer| answer.consequence.contains(&record.uuid)), "{question:?}");
+            assert!(sim.clock.now().since(turnaround_tests::sim::MORNING) < Duration::from_secs(3600));
+            answer(&mut sim, &node, "retry").await;
+        }
+        answer(&mut sim, &node, "disregard").await;
+        assert_eq!(sim.document(&node).await.status, Status::Succeeded, "{}", sim.document(&node).await.headline);
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_resize_while_its_node_is_emptied_is_the_tenants_to_confirm() {
+    let mut plan = SitePlan::uniform(3, 3);
+    plan = plan.happens(Duration::from_secs(4), Happens::InstanceResized { name: "gpu-01-c".to_owned() });
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    order.rules.moves_at_once = 1;
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    let question = asked(&sim, &node).await;
+    assert!(question.seen[0].contains("has left by a resize that waits to be confirmed or reverted"), "{question:?}");
+    assert!(!sim.world.events().iter().any(|event| matches!(event.what, Happened::ConfirmRequested { .. })));
+    let resized = guest(&sim, "gpu-01-c");
+    sim.world.request_confirm(&resized.id).unwrap();
+    answer(&mut sim, &node, "retry").await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+}
+
 #[tokio::test]
 async fn an_instance_on_its_way_is_shown_with_how_far_it_is() {
     let mut plan = SitePlan::uniform(3, 1);

@@ -299,7 +299,7 @@ async fn write_rebuilds() {
         sim.run().await;
         if asks(&sim, &child).await {
             sim.clock.advance(std::time::Duration::from_secs(60));
-            sim.signal(&child, SignalKind::Answer { key: "retry".to_owned() }).await;
+            sim.signal(&child, SignalKind::Answer { key: "rebuild".to_owned() }).await;
             sim.run().await;
         }
         assert_eq!(sim.document(&child).await.status, Status::Succeeded);

@@ -341,14 +341,14 @@ async fn an_ironic_that_is_away_is_waited_for() {
 // --- rebuilds that don't come out well ---
 
 #[tokio::test]
-async fn a_deployment_that_fails_is_a_question_and_a_retry_rebuilds_once_more() {
+async fn a_deployment_that_fails_is_a_question_and_is_rebuilt_once_more_if_that_is_the_answer() {
     let mut renewal = Renewal::of(with_faults(NodeFaults { rebuild_fails: 2, ..NodeFaults::default() })).await;
     for rebuilds in [1, 2] {
         let question = renewal.question().await;
         assert!(mentions(&question, "`deploy failed`") && mentions(&question, "No space left on device"), "{question:?}");
-        assert_eq!(question.answers.iter().map(|answer| answer.key.as_str()).collect::<Vec<_>>(), ["retry", "leave"]);
+        assert_eq!(question.answers.iter().map(|answer| answer.key.as_str()).collect::<Vec<_>>(), ["rebuild", "retry", "leave"]);
         assert_eq!(renewal.rebuilds(), rebuilds);
-        renewal.answer("retry").await;
+        renewal.answer("rebuild").await;
     }
     renewal.succeeded().await;
     assert_eq!(renewal.rebuilds(), 3);
@@ -368,11 +368,18 @@ async fn a_node_that_is_left_after_a_failed_deployment_stays_closed_and_counts_a
 
 #[tokio::test]
 async fn a_deployment_that_never_ends_is_a_question_at_its_deadline() {
-    let renewal = Renewal::of(with_faults(NodeFaults { rebuild_hangs: 1, ..NodeFaults::default() })).await;
-    let question = renewal.question().await;
-    assert!(renewal.sim.clock.now() > MORNING + HOUR, "the deadline of an installation is an hour here");
-    assert!(question.find("leave").is_some(), "{question:?}");
+    let mut renewal = Renewal::of(with_faults(NodeFaults { rebuild_hangs: 1, ..NodeFaults::default() })).await;
+    for hours in [1, 2] {
+        let question = renewal.question().await;
+        assert!(renewal.sim.clock.now() > MORNING + hours * HOUR, "the deadline of an installation is an hour here");
+        assert_eq!(question.text, format!("{NODE} has not come back from its rebuild: what now?"));
+        assert!(mentions(&question, "Ironic has it as `deploy") && mentions(&question, "the node does not answer"), "{question:?}");
+        renewal.answer("retry").await;
+    }
     assert_eq!(renewal.rebuilds(), 1);
+    renewal.answer("rebuild").await;
+    assert_eq!(renewal.rebuilds(), 1, "Ironic is at it still");
+    assert!(mentions(&renewal.question().await, "and not by this order"));
 }
 
 #[tokio::test]
@@ -381,7 +388,7 @@ async fn a_node_that_comes_back_old_is_not_believed_whatever_ironic_says() {
     let question = renewal.question().await;
     assert!(question.text.contains("something else") && mentions(&question, "it carries no installation mark"), "{question:?}");
     assert!(mentions(&question, OLD_KERNEL) && mentions(&question, "it has booted since"), "{question:?}");
-    renewal.answer("retry").await;
+    renewal.answer("rebuild").await;
     renewal.succeeded().await;
     renewal.is_clean_but_for_rebuilds_again(1);
 }
@@ -392,7 +399,7 @@ async fn a_node_that_comes_back_without_our_mark_is_asked_about_and_rebuilt_once
     let mut renewal = Renewal::of(with_faults(NodeFaults { rebuild_unmarked: 1, ..NodeFaults::default() })).await;
     let question = renewal.question().await;
     assert!(question.text.contains("something else") && mentions(&question, "its host key is not known"), "{question:?}");
-    renewal.answer("retry").await;
+    renewal.answer("rebuild").await;
     renewal.succeeded().await;
     assert_eq!(renewal.rebuilds(), 2);
     renewal.is_clean_but_for_rebuilds_again(1);
@@ -433,11 +440,11 @@ async fn a_consent_to_rebuild_is_good_for_nothing_else_than_what_was_asked_about
     let by_hand = renewal.sim.world.ironic_node(NODE).unwrap().ordered.unwrap();
     let theirs = turnaround_workflows::ports::Installed { token: turnaround_workflows::ports::Token("by-hand".to_owned()), sha256: by_hand.sha256 };
     renewal.sim.world.request_rebuild(NODE, theirs).unwrap();
-    renewal.answer("retry").await;
+    renewal.answer("rebuild").await;
     let another = renewal.question().await;
     assert!(another.text.contains("something else") && mentions(&another, "by-hand"), "{another:?}");
     assert_eq!(renewal.rebuilds(), 2, "ours, and that by hand");
-    renewal.answer("retry").await;
+    renewal.answer("rebuild").await;
     renewal.succeeded().await;
     assert_eq!(renewal.rebuilds(), 3);
 }

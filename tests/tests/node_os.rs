@@ -150,7 +150,7 @@ fn again(name: &str) -> checker::Rules {
 // --- the node and its BMC ---
 
 #[tokio::test]
-async fn an_old_disk_that_boots_is_a_question_and_retry_netboots_again() {
+async fn an_old_disk_that_boots_is_a_question_and_is_netbooted_again_if_that_is_the_answer() {
     for faults in [
         NodeFaults { loses_boot_override: 1, ..NodeFaults::default() },
         NodeFaults { netboot_fails: 1, ..NodeFaults::default() },
@@ -161,6 +161,9 @@ async fn an_old_disk_that_boots_is_a_question_and_retry_netboots_again() {
         assert!(scenario.question("gpu-01").await.text.contains("something else"), "{faults:?}");
         assert!(!scenario.enabled("gpu-01"));
         scenario.answer("gpu-01", "retry").await;
+        assert!(scenario.question("gpu-01").await.text.contains("something else"), "{faults:?}");
+        assert_eq!(scenario.resets("gpu-01"), 1, "to look again resets nothing");
+        scenario.answer("gpu-01", "netboot").await;
         scenario.succeeded("gpu-01").await;
         assert_eq!(scenario.resets("gpu-01"), 2, "{faults:?}");
         assert_eq!(scenario.judged(&again("gpu-01")), [], "{faults:?}");
@@ -174,7 +177,7 @@ async fn a_bmc_that_ignores_every_reset_is_asked_again_after_every_retry() {
     scenario.rest().await;
     for resets in 1..=3 {
         assert_eq!(scenario.resets("gpu-01"), resets);
-        scenario.answer("gpu-01", "retry").await;
+        scenario.answer("gpu-01", "netboot").await;
     }
     scenario.succeeded("gpu-01").await;
     scenario.is_clean();
@@ -189,7 +192,7 @@ async fn a_reset_that_the_bmc_repeats_is_not_repeated_by_us() {
         scenario.rest().await;
         if asks {
             assert!(scenario.question("gpu-01").await.text.contains("something else"));
-            scenario.answer("gpu-01", "retry").await;
+            scenario.answer("gpu-01", "netboot").await;
         }
         scenario.succeeded("gpu-01").await;
         assert_eq!(scenario.judged(&again("gpu-01")), []);
@@ -219,7 +222,7 @@ async fn a_node_that_could_not_be_asked_before_its_reset_is_not_taken_for_one_th
         plan.faults.outages = vec![Outage { api: Api::Ssh, node: None, from: Duration::ZERO, lasts }];
         plan
     };
-    let mut reset_after = 2 * MINUTE;
+    let mut reset_after = 10 * MINUTE;
     // First to see when the reset is; then SSH is back right after it, and the node is still going down.
     for _ in 0..2 {
         let plan = unreachable(reset_after + Duration::from_millis(1));
@@ -229,24 +232,58 @@ async fn a_node_that_could_not_be_asked_before_its_reset_is_not_taken_for_one_th
         scenario.rest().await;
         let reset = scenario.sim.world.events().into_iter().find(|event| matches!(event.what, Happened::ResetRequested { .. })).unwrap();
         reset_after = reset.at.since(MORNING);
+        // What could not be counted before can't be compared: a person has to say that it is all.
+        assert!(scenario.question("gpu-01").await.seen[0].contains("the node did not answer before, so there is nothing to compare with; now"));
+        scenario.answer("gpu-01", "accept").await;
         scenario.succeeded("gpu-01").await;
         scenario.is_clean();
     }
 }
 
 #[tokio::test]
-async fn a_node_that_never_comes_back_is_a_question_at_the_deadline() {
-    for faults in [
-        NodeFaults { never_comes_back: 1, ..NodeFaults::default() },
-        NodeFaults { installer_hangs: 1, ..NodeFaults::default() },
+async fn a_node_that_never_comes_back_is_a_question_at_the_deadline_with_what_can_be_seen_of_it() {
+    for (faults, next_boot) in [
+        (NodeFaults { never_comes_back: 1, ..NodeFaults::default() }, "its boot device for one boot is used up"),
+        (NodeFaults { installer_hangs: 1, ..NodeFaults::default() }, "its boot device for one boot is used up"),
     ] {
         let mut scenario = Scenario::new(with_faults(faults), &["gpu-01"], 1).await;
         scenario.rest().await;
-        assert!(scenario.question("gpu-01").await.seen[0].contains("deadline"));
         let waited = scenario.sim.clock.now().since(MORNING);
         assert!(waited >= HOUR && waited < HOUR + 10 * MINUTE, "{waited:?}");
-        assert!(!scenario.enabled("gpu-01"));
+        for resets in [1, 1] {
+            let question = scenario.question("gpu-01").await;
+            assert_eq!(question.text, "gpu-01 has not come back from its installation: what now?");
+            for seen in ["it does not answer: ", "its BMC says that its power is on", next_boot, "its boot ticket is still there"] {
+                assert!(question.seen.iter().any(|line| line.starts_with(seen)), "{seen}: {question:?}");
+            }
+            assert_eq!(scenario.resets("gpu-01"), resets);
+            assert!(!scenario.enabled("gpu-01"));
+            scenario.answer("gpu-01", "retry").await;
+        }
+        scenario.answer("gpu-01", "netboot").await;
+        assert_eq!(scenario.resets("gpu-01"), 2);
+        scenario.succeeded("gpu-01").await;
+        assert_eq!(scenario.judged(&again("gpu-01")), []);
     }
+}
+
+#[tokio::test]
+async fn a_node_is_netbooted_once_more_wherever_the_worker_dies() {
+    let whole = Death::never();
+    for point in 0.. {
+        let mut scenario = Scenario::new(with_faults(NodeFaults { installer_hangs: 1, ..NodeFaults::default() }), &["gpu-01"], 1).await;
+        scenario.rest().await;
+        let death = if point == 0 { whole.clone() } else { Death::at(point) };
+        scenario.sim.deaths.push_back(death);
+        scenario.answer("gpu-01", "netboot").await;
+        scenario.succeeded("gpu-01").await;
+        assert_eq!(scenario.judged(&again("gpu-01")), [], "{point}");
+        assert_eq!(scenario.resets("gpu-01"), 2, "{point}");
+        if point == whole.passed() {
+            break;
+        }
+    }
+    assert!(whole.passed() > 20, "{}", whole.passed());
 }
 
 #[tokio::test]
@@ -321,10 +358,62 @@ async fn a_node_that_was_left_is_renewed_later_and_opened_then() {
     scenario.answer("gpu-01", "leave").await;
     scenario.rollout = scenario.order(&["gpu-01"], 1).await;
     scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert!(question.seen.iter().any(|line| line.contains("an operator had left the node closed")), "{question:?}");
+    assert!(!scenario.enabled("gpu-01"));
+    scenario.answer("gpu-01", "accept").await;
     scenario.succeeded("gpu-01").await;
     assert!(scenario.enabled("gpu-01"));
     assert!(scenario.sim.store.holdings().await.unwrap().is_empty());
     scenario.is_clean();
+}
+
+#[tokio::test]
+async fn a_node_that_was_left_because_memory_is_missing_is_no_measure_for_its_next_renewal() {
+    let mut scenario = Scenario::new(with_faults(NodeFaults { loses_memory_mb: 64 * 1024, ..NodeFaults::default() }), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.answer("gpu-01", "leave").await;
+    for _ in 0..2 {
+        scenario.rollout = scenario.order(&["gpu-01"], 1).await;
+        scenario.rest().await;
+        let question = scenario.question("gpu-01").await;
+        let offers = "an operator had left the node closed, perhaps because something is missing; now it offers";
+        assert!(question.seen.iter().any(|line| line.starts_with(offers)), "{question:?}");
+        assert!(!scenario.enabled("gpu-01"), "nobody has said that this is all of it");
+        scenario.answer("gpu-01", "leave").await;
+        assert_eq!(scenario.status("gpu-01").await, Status::Failed);
+        assert!(!scenario.enabled("gpu-01"));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_under_another_name_is_a_question_before_openstack_is_deployed_on_it() {
+    let plan = || with_faults(NodeFaults { wrong_hostname: Some("gpu-99".to_owned()), ..NodeFaults::default() });
+    for answer in ["accept", "leave"] {
+        let mut scenario = Scenario::new(plan(), &["gpu-01"], 1).await;
+        scenario.rest().await;
+        let question = scenario.question("gpu-01").await;
+        assert_eq!(question.text, "gpu-01 was installed, and does not run what was ordered: what now?");
+        assert_eq!(question.seen, ["host name: expected gpu-01, found gpu-99"]);
+        assert!(scenario.state("gpu-01").await.record("deploy-openstack").is_none());
+        scenario.answer("gpu-01", "retry").await;
+        assert_eq!(scenario.question("gpu-01").await.seen.len(), 1, "looking again does not mend it");
+        scenario.answer("gpu-01", answer).await;
+        let accepted = answer == "accept";
+        assert_eq!(scenario.status("gpu-01").await, if accepted { Status::Succeeded } else { Status::Failed });
+        assert_eq!(scenario.enabled("gpu-01"), accepted);
+        scenario.journal(&scenario.node("gpu-01")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_the_node_was_found_with_is_its_name_wherever_it_comes_from() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().hostname = Some("r12-u04.example".to_owned());
+    plan.node("gpu-01").unwrap().faults.wrong_hostname = Some("r12-u04".to_owned());
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.succeeded("gpu-01").await;
 }
 
 #[tokio::test]
@@ -620,16 +709,21 @@ async fn an_abort_at_any_point_gives_the_node_back_or_comes_too_late() {
 }
 
 #[tokio::test]
-async fn undoing_what_never_ends_is_a_question_at_its_deadline_and_does_not_fill_the_journal() {
+async fn undoing_what_never_ends_is_a_question_in_time_and_does_not_fill_the_journal() {
     let mut plan = SitePlan::uniform(3, 1);
     plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, ALWAYS, "hangs").only(Move::Live);
     let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
     scenario.sim.run_until(async |sim| sim.clock.now() > MORNING + MINUTE).await;
     scenario.sim.signal(&scenario.rollout.clone(), SignalKind::Abort { why: String::new() }).await;
     scenario.sim.run_until(async |sim| nothing_moves(sim).await || sim.clock.now() > MORNING + 12 * HOUR).await;
-    assert!(scenario.sim.clock.now() < MORNING + 5 * HOUR, "it has to ask at its deadline");
+    assert!(scenario.sim.clock.now() < MORNING + HOUR, "it has to ask long before the deadline of the step");
     let question = scenario.question("gpu-01").await;
-    assert!(question.text.contains("undoing"), "{question:?}");
+    assert_eq!(question.text, "moves off gpu-01 that were begun do not end, and the renewal is being taken back: what now?");
+    assert!(question.seen[0].contains("its live migration was asked for at") && question.seen[0].contains("has not ended (`running`)"), "{question:?}");
+    scenario.answer("gpu-01", "stop").await;
+    assert_eq!(scenario.status("gpu-01").await, Status::Aborted);
+    assert!(scenario.enabled("gpu-01"));
+    scenario.is_clean();
     assert!(scenario.journal(&scenario.node("gpu-01")).await.len() < 50);
 }
 
@@ -690,7 +784,7 @@ async fn a_rollout_whose_one_node_asks_goes_on_with_the_others_within_its_budget
         scenario.succeeded(name).await;
     }
     assert_eq!(scenario.sim.document(&scenario.rollout).await.status, Status::Waiting);
-    scenario.answer("gpu-01", "retry").await;
+    scenario.answer("gpu-01", "netboot").await;
     assert_eq!(scenario.sim.document(&scenario.rollout).await.status, Status::Succeeded);
     assert_eq!(scenario.judged(&checker::Rules { out_max: 2, ..again("gpu-01") }), []);
 }

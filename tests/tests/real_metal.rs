@@ -167,7 +167,7 @@ async fn a_reset_that_is_carried_out_twice_is_noticed_and_the_machine_is_renewed
     let id = bed.renew().await.unwrap();
     is_noticed(&bed, &id, "1", NO_MARK).await;
     assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_BMC]);
-    answer(&bed, &id, "retry").await;
+    answer(&bed, &id, "netboot").await;
     ends_well(&bed, &id).await;
     assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_BMC, NETBOOT, BY_ITSELF]);
     is_renewed(&bed, 1).await;

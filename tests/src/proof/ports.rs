@@ -64,6 +64,9 @@ impl Instances for Gated {
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         self.gate.call("start_move", true, self.site.instances.start_move(id, how, to)).await
     }
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError> {
+        self.gate.call("stop_live", true, self.site.instances.stop_live(id, migration)).await
+    }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         self.gate.call("confirm", true, self.site.instances.confirm(id)).await
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use turnaround_workflows::engine::{AnyStep, Definition, Observed, Policy, Progress, Registry, StepCx, StepError, Undone};
+use turnaround_workflows::engine::{AnyStep, Definition, Observed, Policy, Progress, Question, Registry, StepCx, StepError, Undone};
 use turnaround_workflows::store::{Queue, Resource, Take};
 
 use super::gate::{At, Gate, Moment};
@@ -82,6 +82,9 @@ impl AnyStep for Watched {
         self.watch(cx, false, false, |_| true, self.step().act(cx)).await
     }
 
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        self.step().overdue(cx).await
+    }
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         self.watch(cx, true, true, |_| true, self.step().undo(cx)).await
     }

@@ -245,7 +245,8 @@ impl<'a> Driver<'a> {
                 input: child.input,
                 parent: Some(self.id.clone()),
                 key: Some(child.key.clone()),
-                by: format!("workflow {}", self.id),
+                // Whoever reads it later wants to know whom to ask; that it is a child, `parent` says.
+                by: run.state.created_by.clone(),
                 traceparent: run.traceparent.clone(),
             };
             run.pending.create.push(start(new, run.now()).map_err(|error| run.give_up(&error))?);
@@ -351,7 +352,10 @@ async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Va
     match step.observe(cx).await? {
         Observed::AlreadyDone(output) => Ok(Progress::Done(output)),
         Observed::ToDo { would } if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
-            Err(StepError::retry(format!("not done by its deadline: {would}")))
+            match step.overdue(cx).await? {
+                Some(question) => Err(StepError::ask(question)),
+                None => Err(StepError::retry(format!("not done by its deadline: {would}"))),
+            }
         }
         Observed::ToDo { .. } => step.act(cx).await,
     }

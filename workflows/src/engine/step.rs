@@ -45,6 +45,11 @@ pub trait Step: Send + Sync + 'static {
     /// Goes on from what `observe` saw. Calls `cx.guard()` right before anything that can't be taken back.
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Self::Output>, StepError>;
 
+    /// Past its deadline, in place of `act`: what an operator is asked about what it waits for in vain. None: that it does not succeed, as any step.
+    async fn overdue(&self, _cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        Ok(None)
+    }
+
     /// Takes back what the step may have done. What a step took is given back when this returns `Done`.
     async fn undo(&self, _cx: &StepCx<'_>) -> Result<Undone, StepError> {
         Ok(Undone::Done { note: "nothing to undo".to_owned() })
@@ -220,6 +225,7 @@ pub trait AnyStep: Send + Sync {
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError>;
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Value>, StepError>;
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError>;
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError>;
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError>;
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError>;
 }
@@ -275,6 +281,10 @@ impl<S: Step> AnyStep for Erased<S> {
             Progress::StartChildren { children, note } => Progress::StartChildren { children, note },
             Progress::AwaitChildren { note } => Progress::AwaitChildren { note },
         })
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        self.0.overdue(cx).await
     }
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {

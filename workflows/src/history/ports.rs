@@ -67,6 +67,9 @@ impl Instances for Told {
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError> {
         effect("start_move", &id.to_string(), self.0.instances.start_move(id, how, to)).await
     }
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError> {
+        effect("stop_live", &id.to_string(), self.0.instances.stop_live(id, migration)).await
+    }
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         effect("confirm", &id.to_string(), self.0.instances.confirm(id)).await
     }

@@ -213,6 +213,10 @@ pub trait Instances: Send + Sync {
     /// [`Instances::migrations`] before asking again.
     async fn start_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<MoveStarted, PortError>;
 
+    /// Has Nova stop the live migration of that uuid: the instance stays where it is, and runs on. Accepted is not done. Stopping one that is over
+    /// changes nothing; `Refused` where it can't be stopped (any more).
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError>;
+
     /// Confirms a cold migration. Confirming a confirmed one changes nothing.
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError>;
 

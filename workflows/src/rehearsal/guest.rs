@@ -134,6 +134,7 @@ pub enum MigrationStatus {
     Finished,
     Confirming,
     Confirmed,
+    Cancelled,
     Error,
     Failed,
 }
@@ -152,6 +153,7 @@ impl MigrationStatus {
             MigrationStatus::Finished => "finished",
             MigrationStatus::Confirming => "confirming",
             MigrationStatus::Confirmed => "confirmed",
+            MigrationStatus::Cancelled => "cancelled",
             MigrationStatus::Error => "error",
             MigrationStatus::Failed => "failed",
         }
@@ -169,7 +171,7 @@ impl MigrationStatus {
             | MigrationStatus::Confirming => MigrationState::InProgress,
             MigrationStatus::Finished => MigrationState::AwaitsConfirmation,
             MigrationStatus::Completed | MigrationStatus::Confirmed => MigrationState::Succeeded,
-            MigrationStatus::Error | MigrationStatus::Failed => MigrationState::Failed,
+            MigrationStatus::Cancelled | MigrationStatus::Error | MigrationStatus::Failed => MigrationState::Failed,
         }
     }
 

@@ -112,6 +112,11 @@ pub enum Happened {
         status: String,
         reason: Option<String>,
     },
+    /// Somebody wanted a live migration to be stopped.
+    StopRequested {
+        instance: String,
+        refused: Option<String>,
+    },
     ConfirmRequested {
         instance: String,
         of: Option<MigrationKind>,

@@ -129,7 +129,7 @@ impl Machine {
             disk: Disk {
                 os_version_id: plan.os_version_id.clone(),
                 kernel: plan.kernel.clone(),
-                hostname: plan.name.clone(),
+                hostname: plan.hostname.clone().unwrap_or_else(|| plan.name.clone()),
                 installed: None,
             },
             boot_id,

@@ -122,6 +122,27 @@ impl Site {
         self.migrations[migration].destination = self.guests[guest].host.clone();
     }
 
+    /// A tenant's own change of flavour, to one of the same size. Nova takes it of what runs or is stopped, and has nothing else to do.
+    pub(super) fn request_resize(&mut self, guest: usize) {
+        let free = self.guests[guest].task_state.is_none() && matches!(self.guests[guest].vm_state, VmState::Active | VmState::Stopped);
+        if !free || self.guests[guest].host.is_none() {
+            return;
+        }
+        self.guests[guest].task_state = Some(TaskState::ResizePrep);
+        let request = self.request_id();
+        let id = self.guests[guest].id.clone();
+        self.remember_action(&id, "resize", &request);
+        let migration = self.new_migration(guest, MigrationKind::Resize, MigrationStatus::Accepted, &request);
+        self.after(self.plan.latencies.schedule, Due::Decide(migration));
+    }
+
+    /// A live migration away from `node` of which nothing comes.
+    pub(super) fn orphaned(&mut self, guest: usize, node: usize) {
+        let request = self.request_id();
+        let migration = self.new_migration(guest, MigrationKind::Live, MigrationStatus::Accepted, &request);
+        self.migrations[migration].source = self.nodes[node].host.clone();
+    }
+
     fn set_status(&mut self, migration: usize, status: MigrationStatus) {
         self.migrations[migration].status = status;
         self.migrations[migration].updated = self.now;
@@ -283,6 +304,29 @@ impl Site {
         };
         self.guests[guest].task_state = Some(next);
         self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
+    }
+
+    /// Nova stops what waits in line or is being copied, nothing else; that takes it a moment, in which the instance may still arrive.
+    pub(super) fn request_stop(&mut self, id: &InstanceId, number: u64) -> Result<(), Trouble> {
+        let found = self.migrations.iter().position(|record| record.instance == *id && record.number == number).ok_or(Trouble::NotFound)?;
+        let status = self.migrations[found].status;
+        let can_be = self.migrations[found].kind == MigrationKind::Live && matches!(status, MigrationStatus::Queued | MigrationStatus::Running);
+        let refused = (!can_be).then(|| format!("Instance {id} in migration state {}: cannot abort live migration {number}.", status.as_str()));
+        self.record(Happened::StopRequested { instance: id.0.clone(), refused: refused.clone() });
+        if let Some(reason) = refused {
+            return Err(Trouble::Refused { status: 409, reason });
+        }
+        self.after(self.plan.latencies.schedule, Due::Stopped(found));
+        self.answer(Call::StopMove, ())
+    }
+
+    pub(super) fn stopped(&mut self, migration: usize) {
+        let Some(guest) = self.under_way(migration) else { return };
+        // It has arrived in between.
+        if self.migrations[migration].destination != self.guests[guest].host {
+            self.guests[guest].task_state = None;
+            self.end(migration, MigrationStatus::Cancelled, None);
+        }
     }
 
     fn moves_to_destination(&mut self, guest: usize, migration: usize) {

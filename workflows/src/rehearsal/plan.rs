@@ -136,6 +136,8 @@ pub struct NodePlan {
     pub name: String,
     /// The name under which Nova knows it, where that is another one.
     pub nova_host: Option<String>,
+    /// What it calls itself before it is installed; None: `name`.
+    pub hostname: Option<String>,
     /// The interface that netboots. Derived from the node's place in the plan where it is empty.
     pub mac: String,
     pub vcpus: u32,
@@ -175,6 +177,7 @@ impl Default for NodePlan {
         NodePlan {
             name: String::new(),
             nova_host: None,
+            hostname: None,
             mac: String::new(),
             vcpus: 64,
             memory_mb: 512 * 1024,
@@ -461,6 +464,15 @@ pub enum Happens {
         key: String,
         value: String,
     },
+    /// A tenant changes its flavour: it comes up on another host, and waits there for the tenant's word.
+    InstanceResized {
+        name: String,
+    },
+    /// Nova is left with a live migration of it from that node which nobody carries out and which never ends, as where two requests have crossed.
+    RecordOrphaned {
+        name: String,
+        node: String,
+    },
     ServiceDisabled {
         node: String,
         reason: String,
@@ -519,6 +531,7 @@ pub enum Call {
     Close,
     Reopen,
     StartMove,
+    StopMove,
     Confirm,
     NetbootNext,
     Reset,

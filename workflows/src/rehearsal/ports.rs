@@ -118,6 +118,14 @@ impl Instances for World {
         Ok(MoveStarted { request: RequestId(request) })
     }
 
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError> {
+        let stopped = || match self.migrations_where(|record| record.instance == *id && record.uuid == migration)?.first() {
+            Some(record) if !record.status.is_over() => self.request_stop(id, record.number),
+            Some(_) | None => Ok(()),
+        };
+        stopped().map_err(|e: Trouble| e.while_trying_to(format_args!("stop the live migration of instance {id}")))
+    }
+
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         let confirmed = || match self.newest_cold(id)? {
             None => Err(Trouble::refused(400, "it has never been migrated cold")),

@@ -38,6 +38,7 @@ pub(super) enum Due {
     LiveFails(usize),
     LiveArrives(usize),
     LiveSettles(usize),
+    Stopped(usize),
     ColdNext(usize),
     Confirmed(usize),
     /// By the run's place in the list.
@@ -435,6 +436,7 @@ impl Site {
             Due::LiveFails(migration) => self.live_fails_midway(migration),
             Due::LiveArrives(migration) => self.live_arrives(migration),
             Due::LiveSettles(migration) => self.live_settles(migration),
+            Due::Stopped(migration) => self.stopped(migration),
             Due::ColdNext(migration) => self.cold_next(migration),
             Due::Confirmed(migration) => self.confirmed(migration),
             Due::PodReady(pod) => self.pod_ready(pod),
@@ -470,6 +472,17 @@ impl Site {
             Happens::MetadataSet { name, key, value } => {
                 if let Some(guest) = self.guests.iter_mut().find(|guest| guest.name == name && !guest.deleted) {
                     guest.metadata.insert(key, value);
+                }
+            }
+            Happens::InstanceResized { name } => {
+                if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
+                    self.request_resize(guest);
+                }
+            }
+            Happens::RecordOrphaned { name, node } => {
+                let guest = self.guests.iter().position(|guest| guest.name == name && !guest.deleted);
+                if let Some((guest, node)) = guest.zip(self.node_named(&node)) {
+                    self.orphaned(guest, node);
                 }
             }
             Happens::ServiceDisabled { node, reason } => {

@@ -189,6 +189,7 @@ fn calls(random: &mut StdRng, plan: &mut SitePlan) {
         Call::Close,
         Call::Reopen,
         Call::StartMove,
+        Call::StopMove,
         Call::Confirm,
         Call::NetbootNext,
         Call::Reset,

@@ -265,6 +265,11 @@ impl World {
         self.asked(Api::Nova, None)?.request_move(id, how, to)
     }
 
+    /// `number` is Nova's of the migration.
+    pub fn request_stop(&self, id: &InstanceId, number: u64) -> Result<(), Trouble> {
+        self.asked(Api::Nova, None)?.request_stop(id, number)
+    }
+
     pub fn request_confirm(&self, id: &InstanceId) -> Result<(), Trouble> {
         self.asked(Api::Nova, None)?.request_confirm(id)
     }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
 
 use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
 use super::{Reprovision, StageImage, needed, order, queues};
-use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::{Facts, PortErrorKind};
+use crate::ports::{BootDevice, Facts, PortError, PortErrorKind, Power};
 use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,12 +21,12 @@ pub struct InstalledBoot {
 /// is withdrawn. "It booted" alone proves nothing: an old disk boots too.
 pub struct AwaitInstall;
 
-/// What was tried after the node came back with something else.
+/// The answer by which it is reset into the network once more.
+const NETBOOT: &str = "netboot";
+
+/// The further netboot that an operator wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Again {
-    /// When the operator was asked about it.
-    asked: Option<Timestamp>,
-    /// The further netboot that the operator wanted.
     reset: Option<Reset>,
 }
 
@@ -90,67 +90,102 @@ impl Step for AwaitInstall {
         let order = order(cx)?;
         let poll = Duration::from_millis(order.rules.node_poll_ms);
         match look(cx).await? {
-            Seen::NotYet => Ok(Progress::LookAgain { after: poll, note: "installs".to_owned() }),
+            Seen::NotYet => netboot_again(cx, None, poll).await,
             Seen::Ours(installed) => {
                 // Whoever netboots this node next must not wipe it.
                 cx.guard().await?;
                 cx.ports.netboot.withdraw(&order.node).await?;
                 Ok(Progress::Done(installed))
             }
-            Seen::Other(facts) => netboot_again(cx, &facts, poll).await,
+            Seen::Other(facts) => netboot_again(cx, Some(&facts), poll).await,
         }
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        Ok(match look(cx).await? {
+            Seen::NotYet => Some(did_not_come_back(cx).await?),
+            Seen::Other(facts) => Some(came_back_wrong(&order(cx)?.node, &facts)),
+            // It has come back this very moment, and only its ticket is still there.
+            Seen::Ours(_) => None,
+        })
     }
 }
 
-/// The node came back with something else. Asks, and netboots it once more if the operator wants that.
-async fn netboot_again(cx: &StepCx<'_>, facts: &Facts, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
+/// It has not come back, or with something else (`facts`), about which an operator is asked. Netboots it once more if that is the answer.
+async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
     let node = order(cx)?.node;
-    let mut again: Again = cx.checkpoint()?.unwrap_or_default();
-    let wanted = again.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
-    if !wanted {
-        again.asked = Some(cx.now());
-        cx.save(&again, "came back with something else").await?;
-        return Err(StepError::ask(came_back_wrong(&node, facts)));
-    }
-    match &again.reset {
-        Some(reset) if again.asked.is_some_and(|asked| reset.intended > asked) => {
-            match settle(cx, &node, reset).await? {
-                Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
-                // (A BMC may have said yes and done nothing once more.)
-                Settled::Happened
-                    if reset.boot_id_before.as_ref() == Some(&facts.boot_id)
-                        && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED =>
-                {
-                    return Ok(Progress::LookAgain { after: poll, note: "installs".to_owned() });
-                }
-                Settled::Happened => {
-                    again.asked = Some(cx.now());
-                    cx.save(&again, "came back with something else once more").await?;
-                    return Err(StepError::ask(came_back_wrong(&node, facts)));
-                }
-                Settled::NeverHappened => {}
+    let installs = Progress::LookAgain { after: poll, note: "installs".to_owned() };
+    let or_ask = || match facts {
+        Some(facts) => Err(StepError::ask(came_back_wrong(&node, facts))),
+        None => Ok(installs.clone()),
+    };
+    // Each answer is good for one reset.
+    let Some(wanted) = cx.tried_since().filter(|_| cx.answered() == Some(NETBOOT)) else { return or_ask() };
+    let again: Again = cx.checkpoint()?.unwrap_or_default();
+    if let Some(reset) = again.reset.filter(|reset| reset.intended >= wanted) {
+        match settle(cx, &node, &reset).await? {
+            Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
+            // (A BMC may have said yes and done nothing once more.)
+            Settled::Happened if facts.is_some_and(|facts| reset.boot_id_before.as_ref() == Some(&facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED => {
+                return Ok(installs);
             }
+            Settled::Happened => return or_ask(),
+            Settled::NeverHappened => {}
         }
-        Some(_) | None => {}
     }
     let mut reset = prepare(cx, &node).await?;
-    again.reset = Some(reset.clone());
-    cx.save(&again, "about to reset it into the network once more").await?;
+    cx.save(&Again { reset: Some(reset.clone()) }, "about to reset it into the network once more").await?;
     carry_out(cx, &node, &reset).await?;
     reset.acknowledged = true;
-    again.reset = Some(reset);
-    cx.save(&again, "reset once more").await?;
-    Ok(Progress::LookAgain { after: poll, note: "installs".to_owned() })
+    cx.save(&Again { reset: Some(reset) }, "reset once more").await?;
+    Ok(installs)
 }
 
-fn came_back_wrong(node: &turnaround_config::NodeName, facts: &Facts) -> Question {
+fn came_back_wrong(node: &NodeName, facts: &Facts) -> Question {
     let installed = match &facts.installed {
         Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
         None => "it carries no installation mark".to_owned(),
     };
-    Question::new(format!("{node} runs something else than what was to be installed: what now?"))
+    let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
         .seen(format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
-        .seen(installed)
-        .answer("retry", AnswerEffect::Retry, "netboots it once more, if it is still closed and empty")
+        .seen(installed);
+    with_answers(question, "looks again, after you have mended it")
+}
+
+/// With all that can be seen of a node that is silent.
+async fn did_not_come_back(cx: &StepCx<'_>) -> Result<Question, StepError> {
+    let node = order(cx)?.node;
+    let reset = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?;
+    let newest = cx.checkpoint::<Again>()?.and_then(|again| again.reset).map_or(reset.reset_at, |again| again.intended);
+    let words = |error: PortError| StepError::from(error).chain();
+    let silent = match cx.ports.facts.facts(&node).await {
+        Ok(_) => "it answers by ssh, just now".to_owned(),
+        Err(error) => format!("it does not answer: {}", words(error)),
+    };
+    let power = match cx.ports.bmc.power(&node).await {
+        Ok(Power::On) => "its BMC says that its power is on".to_owned(),
+        Ok(Power::Off) => "its BMC says that its power is OFF".to_owned(),
+        Ok(Power::Changing) => "its BMC says that its power is changing".to_owned(),
+        Err(error) => format!("its BMC does not answer: {}", words(error)),
+    };
+    let next_boot = match cx.ports.bmc.boot_override(&node).await {
+        Ok(next) if next.device == BootDevice::Pxe => "its next boot is still to be from the network: it has not booted since, or its BMC keeps that".to_owned(),
+        Ok(_) => "its boot device for one boot is used up: it has booted since, or its BMC has lost it".to_owned(),
+        Err(error) => format!("its next boot device can't be read: {}", words(error)),
+    };
+    let ticket = match cx.ports.netboot.staged(&node).await {
+        Ok(Some(_)) => "its boot ticket is still there: whatever netboots it installs the image".to_owned(),
+        Ok(None) => "its boot ticket is GONE: a netboot installs nothing".to_owned(),
+        Err(error) => format!("its boot ticket can't be read: {}", words(error)),
+    };
+    let question = Question::new(format!("{node} has not come back from its installation: what now?")).seen(format!("it was reset at {newest}"));
+    let question = [silent, power, next_boot, ticket].into_iter().fold(question, Question::seen);
+    Ok(with_answers(question.seen("its console (BMC) shows where it is"), "waits as long again, and resets nothing"))
+}
+
+fn with_answers(question: Question, retry: &str) -> Question {
+    question
+        .answer(NETBOOT, AnswerEffect::Retry, "resets it into the network once more, which begins its installation anew, if it is still closed and empty")
+        .answer("retry", AnswerEffect::Retry, retry)
         .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn")
 }

@@ -7,9 +7,9 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
-use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, with_answers, word_of};
+use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, word_of};
 use super::{Rebuild, needed, order, queues};
-use crate::engine::{Observed, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{PortErrorKind, RebuildState};
 use crate::store::Queue;
 
@@ -140,6 +140,7 @@ impl Step for AwaitRebuild {
                 }
                 return Ok(Progress::Done(installed));
             }
+            Seen::NotYet(_) if is_wanted(cx, &kept, SILENT) => return rebuild_again(cx, &order.node, kept, poll).await,
             Seen::NotYet(note) => {
                 // What answered before is gone: whatever comes up next has its own time.
                 if kept.other_since.take().is_some() {
@@ -158,16 +159,52 @@ impl Step for AwaitRebuild {
                 }
             },
         };
-        // Once for each time that the operator was asked, and only if it still stands as it did then.
-        let done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.asked;
-        let is_wanted = kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
-        if !done && is_wanted && kept.asked_about.as_ref() == Some(&about) {
+        if is_wanted(cx, &kept, &about) {
             return rebuild_again(cx, &order.node, kept, poll).await;
         }
         (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
         cx.save(&kept, "it did not come out well").await?;
-        Err(StepError::ask(with_answers(question)))
+        Err(StepError::ask(with_answers(question, "looks again, after you have mended it")))
     }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        let node = order(cx)?.node;
+        let mut kept: Kept = cx.checkpoint()?.unwrap_or_default();
+        let intent = newest(cx, &kept)?;
+        let Seen::NotYet(note) = look(cx, &intent).await? else { return Ok(None) };
+        let record = cx.ports.rebuilder.record(&node).await?;
+        let error = record.last_error.map_or_else(|| "it names no error".to_owned(), |error| format!("its last error: {error}"));
+        let silent = match cx.ports.facts.facts(&node).await {
+            Ok(_) => "the node answers by ssh, just now".to_owned(),
+            Err(error) => format!("the node does not answer: {}", StepError::from(error).chain()),
+        };
+        (kept.asked, kept.asked_about) = (Some(cx.now()), Some(SILENT.to_owned()));
+        cx.save(&kept, "it has not come back").await?;
+        let question = Question::new(format!("{node} has not come back from its rebuild: what now?"))
+            .seen(format!("the rebuild was asked for at {}; it {note}", intent.intended))
+            .seen(format!("Ironic has it as `{}`, and {error}", record.called))
+            .seen(silent);
+        Ok(Some(with_answers(question, "waits as long again, and has nothing rebuilt")))
+    }
+}
+
+/// The answer by which it is rebuilt once more.
+const REBUILD: &str = "rebuild";
+/// What a question is about whose node has not come back.
+const SILENT: &str = "not come back";
+
+/// Is another rebuild wanted? Once for each time that the operator was asked, and only if it still stands as it did then.
+fn is_wanted(cx: &StepCx<'_>, kept: &Kept, about: &str) -> bool {
+    let is_done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.asked;
+    let is_answered = cx.answered() == Some(REBUILD) && kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
+    !is_done && is_answered && kept.asked_about.as_deref() == Some(about)
+}
+
+fn with_answers(question: Question, retry: &str) -> Question {
+    question
+        .answer(REBUILD, AnswerEffect::Retry, "has it rebuilt once more, if it is closed and empty then, and nothing speaks against it")
+        .answer("retry", AnswerEffect::Retry, retry)
+        .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and Ironic's record of it as it is now")
 }
 
 /// From here on instances may come. A request of a worker that was stopped at the very moment of sending it has no condition that it could carry: so Ironic

@@ -28,6 +28,14 @@ pub struct Closed {
     pub hypervisor: Option<Hypervisor>,
 }
 
+impl Closed {
+    /// Had an earlier workflow of ours closed it, and an operator left it so? Perhaps because something is missing: what it has now is no measure
+    /// for what it must have.
+    pub(super) fn was_left(&self, id: &WorkflowId) -> bool {
+        !self.found.enabled && matches!(whose(self.found.disabled_reason.as_deref(), id), Reason::Another { .. })
+    }
+}
+
 /// Takes the node's lock and a share of the budget, and disables its compute service with our reason. A node that somebody
 /// else disabled stays as it is, and is never enabled by us.
 pub struct Close;

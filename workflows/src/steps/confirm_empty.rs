@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{order, queues};
+use super::{evacuate, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
 
@@ -23,7 +23,11 @@ pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<S
     for instance in cx.ports.instances.on(node).await? {
         objections.push(format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state));
     }
+    let disregarded = evacuate::disregarded(cx)?;
     for migration in cx.ports.instances.moving(node).await? {
+        if disregarded.contains(&migration.uuid) {
+            continue;
+        }
         let to = migration.destination.as_deref().unwrap_or("wherever Nova chooses");
         objections.push(format!("instance {} is on its way to {to} ({})", migration.instance, migration.status));
     }

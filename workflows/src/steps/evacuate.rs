@@ -9,23 +9,29 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tracing::{debug, warn};
+use tracing::warn;
 use turnaround_config::NodeName;
 
 use self::class::{Class, busy, classify, summary};
-use self::cluster::Turn;
+use self::moves::{MoveStage, Moves, Moving, Named};
+use self::overdue::Overdue;
+use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
+use super::shown::newest_answer;
 use super::{order, queues};
-use crate::clock::Timestamp;
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
+use crate::engine::{Observed, Policy, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{
-    Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind, RequestId,
+    Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind,
 };
 use crate::store::Queue;
 use crate::updates::NodeOrder;
 
 mod class;
 mod cluster;
+mod moves;
+mod outcome;
+mod overdue;
+mod questions;
 mod room;
 
 pub use cluster::{ClusterNodesFound, FindClusterNodes, MoveClusterNodes};
@@ -55,92 +61,6 @@ pub struct Evacuated {
     pub gone: u32,
 }
 
-/// What is known of the instances that were found on the node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Moves {
-    instances: BTreeMap<InstanceId, Moving>,
-    /// Since when each of those that are busy has been seen to be.
-    busy: BTreeMap<InstanceId, Timestamp>,
-    /// Since when no host could be chosen because nobody said what is free.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    no_choice: Option<Timestamp>,
-    /// How many instances each host has not taken that was named to Nova for them.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    not_taken_by: BTreeMap<String, u32>,
-    /// The instances that a question is about to name, or names. It is another entry of the journal, and may never have been asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    named: Option<Named>,
-    /// Those that were named by a question that was answered, each with when the try was asked for that it was about.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    known: BTreeMap<InstanceId, Timestamp>,
-    /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    turn: Option<Turn>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Moving {
-    name: String,
-    how: Move,
-    /// `vm_state` as found: what it must be again, if the move changes it.
-    found: String,
-    tries: u32,
-    /// When we were about to ask Nova for the newest try.
-    asked: Timestamp,
-    /// Migration records that it had before. Which one is ours is told by these, not by clocks: Nova has its own.
-    before: Vec<String>,
-    /// The host that was named to Nova in the newest try. Such a try does not count: the scheduler may know why it can't be that one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    to: Option<String>,
-    /// Nova never heard of the newest try.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    unheard: bool,
-    /// How far the newest try is, in steps, and of how many bytes. It never goes back, though what is left to copy may grow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    progress: Option<Told>,
-    stage: MoveStage,
-}
-
-/// What a question names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Named {
-    /// Each with when its newest try was asked for.
-    instances: BTreeMap<InstanceId, Timestamp>,
-    /// On the way back.
-    undoing: bool,
-    /// The newest answer before it, by when it came.
-    after: Option<Timestamp>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Told {
-    percent: u32,
-    total_bytes: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "stage", rename_all = "kebab-case")]
-enum MoveStage {
-    /// About to be asked for; whether Nova was asked is not known.
-    Intended,
-    /// Nova accepted it.
-    Accepted { request: RequestId },
-    Landed { host: String },
-    Gone,
-    Failed { reason: String },
-}
-
-impl Moving {
-    fn is_under_way(&self) -> bool {
-        matches!(self.stage, MoveStage::Intended | MoveStage::Accepted { .. })
-    }
-
-    /// Nothing more is to be found out about it, if it is not on the node.
-    fn has_left(&self) -> bool {
-        matches!(self.stage, MoveStage::Landed { .. } | MoveStage::Gone)
-    }
-}
-
 /// Empties the node by live migration, and cold migration with confirmation for stopped instances.
 pub struct Evacuate;
 
@@ -151,8 +71,11 @@ struct Scene {
 }
 
 impl Scene {
-    async fn look(cx: &StepCx<'_>, node: &NodeName) -> Result<Scene, StepError> {
-        Ok(Scene { on_node: cx.ports.instances.on(node).await?, moving: cx.ports.instances.moving(node).await? })
+    async fn look(cx: &StepCx<'_>, node: &NodeName, moves: &Moves) -> Result<Scene, StepError> {
+        let on_node = cx.ports.instances.on(node).await?;
+        let mut moving = cx.ports.instances.moving(node).await?;
+        moving.retain(|migration| !moves.disregarded.contains(&migration.uuid));
+        Ok(Scene { on_node, moving })
     }
 
     fn is_empty(&self) -> bool {
@@ -172,8 +95,8 @@ impl Step for Evacuate {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Evacuated>, StepError> {
         let order = order(cx)?;
-        let scene = Scene::look(cx, &order.node).await?;
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
+        let scene = Scene::look(cx, &order.node, &moves).await?;
         if scene.is_empty() && moves.instances.values().all(Moving::has_left) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
@@ -202,7 +125,9 @@ impl Step for Evacuate {
         let order = order(cx)?;
         settle_named(cx, false).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
+        evacuation.stop_moves().await?;
         evacuation.follow_up().await?;
+        evacuation.find_overdue().await?;
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
@@ -217,15 +142,14 @@ impl Step for Evacuate {
         if opened && under_way == 0 {
             return Err(StepError::ask(question_opened(&order.node, evacuation.scene.on_node.len())));
         }
-        let stuck = evacuation.stuck();
-        if evacuation.scene.is_empty() && under_way == 0 && stuck.is_empty() {
+        if evacuation.scene.is_empty() && under_way == 0 && evacuation.stuck().is_empty() {
             let note = "empty; waits for instances that were on their way to it when it was closed".to_owned();
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
-        if under_way == 0 && !stuck.is_empty() && !evacuation.waits_for_others() {
-            evacuation.names(stuck.iter().map(|(id, _)| id.clone()).collect(), false).await?;
-            let lines: Vec<String> = stuck.into_iter().map(|(_, line)| line).collect();
-            return Err(StepError::ask(question(&order.node, &lines)));
+        if !evacuation.waits_for_others()
+            && let Some(stuck) = evacuation.stuck_for_good(false).await?
+        {
+            return Err(StepError::ask(question(&order.node, &stuck)));
         }
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
     }
@@ -235,8 +159,14 @@ impl Step for Evacuate {
         let order = order(cx)?;
         settle_named(cx, true).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
+        evacuation.stop_moves().await?;
         evacuation.follow_up().await?;
+        evacuation.see_progress().await;
+        evacuation.find_overdue().await?;
         evacuation.write_down().await?;
+        if let Some(stuck) = evacuation.stuck_for_good(true).await? {
+            return Err(StepError::ask(question_endless(&order.node, &stuck)));
+        }
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to their end the moves that are under way".to_owned() });
@@ -260,15 +190,22 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     let Some(named) = moves.named.take() else { return Ok(()) };
     let newest = newest_answer(cx);
     let answered = if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
+    let key = if answered && named.undoing == undoing { cx.answered() } else { None };
+    match key {
+        Some(STOP) => named.stops.iter().for_each(|id| moves.stop(id, cx.now())),
+        Some(DISREGARD) => moves.disregarded.extend(named.records),
+        Some(_) | None => {}
+    }
     if answered {
         moves.known.extend(named.instances);
     }
     cx.save(&moves, if answered { "an operator knows what did not move" } else { "looks again at what did not move" }).await
 }
 
-/// When the newest answer came to a question of this step; None on the way back before one has come there.
-fn newest_answer(cx: &StepCx<'_>) -> Option<Timestamp> {
-    cx.answered().and(cx.tried_since())
+/// Unfinished migration records that an operator takes as over, by answers to whichever step has asked.
+pub(super) fn disregarded(cx: &StepCx<'_>) -> Result<BTreeSet<String>, StepError> {
+    let (one, other): (Option<Moves>, Option<Moves>) = (cx.checkpoint_of::<Evacuate, _>()?, cx.checkpoint_of::<MoveClusterNodes, _>()?);
+    Ok([one, other].into_iter().flatten().flat_map(|moves| moves.disregarded).collect())
 }
 
 /// (Whoever leaves a node has asked for the lease already.)
@@ -293,21 +230,6 @@ fn policy(cx: &StepCx<'_>) -> Policy {
     Policy { deadline, ..Policy::default() }
 }
 
-impl Moves {
-    fn report(&self) -> Evacuated {
-        let mut report = Evacuated { moved_live: 0, moved_cold: 0, gone: 0 };
-        for moving in self.instances.values() {
-            match (&moving.stage, moving.how) {
-                (MoveStage::Landed { .. }, Move::Live) => report.moved_live += 1,
-                (MoveStage::Landed { .. }, Move::Cold) => report.moved_cold += 1,
-                (MoveStage::Gone, _) => report.gone += 1,
-                (MoveStage::Intended | MoveStage::Accepted { .. } | MoveStage::Failed { .. }, _) => {}
-            }
-        }
-        report
-    }
-}
-
 /// How much longer an instance may turn up whose place was chosen before the node was closed: Nova shows it only once the node
 /// has taken it.
 fn unsettled(cx: &StepCx<'_>) -> Result<Duration, StepError> {
@@ -328,6 +250,10 @@ struct Evacuation<'a, 'b> {
     waited_for: BTreeSet<InstanceId>,
     /// Instances that can't be asked to move, and why.
     blocked: Vec<(InstanceId, String)>,
+    /// Unfinished migration records that keep those waiting who can't be asked to move.
+    records: BTreeSet<String>,
+    /// Moves that take too long.
+    overdue: BTreeMap<InstanceId, Overdue>,
     /// So many wait for another of their server group to arrive.
     apart: usize,
     /// Something is not written down yet.
@@ -336,94 +262,27 @@ struct Evacuation<'a, 'b> {
 
 impl<'a, 'b> Evacuation<'a, 'b> {
     async fn look(cx: &'a StepCx<'b>, order: &'a NodeOrder) -> Result<Evacuation<'a, 'b>, StepError> {
+        let moves: Moves = cx.checkpoint()?.unwrap_or_default();
         Ok(Evacuation {
             cx,
             order,
             elsewhere: None,
-            scene: Scene::look(cx, &order.node).await?,
-            moves: cx.checkpoint()?.unwrap_or_default(),
+            scene: Scene::look(cx, &order.node, &moves).await?,
+            moves,
             waited_for: BTreeSet::new(),
             blocked: Vec::new(),
+            records: BTreeSet::new(),
+            overdue: BTreeMap::new(),
             apart: 0,
             changed: false,
         })
     }
 
-    /// Looks what became of every move that is under way, and of instances that have left although their move had failed:
-    /// somebody else has moved or deleted them, or they ended in error on their new host.
-    async fn follow_up(&mut self) -> Result<(), StepError> {
-        let open = self.moves.instances.iter().filter(|(id, moving)| match moving.stage {
-            MoveStage::Intended | MoveStage::Accepted { .. } => true,
-            MoveStage::Failed { .. } => !self.is_here(id),
-            MoveStage::Landed { .. } | MoveStage::Gone => false,
-        });
-        let open: Vec<(InstanceId, Moving)> = open.map(|(id, moving)| (id.clone(), moving.clone())).collect();
-        for (id, moving) in open {
-            if let Some(stage) = self.outcome(&id, &moving).await?
-                && stage != moving.stage
-            {
-                let failed = matches!(stage, MoveStage::Failed { .. });
-                self.set(&id, stage);
-                match moving.stage {
-                    MoveStage::Accepted { .. } if failed => self.remember_not_taken(&id),
-                    MoveStage::Intended if failed && self.our_migration(&id, &moving).await?.is_none() => self.forget_unheard(&id),
-                    MoveStage::Intended | MoveStage::Accepted { .. } | MoveStage::Landed { .. } | MoveStage::Gone | MoveStage::Failed { .. } => {}
-                }
-            }
-        }
-        Ok(())
-    }
 
-    /// How far those are that are on their way. Nobody waits for that: where Nova does not say, nothing is told.
-    async fn see_progress(&mut self) {
-        for (id, moving) in &mut self.moves.instances {
-            if !moving.is_under_way() || moving.how != Move::Live {
-                continue;
-            }
-            match self.cx.ports.instances.progress(id).await {
-                Ok(Some(seen)) => {
-                    let percent = seen.percent() / PROGRESS_STEP * PROGRESS_STEP;
-                    if percent > moving.progress.map_or(0, |told| told.percent) {
-                        moving.progress = Some(Told { percent, total_bytes: seen.total_bytes });
-                        self.changed = true;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => debug!(instance = %id, %error, "it is not known how far it is"),
-            }
-        }
-    }
-
-    /// One phrase for each instance that is on its way, where Nova has told how far.
-    fn progress(&self) -> String {
-        let moving = self.moves.instances.values().filter(|moving| moving.is_under_way());
-        let told = moving.filter_map(|moving| {
-            let Told { percent, total_bytes } = moving.progress?;
-            Some(format!("; {}: {percent} % of {} MiB", moving.name, total_bytes >> 20))
-        });
-        told.collect()
-    }
-
-    /// The host that was named for it did not take it: perhaps it takes no other either.
-    fn remember_not_taken(&mut self, id: &InstanceId) {
-        if let Some(host) = self.moves.instances.get(id).and_then(|moving| moving.to.clone()) {
-            *self.moves.not_taken_by.entry(host).or_default() += 1;
-        }
-    }
-
-    /// Nova never heard of its newest try: that is no word against the host that was named, and counts as a try like any other.
-    fn forget_unheard(&mut self, id: &InstanceId) {
-        if let Some(moving) = self.moves.instances.get_mut(id) {
-            // One that named none is counted already.
-            moving.tries += u32::from(moving.to.take().is_some());
-            moving.unheard = true;
-        }
-    }
-
-    /// Writes down whom a question names that is asked now.
-    async fn names(&mut self, ids: BTreeSet<InstanceId>, undoing: bool) -> Result<(), StepError> {
+    /// Writes down whom a question names that is asked now, and whose migrations it offers to stop.
+    async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeSet<InstanceId>, undoing: bool) -> Result<(), StepError> {
         let instances = ids.into_iter().filter_map(|id| Some((id.clone(), self.moves.instances.get(&id)?.asked))).collect();
-        self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx) });
+        self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
         self.changed = true;
         self.write_down().await
     }
@@ -446,7 +305,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if harmed.is_empty() {
             return Ok(());
         }
-        self.names(ids, true).await?;
+        self.names(ids, BTreeSet::new(), true).await?;
         Err(StepError::ask(question_harmed(&self.order.node, &harmed)))
     }
 
@@ -454,86 +313,6 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         self.scene.on_node.iter().any(|instance| instance.id == *id)
     }
 
-    /// What became of one move; None while it is under way.
-    async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<MoveStage>, StepError> {
-        let instances = &self.cx.ports.instances;
-        let Some(instance) = instances.get(id).await? else { return Ok(Some(MoveStage::Gone)) };
-        if busy(&instance).is_some() {
-            return Ok(None);
-        }
-        let host = instance.host.clone().unwrap_or_default();
-        let ours = self.our_migration(id, moving).await?;
-        if instance.vm_state == "resized" {
-            // A tenant's resize is never confirmed by us.
-            match ours {
-                Some(ours) if ours.state == MigrationState::AwaitsConfirmation => {
-                    self.cx.guard().await?;
-                    instances.confirm(id).await?;
-                }
-                // A host that went down while it was being confirmed.
-                Some(ours) if ours.state == MigrationState::Failed => {
-                    let reason = format!("is `resized` on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
-                    return Ok(Some(MoveStage::Failed { reason }));
-                }
-                Some(_) | None => {}
-            }
-            return Ok(None);
-        }
-        if host == self.order.node.as_str() {
-            return self.still_here(id, moving, ours).await;
-        }
-        // It runs elsewhere some seconds before its migration is over; rebooting the source in between would harm it.
-        if self.scene.moving.iter().any(|moving| moving.instance == *id) {
-            return Ok(None);
-        }
-        if instance.vm_state == "error" {
-            let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
-            return Ok(Some(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") }));
-        }
-        // Nova starts again what it has stopped for a cold move. A mere wish for another try, of whoever was not asked, is no word on it.
-        let is_known = self.moves.known.get(id) == Some(&moving.asked);
-        if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !is_known {
-            let reason = format!("was running, was stopped to be moved, and is still stopped on {host}: start it, or ask its owner");
-            return Ok(Some(MoveStage::Failed { reason }));
-        }
-        Ok(Some(MoveStage::Landed { host }))
-    }
-
-    /// It is on the node, and nothing happens to it: has its move failed, or was it never asked for?
-    async fn still_here(&self, id: &InstanceId, moving: &Moving, ours: Option<Migration>) -> Result<Option<MoveStage>, StepError> {
-        let age = self.cx.now().since(moving.asked);
-        let why = match (&moving.stage, ours.map(|ours| (ours.state, ours.status))) {
-            (_, Some((MigrationState::InProgress | MigrationState::AwaitsConfirmation, _))) => return Ok(None),
-            (MoveStage::Accepted { request }, ended) => {
-                let told = self.cx.ports.instances.why_failed(id, request).await?;
-                match (told, ended) {
-                    (Some(reason), _) => reason,
-                    (None, Some((_, status))) => format!("its migration ended as `{status}`, and Nova gives no reason"),
-                    // Nova has accepted it and has not begun yet.
-                    (None, None) if age < RECORD_APPEARS => return Ok(None),
-                    (None, None) => "Nova accepted the migration and never began it".to_owned(),
-                }
-            }
-            (_, Some((_, status))) => format!("its migration ended as `{status}`"),
-            (_, None) if age < RECORD_APPEARS => return Ok(None),
-            (_, None) => "Nova was never asked, or its answer was lost".to_owned(),
-        };
-        Ok(Some(MoveStage::Failed { reason: why }))
-    }
-
-    /// The newest migration of the instance away from the node that can be the one we asked for.
-    async fn our_migration(&self, id: &InstanceId, moving: &Moving) -> Result<Option<Migration>, StepError> {
-        let kind = match moving.how {
-            Move::Live => MigrationKind::Live,
-            Move::Cold => MigrationKind::Cold,
-        };
-        let migrations = self.cx.ports.instances.migrations(id).await?;
-        Ok(migrations.into_iter().find(|migration| {
-            migration.kind == kind
-                && migration.source.as_deref().is_none_or(|source| source == self.order.node.as_str())
-                && !moving.before.contains(&migration.uuid)
-        }))
-    }
 
     /// Whoever opens a node wants instances on it.
     async fn must_be_closed(&self) -> Result<(), StepError> {
@@ -583,36 +362,40 @@ impl<'a, 'b> Evacuation<'a, 'b> {
                 continue;
             }
             match classify(&instance, rules.pinned) {
-                Class::Wait { why } => self.wait_for(&instance, &why),
+                Class::Wait { why } => drop(self.wait_for(&instance, &why)),
                 Class::Block { why } => self.blocked.push((instance.id.clone(), format!("{} ({}) {why}", instance.name, instance.id))),
                 Class::Move(how) => {
-                    let under_way = self.moves.instances.values().filter(|moving| moving.is_under_way()).count();
-                    if under_way >= rules.moves_at_once as usize {
+                    if self.in_flight() >= rules.moves_at_once as usize {
                         continue;
                     }
                     if self.must_keep_apart(&instance).await? {
-                        self.apart += 1;
                         continue;
                     }
                     self.start(&instance, how, tries).await?;
                 }
             }
         }
-        self.forget_busy();
         Ok(())
     }
 
-    /// Instances that have left by a move of somebody else's, which is not confirmed yet. Nova lists them on their new host
-    /// only, and keeps their old disk here until then: for ever, if nobody says anything.
+    /// Instances that have left by a move of somebody else's, which is not confirmed yet: Nova lists them on their new host only, and keeps their old disk
+    /// here until then, for ever if nobody says anything. And those that live elsewhere, quietly, with a migration from here or to here that never ended:
+    /// Nova keeps such records where moves have crossed, or their host went away in between.
     async fn find_unconfirmed(&mut self) -> Result<(), StepError> {
-        for migration in &self.scene.moving {
+        for migration in self.scene.moving.clone() {
             let id = &migration.instance;
             let ours = self.moves.instances.get(id).is_some_and(Moving::is_under_way);
             // One that was on the node at this look, as one that has come here is, is told about there.
-            if migration.state != MigrationState::AwaitsConfirmation || ours || self.is_here(id) {
+            if ours || self.is_here(id) {
                 continue;
             }
             let Some(instance) = self.cx.ports.instances.get(id).await? else { continue };
+            if migration.state != MigrationState::AwaitsConfirmation {
+                if busy(&instance).is_none() && instance.vm_state != "resized" {
+                    self.wait_for_record(&instance, &[&migration]);
+                }
+                continue;
+            }
             let what = match migration.kind {
                 MigrationKind::Resize => "a resize",
                 MigrationKind::Live | MigrationKind::Cold | MigrationKind::Evacuation => "somebody's cold migration",
@@ -623,7 +406,19 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             );
             self.blocked.push((id.clone(), line));
         }
+        self.forget_busy();
         Ok(())
+    }
+
+    /// Waits for migrations to end that are not over, though nothing happens to the instance. Some never do.
+    fn wait_for_record(&mut self, instance: &Instance, records: &[&Migration]) {
+        let told = |record: &&Migration| format!("`{}` since {} (migration {})", record.status, record.created, record.uuid);
+        let told: Vec<String> = records.iter().map(told).collect();
+        let host = instance.host.as_deref().unwrap_or("no host");
+        let why = format!("is on {host} and nothing happens to it, and Nova has it as still being moved: {}", told.join(", "));
+        if self.wait_for(instance, &why) {
+            self.records.extend(records.iter().map(|record| record.uuid.clone()));
+        }
     }
 
     /// Tries that count: those since the operator last asked for another one.
@@ -633,7 +428,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Has an operator asked for another try since it was tried?
     fn is_forgiven(&self, moving: &Moving) -> bool {
-        self.cx.tried_since().is_some_and(|since| moving.asked < since)
+        self.cx.tried_since().is_some_and(|since| moving.stop.map_or(moving.asked, |stop| stop.max(moving.asked)) < since)
     }
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
@@ -646,9 +441,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             Some(_) | None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;
-        if before.iter().any(|migration| migration.state == MigrationState::InProgress) {
+        let is_open = |migration: &&Migration| migration.state == MigrationState::InProgress && !self.moves.disregarded.contains(&migration.uuid);
+        let open: Vec<&Migration> = before.iter().filter(is_open).collect();
+        if !open.is_empty() {
             // It has just arrived: its last move is not over, though it runs here already.
-            self.wait_for(instance, "is still being moved");
+            self.wait_for_record(instance, &open);
             return Ok(());
         }
         let was_unheard = before_this.is_some_and(|moving| moving.unheard);
@@ -661,6 +458,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             to: to.clone(),
             unheard: false,
             progress: None,
+            stop: None,
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
             asked: self.cx.just_now().await,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
@@ -707,8 +505,12 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     /// Is another of a server group of its on its way? Nova's scheduler keeps it apart only from what has arrived.
     async fn must_keep_apart(&mut self, instance: &Instance) -> Result<bool, StepError> {
         self.look_elsewhere().await?;
+        let Some(elsewhere) = &self.elsewhere else { return Ok(false) };
         let under_way = |id: &InstanceId| self.moves.instances.get(id).is_some_and(Moving::is_under_way);
-        Ok(self.elsewhere.as_ref().is_some_and(|elsewhere| elsewhere.keeps_apart(&instance.id, under_way)))
+        let keeps_apart = elsewhere.keeps_apart(&instance.id, under_way);
+        // Not where the other's move does not end: nobody should wait for that unasked.
+        self.apart += usize::from(elsewhere.keeps_apart(&instance.id, |id| self.is_waited_for(id)));
+        Ok(keeps_apart)
     }
 
     /// Where it can stay for the rest of the rollout.
@@ -762,8 +564,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         self.moves.no_choice.is_none_or(|since| self.cx.now().since(since) < CHOICE_WAITS_MAX)
     }
 
-    /// Notes that it is busy; one that has been for too long is a matter for a person.
-    fn wait_for(&mut self, instance: &Instance, why: &str) {
+    /// Notes that it is busy; one that has been for too long is a matter for a person, and true is returned.
+    fn wait_for(&mut self, instance: &Instance, why: &str) -> bool {
         let now = self.cx.now();
         self.waited_for.insert(instance.id.clone());
         let since = match self.moves.busy.get(&instance.id) {
@@ -775,9 +577,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             }
         };
         let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
-        if now.since(since) >= BUSY_MAX {
+        let is_too_long = now.since(since) >= BUSY_MAX;
+        if is_too_long {
             self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));
         }
+        is_too_long
     }
 
     /// Will others leave without anybody's help, once they are no longer busy, or another of their group has arrived? (None of it lasts: who is
@@ -833,6 +637,9 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if failed > 0 {
             note = format!("{note}, {failed} failed");
         }
+        if !self.overdue.is_empty() {
+            note = format!("{note}, {} overdue", self.overdue.len());
+        }
         if !self.blocked.is_empty() {
             note = format!("{note}, {} blocked", self.blocked.len());
         }
@@ -843,35 +650,3 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     }
 }
 
-fn question_opened(node: &NodeName, left: usize) -> Question {
-    Question::new(format!("{node} was opened by somebody while it was being emptied: what now?"))
-        .seen(format!("{left} instances are on it; more may land on it at any time"))
-        .answer("retry", AnswerEffect::Retry, "goes on emptying it, once you have closed it again")
-        .answer("unwind", AnswerEffect::Unwind, format!("leaves {node} open, without renewing it; what has been moved stays where it is"))
-}
-
-fn question_harmed(node: &NodeName, harmed: &[String]) -> Question {
-    let text = match harmed {
-        [_only] => format!("an instance that was to leave {node} is not as it was, and the renewal is being taken back: what now?"),
-        more => format!("{} instances that were to leave {node} are not as they were, and the renewal is being taken back: what now?", more.len()),
-    };
-    harmed
-        .iter()
-        .fold(Question::new(text), |question, line| question.seen(line.clone()))
-        .answer("retry", AnswerEffect::Retry, format!("goes on giving {node} back as it was found, whatever they are by then: mend them first, or tell their owners"))
-        .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
-}
-
-fn question(node: &NodeName, stuck: &[String]) -> Question {
-    let mut question = Question::new(match stuck {
-        [only] => format!("an instance can't be moved off {node}: what now? {only}"),
-        more => format!("{} instances can't be moved off {node}: what now?", more.len()),
-    });
-    for line in stuck {
-        question = question.seen(line.clone());
-    }
-    question
-        .answer("retry", AnswerEffect::Retry, "tries to move what is left once more, after you have mended what stood in the way")
-        .answer("unwind", AnswerEffect::Unwind, format!("gives {node} back as it was found; what has been moved stays where it is"))
-        .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
-}

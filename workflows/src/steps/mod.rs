@@ -19,6 +19,7 @@ mod rebuilding;
 mod reopen;
 mod reprovision;
 mod setup_run;
+mod shown;
 mod silence;
 mod stage_image;
 mod take_stock;

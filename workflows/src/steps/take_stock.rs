@@ -1,4 +1,4 @@
-//! Writes down what the node has, to be compared with what it has afterwards: GPUs, data disks, whatever the site's checks ask for.
+//! Writes down what the node has, to be compared with what it has afterwards: its name, GPUs, data disks, whatever the site's checks ask for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,23 +6,47 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::netboot::facts;
 use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
 use crate::store::Queue;
 use crate::updates::Expected;
 
-/// How each check that is compared ended before the node was emptied, by its name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stock(pub BTreeMap<String, CommandEnd>);
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stock {
+    /// What the node called itself. None: it did not answer.
+    pub hostname: Option<String>,
+    /// How each check that is compared ended before the node was emptied, by its name. Where the node did not answer, it is not there.
+    pub checks: BTreeMap<String, CommandEnd>,
+}
 
-/// A node that is half dead is renewed all the same: one that does not answer for so long has nothing to be compared with, and its checks only
-/// have to succeed afterwards.
+/// A node that is half dead is renewed all the same: one that does not answer for so long has nothing to be compared with, and an operator is asked
+/// about it afterwards.
 // A reboot takes longer; a passing outage of the network does not.
 const WAITED_FOR: Duration = Duration::from_secs(2 * 60);
 
-/// Runs the site's checks that must come out as found.
+/// Asks the node for its name, and runs the site's checks that must come out as found.
 pub struct TakeStock;
+
+/// What the node says, and what not.
+struct Taken {
+    stock: Stock,
+    /// To what the node gave no answer.
+    silent: Vec<String>,
+    /// Checks that fail already, one phrase each.
+    failing: Vec<String>,
+}
+
+impl Taken {
+    /// What there will be nothing to compare with, in one line; None if nothing.
+    fn not_compared(&self) -> Option<String> {
+        let silent = (!self.silent.is_empty()).then(|| format!("does not answer: {}", self.silent.join(", ")));
+        let failing = (!self.failing.is_empty()).then(|| format!("fails already: {}", self.failing.join(", ")));
+        let lines: Vec<String> = [silent, failing].into_iter().flatten().collect();
+        (!lines.is_empty()).then(|| format!("nothing to compare with afterwards: {}", lines.join("; ")))
+    }
+}
 
 #[async_trait]
 impl Step for TakeStock {
@@ -31,34 +55,43 @@ impl Step for TakeStock {
     type Output = Stock;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Stock>, StepError> {
-        let (stock, silent) = look(cx).await?;
-        if silent.is_empty() {
-            return Ok(Observed::AlreadyDone(stock));
-        }
-        Ok(Observed::ToDo { would: format!("write down what {} has; it does not answer now", cx.target()) })
+        let taken = look(cx).await?;
+        Ok(match taken.not_compared() {
+            None => Observed::AlreadyDone(taken.stock),
+            Some(not_compared) => Observed::ToDo { would: format!("write down what {} has; {not_compared}", cx.target()) },
+        })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Stock>, StepError> {
         let order = order(cx)?;
-        let (stock, silent) = look(cx).await?;
-        if silent.is_empty() || cx.tried_since().is_some_and(|since| cx.now().since(since) >= WAITED_FOR) {
-            return Ok(Progress::Done(stock));
+        let taken = look(cx).await?;
+        let Some(not_compared) = taken.not_compared() else { return Ok(Progress::Done(taken.stock)) };
+        if taken.silent.is_empty() || cx.tried_since().is_some_and(|since| cx.now().since(since) >= WAITED_FOR) {
+            cx.save(&(), not_compared).await?;
+            return Ok(Progress::Done(taken.stock));
         }
-        let note = format!("does not answer: {}", silent.join(", "));
-        Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note })
+        Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note: not_compared })
     }
 }
 
-/// What the checks say, and those to which the node gave no answer.
-async fn look(cx: &StepCx<'_>) -> Result<(Stock, Vec<String>), StepError> {
+async fn look(cx: &StepCx<'_>) -> Result<Taken, StepError> {
     let order = order(cx)?;
-    let (mut stock, mut silent) = (BTreeMap::new(), Vec::new());
+    let hostname = facts(cx, &order.node).await?.map(|facts| facts.hostname);
+    let mut taken = Taken { stock: Stock { hostname, checks: BTreeMap::new() }, silent: Vec::new(), failing: Vec::new() };
+    if taken.stock.hostname.is_none() {
+        taken.silent.push("its host name".to_owned());
+    }
     for check in order.rules.checks.iter().filter(|check| check.expect == Expected::AsFound) {
         match cx.ports.facts.run(&order.node, &check.command, Duration::from_millis(check.time_limit_ms)).await {
-            Ok(end) => drop(stock.insert(check.name.clone(), end)),
-            Err(error) if error.kind == PortErrorKind::Unavailable => silent.push(check.name.clone()),
+            Ok(end) => {
+                if end.code != 0 {
+                    taken.failing.push(format!("{} (exit code {})", check.name, end.code));
+                }
+                taken.stock.checks.insert(check.name.clone(), end);
+            }
+            Err(error) if error.kind == PortErrorKind::Unavailable => taken.silent.push(check.name.clone()),
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((Stock(stock), silent))
+    Ok(taken)
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Close, order, queues};
-use crate::engine::{Observed, Policy, Progress, Step, StepCx, StepError};
+use super::{Close, DeployOpenStack, order, queues};
+use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::PortErrorKind;
 use crate::store::Queue;
 
@@ -74,5 +74,22 @@ impl Step for VerifyHypervisor {
             Seen::Back(verified) => Progress::Done(verified),
             Seen::NotYet(note) => Progress::LookAgain { after, note },
         })
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+        let order = order(cx)?;
+        let Seen::NotYet(why) = look(cx).await? else { return Ok(None) };
+        let deployed = cx.output::<DeployOpenStack>()?.and_then(|deployed| deployed.run);
+        let by_script = match deployed {
+            Some(run) => format!("what puts OpenStack on it was run as {run}: its log is `turnaround show {} --log`", cx.id),
+            None => "nothing was run that puts OpenStack on it: its image has to bring it".to_owned(),
+        };
+        let question = Question::new(format!("{} is renewed, and is not back in Nova as it was: what now?", order.node)).seen(why).seen(by_script);
+        let retry = "waits as long again, after you have mended it: look at nova-compute on the node, or run the setup script for it by hand";
+        Ok(Some(
+            question
+                .answer("retry", AnswerEffect::Retry, retry)
+                .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node)),
+        ))
     }
 }

@@ -1,11 +1,14 @@
 //! Verifies on the node itself what the site wants to be true before tenants come back: its checks, each a command.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Stock, TakeStock, order, queues};
+use super::shown::Shown;
+use super::verify_hypervisor::VerifiedHypervisor;
+use super::{Close, TakeStock, VerifyHypervisor, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
 use crate::store::Queue;
@@ -21,19 +24,71 @@ pub struct VerifiedNode {
     pub checks: usize,
 }
 
-/// Done when every check of the order has come out well.
+/// Done when every check of the order has come out well, and an operator has said so of what could not be compared.
 pub struct VerifyNode;
 
+/// The answer that takes what could not be compared as it is.
+const ACCEPT: &str = "accept";
+/// Under which name what the hypervisor offers is accepted. (No check has a name with a blank.)
+const OFFERED: &str = "what it offers";
+
+/// By name: what it said.
+type Words = BTreeMap<String, String>;
+
+/// What an operator takes as good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Accepted {
+    /// By answers before.
+    words: Words,
+    /// By the newest one, if that is so.
+    shown: Shown<Words>,
+}
+
+/// What there is to compare with.
+#[derive(Debug, Clone, Copy)]
+enum Measure<'a> {
+    Found(&'a CommandEnd),
+    /// Nothing, for this reason.
+    Nothing(&'static str),
+}
+
+enum Complaint {
+    /// It is not as it has to be.
+    Wrong(String),
+    /// Perhaps it is.
+    NotCompared { name: String, said: String, line: String },
+}
+
+impl Complaint {
+    fn line(&self) -> &str {
+        match self {
+            Complaint::Wrong(line) | Complaint::NotCompared { line, .. } => line,
+        }
+    }
+
+    fn is_wrong(&self) -> bool {
+        matches!(self, Complaint::Wrong(_))
+    }
+}
+
 /// What is wrong with how a check ended; None if nothing.
-fn complaint(check: &OrderedCheck, end: &CommandEnd, found: Option<&CommandEnd>) -> Option<String> {
-    let wrong = match (&check.expect, found) {
-        (Expected::AsFound, Some(found)) if end == found => return None,
-        (Expected::AsFound, Some(found)) => format!("before it was {}", told(found)),
-        (_, _) if end.code != 0 => "expected exit code 0".to_owned(),
-        (Expected::Output(wanted), _) if end.output != *wanted => format!("expected `{wanted}`"),
-        (Expected::AsFound | Expected::Output(_) | Expected::Success, _) => return None,
+fn complaint(check: &OrderedCheck, end: &CommandEnd, measure: Measure<'_>) -> Option<Complaint> {
+    let about = format!("{} ({})", check.name, check.command);
+    let wrong = |wrong: String| Some(Complaint::Wrong(format!("{about}: {wrong}, now {}", told(end))));
+    let not_compared = |why: &str| {
+        let line = format!("{about}: {why}; now {}", told(end));
+        Some(Complaint::NotCompared { name: check.name.clone(), said: told(end), line })
     };
-    Some(format!("{} ({}): {wrong}, now {}", check.name, check.command, told(end)))
+    match (&check.expect, measure) {
+        // Broken in the same way proves nothing: perhaps the command is wrong.
+        (Expected::AsFound, Measure::Found(found)) if found.code != 0 => not_compared(&format!("it failed before (exit code {}), which is nothing to compare with", found.code)),
+        (Expected::AsFound, Measure::Found(found)) if end == found => None,
+        (Expected::AsFound, Measure::Found(found)) => wrong(format!("before it was {}", told(found))),
+        (_, _) if end.code != 0 => wrong("expected exit code 0".to_owned()),
+        (Expected::AsFound, Measure::Nothing(why)) => not_compared(why),
+        (Expected::Output(wanted), _) if end.output != *wanted => wrong(format!("expected `{wanted}`")),
+        (Expected::Output(_) | Expected::Success, _) => None,
+    }
 }
 
 fn told(end: &CommandEnd) -> String {
@@ -43,18 +98,49 @@ fn told(end: &CommandEnd) -> String {
     }
 }
 
-async fn complaints(cx: &StepCx<'_>) -> Result<Vec<String>, StepError> {
+/// What an operator has said to be as it has to be.
+fn accepted(cx: &StepCx<'_>) -> Result<Words, StepError> {
+    let Some(Accepted { mut words, shown }) = cx.checkpoint()? else { return Ok(Words::new()) };
+    if shown.answer(cx) == Some(ACCEPT) {
+        words.extend(shown.what);
+    }
+    Ok(words)
+}
+
+async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
     let order = order(cx)?;
-    let stock = cx.output::<TakeStock>()?.unwrap_or(Stock(Default::default()));
+    let stock = cx.output::<TakeStock>()?.unwrap_or_default();
+    let was_left = cx.output::<Close>()?.is_some_and(|closed| closed.was_left(cx.id));
     let mut complaints = Vec::new();
     for check in &order.rules.checks {
+        // A dry run has nothing yet to compare with, and has taken stock just now.
+        if cx.begun().is_none() && check.expect == Expected::AsFound {
+            continue;
+        }
+        let measure = match stock.checks.get(&check.name) {
+            Some(_) if was_left => Measure::Nothing("an operator had left the node closed, so how it was found is nothing to compare with"),
+            Some(found) => Measure::Found(found),
+            None => Measure::Nothing("the node did not answer before, so there is nothing to compare with"),
+        };
         match cx.ports.facts.run(&order.node, &check.command, Duration::from_millis(check.time_limit_ms)).await {
-            Ok(end) => complaints.extend(complaint(check, &end, stock.0.get(&check.name))),
+            Ok(end) => complaints.extend(complaint(check, &end, measure)),
             // Too slow, or the node is away just now.
-            Err(error) if error.kind == PortErrorKind::Unavailable => complaints.push(format!("{}: {}", check.name, StepError::from(error).chain())),
+            Err(error) if error.kind == PortErrorKind::Unavailable => {
+                complaints.push(Complaint::Wrong(format!("{}: {}", check.name, StepError::from(error).chain())));
+            }
             Err(error) => return Err(error.into()),
         }
     }
+    if was_left && let Some(VerifiedHypervisor { vcpus, memory_mb }) = cx.output::<VerifyHypervisor>()? {
+        let said = format!("{vcpus} vCPUs and {memory_mb} MiB");
+        let line = format!("an operator had left the node closed, perhaps because something is missing; now it offers {said}");
+        complaints.push(Complaint::NotCompared { name: OFFERED.to_owned(), said, line });
+    }
+    let accepted = accepted(cx)?;
+    complaints.retain(|complaint| match complaint {
+        Complaint::Wrong(_) => true,
+        Complaint::NotCompared { name, said, .. } => accepted.get(name) != Some(said),
+    });
     Ok(complaints)
 }
 
@@ -70,26 +156,43 @@ impl Step for VerifyNode {
         if complaints.is_empty() {
             return Ok(Observed::AlreadyDone(VerifiedNode { checks }));
         }
-        Ok(Observed::ToDo { would: format!("run {checks} checks on {}; now: {}", cx.target(), complaints.join("; ")) })
+        let lines: Vec<&str> = complaints.iter().map(Complaint::line).collect();
+        Ok(Observed::ToDo { would: format!("run {checks} checks on {}; now: {}", cx.target(), lines.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedNode>, StepError> {
         let order = order(cx)?;
         let complaints = complaints(cx).await?;
-        let Some(first) = complaints.first() else { return Ok(Progress::Done(VerifiedNode { checks: order.rules.checks.len() })) };
-        if cx.tried_since().is_none_or(|since| cx.now().since(since) < SETTLES_WITHIN) {
+        if complaints.is_empty() {
+            return Ok(Progress::Done(VerifiedNode { checks: order.rules.checks.len() }));
+        }
+        let settles = cx.tried_since().is_none_or(|since| cx.now().since(since) < SETTLES_WITHIN);
+        if settles && let Some(wrong) = complaints.iter().find(|complaint| complaint.is_wrong()) {
             let after = Duration::from_millis(order.rules.node_poll_ms);
-            return Ok(Progress::LookAgain { after, note: first.clone() });
+            return Ok(Progress::LookAgain { after, note: wrong.line().to_owned() });
         }
-        let mut question = Question::new(format!("{} is renewed, and is not as the site's checks want it: what now?", order.node));
-        for complaint in complaints {
-            question = question.seen(complaint);
+        let mut question = Question::new(if complaints.iter().any(Complaint::is_wrong) {
+            format!("{} is renewed, and is not as the site's checks want it: what now?", order.node)
+        } else {
+            format!("{} is renewed, and whether it has all that it must have can't be told by comparing: is it well?", order.node)
+        });
+        for complaint in &complaints {
+            question = question.seen(complaint.line());
         }
-        Err(StepError::ask(
-            question
-                .answer("retry", AnswerEffect::Retry, "runs the checks again, after you have mended it")
-                .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node)),
-        ))
+        question = question.answer("retry", AnswerEffect::Retry, "looks and runs the checks again, after you have mended it");
+        let shown: Words = complaints
+            .into_iter()
+            .filter_map(|complaint| match complaint {
+                Complaint::Wrong(_) => None,
+                Complaint::NotCompared { name, said, .. } => Some((name, said)),
+            })
+            .collect();
+        if !shown.is_empty() {
+            let consequence = format!("takes what could not be compared as good as it is here; if nothing else is wrong, {} is given back", order.node);
+            question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
+            cx.save(&Accepted { words: accepted(cx)?, shown: Shown::now(cx, shown) }, "could not be compared").await?;
+        }
+        Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node))))
     }
 }
 
@@ -105,18 +208,37 @@ mod tests {
         CommandEnd { code, output: output.to_owned() }
     }
 
+    fn said(check: &OrderedCheck, end: &CommandEnd, measure: Measure<'_>) -> Option<String> {
+        complaint(check, end, measure).map(|complaint| format!("{}{}", if complaint.is_wrong() { "" } else { "perhaps: " }, complaint.line()))
+    }
+
     #[test]
     fn a_check_comes_out_well_only_as_it_is_expected_to() {
         let eight = Expected::Output("8".to_owned());
-        assert_eq!(complaint(&check(Expected::Success), &end(0, "x"), None), None);
-        assert_eq!(complaint(&check(Expected::Success), &end(1, "x"), None).unwrap(), "gpus (count): expected exit code 0, now exit code 1");
-        assert_eq!(complaint(&check(eight.clone()), &end(0, "8"), None), None);
-        assert_eq!(complaint(&check(eight.clone()), &end(0, "7"), None).unwrap(), "gpus (count): expected `8`, now `7`");
-        assert_eq!(complaint(&check(eight), &end(2, "8"), None).unwrap(), "gpus (count): expected exit code 0, now exit code 2");
-        assert_eq!(complaint(&check(Expected::AsFound), &end(0, "8"), Some(&end(0, "8"))), None);
-        assert_eq!(complaint(&check(Expected::AsFound), &end(0, "7"), Some(&end(0, "8"))).unwrap(), "gpus (count): before it was `8`, now `7`");
-        // What was broken before may be as broken now: that is as found.
-        assert_eq!(complaint(&check(Expected::AsFound), &end(1, ""), Some(&end(1, ""))), None);
-        assert_eq!(complaint(&check(Expected::AsFound), &end(1, ""), None).unwrap(), "gpus (count): expected exit code 0, now exit code 1");
+        let silent = Measure::Nothing("it was silent");
+        let found = end(0, "8");
+        let found = Measure::Found(&found);
+        let is = |expect: &Expected, end: CommandEnd, measure, expected: Option<&str>| {
+            assert_eq!(said(&check(expect.clone()), &end, measure).as_deref(), expected, "{expect:?} {end:?} {measure:?}");
+        };
+        is(&Expected::Success, end(0, "x"), silent, None);
+        is(&Expected::Success, end(1, "x"), silent, Some("gpus (count): expected exit code 0, now exit code 1"));
+        is(&eight, end(0, "8"), silent, None);
+        is(&eight, end(0, "7"), silent, Some("gpus (count): expected `8`, now `7`"));
+        is(&eight, end(2, "8"), silent, Some("gpus (count): expected exit code 0, now exit code 2"));
+        is(&Expected::AsFound, end(0, "8"), found, None);
+        is(&Expected::AsFound, end(0, "7"), found, Some("gpus (count): before it was `8`, now `7`"));
+        is(&Expected::AsFound, end(1, ""), found, Some("gpus (count): before it was `8`, now exit code 1"));
+        is(&Expected::AsFound, end(1, ""), silent, Some("gpus (count): expected exit code 0, now exit code 1"));
+    }
+
+    #[test]
+    fn what_can_not_be_compared_is_not_taken_as_good() {
+        let failed = end(127, "");
+        let is = |end: CommandEnd, measure, expected: &str| assert_eq!(said(&check(Expected::AsFound), &end, measure).unwrap(), expected);
+        is(end(0, "7"), Measure::Nothing("it was silent"), "perhaps: gpus (count): it was silent; now `7`");
+        let before = "perhaps: gpus (count): it failed before (exit code 127), which is nothing to compare with; now";
+        is(end(0, "7"), Measure::Found(&failed), &format!("{before} `7`"));
+        is(failed.clone(), Measure::Found(&failed), &format!("{before} exit code 127"));
     }
 }

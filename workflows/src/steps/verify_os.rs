@@ -1,9 +1,10 @@
-//! Verifies that the node runs the OS release and kernel that were ordered.
+//! Verifies that the node runs the OS release and kernel that were ordered, under its own name.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{order, queues};
+use super::shown::Shown;
+use super::{Close, TakeStock, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
 
@@ -13,11 +14,33 @@ pub struct VerifiedOs {
     pub kernel: String,
 }
 
-/// A wrong version is a question at once: waiting does not change it, and the disk is not written a second time unasked.
+/// A wrong version is a question at once: waiting does not change it, and the disk is not written a second time unasked. So is a wrong name: under it
+/// nova-compute would be another service, which Nova opens to everybody at once.
 pub struct VerifyOs;
 
-/// What differs, as `what: expected X, found Y`.
-async fn differences(cx: &StepCx<'_>) -> Result<(VerifiedOs, Vec<String>), StepError> {
+/// The answer that takes the node's name as it is.
+const ACCEPT: &str = "accept";
+
+/// What the node says, and what of it is not as ordered, as `what: expected X, found Y`.
+struct Seen {
+    os: VerifiedOs,
+    hostname: String,
+    differences: Vec<String>,
+    wrong_name: Option<String>,
+}
+
+impl Seen {
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.differences.iter().chain(&self.wrong_name)
+    }
+}
+
+/// A name without its domain, which may come from anywhere (DHCP, the image, `/etc/hosts`).
+fn label(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(label, _domain)| label)
+}
+
+async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let order = order(cx)?;
     let facts = cx.ports.facts.facts(&order.node).await?;
     let wanted = [
@@ -29,7 +52,21 @@ async fn differences(cx: &StepCx<'_>) -> Result<(VerifiedOs, Vec<String>), StepE
         .filter(|(_, wanted, found)| wanted != found)
         .map(|(what, wanted, found)| format!("{what}: expected {wanted}, found {found}"))
         .collect();
-    Ok((VerifiedOs { os_version_id: facts.os_version_id, kernel: facts.kernel }, differences))
+    let os = VerifiedOs { os_version_id: facts.os_version_id, kernel: facts.kernel };
+    let mut seen = Seen { os, hostname: facts.hostname, differences, wrong_name: None };
+    // A dry run has ordered nothing: how the node is called now is how it is found.
+    if cx.begun().is_some() {
+        let accepted: Option<Shown<String>> = cx.checkpoint()?;
+        let is_accepted = accepted.is_some_and(|shown| shown.answer(cx) == Some(ACCEPT) && shown.what == seen.hostname);
+        // One that was left closed may have been left for its name.
+        let was_left = cx.output::<Close>()?.is_some_and(|closed| closed.was_left(cx.id));
+        let found = cx.output::<TakeStock>()?.and_then(|stock| stock.hostname).filter(|_| !was_left);
+        let expected = found.unwrap_or_else(|| order.node.to_string());
+        if label(&expected) != label(&seen.hostname) && !is_accepted {
+            seen.wrong_name = Some(format!("host name: expected {expected}, found {}", seen.hostname));
+        }
+    }
+    Ok(seen)
 }
 
 #[async_trait]
@@ -39,23 +76,41 @@ impl Step for VerifyOs {
     type Output = VerifiedOs;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedOs>, StepError> {
-        let (found, differences) = differences(cx).await?;
+        let seen = look(cx).await?;
+        let differences: Vec<&str> = seen.all().map(String::as_str).collect();
         if differences.is_empty() {
-            return Ok(Observed::AlreadyDone(found));
+            return Ok(Observed::AlreadyDone(seen.os));
         }
         Ok(Observed::ToDo { would: format!("check {}'s OS; now: {}", cx.target(), differences.join(", ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedOs>, StepError> {
         let node = order(cx)?.node;
-        let mut question = Question::new(format!("{node} was installed, and does not run what was ordered: what now?"));
-        for difference in differences(cx).await?.1 {
-            question = question.seen(difference);
+        let seen = look(cx).await?;
+        if seen.all().next().is_none() {
+            return Ok(Progress::Done(seen.os));
         }
-        Err(StepError::ask(
-            question
-                .answer("retry", AnswerEffect::Retry, "looks again, after you have mended it")
-                .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed"),
-        ))
+        let mut question = Question::new(format!("{node} was installed, and does not run what was ordered: what now?"));
+        for difference in seen.all() {
+            question = question.seen(difference.clone());
+        }
+        question = question.answer("retry", AnswerEffect::Retry, "looks again, after you have mended it");
+        if seen.wrong_name.is_some() {
+            let consequence = format!("goes on under the name {}, under which nova-compute may report to Nova, if all else is as ordered", seen.hostname);
+            question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
+            cx.save(&Shown::now(cx, seen.hostname.clone()), "another host name").await?;
+        }
+        Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, "ends here; the node stays closed")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn a_name_is_compared_without_its_domain() {
+        assert_eq!((label("gpu-03"), label("gpu-03.dc1.example")), ("gpu-03", "gpu-03"));
+        assert_ne!(label("gpu-03-old.dc1"), label("gpu-03.dc1"));
     }
 }

@@ -10,7 +10,7 @@ use crate::steps::{
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 
 pub(super) fn definition() -> Definition {
     Definition {

@@ -7,7 +7,7 @@ use crate::steps::{
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 pub(super) fn definition() -> Definition {
     Definition {

@@ -1,17 +1,21 @@
 //! `os-migrations`, and the live ones of one instance.
 
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use turnaround_workflows::ports::{MigrationKind, MoveProgress};
-use turnaround_workflows::rehearsal::MigrationRecord;
+use turnaround_workflows::rehearsal::{MigrationRecord, MigrationStatus};
 
 use super::servers::find;
-use super::{Answer, Bearer, Minor, Query, Shared, next_link, only_admin, page, time};
+use super::{Answer, Bearer, Minor, Query, Refusal, Shared, next_link, only_admin, page, time};
 
 /// From here on there are pages, and UUIDs.
 const PAGES: Minor = Minor(59);
 const USER: Minor = Minor(80);
+/// From here on one that waits in line can be stopped too.
+const STOPS_QUEUED: Minor = Minor(65);
 
 fn kind(migration: &MigrationRecord) -> &'static str {
     match migration.kind {
@@ -104,4 +108,23 @@ pub(super) async fn of_server(
         document
     };
     Ok(Json(json!({ "migrations": here.iter().map(told).collect::<Vec<Value>>() })))
+}
+
+/// Only a live one, and only while it waits in line or is being copied.
+pub(super) async fn stop(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    Path((id, number)): Path<(String, u64)>,
+) -> Result<Response, Refusal> {
+    only_admin(&bearer, "os_compute_api:servers:migrations:delete")?;
+    let guest = find(&nova, &bearer, &id)?;
+    let missing = format!("Migration {number} for server {id} is not live-migration.");
+    let found = nova.world.migrations_where(|record| record.number == number && record.instance == guest.id && record.kind == MigrationKind::Live)?;
+    let Some(found) = found.first() else { return Err(Refusal::new(404, missing)) };
+    if found.status == MigrationStatus::Queued && minor < STOPS_QUEUED {
+        return Err(Refusal::new(409, format!("Instance {id} in migration state queued: cannot abort live migration {number}.")));
+    }
+    nova.world.request_stop(&guest.id, number).map_err(|trouble| Refusal::of(trouble, missing))?;
+    Ok(StatusCode::ACCEPTED.into_response())
 }

@@ -9,7 +9,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use turnaround_workflows::clock::Timestamp;
@@ -63,6 +63,7 @@ pub(super) fn routes(nova: Nova) -> Router {
         .route("/servers/{id}", get(servers::show))
         .route("/servers/{id}/action", post(actions::act))
         .route("/servers/{id}/migrations", get(migrations::of_server))
+        .route("/servers/{id}/migrations/{number}", delete(migrations::stop))
         .route("/servers/{id}/os-instance-actions", get(actions::list))
         .route("/servers/{id}/os-instance-actions/{request}", get(actions::show))
         .route("/os-migrations", get(migrations::list))

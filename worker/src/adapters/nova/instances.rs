@@ -73,6 +73,24 @@ impl Instances for Nova {
         }
     }
 
+    async fn stop_live(&self, id: &InstanceId, migration: &str) -> Result<(), PortError> {
+        let operation = format!("stop the live migration of instance {id}");
+        // Only those that are being carried out are listed here, and only here a migration goes by its number.
+        let list = ["servers", &id.0, "migrations"];
+        let number = match self.document::<wire::LiveMigrations>(Call::get(&operation, &list), "a list of live migrations").await {
+            Ok(migrations) => migrations.number_of(migration),
+            Err(error) if error.kind == PortErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        let Some(number) = number else { return Ok(()) };
+        match self.send(Call::remove(&operation, &["servers", &id.0, "migrations", &number.to_string()])).await {
+            Ok(_) => Ok(()),
+            // It has ended in between.
+            Err(error) if error.kind == PortErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Looks first: a resize that a tenant asked for looks the same to Nova, and is the tenant's to confirm or revert.
     async fn confirm(&self, id: &InstanceId) -> Result<(), PortError> {
         let operation = format!("confirm the migration of instance {id}");

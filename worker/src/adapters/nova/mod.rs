@@ -249,6 +249,10 @@ impl<'a> Call<'a> {
         Call { operation: operation.into(), method: Method::GET, path, query: Vec::new(), body: None, at_most: MICROVERSION }
     }
 
+    fn remove(operation: impl Into<String>, path: &'a [&'a str]) -> Call<'a> {
+        Call { operation: operation.into(), method: Method::DELETE, path, query: Vec::new(), body: None, at_most: MICROVERSION }
+    }
+
     fn change(operation: impl Into<String>, method: Method, path: &'a [&'a str], body: Value) -> Call<'a> {
         Call { operation: operation.into(), method, path, query: Vec::new(), body: Some(body), at_most: MICROVERSION }
     }

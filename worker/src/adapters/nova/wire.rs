@@ -260,6 +260,9 @@ pub(super) struct LiveMigrations {
 
 #[derive(Deserialize)]
 struct LiveMigration {
+    id: i64,
+    /// Since microversion 2.59.
+    uuid: Option<String>,
     memory_total_bytes: Option<u64>,
     memory_remaining_bytes: Option<u64>,
     disk_total_bytes: Option<u64>,
@@ -267,6 +270,12 @@ struct LiveMigration {
 }
 
 impl LiveMigrations {
+    /// Nova's number of the migration that is called so.
+    pub(super) fn number_of(&self, marker: &str) -> Option<i64> {
+        let is_called = |one: &&LiveMigration| one.uuid.as_ref().map_or_else(|| one.id.to_string() == marker, |uuid| uuid == marker);
+        self.migrations.iter().find(is_called).map(|one| one.id)
+    }
+
     pub(super) fn meaning(self) -> Option<MoveProgress> {
         let of = |one: LiveMigration| {
             let (total, left) = (one.memory_total_bytes?, one.memory_remaining_bytes?);

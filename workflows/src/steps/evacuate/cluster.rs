@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::class::{Class, classify};
-use super::{Evacuated, Evacuation, MoveStage, Moves, Moving};
+use super::moves::{MoveStage, Moves, Moving};
+use super::questions::{Stuck, question, question_endless};
+use super::{Evacuated, Evacuation};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
 use crate::ports::{ClusterNode, Cordon, Eviction, Instance, InstanceId, Pod};
@@ -202,8 +204,14 @@ impl Step for MoveClusterNodes {
         }
         super::settle_named(cx, true).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
+        evacuation.stop_moves().await?;
         evacuation.follow_up().await?;
+        evacuation.see_progress().await;
+        evacuation.find_overdue().await?;
         evacuation.write_down().await?;
+        if let Some(stuck) = evacuation.stuck_for_good(true).await? {
+            return Err(StepError::ask(question_endless(&order.node, &stuck)));
+        }
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
             let after = Duration::from_millis(order.rules.move_poll_ms);
             return Ok(Undone::LookAgain { after, note: "sees to its end the move that is under way".to_owned() });
@@ -256,8 +264,8 @@ impl Look<'_, '_> {
         self.evacuation.must_be_closed().await?;
         self.evacuation.must_have_room().await?;
         if let Class::Block { why } = classify(&instance, order.rules.pinned) {
-            let stuck = [format!("{} ({}) {why}", instance.name, instance.id)];
-            return Err(StepError::ask(super::question(&order.node, &stuck)));
+            let stuck = Stuck::of(format!("{} ({}) {why}", instance.name, instance.id));
+            return Err(StepError::ask(question(&order.node, &stuck)));
         }
         // The deadline counts from here, also after a crash.
         if self.evacuation.moves.turn.is_none() {
@@ -327,21 +335,20 @@ impl Look<'_, '_> {
                         return self.reaches(TurnStage::Draining { since: cx.now() }).await;
                     }
                     self.evacuation.start_more(vec![instance]).await?;
+                    self.evacuation.forget_busy();
                     self.evacuation.write_down().await?;
                 }
                 None if !failed => return self.reaches(TurnStage::Landed { since: cx.now() }).await,
                 None => {}
             }
         }
-        let stuck = self.evacuation.stuck();
-        if !stuck.is_empty() && !self.evacuation.moves.instances.values().any(Moving::is_under_way) {
-            self.evacuation.names(stuck.iter().map(|(id, _)| id.clone()).collect(), false).await?;
-            let lines: Vec<String> = stuck.into_iter().map(|(_, line)| line).collect();
-            let question = super::question(&order.node, &lines).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
+        self.evacuation.see_progress().await;
+        self.evacuation.find_overdue().await?;
+        self.evacuation.write_down().await?;
+        if let Some(stuck) = self.evacuation.stuck_for_good(false).await? {
+            let question = question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }
-        self.evacuation.see_progress().await;
-        self.evacuation.write_down().await?;
         Ok(self.look_again(format!("{} is drained, and its instance moves{}", node.name, self.evacuation.progress())))
     }
 
