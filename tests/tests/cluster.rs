@@ -7,7 +7,7 @@ use turnaround_tests::checker::{Rules, judge};
 use turnaround_tests::sim::{Sim, order};
 use turnaround_workflows::engine::{Question, SignalKind, start};
 use turnaround_workflows::ports::Move;
-use turnaround_workflows::rehearsal::{Api, Call, Happened, Happens, InstancePlan, LostAnswer, Outage, PodKind, PodPlan, SitePlan};
+use turnaround_workflows::rehearsal::{Api, Call, Happened, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, Outage, PodKind, PodPlan, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunReport};
 
@@ -147,6 +147,21 @@ async fn what_a_disruption_budget_keeps_becomes_a_question_that_says_so_and_each
     let (mut sim, node) = renewed(stuck()).await;
     answered(&mut sim, &node, "retry").await;
     assert_eq!(question(&sim, &node).await.seen.len(), 1, "asked again after a fresh deadline");
+}
+
+#[tokio::test]
+async fn a_node_of_the_cluster_whose_live_migration_never_ends_is_asked_about_and_stopped_at_an_operators_word() {
+    let mut plan = plan();
+    plan.instance("k3s-1").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, 1, "").only(Move::Live);
+    let (mut sim, node) = renewed(plan).await;
+    let asked = question(&sim, &node).await;
+    assert!(asked.text.starts_with("the move of an instance off gpu-01 does not end: what now? k3s-1 "), "{asked:?}");
+    answered(&mut sim, &node, "stop").await;
+    let asked = question(&sim, &node).await;
+    assert!(asked.seen[0].contains("was stopped, as an operator wanted, and ended as `cancelled`"), "{asked:?}");
+    sim.clock.advance(Duration::from_secs(1));
+    answered(&mut sim, &node, "retry").await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! [`Gate`], where a [`Fate`] decides what befalls it: nothing, most of the time. Nothing is left to the machine: one thread, a
 //! clock turned by hand, chance from a seed. So the same seed gives the same history, to the byte.
 
+pub mod consent;
 pub mod coverage;
 mod crowd;
 mod gate;

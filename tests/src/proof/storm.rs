@@ -9,12 +9,12 @@ use serde_json::Value;
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
-use turnaround_workflows::rehearsal::{MoveGoesWrong, SitePlan};
+use turnaround_workflows::rehearsal::{Happens, MoveGoesWrong, NodePlan, SitePlan};
 use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
 use super::journals::{self, Journals};
-use super::promise;
+use super::{consent, promise};
 use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Undisturbed, done};
 use crate::checker::{Rules, judge};
 use crate::sim::order;
@@ -339,6 +339,13 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     against.extend(unfinished(&open));
     against.extend(kept(crowd, &open, &rules));
     against.extend(changed(crowd, plan, !rules.open_questions.is_empty() || !rules.left_by_operators.is_empty(), &journals));
+    let with_fault = |is: fn(&NodePlan) -> bool| plan.nodes.iter().filter(|node| is(node)).map(|node| node.name.clone()).collect();
+    against.extend(consent::judge(&consent::Site {
+        log: &log,
+        journals: &journals,
+        misnamed: with_fault(|node| node.faults.wrong_hostname.is_some()),
+        short: with_fault(|node| node.faults.loses_memory_mb > 0),
+    }));
     let promise = promise::judge(&before_and_after(crowd, plan, &rules, &log, &journals), dry_run);
     against.extend(promise.against);
     let mut promised = promise.counts;
@@ -362,10 +369,15 @@ fn before_and_after<'a>(crowd: &Crowd, plan: &SitePlan, rules: &Rules, log: &'a 
         journals,
         nodes: plan.nodes.iter().map(|node| (node.name.clone(), (u64::from(node.vcpus), node.memory_mb))).collect(),
         instance,
-        found: plan.instances.iter().map(|one| (one.name.clone(), one.vm_state.as_str().to_owned())).collect(),
+        found: plan.instances.iter().filter(|one| !tenant_resizes(plan, &one.name)).map(|one| (one.name.clone(), one.vm_state.as_str().to_owned())).collect(),
         now: now.collect(),
         asked_about: rules.open_questions.union(&rules.left_by_operators).cloned().collect(),
     }
+}
+
+/// Does its tenant change its flavour meanwhile? Then it is `resized`, and stays so.
+fn tenant_resizes(plan: &SitePlan, instance: &str) -> bool {
+    plan.happenings.iter().any(|happening| matches!(&happening.what, Happens::InstanceResized { name } if name == instance))
 }
 
 /// Everything is mended, and somebody has answered: whoever is still open asks, or waits for one that does.
@@ -397,7 +409,7 @@ fn kept(crowd: &Crowd, open: &[Document], rules: &Rules) -> Vec<String> {
 /// this very instance.
 fn changed(crowd: &Crowd, plan: &SitePlan, an_operators_matter: bool, journals: &Journals) -> Vec<String> {
     let site = crowd.world.snapshot();
-    let found = plan.instances.iter().filter(|instance| instance.node.is_some() && instance.fault.how != MoveGoesWrong::StaysOff);
+    let found = plan.instances.iter().filter(|instance| instance.node.is_some() && instance.fault.how != MoveGoesWrong::StaysOff && !tenant_resizes(plan, &instance.name));
     let mut changed = Vec::new();
     for instance in found {
         let (Some(now), wanted) = (site.instance(&instance.name), instance.vm_state.as_str()) else { continue };

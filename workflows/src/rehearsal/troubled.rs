@@ -55,6 +55,9 @@ impl SitePlan {
         if one_in(&mut random, 3) {
             plan = ironic(&mut random, plan);
         }
+        if one_in(&mut random, 4) {
+            plan = what_never_ends(&mut random, plan);
+        }
         plan
     }
 }
@@ -107,7 +110,7 @@ fn instance(random: &mut StdRng, node: &str, number: usize) -> InstancePlan {
     let mut instance = InstancePlan::new(&format!("{node}-{number}")).on(node).state(state);
     instance.project = format!("tenant-{}", random.random_range(0..3));
     if one_in(random, 10) {
-        // Not `Hangs`: a migration that never ends keeps a node for ever, and hides what else may go wrong.
+        // `Hangs` is apart (`what_never_ends`): a node with one takes long, and hides what else may go wrong.
         let ways = [MoveGoesWrong::Refused, MoveGoesWrong::PreCheck, MoveGoesWrong::Midway];
         let times = if one_in(random, 8) { ALWAYS } else { random.random_range(1..4) };
         instance.fault = MoveFault::new(pick(random, &ways), times, "Migration pre-check error: CPU does not match.");
@@ -137,6 +140,24 @@ fn happening(random: &mut StdRng, plan: &SitePlan, number: usize) -> Happens {
         4 => Happens::NodeCrashes { node },
         _ => Happens::ServiceEnabled { node },
     }
+}
+
+/// Live migrations that never end, records of such that mean nothing, and tenants who change their flavours meanwhile.
+fn what_never_ends(random: &mut StdRng, mut plan: SitePlan) -> SitePlan {
+    for instance in &mut plan.instances {
+        if one_in(random, 6) {
+            instance.fault = MoveFault::new(MoveGoesWrong::Hangs, random.random_range(1..3), "").only(Move::Live);
+        }
+    }
+    plan.latencies.live_at_once = random.random_range(1..4);
+    for _ in 0..random.random_range(0..3) {
+        let Some(name) = (!plan.instances.is_empty()).then(|| pick(random, &plan.instances).name) else { break };
+        let node = pick(random, &plan.nodes).name;
+        let at = Duration::from_secs(random.random_range(0..MEANWHILE_SECS));
+        let happens = if one_in(random, 2) { Happens::InstanceResized { name } } else { Happens::RecordOrphaned { name, node } };
+        plan = plan.happens(at, happens);
+    }
+    plan
 }
 
 /// Some of the nodes are renewed by Ironic, which has troubles of its own.
@@ -180,7 +201,7 @@ fn setup(random: &mut StdRng) -> Vec<ScriptGoesWrong> {
     if !one_in(random, 3) {
         return Vec::new();
     }
-    // Not `Hangs`, for the same reason as with moves.
+    // Not `Hangs`: it keeps the bastion's lock until its deadline, and hides what else may go wrong.
     (0..random.random_range(1..3)).map(|_| pick(random, &[DoesNothing, FailsAtTheEnd, FailsMidway, IsKilled])).collect()
 }
 

@@ -19,6 +19,7 @@ use self::questions::{DISREGARD, STOP, question, question_endless, question_harm
 use self::room::{Elsewhere, Patience, Proof};
 use super::shown::newest_answer;
 use super::{order, queues};
+use crate::clock::Timestamp;
 use crate::engine::{Observed, Policy, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{
     Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind,
@@ -52,6 +53,8 @@ const NOT_THE_HOST: &str = "while it is in task_state";
 /// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
 // Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
 const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
+/// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
+const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evacuated {
@@ -546,7 +549,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let looked = Elsewhere::look(self.cx, self.order, &leaving, patience).await;
         if looked.as_ref().is_ok_and(|elsewhere| !elsewhere.is_kept_waiting()) {
             self.changed |= self.moves.no_choice.take().is_some();
-        } else if self.moves.no_choice.is_none() {
+        } else if self.no_choice().is_none() {
             self.moves.no_choice = Some(self.cx.now());
             self.changed = true;
             self.write_down().await?;
@@ -561,7 +564,12 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Is what makes a better choice still waited for?
     fn has_patience(&self) -> bool {
-        self.moves.no_choice.is_none_or(|since| self.cx.now().since(since) < CHOICE_WAITS_MAX)
+        self.no_choice().is_none_or(|since| self.cx.now().since(since) < CHOICE_WAITS_MAX)
+    }
+
+    /// Since when no host can be chosen.
+    fn no_choice(&self) -> Option<Timestamp> {
+        self.moves.no_choice.filter(|since| self.cx.now().since(*since) < CHOICE_IS_OLD)
     }
 
     /// Notes that it is busy; one that has been for too long is a matter for a person, and true is returned.

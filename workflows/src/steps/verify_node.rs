@@ -110,7 +110,9 @@ fn accepted(cx: &StepCx<'_>) -> Result<Words, StepError> {
 async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
     let order = order(cx)?;
     let stock = cx.output::<TakeStock>()?.unwrap_or_default();
-    let was_left = cx.output::<Close>()?.is_some_and(|closed| closed.was_left(cx.id));
+    let closed = cx.output::<Close>()?;
+    let was_left = closed.as_ref().is_some_and(|closed| closed.was_left(cx.id));
+    let knew_none = closed.is_some_and(|closed| closed.hypervisor.is_none());
     let mut complaints = Vec::new();
     for check in &order.rules.checks {
         // A dry run has nothing yet to compare with, and has taken stock just now.
@@ -131,9 +133,13 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
             Err(error) => return Err(error.into()),
         }
     }
-    if was_left && let Some(VerifiedHypervisor { vcpus, memory_mb }) = cx.output::<VerifyHypervisor>()? {
+    if (was_left || knew_none) && let Some(VerifiedHypervisor { vcpus, memory_mb }) = cx.output::<VerifyHypervisor>()? {
         let said = format!("{vcpus} vCPUs and {memory_mb} MiB");
-        let line = format!("an operator had left the node closed, perhaps because something is missing; now it offers {said}");
+        let line = if was_left {
+            format!("an operator had left the node closed, perhaps because something is missing; now it offers {said}")
+        } else {
+            format!("Nova knew of no hypervisor of it before; now it offers {said}")
+        };
         complaints.push(Complaint::NotCompared { name: OFFERED.to_owned(), said, line });
     }
     let accepted = accepted(cx)?;

@@ -172,6 +172,7 @@ impl Step for MoveClusterNodes {
         let rules = order.rules.cluster.clone().ok_or_else(|| StepError::fatal("the order knows no cluster"))?;
         super::settle_named(cx, false).await?;
         let mut evacuation = Evacuation::look(cx, &order).await?;
+        evacuation.stop_moves().await?;
         evacuation.follow_up().await?;
         evacuation.write_down().await?;
         let cluster = cx.ports.cluster.nodes().await?;

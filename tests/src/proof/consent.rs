@@ -1,0 +1,117 @@
+//! What is not to be done without an operator's word: to stop a tenant's live migration, and to give back a node of which nobody can tell by comparing
+//! whether it is whole.
+//!
+//! It reads the site's own log and the journals as plain JSON, and shares no code with what it judges.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::journals::Journals;
+
+/// A site, and what is wrong with its nodes once they are installed.
+pub struct Site<'a> {
+    pub log: &'a str,
+    pub journals: &'a Journals,
+    /// Nodes that come back under another name.
+    pub misnamed: BTreeSet<String>,
+    /// Nodes that come back with less memory.
+    pub short: BTreeSet<String>,
+}
+
+/// An answer, and what was seen of it by whoever gave it.
+struct Answered {
+    key: String,
+    at: i64,
+    seen: Vec<String>,
+}
+
+/// A renewal of one node.
+struct Renewal<'a> {
+    id: &'a str,
+    node: String,
+    answers: Vec<Answered>,
+    has_succeeded: bool,
+}
+
+/// Everything that was done without the word that it needed.
+pub fn judge(site: &Site<'_>) -> Vec<String> {
+    let renewals: Vec<Renewal<'_>> = site.journals.iter().filter_map(|(id, entries)| renewal(id, entries)).collect();
+    let mut against = Vec::new();
+    for renewal in renewals.iter().filter(|renewal| renewal.has_succeeded) {
+        // Once accepted, it is how the node is found the next time.
+        let of_the_node = || renewals.iter().filter(|other| other.node == renewal.node).flat_map(|other| &other.answers);
+        let accepted = |word: &str| of_the_node().any(|answer| answer.key == "accept" && answer.seen.iter().any(|line| line.contains(word)));
+        for (such, word, how) in [(&site.misnamed, "host name", "under another name"), (&site.short, "now it offers", "short of memory")] {
+            if such.contains(&renewal.node) && !accepted(word) {
+                against.push(format!("{} gave {} back {how}, and nobody was asked", renewal.id, renewal.node));
+            }
+        }
+    }
+    for line in site.log.lines() {
+        let event: Value = serde_json::from_str(line).unwrap_or_default();
+        let (at, instance) = (event["at"].as_i64().unwrap_or_default(), event["instance"].as_str().unwrap_or_default());
+        let wanted = |answer: &Answered| answer.key == "stop" && answer.at <= at && answer.seen.iter().any(|line| line.contains(instance));
+        if event["kind"] == "stop_requested" && !renewals.iter().flat_map(|renewal| &renewal.answers).any(wanted) {
+            against.push(format!("the live migration of {instance} was to be stopped at {at}, and no operator had wanted that"));
+        }
+    }
+    against
+}
+
+fn renewal<'a>(id: &'a str, entries: &[(String, String)]) -> Option<Renewal<'a>> {
+    let entries: Vec<Value> = entries.iter().map(|(_, body)| serde_json::from_str(body).unwrap_or_default()).collect();
+    let is_one = |entry: &&Value| entry["event"] == "created" && matches!(entry["kind"].as_str(), Some("node-os" | "node-os-ironic"));
+    let node = entries.iter().find(is_one)?["target"].as_str()?.to_owned();
+    let has_succeeded = entries.iter().any(|entry| entry["event"] == "ended" && entry["outcome"] == "succeeded");
+    Some(Renewal { id, node, answers: answers(&entries), has_succeeded })
+}
+
+fn answers(entries: &[Value]) -> Vec<Answered> {
+    let (mut answers, mut seen) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match entry["event"].as_str() {
+            Some("operator-asked") => {
+                let lines = entry["question"]["seen"].as_array().into_iter().flatten();
+                seen = lines.filter_map(|line| line.as_str().map(str::to_owned)).collect();
+            }
+            Some("operator-answered") => {
+                let (key, at) = (entry["key"].as_str().unwrap_or_default().to_owned(), entry["at"].as_i64().unwrap_or_default());
+                answers.push(Answered { key, at, seen: std::mem::take(&mut seen) });
+            }
+            _ => {}
+        }
+    }
+    answers
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const STOPPED: &str = r#"{"kind":"stop_requested","at":20,"instance":"i-1","refused":null}"#;
+
+    fn against(log: &str, answer: Option<(&str, &str)>) -> Vec<String> {
+        let mut entries = vec![json!({ "event": "created", "kind": "node-os", "target": "a", "at": 1 })];
+        if let Some((key, seen)) = answer {
+            entries.push(json!({ "event": "operator-asked", "at": 5, "question": { "seen": [seen] } }));
+            entries.push(json!({ "event": "operator-answered", "at": 6, "key": key }));
+        }
+        entries.push(json!({ "event": "ended", "outcome": "succeeded", "at": 30 }));
+        let journals = Journals::from([("w".to_owned(), entries.iter().map(|entry| (String::new(), entry.to_string())).collect())]);
+        judge(&Site { log, journals: &journals, misnamed: BTreeSet::from(["a".to_owned()]), short: BTreeSet::from(["a".to_owned()]) })
+    }
+
+    #[test]
+    fn what_is_done_without_an_operators_word_is_told() {
+        assert_eq!(against("", None).len(), 2);
+        assert_eq!(against("", Some(("retry", "host name: x; now it offers y"))).len(), 2);
+        assert_eq!(against("", Some(("accept", "host name: x"))).len(), 1);
+        assert!(against("", Some(("accept", "host name: x; now it offers y"))).is_empty());
+        let told = |answer| against(STOPPED, answer).iter().any(|what| what.contains("was to be stopped"));
+        assert!(told(None) && told(Some(("retry", "i-1 hangs"))) && told(Some(("stop", "i-2 hangs"))));
+        assert!(!told(Some(("stop", "i-1 hangs"))));
+    }
+}
