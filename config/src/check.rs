@@ -443,8 +443,15 @@ impl RawNodeOs {
         let moves_at_once = problems.count(&self.moves_at_once, &limits::MOVES_AT_ONCE);
         let words = [("ask", Pinned::Ask), ("cold", Pinned::Cold)];
         let pinned = problems.or(&self.pinned, Pinned::default, |text| values::one_of(text, &words));
+        let owner_wait = problems.length(&self.owner_wait, &limits::OWNER_WAIT);
         let settle = problems.length(&self.settle, &limits::SETTLE);
         let evacuate_deadline = problems.length(&self.evacuate_deadline, &limits::EVACUATE_DEADLINE);
+        if let (Some(written), Some(wait), Some(deadline)) = (self.owner_wait.written(), owner_wait, evacuate_deadline)
+            && wait >= deadline
+        {
+            let help = "write a longer `evacuate_deadline` too, or wait for owners no longer than that";
+            problems.add(&written.span, "owners can't be waited for until `evacuate_deadline`, when an operator is asked about the whole node", help);
+        }
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
         let poll = problems.length(&self.poll, &limits::NODE_POLL);
@@ -452,6 +459,7 @@ impl RawNodeOs {
             max_out: max_out?,
             moves_at_once: moves_at_once?,
             pinned: pinned?,
+            owner_wait: owner_wait?,
             settle: settle?,
             evacuate_deadline: evacuate_deadline?,
             install_deadline: install_deadline?,

@@ -227,6 +227,8 @@ pub struct NodeOs {
     /// Instances of one node that are moved at the same time.
     pub moves_at_once: u16,
     pub pinned: Pinned,
+    /// Owners of instances that only they can have moved are waited for so long, before an operator is asked.
+    pub owner_wait: Duration,
     /// How long after a node was closed an instance may turn up on it whose place was chosen before.
     pub settle: Duration,
     /// A node that is not empty after this long becomes a question to the operator.

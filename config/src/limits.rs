@@ -185,6 +185,10 @@ pub(crate) const REJOIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1),
 // Between the choice of a node for an instance and the node's taking it stand the message queue and its time limit of 60 s.
 pub(crate) const SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(60), most: hours(1) };
 
+/// For the owner of an instance that only he can have moved.
+// None by default: somebody has to tell owners that their instance is waited for, and Turnaround does not yet.
+pub(crate) const OWNER_WAIT: Limits<Duration> = Limits { least: millis(0), default: seconds(0), most: hours(7 * 24) };
+
 /// Between two looks at a node that is being installed or verified.
 // Nothing in a boot happens faster than this; labs look faster.
 pub(crate) const NODE_POLL: Limits<Duration> = Limits { least: millis(10), default: seconds(15), most: hours(1) };

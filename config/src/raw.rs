@@ -160,6 +160,7 @@ tables! {
         max_out: i64,
         moves_at_once: i64,
         pinned: String,
+        owner_wait: Timespan,
         settle: Timespan,
         evacuate_deadline: Timespan,
         install_deadline: Timespan,

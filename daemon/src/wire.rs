@@ -358,8 +358,12 @@ pub struct WaitsForView {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogView {
     pub run: String,
-    /// Where the next part begins, in bytes; None at the end.
+    /// Where the next part begins, in bytes; None at the present end.
     pub next: Option<u64>,
+    /// Where this part ends.
+    pub end: u64,
+    /// The run is over, and writes no more.
+    pub over: bool,
     pub text: String,
 }
 

@@ -171,6 +171,9 @@ impl ComputeServices for MortalPorts {
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.inner().compute.hypervisor(node).await
     }
+    async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
+        self.inner().compute.inventory(node).await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.inner().compute.hosts().await
     }
@@ -480,6 +483,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             max_out,
             moves_at_once: 2,
             pinned: Pinned::Ask,
+            owner_wait_ms: 0,
             settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,

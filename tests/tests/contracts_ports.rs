@@ -152,10 +152,12 @@ contracts! {
     a_long_list_is_listed_to_its_end,
     a_move_goes_to_the_host_that_is_named_or_nowhere,
     the_hypervisor_is_a_second_witness,
+    what_placement_has_of_a_host_is_told_also_where_nothing_is_free,
     what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
     what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_there,
     server_groups_of_all_projects_are_told_with_their_rules,
     how_far_a_live_move_is_is_told_while_it_is_under_way,
+    a_live_move_is_stopped_while_it_is_copied_or_waits_in_line_and_no_other_move_is,
     nova_may_know_a_node_by_another_name,
     a_live_move_is_accepted_then_arrives_then_is_over,
     a_live_move_that_fails_leaves_only_a_reason,
@@ -287,6 +289,20 @@ async fn the_hypervisor_is_a_second_witness(on: On) {
     assert_eq!(hypervisor, Hypervisor { up: true, vcpus: 48, memory_mb: 384 * 1024, running });
 }
 
+async fn what_placement_has_of_a_host_is_told_also_where_nothing_is_free(on: On) {
+    let mut plan = SitePlan::uniform(2, 0);
+    *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 10_000);
+    plan.node("gpu-01").unwrap().devices = [("VGPU".to_owned(), 3)].into();
+    plan.node("gpu-01").unwrap().nova_host = Some("gpu-01.cloud.internal".to_owned());
+    plan.node("gpu-01").unwrap().disabled = Some("DIMM, ask carol".to_owned());
+    plan.instances.push(InstancePlan::new("full").on("gpu-01").size(4, 10_000));
+    let bench = on.site(plan).await;
+    let expected = [("MEMORY_MB", 10_000), ("VCPU", 48), ("VGPU", 3)].map(|(class, total)| (class.to_owned(), total));
+    assert_eq!(bench.ports.compute.inventory(&node("gpu-01")).await.unwrap(), expected.into());
+    let error = bench.ports.compute.inventory(&node("gpu-99")).await.unwrap_err();
+    assert!(matches!(error.kind, PortErrorKind::NotFound | PortErrorKind::Refused { .. }), "{error:?}");
+}
+
 async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on: On) {
     let mut plan = SitePlan::uniform(4, 0);
     *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 100_000);
@@ -390,6 +406,40 @@ async fn how_far_a_live_move_is_is_told_while_it_is_under_way(on: On) {
     assert!((40..=60).contains(&seen.percent()), "{seen:?}");
     bench.settle();
     assert_eq!(progress().await, None, "it is over");
+}
+
+async fn a_live_move_is_stopped_while_it_is_copied_or_waits_in_line_and_no_other_move_is(on: On) {
+    let mut plan = SitePlan::uniform(2, 3);
+    plan.latencies.live_at_once = 1;
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, 1, "");
+    plan.instance("gpu-01-c").unwrap().vm_state = VmState::Stopped;
+    let bench = on.site(plan).await;
+    let (running, queued, cold) = (bench.id("gpu-01-a"), bench.id("gpu-01-b"), bench.id("gpu-01-c"));
+    let instances = &bench.ports.instances;
+    bench.start_move("gpu-01-a", Move::Live).await.unwrap();
+    bench.until("it is being copied", |site| site.node("gpu-02").unwrap().arriving == 1);
+    bench.start_move("gpu-01-b", Move::Live).await.unwrap();
+    bench.start_move("gpu-01-c", Move::Cold).await.unwrap();
+    bench.until("all are on their way", |site| site.node("gpu-02").unwrap().arriving == 3);
+    for (name, id, status) in [("gpu-01-b", &queued, "queued"), ("gpu-01-a", &running, "running")] {
+        let found = bench.newest_migration(name).await;
+        assert_eq!(found.status, status);
+        // One of another instance, or that never was, is none of it.
+        instances.stop_live(id, "00000000-0000-0000-0000-000000000000").await.unwrap();
+        assert_eq!(bench.newest_migration(name).await.status, status);
+        instances.stop_live(id, &found.uuid).await.unwrap();
+        bench.clock.advance(Duration::from_secs(10));
+        let stopped = bench.newest_migration(name).await;
+        assert_eq!((stopped.state, stopped.status.as_str()), (MigrationState::Failed, "cancelled"));
+        let instance = instances.get(id).await.unwrap().unwrap();
+        assert_eq!((instance.vm_state.as_str(), instance.task_state, instance.host.as_deref()), ("active", None, Some("gpu-01")));
+        instances.stop_live(id, &found.uuid).await.unwrap();
+    }
+    bench.settle();
+    let moved = bench.newest_migration("gpu-01-c").await;
+    assert_eq!(moved.state, MigrationState::AwaitsConfirmation, "{moved:?}");
+    assert_eq!(bench.happened(|what| matches!(what, Happened::StopRequested { .. })), 2);
+    assert!(cold != running);
 }
 
 async fn nova_may_know_a_node_by_another_name(on: On) {

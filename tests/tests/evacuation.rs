@@ -338,8 +338,8 @@ async fn a_dry_run_says_how_many_will_move_again() {
     let mut sim = Sim::new(plan, 7);
     let lines = dry_run(&mut sim, &order).await;
     let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
-    assert!(would("gpu-01").ends_with("there is room for them elsewhere; 2 of them only on nodes that are renewed later, and move again then"));
-    assert!(would("gpu-02").ends_with("there is room for them elsewhere"), "{}", would("gpu-02"));
+    assert!(would("gpu-01").ends_with("ports with a device); 2 of them only on nodes that are renewed later, and move again then"));
+    assert!(would("gpu-02").ends_with("there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)"), "{}", would("gpu-02"));
 }
 
 async fn dry_run(sim: &mut Sim, order: &RolloutOrder) -> Vec<DryRunLine> {
@@ -567,7 +567,7 @@ async fn the_dry_run_says_what_it_does_not_prove() {
     let mut sim = Sim::new(plan, 7);
     let lines = dry_run(&mut sim, &order).await;
     let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
-    let alias = "there is room for them elsewhere; NOT proven: that another host has a device for gpu-01-a (pci_passthrough:alias=h100:1): Placement does not tell of PCI aliases";
+    let alias = "ports with a device); NOT proven: that another host has a device for gpu-01-a (pci_passthrough:alias=h100:1): Placement does not tell of PCI aliases";
     assert!(would("gpu-01").contains(alias), "{}", would("gpu-01"));
     let together = "NOT proven: that Nova moves them one by one, as it must: gpu-02-a, gpu-02-b are to stay on one host by their server group etcd (affinity)";
     assert!(would("gpu-02").contains(together), "{}", would("gpu-02"));
@@ -844,6 +844,47 @@ async fn a_tenants_resize_while_its_node_is_emptied_is_the_tenants_to_confirm() 
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
 }
 
+/// A site whose first node has an instance that its owner wants never to be moved, one in error if that is wanted, and two others.
+async fn owned(in_error: bool, happens: Option<Duration>) -> (Sim, WorkflowId) {
+    let mut plan = SitePlan::uniform(3, 3);
+    *plan.instance("gpu-01-a").unwrap() = plan.instance("gpu-01-a").unwrap().clone().metadata("turnaround:move", "never");
+    if in_error {
+        plan.instance("gpu-01-b").unwrap().vm_state = VmState::Error;
+    }
+    if let Some(after) = happens {
+        plan = plan.happens(after, Happens::MetadataSet { name: "gpu-01-a".to_owned(), key: "turnaround:move".to_owned(), value: "cold".to_owned() });
+    }
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    order.rules.owner_wait_ms = 7_200_000;
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    (sim, node)
+}
+
+#[tokio::test]
+async fn an_owner_is_waited_for_before_an_operator_is_asked() {
+    let waited = |sim: &Sim| sim.clock.now().since(turnaround_tests::sim::MORNING);
+    let (sim, node) = owned(false, Some(Duration::from_secs(3600))).await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded, "its owner has come in time");
+    assert!(waited(&sim) > Duration::from_secs(3600));
+
+    let (mut sim, node) = owned(false, None).await;
+    let question = asked(&sim, &node).await;
+    assert!(question.seen[0].contains("its owner has been waited for since"), "{question:?}");
+    assert!(waited(&sim) >= Duration::from_secs(7200) && waited(&sim) < Duration::from_secs(7300), "{:?}", waited(&sim));
+    answer(&mut sim, &node, "retry").await;
+    asked(&sim, &node).await;
+    assert!(waited(&sim) < Duration::from_secs(7400), "an operator's answer does not begin that anew");
+
+    let (sim, node) = owned(true, None).await;
+    let question = asked(&sim, &node).await;
+    assert!(question.seen.len() == 1 && question.seen[0].contains("is in error"), "{question:?}");
+    assert!(waited(&sim) < Duration::from_secs(600), "what only an operator can mend is asked meanwhile");
+}
+
 #[tokio::test]
 async fn an_instance_on_its_way_is_shown_with_how_far_it_is() {
     let mut plan = SitePlan::uniform(3, 1);
@@ -886,7 +927,7 @@ async fn a_node_whose_instances_find_no_room_is_given_back_as_found() {
 #[tokio::test]
 async fn the_dry_run_says_what_is_done_with_each_and_whether_there_is_room() {
     for (plan, expected) in [
-        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere"),
+        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)"),
         (
             with_too_little_room(),
             "move 3 instances off gpu-01: 3 live, 0 cold; NO ROOM elsewhere: gpu-01-c (ID), which takes 4 vCPUs and 8192 MiB, finds no \

@@ -387,6 +387,18 @@ async fn a_node_that_was_left_because_memory_is_missing_is_no_measure_for_its_ne
 }
 
 #[tokio::test]
+async fn a_node_of_which_placement_has_less_than_before_stays_closed() {
+    let mut scenario = Scenario::new(with_faults(NodeFaults { loses_devices: Some("VGPU".to_owned()), ..NodeFaults::default() }), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert_eq!(question.text, "gpu-01 is renewed, and is not back in Nova as it was: what now?");
+    assert_eq!(question.seen[0], "Placement has less of it than before: 0 of 16 VGPU");
+    assert!(!scenario.enabled("gpu-01"));
+    scenario.answer("gpu-01", "leave").await;
+    assert!(!scenario.enabled("gpu-01"));
+}
+
+#[tokio::test]
 async fn a_node_that_comes_back_under_another_name_is_a_question_before_openstack_is_deployed_on_it() {
     let plan = || with_faults(NodeFaults { wrong_hostname: Some("gpu-99".to_owned()), ..NodeFaults::default() });
     for answer in ["accept", "leave"] {

@@ -107,6 +107,9 @@ async fn a_setup_script_goes_on_while_every_worker_is_killed_and_is_run_once() {
     for worker in 0..2 {
         running.processes.kill_worker(worker).await.unwrap();
     }
+    // Without any worker: whoever follows what it writes sees its end.
+    let log = running.turnaround(&["show", "--log", "--follow", &node]).await.unwrap();
+    assert!(log.contains("TASK [nova-cell : Starting nova-compute container]\n") && log.contains("PLAY RECAP"), "{log}");
     let ended = |what: &Happened| matches!(what, Happened::ScriptEnded { node: Some(_), .. });
     until("the script to end, without any worker", async || running.world.events().iter().any(|event| ended(&event.what)).then_some(()))
         .await

@@ -310,6 +310,43 @@ async fn a_running_instance_is_moved_live_and_its_migration_ends_after_it_arrive
     bed.tidy().await;
 }
 
+/// By default Nova sends one live migration at a time away from a host: a second one waits in line.
+#[tokio::test]
+async fn a_live_migration_is_stopped_while_it_is_carried_out_or_waits_in_line() {
+    let name = "a_live_migration_is_stopped_while_it_is_carried_out_or_waits_in_line";
+    let bed = bed!("a_live_migration_is_stopped_while_it_is_carried_out_or_waits_in_line");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site().await);
+    let ports = site.ports();
+    if !bed.fail(name, &host, &json!({ "live_seconds": 600 })) {
+        return;
+    }
+    let ids = [InstanceId(bed.server_on(&host).await), InstanceId(bed.server_on(&host).await)];
+    for (id, status) in ids.iter().zip(["running", "queued"]) {
+        ports.instances.start_move(id, Move::Live, None).await.unwrap();
+        eventually(&format!("a migration that is {status}"), || async {
+            let newest = ports.instances.migrations(id).await.unwrap().into_iter().next();
+            newest.filter(|one| one.status == status)
+        })
+        .await;
+    }
+    for id in ids.iter().rev() {
+        let found = migration(&ports, id, &[MigrationState::InProgress]).await;
+        ports.instances.stop_live(id, "00000000-0000-0000-0000-000000000000").await.unwrap();
+        ports.instances.stop_live(id, &found.uuid).await.unwrap();
+        let stopped = migration(&ports, id, &[MigrationState::Failed, MigrationState::Succeeded]).await;
+        assert_eq!((&stopped.uuid, stopped.status.as_str()), (&found.uuid, "cancelled"));
+        let back = eventually("the instance to be as it was", || async {
+            ports.instances.get(id).await.unwrap().filter(|instance| instance.task_state.is_none())
+        })
+        .await;
+        assert_eq!((back.vm_state.as_str(), back.host.as_deref()), ("active", Some(node_of(&host).as_str())));
+        ports.instances.stop_live(id, &found.uuid).await.unwrap();
+    }
+    assert_eq!(ports.instances.moving(&node_of(&host)).await.unwrap(), []);
+    bed.fail(name, &host, &json!({}));
+    bed.tidy().await;
+}
+
 #[tokio::test]
 async fn a_stopped_instance_is_moved_cold_and_confirmed_twice() {
     let bed = bed!("a_stopped_instance_is_moved_cold_and_confirmed_twice");

@@ -26,6 +26,9 @@ pub(super) struct Parameters {
     from: Option<u64>,
     /// Of this run, and not of the newest one.
     run: Option<String>,
+    /// Whole lines only, while the run goes on: what it writes later may belong to the last one.
+    #[serde(default)]
+    whole_lines: bool,
 }
 
 pub(super) async fn log(
@@ -42,7 +45,11 @@ pub(super) async fn log(
             None => runs.into_iter().max(),
         };
         let Some((_, run)) = chosen else { return Ok(Err(id)) };
-        page(&folder.join(&run).join("log"), asked.from.unwrap_or(0)).map(|(next, text)| Ok(LogView { run, next, text }))
+        let folder = folder.join(&run);
+        // Before its log: what is read then is all of it.
+        let over = folder.join("exit").try_exists()?;
+        let Page { next, end, text } = page(&folder.join("log"), asked.from.unwrap_or(0), asked.whole_lines && !over)?;
+        Ok::<_, io::Error>(Ok(LogView { run, next, end, over, text }))
     });
     match page.await {
         Ok(Ok(Ok(view))) => Ok(Json(view)),
@@ -73,11 +80,19 @@ fn runs(folder: &FilePath, id: &WorkflowId) -> io::Result<Vec<(u64, String)>> {
     Ok(runs)
 }
 
-/// What stands from byte `from` on, up to the end of a line where there is one; and where the next page begins, if this is not the end.
-fn page(log: &PathBuf, from: u64) -> io::Result<(Option<u64>, String)> {
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    /// Where the next page begins, if this is not the end.
+    next: Option<u64>,
+    end: u64,
+    text: String,
+}
+
+/// What stands from byte `from` on, up to the end of a line where there is one; where it is the end of the log, only with `whole_lines`.
+fn page(log: &PathBuf, from: u64, whole_lines: bool) -> io::Result<Page> {
     let mut file = match std::fs::File::open(log) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, String::new())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Page { next: None, end: from, text: String::new() }),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
@@ -85,11 +100,13 @@ fn page(log: &PathBuf, from: u64) -> io::Result<(Option<u64>, String)> {
     let mut bytes = Vec::new();
     file.take(PAGE_BYTES_MAX).read_to_end(&mut bytes)?;
     let full = bytes.len() as u64 == PAGE_BYTES_MAX;
-    if full && let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
-        bytes.truncate(end + 1);
+    match bytes.iter().rposition(|byte| *byte == b'\n') {
+        Some(end) if full || whole_lines => bytes.truncate(end + 1),
+        None if whole_lines && !full => bytes.clear(),
+        Some(_) | None => {}
     }
-    let next = from + bytes.len() as u64;
-    Ok(((full && next < length).then_some(next), String::from_utf8_lossy(&bytes).into_owned()))
+    let end = from + bytes.len() as u64;
+    Ok(Page { next: (full && end < length).then_some(end), end, text: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
 #[cfg(test)]
@@ -105,14 +122,24 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         let (mut from, mut read, mut pages) = (Some(0), String::new(), 0);
         while let Some(at) = from {
-            let (next, text) = page(&path, at).unwrap();
+            let Page { next, text, .. } = page(&path, at, pages % 2 == 0).unwrap();
             assert!(text.ends_with('\n') && text.len() as u64 <= PAGE_BYTES_MAX);
             read += &text;
             (from, pages) = (next, pages + 1);
         }
         assert_eq!(read, whole);
         assert_eq!(pages, 4);
-        assert_eq!(page(&folder.path().join("none"), 0).unwrap(), (None, String::new()));
+        assert_eq!(page(&folder.path().join("none"), 7, false).unwrap(), Page { next: None, end: 7, text: String::new() });
+    }
+
+    #[test]
+    fn a_line_that_is_being_written_is_left_for_later_where_that_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let read = |from, whole_lines| page(&path, from, whole_lines).map(|page| (page.end, page.text)).unwrap();
+        std::fs::write(&path, "ok\nPassw").unwrap();
+        assert_eq!((read(0, true), read(3, true)), ((3, "ok\n".to_owned()), (3, String::new())));
+        assert_eq!(read(0, false), (8, "ok\nPassw".to_owned()));
     }
 
     #[test]

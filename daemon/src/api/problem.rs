@@ -69,9 +69,9 @@ impl Problem {
     }
 
     pub(super) fn no_log(id: &str) -> Problem {
-        let detail = format!("workflow `{id}` has run no setup script on this host");
+        let detail = format!("workflow `{id}` has run no setup script on the host of this daemon");
         Problem::new(StatusCode::NOT_FOUND, "no-log", "There is no log", detail)
-            .remedy("the setup script is run for each node: give the id of a node's workflow, as `turnaround show ID` of the rollout lists them")
+            .remedy("the setup script is run for each node (give the id of a node's workflow, as `turnaround show ID` of the rollout lists them), on the host whose worker serves `bastion`: ask the daemon there")
     }
 
     pub(super) fn no_node(node: &str) -> Problem {

@@ -1,5 +1,7 @@
 //! `turnaround show ID`: all about one workflow, and what to type if it needs an operator.
 
+use std::time::Duration;
+
 use clap::Args;
 use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
 use turnaround_workflows::store::Status;
@@ -21,12 +23,18 @@ pub(super) struct Arguments {
     /// What its newest run of the setup script has written, from the beginning
     #[arg(long)]
     log: bool,
+    /// With --log: stay, and print what it writes, until that run is over
+    #[arg(short, long, requires = "log")]
+    follow: bool,
 }
+
+/// How often a log is looked at that is followed.
+const LOG_POLL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) -> Result<Exit, CliError> {
     let id = resolve(client, &arguments.id).await?;
     if arguments.log {
-        return log(client, style, &id).await;
+        return log(client, style, &id, arguments.follow).await;
     }
     let answer = client.get(&format!("/v1/workflows/{id}")).await?;
     if style.json {
@@ -38,10 +46,10 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
 }
 
 /// Page by page, however long it is.
-async fn log(client: &Client, style: &Style, id: &str) -> Result<Exit, CliError> {
+async fn log(client: &Client, style: &Style, id: &str, follow: bool) -> Result<Exit, CliError> {
     let (mut from, mut run) = (0, String::new());
     loop {
-        let answer = client.get(&format!("/v1/workflows/{id}/log?from={from}{run}")).await?;
+        let answer = client.get(&format!("/v1/workflows/{id}/log?from={from}&whole_lines={follow}{run}")).await?;
         // Not by `read`, which would escape the ends of lines.
         let page: LogView = serde_json::from_value(answer.clone()).map_err(|error| CliError::Answer { what: error.to_string() })?;
         if style.json {
@@ -50,9 +58,14 @@ async fn log(client: &Client, style: &Style, id: &str) -> Result<Exit, CliError>
             let lines = page.text.split_inclusive('\n').map(|line| clean(line.trim_end_matches('\n')) + "\n");
             print(&lines.collect::<String>())?;
         }
-        let Some(next) = page.next else { return Ok(Exit::Good) };
+        if page.next.is_none() {
+            if !follow || page.over {
+                return Ok(Exit::Good);
+            }
+            tokio::time::sleep(LOG_POLL).await;
+        }
         // A newer run that begins meanwhile is another log.
-        (from, run) = (next, format!("&run={}", page.run));
+        (from, run) = (page.end, format!("&run={}", page.run));
     }
 }
 

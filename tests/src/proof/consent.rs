@@ -15,7 +15,7 @@ pub struct Site<'a> {
     pub journals: &'a Journals,
     /// Nodes that come back under another name.
     pub misnamed: BTreeSet<String>,
-    /// Nodes that come back with less memory.
+    /// Nodes that come back with less memory, or without some of their devices.
     pub short: BTreeSet<String>,
 }
 
@@ -42,7 +42,7 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
         // Once accepted, it is how the node is found the next time.
         let of_the_node = || renewals.iter().filter(|other| other.node == renewal.node).flat_map(|other| &other.answers);
         let accepted = |word: &str| of_the_node().any(|answer| answer.key == "accept" && answer.seen.iter().any(|line| line.contains(word)));
-        for (such, word, how) in [(&site.misnamed, "host name", "under another name"), (&site.short, "now it offers", "short of memory")] {
+        for (such, word, how) in [(&site.misnamed, "host name", "under another name"), (&site.short, "now it offers", "short of what it had")] {
             if such.contains(&renewal.node) && !accepted(word) {
                 against.push(format!("{} gave {} back {how}, and nobody was asked", renewal.id, renewal.node));
             }

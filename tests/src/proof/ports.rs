@@ -33,6 +33,9 @@ impl ComputeServices for Gated {
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.gate.call("hypervisor", false, self.site.compute.hypervisor(node)).await
     }
+    async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
+        self.gate.call("inventory", false, self.site.compute.inventory(node)).await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.gate.call("hosts", false, self.site.compute.hosts()).await
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -46,6 +46,8 @@ fn understood(query: &BTreeMap<String, String>) -> Option<(BTreeMap<String, Stri
 pub(super) fn routes(placement: Placement) -> Router {
     Router::new()
         .route("/allocation_candidates", get(candidates))
+        .route("/resource_providers", get(providers))
+        .route("/resource_providers/{uuid}/inventories", get(inventories))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "Not Found", "The resource could not be found."))
         .with_state(Arc::new(placement))
 }
@@ -55,22 +57,66 @@ fn refuse(status: StatusCode, title: &str, detail: &str) -> Response {
     (status, Json(json!({ "errors": [error] }))).into_response()
 }
 
-/// Hosts with so much memory left. Before microversion 1.29 the summaries have no tree of providers.
-async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
+/// Who asks is an administrator, in a microversion that is known here.
+fn admitted(placement: &Placement, headers: &HeaderMap, policy: &str) -> Result<(), Response> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(bearer) = header("x-auth-token").and_then(|token| placement.tokens.bearer(token)) else {
         let message = "The request you have made requires authentication.";
         let body = json!({ "error": { "code": 401, "title": "Unauthorized", "message": message } });
-        return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
+        return Err((StatusCode::UNAUTHORIZED, Json(body)).into_response());
     };
     if !bearer.admin {
-        let denied = "Access was denied to this resource.\n\n Policy does not allow placement:allocation_candidates:list to be performed.";
-        return refuse(StatusCode::FORBIDDEN, "Forbidden", denied);
+        let denied = format!("Access was denied to this resource.\n\n Policy does not allow {policy} to be performed.");
+        return Err(refuse(StatusCode::FORBIDDEN, "Forbidden", &denied));
     }
-    let version = header("openstack-api-version");
-    if !matches!(version, Some("placement 1.29" | "placement 1.33")) {
-        return refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 and 1.33 are known here");
+    if !matches!(header("openstack-api-version"), Some("placement 1.29" | "placement 1.33")) {
+        return Err(refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 and 1.33 are known here"));
     }
+    Ok(())
+}
+
+fn away() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "No server is available to handle this request.").into_response()
+}
+
+/// A host's provider, and that of its devices below it.
+async fn providers(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    if let Err(refused) = admitted(&placement, &headers, "placement:resource_providers:list") {
+        return refused;
+    }
+    let Some(root) = query.get("in_tree") else { return refuse(StatusCode::BAD_REQUEST, "Bad Request", "only a tree is told of here") };
+    let Ok(services) = placement.world.services() else { return away() };
+    let of = |uuid: String, name: String, parent: Option<&str>| {
+        json!({ "uuid": uuid, "name": name, "generation": 3, "parent_provider_uuid": parent, "root_provider_uuid": root, "links": [] })
+    };
+    let tree = services.iter().find(|service| service.id == *root).map(|service| {
+        vec![of(root.clone(), service.host.clone(), None), of(format!("{root}-devices"), format!("{}_devices", service.host), Some(root))]
+    });
+    Json(json!({ "resource_providers": tree.unwrap_or_default() })).into_response()
+}
+
+async fn inventories(State(placement): State<Arc<Placement>>, headers: HeaderMap, Path(uuid): Path<String>) -> Response {
+    if let Err(refused) = admitted(&placement, &headers, "placement:resource_providers:inventories:list") {
+        return refused;
+    }
+    let Ok(services) = placement.world.services() else { return away() };
+    let (root, of_devices) = uuid.strip_suffix("-devices").map_or((uuid.as_str(), false), |root| (root, true));
+    let Some(service) = services.into_iter().find(|service| service.id == root) else {
+        return refuse(StatusCode::NOT_FOUND, "Not Found", &format!("No resource provider with uuid {uuid} found"));
+    };
+    let is_device = |class: &str| service.devices.contains_key(class);
+    let one = |total: u64| json!({ "total": total, "reserved": 0, "min_unit": 1, "max_unit": total, "step_size": 1, "allocation_ratio": 1.0 });
+    let here = service.inventory.iter().filter(|(class, _)| is_device(class) == of_devices);
+    let inventories: Map<String, Value> = here.map(|(class, total)| (class.clone(), one(*total))).collect();
+    Json(json!({ "inventories": inventories, "resource_provider_generation": 3 })).into_response()
+}
+
+/// Hosts with so much memory left. Before microversion 1.29 the summaries have no tree of providers.
+async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
+    if let Err(refused) = admitted(&placement, &headers, "placement:allocation_candidates:list") {
+        return refused;
+    }
+    let version = headers.get("openstack-api-version").and_then(|value| value.to_str().ok());
     let groups = query.keys().filter_map(|key| key.strip_prefix("resources")).filter(|group| !group.is_empty());
     let names: Vec<&str> = groups.collect();
     if names.iter().any(|name| name.starts_with('_')) && version == Some("placement 1.29") {
@@ -87,7 +133,7 @@ async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap,
     let (services, offering) = match looked {
         Ok(looked) => looked,
         Err(Trouble::Unavailable | Trouble::AnswerLost | Trouble::Refused { .. } | Trouble::NotFound) => {
-            return (StatusCode::SERVICE_UNAVAILABLE, "No server is available to handle this request.").into_response();
+            return away();
         }
     };
     let (mut requests, mut summaries) = (Vec::new(), Map::new());

@@ -57,6 +57,23 @@ impl Bed {
         Some(bed)
     }
 
+    /// From now on, and until the next call, this goes wrong on `host`. False, with a plain line that says how to have that, where faults can't be
+    /// injected.
+    pub(crate) fn fail(&self, test: &str, host: &str, faults: &Value) -> bool {
+        let Some(folder) = std::env::var_os("TURNAROUND_BED_FAULTS") else {
+            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_FAULTS is not set");
+            eprintln!(
+                "skipped: {test}: set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json"
+            );
+            return false;
+        };
+        let file = std::path::Path::new(&folder).join(host).join("faults.json");
+        // Moved into place: the host may be reading it.
+        std::fs::write(file.with_extension("new"), faults.to_string()).unwrap();
+        std::fs::rename(file.with_extension("new"), file).unwrap();
+        true
+    }
+
     /// The hosts of this cloud that are up and open.
     pub(crate) async fn hosts(&self) -> Vec<String> {
         let services = self.admin().await.compute(Method::GET, "/os-services?binary=nova-compute", None).await.1;

@@ -36,6 +36,9 @@ impl ComputeServices for Told {
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         self.0.compute.hypervisor(node).await
     }
+    async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
+        self.0.compute.inventory(node).await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.0.compute.hosts().await
     }

@@ -63,6 +63,9 @@ pub trait ComputeServices: Send + Sync {
     /// The hypervisor of `node`. `NotFound` where Nova has none for it.
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError>;
 
+    /// What Placement has in all, by resource class, on `node` and on the parts of it (NUMA cells, GPUs). `NotFound` where it knows no such host.
+    async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError>;
+
     /// Every host of the cloud that has a hypervisor.
     async fn hosts(&self) -> Result<Vec<Host>, PortError>;
 

@@ -161,6 +161,12 @@ impl Machine {
         self.phase.as_str()
     }
 
+    /// What Placement has of it in all.
+    pub(super) fn inventory(&self) -> BTreeMap<String, u64> {
+        let size = [("VCPU".to_owned(), u64::from(self.vcpus)), ("MEMORY_MB".to_owned(), self.memory_mb)];
+        size.into_iter().chain(self.devices.clone()).collect()
+    }
+
     pub(super) fn power(&self) -> Power {
         self.power
     }
@@ -365,6 +371,9 @@ impl Site {
             machine.disk.installed = None;
         }
         machine.deployed = self.plan.setup.is_none();
+        if let Some(class) = machine.faults.loses_devices.take() {
+            machine.devices.remove(&class);
+        }
         machine.memory_mb = machine.memory_mb.saturating_sub(std::mem::take(&mut machine.faults.loses_memory_mb));
         let (name, host, enabled) = (machine.name.clone(), machine.host.clone(), machine.enabled);
         self.record(Happened::ImageWritten {

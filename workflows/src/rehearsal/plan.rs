@@ -254,6 +254,8 @@ pub struct NodeFaults {
     pub rebuild_unmarked: u32,
     /// A proxy repeats the request for a rebuild: it is accepted, and the answer is that to the second one.
     pub rebuild_repeated: u32,
+    /// Devices of this resource class are gone after an installation: its driver is, or a card.
+    pub loses_devices: Option<String>,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
 }

@@ -58,6 +58,10 @@ impl SitePlan {
         if one_in(&mut random, 4) {
             plan = what_never_ends(&mut random, plan);
         }
+        if one_in(&mut random, 8) {
+            let index = random.random_range(0..plan.nodes.len());
+            plan.nodes[index].faults.loses_devices = Some("VGPU".to_owned());
+        }
         plan
     }
 }

@@ -58,6 +58,8 @@ pub struct ServiceView {
     pub free: Room,
     /// What is left of its devices, by resource class of Placement.
     pub devices: BTreeMap<String, u64>,
+    /// What Placement has of it in all, by resource class.
+    pub inventory: BTreeMap<String, u64>,
     /// Of Placement.
     pub traits: Vec<String>,
 }
@@ -183,6 +185,7 @@ impl World {
             memory_mb: machine.memory_mb,
             free: free(machine, used.get(machine.host.as_str()).copied().unwrap_or_default()),
             devices: site.devices_left(index),
+            inventory: machine.inventory(),
             traits: machine.traits.clone(),
         };
         Ok(site.nodes.iter().enumerate().filter(|(_, machine)| wanted(&machine.name)).map(view).collect())

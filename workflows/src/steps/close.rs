@@ -1,7 +1,10 @@
 //! Closes a node for new instances, and remembers how it was found.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::netboot::LOOK_IS_GOOD_FOR;
@@ -26,6 +29,9 @@ pub struct Closed {
     pub found: ComputeService,
     /// What its hypervisor offered; None if Nova knew of none.
     pub hypervisor: Option<Hypervisor>,
+    /// What Placement had of it in all, by resource class; None if it did not say. Older workflows don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<BTreeMap<String, u64>>,
 }
 
 impl Closed {
@@ -155,13 +161,22 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
         Err(error) if error.kind == PortErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
+    let inventory = match cx.ports.compute.inventory(&node).await {
+        Ok(inventory) => Some(inventory),
+        Err(error) if error.kind == PortErrorKind::Unavailable => return Err(error.into()),
+        // Whoever may not ask for it, or asks a Placement that is too old, has it not compared.
+        Err(error) => {
+            warn!(%node, error = %StepError::from(error).chain(), "what Placement has of the node is not compared afterwards");
+            None
+        }
+    };
     let reopen = found.enabled
         || match whose(found.disabled_reason.as_deref(), cx.id) {
             Reason::Ours => true,
             Reason::Another { found_enabled } => found_enabled,
             Reason::Foreign => false,
         };
-    Ok(Closed { reopen, found, hypervisor })
+    Ok(Closed { reopen, found, hypervisor, inventory })
 }
 
 /// What was written down before this try. Somebody may have disabled the node since: that is theirs, then, and stays.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use turnaround_config::NodeName;
 
-use self::class::{Class, busy, classify, summary};
+use self::class::{Class, Whom, busy, classify, summary};
 use self::moves::{MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
 use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
@@ -251,6 +251,8 @@ struct Evacuation<'a, 'b> {
     moves: Moves,
     /// Busy instances that were met in this look.
     waited_for: BTreeSet<InstanceId>,
+    /// Those of them that only their owners can have moved.
+    owners: BTreeSet<InstanceId>,
     /// Instances that can't be asked to move, and why.
     blocked: Vec<(InstanceId, String)>,
     /// Unfinished migration records that keep those waiting who can't be asked to move.
@@ -273,6 +275,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             scene: Scene::look(cx, &order.node, &moves).await?,
             moves,
             waited_for: BTreeSet::new(),
+            owners: BTreeSet::new(),
             blocked: Vec::new(),
             records: BTreeSet::new(),
             overdue: BTreeMap::new(),
@@ -366,7 +369,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             }
             match classify(&instance, rules.pinned) {
                 Class::Wait { why } => drop(self.wait_for(&instance, &why)),
-                Class::Block { why } => self.blocked.push((instance.id.clone(), format!("{} ({}) {why}", instance.name, instance.id))),
+                Class::Block { why, by: Whom::Owner } if rules.owner_wait_ms > 0 => self.wait_for_owner(&instance, &why),
+                Class::Block { why, .. } => self.blocked.push((instance.id.clone(), format!("{} ({}) {why}", instance.name, instance.id))),
                 Class::Move(how) => {
                     if self.in_flight() >= rules.moves_at_once as usize {
                         continue;
@@ -572,31 +576,51 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         self.moves.no_choice.filter(|since| self.cx.now().since(*since) < CHOICE_IS_OLD)
     }
 
-    /// Notes that it is busy; one that has been for too long is a matter for a person, and true is returned.
     fn wait_for(&mut self, instance: &Instance, why: &str) -> bool {
-        let now = self.cx.now();
-        self.waited_for.insert(instance.id.clone());
-        let since = match self.moves.busy.get(&instance.id) {
-            Some(since) => *since,
-            None => {
-                self.moves.busy.insert(instance.id.clone(), now);
-                self.changed = true;
-                now
-            }
-        };
+        let since = self.waits_since(instance);
         let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
-        let is_too_long = now.since(since) >= BUSY_MAX;
+        let is_too_long = self.cx.now().since(since) >= BUSY_MAX;
         if is_too_long {
             self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));
         }
         is_too_long
     }
 
+    /// Notes that it is its owner's turn; one who has not come for too long is a matter for an operator, whose answer does not begin that anew.
+    fn wait_for_owner(&mut self, instance: &Instance, why: &str) {
+        let since = self.waits_since(instance);
+        if self.cx.now().since(since) >= Duration::from_millis(self.order.rules.owner_wait_ms) {
+            let line = format!("{} ({}) {why}; its owner has been waited for since {since}", instance.name, instance.id);
+            self.blocked.push((instance.id.clone(), line));
+        } else {
+            self.owners.insert(instance.id.clone());
+        }
+    }
+
+    /// Since when it is waited for: from now on, if it has not been before.
+    fn waits_since(&mut self, instance: &Instance) -> Timestamp {
+        let now = self.cx.now();
+        self.waited_for.insert(instance.id.clone());
+        match self.moves.busy.get(&instance.id) {
+            Some(since) => *since,
+            None => {
+                self.moves.busy.insert(instance.id.clone(), now);
+                self.changed = true;
+                now
+            }
+        }
+    }
+
     /// Will others leave without anybody's help, once they are no longer busy, or another of their group has arrived? (None of it lasts: who is
     /// busy for too long is stuck.) While a question is open nothing is moved.
     fn waits_for_others(&self) -> bool {
-        let is_blocked = |id: &InstanceId| self.blocked.iter().any(|(blocked, _)| blocked == id);
-        self.apart > 0 || self.waited_for.iter().any(|id| !is_blocked(id))
+        // An owner may take hours: what an operator has to know is asked meanwhile.
+        let waits_for = |id: &InstanceId| !self.is_blocked(id) && (!self.owners.contains(id) || self.stuck().is_empty());
+        self.apart > 0 || self.waited_for.iter().any(waits_for)
+    }
+
+    fn is_blocked(&self, id: &InstanceId) -> bool {
+        self.blocked.iter().any(|(blocked, _)| blocked == id)
     }
 
     /// Those that nobody waits for any more.
@@ -650,6 +674,10 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         }
         if !self.blocked.is_empty() {
             note = format!("{note}, {} blocked", self.blocked.len());
+        }
+        let waited_for = self.waited_for.iter().filter(|id| !self.is_blocked(id)).count();
+        if waited_for > 0 {
+            note = format!("{note}, {waited_for} waited for");
         }
         if self.apart > 0 {
             note = format!("{note}, {} kept until another of their server group has arrived", self.apart);

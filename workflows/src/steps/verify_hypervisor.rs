@@ -1,5 +1,6 @@
 //! Verifies that the node's hypervisor is back in Nova, with what it offered before.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,10 +15,25 @@ use crate::store::Queue;
 pub struct VerifiedHypervisor {
     pub vcpus: u32,
     pub memory_mb: u64,
+    /// What Placement has of it in all, by resource class; empty where that is not compared.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inventory: BTreeMap<String, u64>,
 }
 
-/// Done when the compute service reports, and the hypervisor offers at least the vCPUs and memory that it offered when the node was
-/// closed. A node that came back short of a DIMM stays closed.
+impl VerifiedHypervisor {
+    /// For people.
+    pub(super) fn told(&self) -> String {
+        let devices = self.inventory.iter().filter(|(class, _)| !SIZES.contains(&class.as_str()));
+        let devices: String = devices.map(|(class, total)| format!(", {total} {class}")).collect();
+        format!("{} vCPUs, {} MiB{devices}", self.vcpus, self.memory_mb)
+    }
+}
+
+/// Resource classes that say again what the hypervisor says.
+const SIZES: [&str; 4] = ["VCPU", "PCPU", "MEMORY_MB", "DISK_GB"];
+
+/// Done when the compute service reports, the hypervisor offers at least the vCPUs and memory that it offered when the node was closed, and Placement has at
+/// least as much of everything (but for what another kernel takes of the memory, and for disks). A node that came back short of a DIMM, or of a GPU that tenants ask Placement for, stays closed.
 pub struct VerifyHypervisor;
 
 enum Seen {
@@ -38,16 +54,51 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     if !hypervisor.up {
         return Ok(Seen::NotYet("its hypervisor is down".to_owned()));
     }
-    let found = cx.output::<Close>()?.and_then(|closed| closed.hypervisor);
+    let closed = cx.output::<Close>()?;
+    let (found, before) = closed.map_or((None, None), |closed| (closed.hypervisor, closed.inventory));
     if let Some(before) = found
-        && (hypervisor.vcpus < before.vcpus || hypervisor.memory_mb < before.memory_mb)
+        && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))
     {
         return Ok(Seen::NotYet(format!(
             "offers {} vCPUs and {} MiB, before it were {} and {}",
             hypervisor.vcpus, hypervisor.memory_mb, before.vcpus, before.memory_mb
         )));
     }
-    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb }))
+    let mut inventory = BTreeMap::new();
+    if let Some(before) = before {
+        // nova-compute reports it once a minute.
+        let now = match cx.ports.compute.inventory(&node).await {
+            Ok(now) => now,
+            Err(error) if error.kind == PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
+            Err(error) => return Err(error.into()),
+        };
+        let less = less(&before, &now);
+        if !less.is_empty() {
+            return Ok(Seen::NotYet(format!("Placement has less of it than before: {}", less.join(", "))));
+        }
+        inventory = now;
+    }
+    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
+}
+
+/// Another kernel keeps some more memory for itself, or less: one part in so many is no DIMM.
+// The smallest of a node's DIMMs is some 3 percent of it (32 of them in a large one). From one Ubuntu kernel to the next it is some tens of MiB.
+const MEMORY_OF_A_KERNEL: u64 = 100;
+
+/// Is so much memory less than there was?
+fn is_short(before: u64, now: u64) -> bool {
+    now < before - before / MEMORY_OF_A_KERNEL
+}
+
+/// What there is less of than before, one phrase each. Not of disk: on shared storage it is that of the whole pool, which changes as disks of it come and go.
+fn less(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
+    let now = |class: &str| now.get(class).copied().unwrap_or(0);
+    let is_less = |class: &str, before: u64| match class {
+        "DISK_GB" => false,
+        "MEMORY_MB" => is_short(before, now(class)),
+        _ => now(class) < before,
+    };
+    before.iter().filter(|(class, before)| is_less(class, **before)).map(|(class, before)| format!("{} of {before} {class}", now(class))).collect()
 }
 
 #[async_trait]
@@ -91,5 +142,27 @@ impl Step for VerifyHypervisor {
                 .answer("retry", AnswerEffect::Retry, retry)
                 .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node)),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_short, less};
+
+    #[test]
+    fn a_dimm_is_missed_and_what_another_kernel_takes_is_not() {
+        assert!(!is_short(515_000, 515_000) && !is_short(515_000, 600_000));
+        assert!(!is_short(515_000, 514_950));
+        assert!(is_short(515_000, 515_000 - 16_384) && is_short(64_000, 62_000) && is_short(1, 0));
+        assert!(!is_short(0, 0));
+    }
+
+    #[test]
+    fn less_of_any_class_is_told_but_for_disks() {
+        let of = |all: &[(&str, u64)]| all.iter().map(|(class, total)| ((*class).to_owned(), *total)).collect();
+        let before = of(&[("VCPU", 64), ("MEMORY_MB", 515_000), ("VGPU", 16), ("DISK_GB", 9_000)]);
+        assert!(less(&before, &before).is_empty());
+        assert!(less(&before, &of(&[("VCPU", 128), ("MEMORY_MB", 514_950), ("VGPU", 16), ("DISK_GB", 8_000), ("PGPU", 1)])).is_empty());
+        assert_eq!(less(&before, &of(&[("VCPU", 63), ("MEMORY_MB", 400_000)])), ["400000 of 515000 MEMORY_MB", "63 of 64 VCPU", "0 of 16 VGPU"]);
     }
 }

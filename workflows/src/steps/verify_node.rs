@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::shown::Shown;
-use super::verify_hypervisor::VerifiedHypervisor;
 use super::{Close, TakeStock, VerifyHypervisor, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
@@ -133,8 +132,8 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
             Err(error) => return Err(error.into()),
         }
     }
-    if (was_left || knew_none) && let Some(VerifiedHypervisor { vcpus, memory_mb }) = cx.output::<VerifyHypervisor>()? {
-        let said = format!("{vcpus} vCPUs and {memory_mb} MiB");
+    if (was_left || knew_none) && let Some(verified) = cx.output::<VerifyHypervisor>()? {
+        let said = verified.told();
         let line = if was_left {
             format!("an operator had left the node closed, perhaps because something is missing; now it offers {said}")
         } else {

@@ -40,6 +40,9 @@ pub struct Rules {
     /// What is done with running instances that can't be moved live. Older orders don't say.
     #[serde(default)]
     pub pinned: Pinned,
+    /// Owners of instances that only they can have moved are waited for so long. Older orders don't say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub owner_wait_ms: u64,
     /// After a node was closed, instances may turn up for so long whose place was chosen before.
     pub settle_ms: u64,
     pub evacuate_deadline_ms: u64,
@@ -185,6 +188,11 @@ fn keeps_from_renewal(config: &Config, node: &NodeName) -> Option<&'static str> 
     })
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(length: &u64) -> bool {
+    *length == 0
+}
+
 fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
@@ -237,6 +245,7 @@ impl RolloutOrder {
             max_out: u32::from(config.node_os.max_out),
             moves_at_once: u32::from(config.node_os.moves_at_once),
             pinned: config.node_os.pinned,
+            owner_wait_ms: millis(config.node_os.owner_wait),
             settle_ms: millis(config.node_os.settle),
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
             install_deadline_ms: millis(config.node_os.install_deadline),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use turnaround_workflows::ports::{PortError, PortErrorKind, Room};
 
 use super::{Nova, X_AUTH_TOKEN};
@@ -62,6 +63,29 @@ const POLICIES: [&str; 2] = ["isolate", "none"];
 /// Both kinds of processors: which kind an instance takes depends on its flavour, its image and Nova's configuration. A host is
 /// never said to be full because of the wrong kind.
 const PROCESSORS: [&str; 2] = ["VCPU", "PCPU"];
+
+/// Parts of a host whose inventories are read, each by a call of its own. Nova has one for each NUMA cell and each GPU, or slice of one.
+const PARTS_MAX: usize = 200;
+
+#[derive(Deserialize)]
+struct Tree {
+    resource_providers: Vec<Part>,
+}
+
+#[derive(Deserialize)]
+struct Part {
+    uuid: String,
+}
+
+#[derive(Deserialize)]
+struct Inventories {
+    inventories: BTreeMap<String, Inventory>,
+}
+
+#[derive(Deserialize)]
+struct Inventory {
+    total: u64,
+}
 
 #[derive(Deserialize)]
 struct Candidates {
@@ -129,40 +153,70 @@ impl Nova {
         Ok(self.candidates(operation, asks).await?.by_class())
     }
 
+    /// What Placement has in all on the hypervisor of that UUID, and on the parts of it. Empty where it knows none of them.
+    pub(super) async fn inventory_of(&self, operation: &str, hypervisor: &str) -> Result<BTreeMap<String, u64>, PortError> {
+        let in_tree = [("in_tree".to_owned(), hypervisor.to_owned())];
+        let tree: Tree = self.placement(operation, &["resource_providers"], &in_tree, &MICROVERSION, "Placement's resource providers").await?;
+        if tree.resource_providers.len() > PARTS_MAX {
+            let reason = format!("the host has {} resource providers, more than {PARTS_MAX}", tree.resource_providers.len());
+            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+        }
+        let mut all = BTreeMap::new();
+        for part in tree.resource_providers {
+            let path = ["resource_providers", &part.uuid, "inventories"];
+            let Inventories { inventories } = self.placement(operation, &path, &[], &MICROVERSION, "Placement's inventories").await?;
+            for (class, Inventory { total }) in inventories {
+                let sum: &mut u64 = all.entry(class).or_default();
+                *sum = sum.saturating_add(total);
+            }
+        }
+        Ok(all)
+    }
+
     async fn candidates(&self, operation: &str, asks: &BTreeMap<String, String>) -> Result<Candidates, PortError> {
         let query = query(asks);
         let named = query.iter().any(|(key, _)| key.contains('_') && key != "group_policy");
         let microversion = if named { NAMED_GROUPS } else { MICROVERSION };
+        self.placement(operation, &["allocation_candidates"], &query, &microversion, "Placement's allocation candidates").await
+    }
+
+    /// Reads one document. `expected` says what it is, for an error.
+    async fn placement<T: DeserializeOwned>(
+        &self,
+        operation: &str,
+        path: &[&str],
+        query: &[(String, String)],
+        microversion: &HeaderValue,
+        expected: &str,
+    ) -> Result<T, PortError> {
         let fail = |kind| PortError::new(operation, kind);
         let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
         let mut token = self.session.token().await.map_err(before)?;
-        let mut answer = self.ask_placement(operation, &token, &query, &microversion).await?;
+        let mut answer = self.ask_placement(operation, &token, path, query, microversion).await?;
         // Nothing has been looked at before a 401.
         if answer.status.as_u16() == 401 {
             token = self.session.renew(&token).await.map_err(before)?;
-            answer = self.ask_placement(operation, &token, &query, &microversion).await?;
+            answer = self.ask_placement(operation, &token, path, query, microversion).await?;
         }
         let garbled = |reason: &str| Err(fail(PortErrorKind::Garbled { reason: reason.to_owned() }));
         match answer.status.as_u16() {
-            200 => {
-                let candidates: Candidates =
-                    answer.json("Placement's allocation candidates").map_err(|reason| fail(PortErrorKind::Garbled { reason }))?;
-                Ok(candidates)
-            }
+            200 => answer.json(expected).map_err(|reason| fail(PortErrorKind::Garbled { reason })),
             404 => garbled("there is no Placement at the address that the catalogue gives"),
-            406 if named => garbled("Placement does not know its microversion 1.33 (OpenStack Train), and the flavour has groups with names"),
+            406 if *microversion == NAMED_GROUPS => garbled("Placement does not know its microversion 1.33 (OpenStack Train), and the flavour has groups with names"),
             406 => garbled("Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do"),
             _ => Err(fail(answer.refusal(Effect::None, answer.fault()))),
         }
     }
 
-    async fn ask_placement(&self, operation: &str, token: &Arc<Token>, query: &[(String, String)], microversion: &HeaderValue) -> Result<Answer, PortError> {
+    async fn ask_placement(&self, operation: &str, token: &Arc<Token>, path: &[&str], query: &[(String, String)], microversion: &HeaderValue) -> Result<Answer, PortError> {
         let mut url = self.session.placement_endpoint(token)?;
         // An http URL always has a path to extend.
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push("allocation_candidates");
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
         }
-        url.query_pairs_mut().extend_pairs(query);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         let request = Request::new(Method::GET, url)
             .header(X_AUTH_TOKEN, token.value.clone())
             .header(OPENSTACK_API_VERSION, microversion.clone());

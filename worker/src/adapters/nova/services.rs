@@ -43,32 +43,20 @@ impl ComputeServices for Nova {
     }
 
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
-        let operation = format!("look at the hypervisor of {node}");
-        let host = self.host(node, &operation)?;
-        // The pattern is a substring, and hypervisors may be called by their full domain name where the service is not,
-        // or the other way round: ask for the first label, keep those of our service.
-        let pattern = host.split('.').next().unwrap_or(host);
-        let call = Call::get(&operation, &["os-hypervisors", "detail"])
-            .query("hypervisor_hostname_pattern", pattern)
-            .query("with_servers", "true")
-            .at_most(HYPERVISOR_MICROVERSION);
-        let found: wire::Hypervisors = self.document(call, "a list of hypervisors").await?;
-        let mut ours: Vec<_> = found.hypervisors.into_iter().filter(|hypervisor| hypervisor.service.host == host).collect();
-        match (ours.pop(), ours.is_empty()) {
-            (None, _) => Err(PortError::new(operation, PortErrorKind::NotFound)),
-            (Some(only), true) => Ok(Hypervisor {
-                up: only.state == "up",
-                vcpus: only.vcpus.unwrap_or(0),
-                memory_mb: only.memory_mb.unwrap_or(0),
-                running: only.servers.into_iter().map(|server| server.uuid).collect(),
-            }),
-            (Some(_), false) => {
-                let reason = format!(
-                    "compute service {host} has several hypervisors, as one for bare metal does; nodes with instances have one"
-                );
-                Err(PortError::new(operation, PortErrorKind::Refused { reason }))
-            }
-        }
+        let found = self.hypervisor_of(node, &format!("look at the hypervisor of {node}")).await?;
+        Ok(Hypervisor {
+            up: found.state == "up",
+            vcpus: found.vcpus.unwrap_or(0),
+            memory_mb: found.memory_mb.unwrap_or(0),
+            running: found.servers.into_iter().map(|server| server.uuid).collect(),
+        })
+    }
+
+    async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
+        let operation = format!("look at what Placement has of {node}");
+        let found = self.hypervisor_of(node, &operation).await?;
+        let inventory = self.inventory_of(&operation, &found.id).await?;
+        if inventory.is_empty() { Err(PortError::new(operation, PortErrorKind::NotFound)) } else { Ok(inventory) }
     }
 
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
@@ -92,6 +80,29 @@ impl ComputeServices for Nova {
 }
 
 impl Nova {
+    async fn hypervisor_of(&self, node: &NodeName, operation: &str) -> Result<wire::Hypervisor, PortError> {
+        let host = self.host(node, operation)?;
+        // The pattern is a substring, and hypervisors may be called by their full domain name where the service is not,
+        // or the other way round: ask for the first label, keep those of our service.
+        let pattern = host.split('.').next().unwrap_or(host);
+        let call = Call::get(operation, &["os-hypervisors", "detail"])
+            .query("hypervisor_hostname_pattern", pattern)
+            .query("with_servers", "true")
+            .at_most(HYPERVISOR_MICROVERSION);
+        let found: wire::Hypervisors = self.document(call, "a list of hypervisors").await?;
+        let mut ours: Vec<_> = found.hypervisors.into_iter().filter(|hypervisor| hypervisor.service.host == host).collect();
+        match (ours.pop(), ours.is_empty()) {
+            (None, _) => Err(PortError::new(operation, PortErrorKind::NotFound)),
+            (Some(only), true) => Ok(only),
+            (Some(_), false) => {
+                let reason = format!(
+                    "compute service {host} has several hypervisors, as one for bare metal does; nodes with instances have one"
+                );
+                Err(PortError::new(operation, PortErrorKind::Refused { reason }))
+            }
+        }
+    }
+
     /// Every hypervisor of the cloud.
     async fn hypervisors(&self, operation: &str) -> Result<Vec<wire::HostRecord>, PortError> {
         let (mut all, mut marker) = (Vec::new(), None);

@@ -49,6 +49,8 @@ pub(super) struct Hypervisors {
 
 #[derive(Deserialize)]
 pub(super) struct Hypervisor {
+    /// Its provider in Placement has the same.
+    pub(super) id: String,
     pub(super) state: String,
     pub(super) vcpus: Option<u32>,
     pub(super) memory_mb: Option<u64>,

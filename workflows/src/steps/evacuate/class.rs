@@ -11,7 +11,15 @@ pub(super) enum Class {
     /// What it is busy with passes by itself.
     Wait { why: String },
     /// A person has to do something first.
-    Block { why: String },
+    Block { why: String, by: Whom },
+}
+
+/// Who can do something about an instance that can't be moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// Whose instance it is: it may be waited for that.
+    Owner,
+    Operator,
 }
 
 /// What it is busy with, if that passes by itself.
@@ -26,7 +34,7 @@ pub(super) fn classify(instance: &Instance, pinned: Pinned) -> Class {
     if let Some(task) = busy(instance) {
         return Class::Wait { why: format!("is busy ({task})") };
     }
-    let block = |why: String| Class::Block { why };
+    let block = |why: String| Class::Block { why, by: Whom::Owner };
     let consents = match instance.owner_wants.as_deref() {
         Some("never") => {
             return block(format!(
@@ -52,7 +60,7 @@ pub(super) fn classify(instance: &Instance, pinned: Pinned) -> Class {
         // Nova moves cold what runs or is stopped, nothing in between.
         "paused" => block(format!("{}, nor cold while it is paused: have its owner unpause or stop it", has_a_device(instance))),
         "resized" => block("waits for its owner to confirm or revert a resize".to_owned()),
-        "error" => block(format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason"))),
+        "error" => Class::Block { why: format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason")), by: Whom::Operator },
         other => block(format!("can't be moved while it is {other}")),
     }
 }
@@ -76,7 +84,7 @@ pub(super) fn summary(node: &NodeName, on_node: &[Instance], pinned: Pinned) -> 
                 }
             }
             Class::Wait { why } => waiting.push(told(why)),
-            Class::Block { why } => blocked.push(told(why)),
+            Class::Block { why, .. } => blocked.push(told(why)),
         }
     }
     let mut text = format!("move {} instances off {node}: {live} live, {cold} cold", on_node.len());
@@ -119,7 +127,7 @@ mod tests {
 
     fn why(class: Class) -> String {
         match class {
-            Class::Block { why } | Class::Wait { why } => why,
+            Class::Block { why, .. } | Class::Wait { why } => why,
             Class::Move(how) => panic!("it is moved: {how:?}"),
         }
     }

@@ -264,7 +264,7 @@ impl Look<'_, '_> {
         // Nothing is drained that can't be moved then.
         self.evacuation.must_be_closed().await?;
         self.evacuation.must_have_room().await?;
-        if let Class::Block { why } = classify(&instance, order.rules.pinned) {
+        if let Class::Block { why, .. } = classify(&instance, order.rules.pinned) {
             let stuck = Stuck::of(format!("{} ({}) {why}", instance.name, instance.id));
             return Err(StepError::ask(question(&order.node, &stuck)));
         }

@@ -40,7 +40,7 @@ impl Proof {
     /// For the dry run.
     pub(super) fn told(&self) -> String {
         match self {
-            Proof::Room => "there is room for them elsewhere".to_owned(),
+            Proof::Room => "there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)".to_owned(),
             Proof::Undecided { left_over } => {
                 format!("room elsewhere is tight, perhaps there is none for {}", left_over.join(", "))
             }
