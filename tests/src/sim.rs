@@ -468,6 +468,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
         nodes: plan.nodes.iter().map(|node| node.name.parse().expect("a node name")).collect(),
         alone: Vec::new(),
         by_ironic: plan.nodes.iter().filter(|node| node.ironic.is_some()).map(|node| node.name.parse().expect("a node name")).collect(),
+        hosts: std::collections::BTreeMap::new(),
         image: OrderedImage {
             name: image.name.parse().expect("an image name"),
             version: image.os_version_id.clone(),

@@ -86,3 +86,22 @@ async fn a_check_that_the_node_can_not_run_is_a_question_and_not_a_success() {
     let (sim, node) = renewed(plan(None), &[check("dcgmi diag -r 1", Expected::Success)]).await;
     assert_eq!(question(&sim, &node).await, ["dcgmi (dcgmi diag -r 1): expected exit code 0, now exit code 127"]);
 }
+
+#[tokio::test]
+async fn what_was_accepted_is_not_asked_about_again_whatever_else_is_wrong() {
+    let mut plan = plan(Some((COUNT_GPUS, "7")));
+    // It fails before and after.
+    plan.node("gpu-01").unwrap().answers.remove(COUNT_DISKS);
+    let checks = [check(COUNT_GPUS, Expected::AsFound), check(COUNT_DISKS, Expected::AsFound)];
+    let (mut sim, node) = renewed(plan, &checks).await;
+    let seen = question(&sim, &node).await;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[1].contains("it failed before (exit code 127), which is nothing to compare with; now exit code 127"), "{seen:?}");
+    for key in ["accept", "retry"] {
+        sim.clock.advance(Duration::from_secs(1));
+        sim.signal(&node, SignalKind::Answer { key: key.to_owned() }).await;
+        sim.run().await;
+        let seen = question(&sim, &node).await;
+        assert!(seen.len() == 1 && seen[0].contains("before it was `8`, now `7`"), "{key}: {seen:?}");
+    }
+}

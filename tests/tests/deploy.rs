@@ -78,7 +78,7 @@ async fn a_run_that_says_it_has_done_it_and_has_not_is_found_out() {
     let bench = Bench::of(&[ScriptGoesWrong::DoesNothing]).await;
     assert_eq!(bench.status().await, Status::NeedsOperator);
     let question = bench.question().await;
-    assert!(question.text.contains("verify-hypervisor"), "{question:?}");
+    assert!(question.text.contains("is not back in Nova as it was"), "{question:?}");
     assert!(bench.is_closed(), "what nobody has seen to work is not given to tenants");
     bench.is_clean(&["gpu-01"]);
 }
@@ -133,7 +133,7 @@ async fn who_knows_better_than_the_recap_says_go_on_and_the_next_steps_look_all_
         let mut bench = Bench::of(&[goes_wrong]).await;
         bench.answer("go-on").await;
         assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 1));
-        assert!(bench.question().await.text.contains("verify-hypervisor"), "{:?}", bench.question().await);
+        assert!(bench.question().await.text.contains("is not back in Nova as it was"), "{:?}", bench.question().await);
         assert!(bench.is_closed(), "their word is not enough");
         bench.is_clean(&["gpu-01"]);
     }
@@ -147,7 +147,7 @@ async fn who_said_go_on_about_one_run_is_asked_about_the_next() {
     assert_eq!(bench.question().await.text, "the setup script did not put OpenStack back on gpu-01: what now?");
     bench.answer("go-on").await;
     assert_eq!(bench.runs(), 2);
-    assert!(bench.question().await.text.contains("verify-hypervisor"));
+    assert!(bench.question().await.text.contains("is not back in Nova as it was"));
 }
 
 #[tokio::test]

@@ -712,11 +712,19 @@ async fn devices_that_no_other_host_has_left_hold_an_evacuation_back() {
 /// How far it is is shown next to the instance, and costs few entries.
 /// A site whose first node has four instances, of which `a` never ends its live migration; Nova sends `live_at_once` at a time.
 async fn never_ending(live_at_once: usize) -> (Sim, WorkflowId) {
+    going_wrong(live_at_once, &["gpu-01-a"], MoveGoesWrong::Hangs, 4 * 3600).await
+}
+
+/// The same, where the live migrations of `these` go wrong once in that way.
+async fn going_wrong(live_at_once: usize, these: &[&str], how: MoveGoesWrong, deadline_secs: u64) -> (Sim, WorkflowId) {
     let mut plan = SitePlan::uniform(3, 4);
-    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, 1, "").only(Move::Live);
+    for name in these {
+        plan.instance(name).unwrap().fault = MoveFault::new(how, 1, "").only(Move::Live);
+    }
     plan.latencies.live_at_once = live_at_once;
     let mut order = order(&plan, 1);
     order.nodes.truncate(1);
+    order.rules.evacuate_deadline_ms = deadline_secs * 1_000;
     let mut sim = Sim::new(plan, 7);
     let rollout = sim.order(&order).await;
     let node = sim.child(&rollout, "gpu-01").await;
@@ -754,7 +762,7 @@ async fn a_live_migration_that_never_ends_holds_up_no_other_and_is_stopped_if_an
 
         answer(&mut sim, &node, "stop").await;
         let question = asked(&sim, &node).await;
-        assert!(question.seen[0].contains("was stopped, as an operator wanted, and ended as `cancelled`"), "{question:?}");
+        assert!(question.seen[0].contains("was stopped, as an operator wanted: it had been moving since"), "{question:?}");
         assert_eq!((question.seen.len(), left(&sim)), (1, 1), "all else has left, what waited in line behind it too");
         assert!(question.find("stop").is_none(), "nothing is under way");
         let here = guest(&sim, "gpu-01-a");
@@ -767,6 +775,66 @@ async fn a_live_migration_that_never_ends_holds_up_no_other_and_is_stopped_if_an
 }
 
 #[tokio::test]
+async fn what_an_operator_has_stopped_is_not_begun_again_by_the_next_stop() {
+    let (mut sim, node) = going_wrong(1, &["gpu-01-a", "gpu-01-b"], MoveGoesWrong::Hangs, 4 * 3600).await;
+    let begun = |sim: &Sim| sim.world.events().iter().filter(|event| matches!(event.what, Happened::MigrationRequested { .. })).count();
+    answer(&mut sim, &node, "stop").await;
+    let question = asked(&sim, &node).await;
+    let stopped = |question: &Question| question.seen.iter().filter(|line| line.contains("was stopped, as an operator wanted")).count();
+    assert_eq!((question.seen.len(), stopped(&question)), (4, 1), "one was stopped, the other hangs now, and two wait in line: {question:?}");
+    let before = begun(&sim);
+    answer(&mut sim, &node, "stop").await;
+    let question = asked(&sim, &node).await;
+    assert_eq!((question.seen.len(), stopped(&question)), (2, 2), "the other two have left: {question:?}");
+    assert_eq!(begun(&sim), before, "nobody was asked to move once more");
+    answer(&mut sim, &node, "retry").await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn a_stop_that_nova_refuses_holds_up_nobody_and_is_told_with_its_reason() {
+    let (mut sim, node) = going_wrong(1, &["gpu-01-a"], MoveGoesWrong::HangsAndIsNotStopped, 4 * 3600).await;
+    answer(&mut sim, &node, "stop").await;
+    let question = asked(&sim, &node).await;
+    let hangs = question.seen.iter().find(|line| line.starts_with("gpu-01-a ")).unwrap();
+    assert!(hangs.contains("it is to be stopped since") && hangs.contains("Policy doesn't allow os_compute_api:servers:migrations:delete"), "{question:?}");
+    answer(&mut sim, &node, "unwind").await;
+    assert!(asked(&sim, &node).await.text.starts_with("moves off gpu-01 that were begun do not end"));
+    answer(&mut sim, &node, "leave").await;
+    assert_eq!(sim.document(&node).await.status, Status::Failed);
+}
+
+#[tokio::test]
+async fn a_move_that_its_host_has_forgotten_is_disregarded_by_an_operators_word_and_tried_again() {
+    for way_back in [false, true] {
+        let (mut sim, node) = going_wrong(4, &["gpu-01-a"], MoveGoesWrong::IsForgotten, 4 * 3600).await;
+        let id = guest(&sim, "gpu-01-a").id;
+        let question = asked(&sim, &node).await;
+        assert!(question.seen[0].starts_with(&format!("gpu-01-a ({id}): its live migration")) && question.seen[0].contains("it is on gpu-01, and nothing happens to it"), "{question:?}");
+        if way_back {
+            answer(&mut sim, &node, "unwind").await;
+        }
+        answer(&mut sim, &node, "disregard").await;
+        if way_back {
+            assert_eq!(sim.document(&node).await.status, Status::Failed);
+            assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+        } else {
+            assert_eq!(sim.document(&node).await.status, Status::Succeeded, "{}", sim.document(&node).await.headline);
+        }
+    }
+}
+
+#[tokio::test]
+async fn at_the_deadline_every_move_that_still_goes_on_is_named_and_can_be_stopped() {
+    let (mut sim, node) = going_wrong(4, &["gpu-01-a"], MoveGoesWrong::Hangs, 600).await;
+    let question = asked(&sim, &node).await;
+    assert!(question.seen[0].starts_with("gpu-01-a (") && question.find("stop").is_some(), "{question:?}");
+    assert!(sim.clock.now().since(turnaround_tests::sim::MORNING) < Duration::from_secs(700));
+    answer(&mut sim, &node, "stop").await;
+    assert!(asked(&sim, &node).await.seen[0].contains("was stopped, as an operator wanted"));
+}
+
+#[tokio::test]
 async fn an_operators_stop_is_carried_out_wherever_the_worker_dies() {
     let whole = Death::never();
     for point in 0.. {
@@ -775,7 +843,7 @@ async fn an_operators_stop_is_carried_out_wherever_the_worker_dies() {
         sim.deaths.push_back(death);
         answer(&mut sim, &node, "stop").await;
         let question = asked(&sim, &node).await;
-        assert!(question.seen[0].contains("was stopped, as an operator wanted, and ended as `cancelled`"), "{point}: {question:?}");
+        assert!(question.seen[0].contains("was stopped, as an operator wanted: it had been moving since"), "{point}: {question:?}");
         if point == whole.passed() {
             break;
         }

@@ -353,12 +353,18 @@ fn what_the_site_saw_is_judged_too() {
     flagged(Invariant::NothingTwice, |story| story.site.extend([disabled.clone(), reset(3, &[]), reset(4, &[]), enabled.clone()]));
     flagged(Invariant::NoImageOnInstances, |story| story.site.extend([disabled.clone(), reset(3, &["vm-1"])]));
     flagged(Invariant::LeftAsFound, |story| story.site.push(disabled.clone()));
-    // An operator has asked for another try.
-    fine(|story| {
-        story.site.extend([disabled, reset(3, &[]), reset(4, &[]), enabled]);
-        story.journals[9].2["event"] = json!("retry-requested");
+    let answered = |event: &str, key: &str| {
+        let mut story = Story::good();
+        story.site.extend([disabled.clone(), reset(3, &[]), reset(4, &[]), enabled.clone()]);
+        story.journals[9].2["event"] = json!(event);
+        story.journals[9].2["key"] = json!(key);
         story.lines.retain(|line| line["call"] != "reset");
-    });
+        flags(&story.judge())
+    };
+    // An operator has wanted another reset; another try is not that.
+    assert_eq!(answered("operator-answered", "netboot"), []);
+    assert!(answered("operator-answered", "retry").contains(&Invariant::NothingTwice));
+    assert!(answered("retry-requested", "netboot").contains(&Invariant::NothingTwice));
 }
 
 #[test]

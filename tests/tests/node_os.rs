@@ -268,6 +268,36 @@ async fn a_node_that_never_comes_back_is_a_question_at_the_deadline_with_what_ca
 }
 
 #[tokio::test]
+async fn a_wish_for_another_try_resets_nothing_once_an_operators_netboot_is_carried_out() {
+    let mut scenario = Scenario::new(with_faults(NodeFaults { installer_hangs: 2, ..NodeFaults::default() }), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.answer("gpu-01", "netboot").await;
+    assert_eq!(scenario.resets("gpu-01"), 2);
+    let node = scenario.node("gpu-01");
+    for _ in 0..3 {
+        scenario.sim.clock.advance(MINUTE);
+        scenario.sim.signal(&node, SignalKind::Retry).await;
+        scenario.rest().await;
+        assert_eq!(scenario.resets("gpu-01"), 2, "nobody has wanted it to be reset once more");
+    }
+}
+
+#[tokio::test]
+async fn an_operators_netboot_stands_until_what_kept_it_from_being_carried_out_is_mended() {
+    let plan = with_faults(NodeFaults { installer_hangs: 1, ..NodeFaults::default() }).happens(30 * MINUTE, Happens::ServiceEnabled { node: "gpu-01".to_owned() });
+    let plan = plan.happens(3 * HOUR, Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "closed again".to_owned() });
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.answer("gpu-01", "netboot").await;
+    assert_eq!(scenario.question("gpu-01").await.text, "gpu-01 is not closed and empty right before its reset: what now?");
+    assert_eq!(scenario.resets("gpu-01"), 1);
+    scenario.sim.clock.advance(3 * HOUR);
+    scenario.answer("gpu-01", "retry").await;
+    assert_eq!(scenario.resets("gpu-01"), 2);
+    assert_eq!(scenario.status("gpu-01").await, Status::Succeeded);
+}
+
+#[tokio::test]
 async fn a_node_is_netbooted_once_more_wherever_the_worker_dies() {
     let whole = Death::never();
     for point in 0.. {
@@ -308,7 +338,7 @@ async fn a_wrong_kernel_is_a_question_and_the_node_stays_closed_and_counts() {
 async fn a_hypervisor_that_stays_away_or_lost_memory_is_a_question_and_the_node_stays_closed() {
     for (faults, told) in [
         (NodeFaults { hypervisor_stays_away: ALWAYS, ..NodeFaults::default() }, "does not report"),
-        (NodeFaults { loses_memory_mb: 1024, ..NodeFaults::default() }, "MiB"),
+        (NodeFaults { loses_memory_mb: 16 * 1024, ..NodeFaults::default() }, "MiB"),
     ] {
         let mut scenario = Scenario::new(with_faults(faults), &["gpu-01"], 1).await;
         scenario.rest().await;
@@ -898,8 +928,8 @@ impl Chaos {
             answered = true;
             match answer.effect {
                 AnswerEffect::Leave => drop(self.left.insert(document.target.clone())),
-                AnswerEffect::Retry => *self.again.entry(document.target.clone()).or_default() += 1,
-                AnswerEffect::Unwind => {}
+                AnswerEffect::Retry if answer.key == "netboot" => *self.again.entry(document.target.clone()).or_default() += 1,
+                AnswerEffect::Retry | AnswerEffect::Unwind => {}
             }
             scenario.sim.signal(&document.id, SignalKind::Answer { key: answer.key }).await;
         }

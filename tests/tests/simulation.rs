@@ -85,10 +85,12 @@ async fn answer_one(sim: &mut Sim, random: &mut StdRng, rules: &mut Rules) -> bo
     }
     let answer = answers[random.random_range(0..answers.len())].clone();
     match answer.effect {
-        // One more reset for the same order may follow from it.
-        AnswerEffect::Retry => *rules.resets_again.entry(asking.target.clone()).or_default() += 1,
+        // One more reset for the same order may follow from it, and from no other answer.
+        AnswerEffect::Retry if matches!(answer.key.as_str(), "netboot" | "rebuild") => {
+            *rules.resets_again.entry(asking.target.clone()).or_default() += 1;
+        }
         AnswerEffect::Leave => drop(rules.left_by_operators.insert(asking.target.clone())),
-        AnswerEffect::Unwind => {}
+        AnswerEffect::Retry | AnswerEffect::Unwind => {}
     }
     sim.signal(&asking.id, SignalKind::Answer { key: answer.key }).await;
     let heard = async |sim: &Sim| {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::facts::{Facts, Workflow};
+use super::facts::{Entry, Facts, Workflow};
 use super::{Invariant, Violation};
 use crate::checker::Rules;
 
@@ -153,7 +153,8 @@ fn left(facts: &Facts) -> BTreeSet<&str> {
 pub(super) fn excuses(facts: &Facts, out_max: usize) -> Rules {
     let mut resets_again: BTreeMap<String, usize> = BTreeMap::new();
     for workflow in facts.workflows.values() {
-        let again = workflow.events().filter(|(event, _)| *event == "retry-requested").count();
+        let wiping = |entry: &Entry| matches!(entry.said["key"].as_str(), Some("netboot" | "rebuild"));
+        let again = workflow.events().filter(|(event, entry)| *event == "operator-answered" && wiping(entry)).count();
         *resets_again.entry(workflow.target.clone()).or_default() += again;
     }
     let asks = |workflow: &&Workflow| workflow.status == "needs-operator" || workflow.status == "quarantined";

@@ -31,17 +31,19 @@ struct Renewal<'a> {
     id: &'a str,
     node: String,
     answers: Vec<Answered>,
-    has_succeeded: bool,
+    /// When it gave the node back.
+    succeeded: Option<i64>,
 }
 
 /// Everything that was done without the word that it needed.
 pub fn judge(site: &Site<'_>) -> Vec<String> {
     let renewals: Vec<Renewal<'_>> = site.journals.iter().filter_map(|(id, entries)| renewal(id, entries)).collect();
     let mut against = Vec::new();
-    for renewal in renewals.iter().filter(|renewal| renewal.has_succeeded) {
+    for renewal in &renewals {
+        let Some(succeeded) = renewal.succeeded else { continue };
         // Once accepted, it is how the node is found the next time.
         let of_the_node = || renewals.iter().filter(|other| other.node == renewal.node).flat_map(|other| &other.answers);
-        let accepted = |word: &str| of_the_node().any(|answer| answer.key == "accept" && answer.seen.iter().any(|line| line.contains(word)));
+        let accepted = |word: &str| of_the_node().any(|answer| answer.key == "accept" && answer.at <= succeeded && answer.seen.iter().any(|line| line.contains(word)));
         for (such, word, how) in [(&site.misnamed, "host name", "under another name"), (&site.short, "now it offers", "short of what it had")] {
             if such.contains(&renewal.node) && !accepted(word) {
                 against.push(format!("{} gave {} back {how}, and nobody was asked", renewal.id, renewal.node));
@@ -63,8 +65,8 @@ fn renewal<'a>(id: &'a str, entries: &[(String, String)]) -> Option<Renewal<'a>>
     let entries: Vec<Value> = entries.iter().map(|(_, body)| serde_json::from_str(body).unwrap_or_default()).collect();
     let is_one = |entry: &&Value| entry["event"] == "created" && matches!(entry["kind"].as_str(), Some("node-os" | "node-os-ironic"));
     let node = entries.iter().find(is_one)?["target"].as_str()?.to_owned();
-    let has_succeeded = entries.iter().any(|entry| entry["event"] == "ended" && entry["outcome"] == "succeeded");
-    Some(Renewal { id, node, answers: answers(&entries), has_succeeded })
+    let ended = entries.iter().find(|entry| entry["event"] == "ended" && entry["outcome"] == "succeeded");
+    Some(Renewal { id, node, answers: answers(&entries), succeeded: ended.and_then(|ended| ended["at"].as_i64()) })
 }
 
 fn answers(entries: &[Value]) -> Vec<Answered> {

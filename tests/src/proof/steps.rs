@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use turnaround_workflows::engine::{AnyStep, Definition, Observed, Policy, Progress, Question, Registry, StepCx, StepError, Undone};
+use turnaround_workflows::engine::{AnyStep, Definition, Observed, PastDeadline, Policy, Progress, Registry, StepCx, StepError, Undone};
 use turnaround_workflows::store::{Queue, Resource, Take};
 
 use super::gate::{At, Gate, Moment};
@@ -82,7 +82,7 @@ impl AnyStep for Watched {
         self.watch(cx, false, false, |_| true, self.step().act(cx)).await
     }
 
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         self.step().overdue(cx).await
     }
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {

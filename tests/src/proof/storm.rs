@@ -150,18 +150,12 @@ impl People {
             0..3 => SignalKind::Pause { why: "lunch".to_owned() },
             3..5 => SignalKind::Resume,
             5 => SignalKind::Abort { why: "a tenant called".to_owned() },
-            6..8 => {
-                *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
-                SignalKind::Retry
-            }
+            6..8 => SignalKind::Retry,
             8 => SignalKind::Answer { key: "nonsense".to_owned() },
             _ => match self.answer(crowd, document) {
                 Some(answer) => answer,
-                None => {
-                    // By the time it is read, something may be asked.
-                    *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
-                    SignalKind::Answer { key: "retry".to_owned() }
-                }
+                // By the time it is read, something may be asked.
+                None => SignalKind::Answer { key: "retry".to_owned() },
             },
         };
         crowd.sometimes.count(match &kind {
@@ -186,10 +180,12 @@ impl People {
         }
         let answer = answers[self.random.random_range(0..answers.len())].clone();
         match answer.effect {
-            // One more reset for the same order may follow from it.
-            AnswerEffect::Retry => *self.rules.resets_again.entry(document.target.clone()).or_default() += 1,
+            // One more reset for the same order may follow from it, and from no other answer.
+            AnswerEffect::Retry if matches!(answer.key.as_str(), "netboot" | "rebuild") => {
+                *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
+            }
             AnswerEffect::Leave => drop(self.rules.left_by_operators.insert(document.target.clone())),
-            AnswerEffect::Unwind => {}
+            AnswerEffect::Retry | AnswerEffect::Unwind => {}
         }
         Some(SignalKind::Answer { key: answer.key })
     }

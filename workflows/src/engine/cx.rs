@@ -90,6 +90,11 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().filter(|current| current.step == self.step)?.answered.as_deref()
     }
 
+    /// When that answer came.
+    pub fn answered_at(&self) -> Option<Timestamp> {
+        self.state.current.as_ref().filter(|current| current.step == self.step)?.answered_at
+    }
+
     /// On the way back: did it begin with an answer to a question of this step?
     pub fn goes_back_by_answer(&self) -> bool {
         // Only the step that asks is without an output: those before it have succeeded.

@@ -13,7 +13,7 @@ use super::activation::{Activation, Engine, LeaseLost};
 use super::run::{Met, Run};
 use super::step::deadline;
 use super::{
-    AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, Progress, Question, Remedy, Signal,
+    AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, PastDeadline, Progress, Question, Remedy, Signal,
     SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
 };
 use crate::chance;
@@ -336,7 +336,8 @@ impl<'a> Driver<'a> {
 /// Parks the step until its next look, or its deadline. That it waits for the same as before is not worth an entry.
 fn look_again(run: &mut Run<'_>, name: &str, cx: &StepCx<'_>, after: Duration, note: String) -> Result<(), LeaseLost> {
     let now = run.now();
-    let until = cx.deadline().map_or(now + after, |deadline| (now + after).min(deadline.max(now)));
+    // Past its deadline it waits no shorter.
+    let until = cx.deadline().filter(|deadline| *deadline > now).map_or(now + after, |deadline| (now + after).min(deadline));
     let parked = matches!(&run.state.current, Some(current) if matches!(current.stage, Stage::Parked { .. }));
     if parked && run.state.note == note {
         run.look_again = Some(until);
@@ -353,8 +354,9 @@ async fn look_and_act(step: &dyn AnyStep, cx: &StepCx<'_>) -> Result<Progress<Va
         Observed::AlreadyDone(output) => Ok(Progress::Done(output)),
         Observed::ToDo { would } if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
             match step.overdue(cx).await? {
-                Some(question) => Err(StepError::ask(question)),
-                None => Err(StepError::retry(format!("not done by its deadline: {would}"))),
+                PastDeadline::Act => step.act(cx).await,
+                PastDeadline::Ask(question) => Err(StepError::ask(question)),
+                PastDeadline::Fail => Err(StepError::retry(format!("not done by its deadline: {would}"))),
             }
         }
         Observed::ToDo { .. } => step.act(cx).await,

@@ -33,5 +33,5 @@ pub use signal::{Signal, SignalKind};
 pub use start::{Start, start};
 pub use state::{Child, Course, Current, IllegalTransition, State, StepRecord, Stage};
 pub use step::{
-    AnyStep, ChildSpec, Observed, Policy, Progress, Remedy, Step, StepError, Undone, step,
+    AnyStep, ChildSpec, Observed, PastDeadline, Policy, Progress, Remedy, Step, StepError, Undone, step,
 };

@@ -67,6 +67,9 @@ pub struct Current {
     /// What an operator has answered to this step's newest question.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<String>,
+    /// When that was. Another try that was asked for since is no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_at: Option<Timestamp>,
     pub stage: Stage,
 }
 
@@ -190,12 +193,13 @@ impl State {
             }
             Event::OperatorAsked { step, question } => {
                 let current = self.running(event, step)?;
-                current.answered = None;
+                (current.answered, current.answered_at) = (None, None);
                 current.stage = Stage::Asking { question: question.clone() };
                 self.note.clone_from(&question.text);
             }
             Event::OperatorAnswered { key, by, .. } => {
-                self.asking(event)?.answered = Some(key.clone());
+                let current = self.asking(event)?;
+                (current.answered, current.answered_at) = (Some(key.clone()), Some(at));
                 self.note = format!("{by} answered `{key}`");
             }
             Event::RetryRequested { deadline, .. } => {
@@ -361,7 +365,7 @@ impl State {
 
 impl Current {
     fn new(step: &str, begun: Timestamp, deadline: Timestamp) -> Current {
-        Current { step: step.to_owned(), begun, deadline, failures: 0, error: None, answered: None, stage: Stage::Running }
+        Current { step: step.to_owned(), begun, deadline, failures: 0, error: None, answered: None, answered_at: None, stage: Stage::Running }
     }
 
     fn succeeded_somewhat(&mut self) {

@@ -45,9 +45,9 @@ pub trait Step: Send + Sync + 'static {
     /// Goes on from what `observe` saw. Calls `cx.guard()` right before anything that can't be taken back.
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Self::Output>, StepError>;
 
-    /// Past its deadline, in place of `act`: what an operator is asked about what it waits for in vain. None: that it does not succeed, as any step.
-    async fn overdue(&self, _cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
-        Ok(None)
+    /// What is done past its deadline, when it still is not done.
+    async fn overdue(&self, _cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        Ok(PastDeadline::Fail)
     }
 
     /// Takes back what the step may have done. What a step took is given back when this returns `Done`.
@@ -69,6 +69,17 @@ pub enum Observed<T> {
     AlreadyDone(T),
     /// Something is to be done. `would` says what, in one line, for the dry run.
     ToDo { would: String },
+}
+
+/// What a step does past its deadline.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PastDeadline {
+    /// An operator is asked that it does not succeed.
+    Fail,
+    /// An operator is asked this.
+    Ask(Question),
+    /// It acts all the same: it is all but done, or has a question of its own.
+    Act,
 }
 
 /// How far `act` came.
@@ -225,7 +236,7 @@ pub trait AnyStep: Send + Sync {
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError>;
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Value>, StepError>;
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError>;
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError>;
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError>;
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError>;
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError>;
 }
@@ -283,7 +294,7 @@ impl<S: Step> AnyStep for Erased<S> {
         })
     }
 
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         self.0.overdue(cx).await
     }
 

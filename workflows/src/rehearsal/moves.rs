@@ -242,7 +242,12 @@ impl Site {
             let Some(guest) = self.guest_of_migration(next) else { return };
             self.set_status(next, MigrationStatus::Running);
             let takes = self.plan.latencies.live_migration;
-            if self.goes_wrong(guest, Move::Live, MoveGoesWrong::Hangs).is_some() {
+            let hangs = [MoveGoesWrong::Hangs, MoveGoesWrong::HangsAndIsNotStopped];
+            if hangs.into_iter().any(|way| self.goes_wrong(guest, Move::Live, way).is_some()) {
+                continue;
+            }
+            if self.goes_wrong(guest, Move::Live, MoveGoesWrong::IsForgotten).is_some() {
+                self.guests[guest].task_state = None;
                 continue;
             }
             let midway = &self.guests[guest].goes_wrong;
@@ -311,6 +316,12 @@ impl Site {
         let found = self.migrations.iter().position(|record| record.instance == *id && record.number == number).ok_or(Trouble::NotFound)?;
         let status = self.migrations[found].status;
         let can_be = self.migrations[found].kind == MigrationKind::Live && matches!(status, MigrationStatus::Queued | MigrationStatus::Running);
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        if self.guests[guest].goes_wrong.how == MoveGoesWrong::HangsAndIsNotStopped {
+            let reason = "Policy doesn't allow os_compute_api:servers:migrations:delete to be performed.".to_owned();
+            self.record(Happened::StopRequested { instance: id.0.clone(), refused: Some(reason.clone()) });
+            return Err(Trouble::Refused { status: 403, reason });
+        }
         let refused = (!can_be).then(|| format!("Instance {id} in migration state {}: cannot abort live migration {number}.", status.as_str()));
         self.record(Happened::StopRequested { instance: id.0.clone(), refused: refused.clone() });
         if let Some(reason) = refused {

@@ -358,6 +358,10 @@ pub enum MoveGoesWrong {
     Midway,
     /// It runs for ever.
     Hangs,
+    /// It runs for ever, and Nova's policy does not let the caller stop it.
+    HangsAndIsNotStopped,
+    /// The host forgets it in the middle: the instance stays where it is, and its record is never over.
+    IsForgotten,
     /// A cold migration of a running instance ends well, and the instance doesn't run.
     StaysOff,
 }

@@ -8,7 +8,8 @@ use turnaround_config::NodeName;
 
 use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
 use super::{Reprovision, StageImage, needed, order, queues};
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::clock::Timestamp;
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{BootDevice, Facts, PortError, PortErrorKind, Power};
 use crate::store::Queue;
 
@@ -27,7 +28,16 @@ const NETBOOT: &str = "netboot";
 /// The further netboot that an operator wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Again {
+    /// The newest such wish. It stands until it is carried out: what keeps it from that may be a question of its own.
+    wish: Option<Wish>,
     reset: Option<Reset>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Wish {
+    at: Timestamp,
+    /// The boot id that the node had then; None if it did not answer. It is good for nothing else.
+    about: Option<String>,
 }
 
 enum Seen {
@@ -101,12 +111,10 @@ impl Step for AwaitInstall {
         }
     }
 
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         Ok(match look(cx).await? {
-            Seen::NotYet => Some(did_not_come_back(cx).await?),
-            Seen::Other(facts) => Some(came_back_wrong(&order(cx)?.node, &facts)),
-            // It has come back this very moment, and only its ticket is still there.
-            Seen::Ours(_) => None,
+            Seen::NotYet => PastDeadline::Ask(did_not_come_back(cx).await?),
+            Seen::Other(_) | Seen::Ours(_) => PastDeadline::Act,
         })
     }
 }
@@ -119,10 +127,16 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
         Some(facts) => Err(StepError::ask(came_back_wrong(&node, facts))),
         None => Ok(installs.clone()),
     };
-    // Each answer is good for one reset.
-    let Some(wanted) = cx.tried_since().filter(|_| cx.answered() == Some(NETBOOT)) else { return or_ask() };
-    let again: Again = cx.checkpoint()?.unwrap_or_default();
-    if let Some(reset) = again.reset.filter(|reset| reset.intended >= wanted) {
+    let mut again: Again = cx.checkpoint()?.unwrap_or_default();
+    let about = facts.map(|facts| facts.boot_id.clone());
+    let answered = cx.answered_at().filter(|_| cx.answered() == Some(NETBOOT));
+    if let Some(at) = answered.filter(|at| again.wish.as_ref().is_none_or(|wish| wish.at < *at)) {
+        again.wish = Some(Wish { at, about: about.clone() });
+        cx.save(&again, "is to be reset into the network once more").await?;
+    }
+    let Some(wish) = again.wish.clone() else { return or_ask() };
+    // Each wish is good for one reset.
+    if let Some(reset) = again.reset.clone().filter(|reset| reset.intended >= wish.at) {
         match settle(cx, &node, &reset).await? {
             Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
             // (A BMC may have said yes and done nothing once more.)
@@ -132,12 +146,16 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
             Settled::Happened => return or_ask(),
             Settled::NeverHappened => {}
         }
+    } else if wish.about != about {
+        return or_ask();
     }
     let mut reset = prepare(cx, &node).await?;
-    cx.save(&Again { reset: Some(reset.clone()) }, "about to reset it into the network once more").await?;
+    again.reset = Some(reset.clone());
+    cx.save(&again, "about to reset it into the network once more").await?;
     carry_out(cx, &node, &reset).await?;
     reset.acknowledged = true;
-    cx.save(&Again { reset: Some(reset) }, "reset once more").await?;
+    again.reset = Some(reset);
+    cx.save(&again, "reset once more").await?;
     Ok(installs)
 }
 
@@ -178,7 +196,7 @@ async fn did_not_come_back(cx: &StepCx<'_>) -> Result<Question, StepError> {
         Ok(None) => "its boot ticket is GONE: a netboot installs nothing".to_owned(),
         Err(error) => format!("its boot ticket can't be read: {}", words(error)),
     };
-    let question = Question::new(format!("{node} has not come back from its installation: what now?")).seen(format!("it was reset at {newest}"));
+    let question = Question::new(format!("{node} has not come back from its installation: what now?")).seen(format!("its reset was ordered at {newest}"));
     let question = [silent, power, next_boot, ticket].into_iter().fold(question, Question::seen);
     Ok(with_answers(question.seen("its console (BMC) shows where it is"), "waits as long again, and resets nothing"))
 }

@@ -9,8 +9,8 @@ use turnaround_config::NodeName;
 use super::await_install::InstalledBoot;
 use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, word_of};
 use super::{Rebuild, needed, order, queues};
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::{PortErrorKind, RebuildState};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::ports::{PortErrorKind, RebuildRecord, RebuildState};
 use crate::store::Queue;
 
 /// A node that answers without our mark, or still as before, may get there yet for this long.
@@ -140,8 +140,13 @@ impl Step for AwaitRebuild {
                 }
                 return Ok(Progress::Done(installed));
             }
-            Seen::NotYet(_) if is_wanted(cx, &kept, SILENT) => return rebuild_again(cx, &order.node, kept, poll).await,
             Seen::NotYet(note) => {
+                if kept.asked_about.is_some() {
+                    let about = silent(&cx.ports.rebuilder.record(&order.node).await?);
+                    if is_wanted(cx, &mut kept, &about).await? {
+                        return rebuild_again(cx, &order.node, kept, poll).await;
+                    }
+                }
                 // What answered before is gone: whatever comes up next has its own time.
                 if kept.other_since.take().is_some() {
                     cx.save(&kept, note.clone()).await?;
@@ -159,7 +164,7 @@ impl Step for AwaitRebuild {
                 }
             },
         };
-        if is_wanted(cx, &kept, &about) {
+        if is_wanted(cx, &mut kept, &about).await? {
             return rebuild_again(cx, &order.node, kept, poll).await;
         }
         (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
@@ -167,44 +172,60 @@ impl Step for AwaitRebuild {
         Err(StepError::ask(with_answers(question, "looks again, after you have mended it")))
     }
 
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         let node = order(cx)?.node;
         let mut kept: Kept = cx.checkpoint()?.unwrap_or_default();
         let intent = newest(cx, &kept)?;
-        let Seen::NotYet(note) = look(cx, &intent).await? else { return Ok(None) };
+        let Seen::NotYet(note) = look(cx, &intent).await? else { return Ok(PastDeadline::Act) };
         let record = cx.ports.rebuilder.record(&node).await?;
-        let error = record.last_error.map_or_else(|| "it names no error".to_owned(), |error| format!("its last error: {error}"));
-        let silent = match cx.ports.facts.facts(&node).await {
+        let about = silent(&record);
+        // An operator has wanted that already.
+        if is_wanted(cx, &mut kept, &about).await? {
+            return Ok(PastDeadline::Act);
+        }
+        let error = record.last_error.as_ref().map_or_else(|| "it names no error".to_owned(), |error| format!("its last error: {error}"));
+        let says = match cx.ports.facts.facts(&node).await {
             Ok(_) => "the node answers by ssh, just now".to_owned(),
             Err(error) => format!("the node does not answer: {}", StepError::from(error).chain()),
         };
-        (kept.asked, kept.asked_about) = (Some(cx.now()), Some(SILENT.to_owned()));
+        (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
         cx.save(&kept, "it has not come back").await?;
         let question = Question::new(format!("{node} has not come back from its rebuild: what now?"))
             .seen(format!("the rebuild was asked for at {}; it {note}", intent.intended))
             .seen(format!("Ironic has it as `{}`, and {error}", record.called))
-            .seen(silent);
-        Ok(Some(with_answers(question, "waits as long again, and has nothing rebuilt")))
+            .seen(says);
+        let retry = "waits as long again, and has nothing rebuilt";
+        // While Ironic is at it, it refuses another one.
+        Ok(PastDeadline::Ask(if record.state == RebuildState::Working { without_rebuild(question.answer("retry", AnswerEffect::Retry, retry)) } else { with_answers(question, retry) }))
     }
 }
 
 /// The answer by which it is rebuilt once more.
 const REBUILD: &str = "rebuild";
 /// What a question is about whose node has not come back.
-const SILENT: &str = "not come back";
+fn silent(record: &RebuildRecord) -> String {
+    format!("not come back, {} {}", record.called, record.changed.as_deref().unwrap_or_default())
+}
 
-/// Is another rebuild wanted? Once for each time that the operator was asked, and only if it still stands as it did then.
-fn is_wanted(cx: &StepCx<'_>, kept: &Kept, about: &str) -> bool {
-    let is_done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.asked;
-    let is_answered = cx.answered() == Some(REBUILD) && kept.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
-    !is_done && is_answered && kept.asked_about.as_deref() == Some(about)
+/// Is another rebuild wanted? Once for each time that the operator was asked, and only if it still stands as it did then. The wish stands until it is carried
+/// out: what keeps it from that may be a question of its own.
+async fn is_wanted(cx: &StepCx<'_>, kept: &mut Kept, about: &str) -> Result<bool, StepError> {
+    let answered = cx.answered_at().filter(|_| cx.answered() == Some(REBUILD));
+    if answered > kept.asked.max(kept.wanted) {
+        kept.wanted = answered;
+        cx.save(kept, "is to be rebuilt once more").await?;
+    }
+    let is_done = kept.rebuild.as_ref().map(|intent| intent.intended) > kept.wanted;
+    Ok(kept.wanted > kept.asked && !is_done && kept.asked_about.as_deref() == Some(about))
+}
+
+fn without_rebuild(question: Question) -> Question {
+    question.answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and Ironic's record of it as it is now")
 }
 
 fn with_answers(question: Question, retry: &str) -> Question {
-    question
-        .answer(REBUILD, AnswerEffect::Retry, "has it rebuilt once more, if it is closed and empty then, and nothing speaks against it")
-        .answer("retry", AnswerEffect::Retry, retry)
-        .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and Ironic's record of it as it is now")
+    let rebuild = "has it rebuilt once more, if it is closed and empty then, and nothing speaks against it";
+    without_rebuild(question.answer(REBUILD, AnswerEffect::Retry, rebuild).answer("retry", AnswerEffect::Retry, retry))
 }
 
 /// From here on instances may come. A request of a worker that was stopped at the very moment of sending it has no condition that it could carry: so Ironic

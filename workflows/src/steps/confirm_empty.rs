@@ -23,11 +23,8 @@ pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<S
     for instance in cx.ports.instances.on(node).await? {
         objections.push(format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state));
     }
-    let disregarded = evacuate::disregarded(cx)?;
-    for migration in cx.ports.instances.moving(node).await? {
-        if disregarded.contains(&migration.uuid) {
-            continue;
-        }
+    let moving = cx.ports.instances.moving(node).await?;
+    for migration in evacuate::counting(cx, moving, &evacuate::disregarded(cx)?).await? {
         let to = migration.destination.as_deref().unwrap_or("wherever Nova chooses");
         objections.push(format!("instance {} is on its way to {to} ({})", migration.instance, migration.status));
     }

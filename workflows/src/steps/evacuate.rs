@@ -20,7 +20,7 @@ use self::room::{Elsewhere, Patience, Proof};
 use super::shown::newest_answer;
 use super::{order, queues};
 use crate::clock::Timestamp;
-use crate::engine::{Observed, Policy, Progress, Step, StepCx, StepError, Undone};
+use crate::engine::{Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{
     Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind,
 };
@@ -76,8 +76,9 @@ struct Scene {
 impl Scene {
     async fn look(cx: &StepCx<'_>, node: &NodeName, moves: &Moves) -> Result<Scene, StepError> {
         let on_node = cx.ports.instances.on(node).await?;
-        let mut moving = cx.ports.instances.moving(node).await?;
-        moving.retain(|migration| !moves.disregarded.contains(&migration.uuid));
+        let mut disregarded = disregarded(cx)?;
+        disregarded.extend(moves.disregarded.clone());
+        let moving = counting(cx, cx.ports.instances.moving(node).await?, &disregarded).await?;
         Ok(Scene { on_node, moving })
     }
 
@@ -157,6 +158,10 @@ impl Step for Evacuate {
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
     }
 
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        overdue(cx).await
+    }
+
     /// Instances stay where they are by now; what is under way is seen to its end, so that nothing is left half moved.
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         let order = order(cx)?;
@@ -186,6 +191,19 @@ impl Step for Evacuate {
     }
 }
 
+/// Past the deadline, whatever still moves takes too long.
+async fn overdue(cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+    let order = order(cx)?;
+    settle_named(cx, false).await?;
+    let mut evacuation = Evacuation::look(cx, &order).await?;
+    evacuation.stop_moves().await?;
+    evacuation.follow_up().await?;
+    evacuation.find_overdue().await?;
+    evacuation.write_down().await?;
+    let stuck = evacuation.stuck_for_good(false).await?;
+    Ok(stuck.map_or(PastDeadline::Fail, |stuck| PastDeadline::Ask(question(&order.node, &stuck))))
+}
+
 /// Whatever was about to be named is known to an operator if an answer came, and else was perhaps never asked: whoever wrote it down may have been
 /// killed before.
 async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
@@ -195,9 +213,12 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     let answered = if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
     let key = if answered && named.undoing == undoing { cx.answered() } else { None };
     match key {
-        Some(STOP) => named.stops.iter().for_each(|id| moves.stop(id, cx.now())),
+        Some(STOP) => named.stops.iter().for_each(|(id, migration)| moves.stop(id, migration, cx.now())),
         Some(DISREGARD) => moves.disregarded.extend(named.records),
         Some(_) | None => {}
+    }
+    if matches!(key, Some(STOP | DISREGARD)) {
+        moves.not_forgiven = Some(cx.now());
     }
     if answered {
         moves.known.extend(named.instances);
@@ -205,10 +226,26 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     cx.save(&moves, if answered { "an operator knows what did not move" } else { "looks again at what did not move" }).await
 }
 
-/// Unfinished migration records that an operator takes as over, by answers to whichever step has asked.
-pub(super) fn disregarded(cx: &StepCx<'_>) -> Result<BTreeSet<String>, StepError> {
+/// Unfinished migration records that an operator takes as over, by answers to whichever step has asked; each with its status then.
+pub(super) fn disregarded(cx: &StepCx<'_>) -> Result<BTreeMap<String, String>, StepError> {
     let (one, other): (Option<Moves>, Option<Moves>) = (cx.checkpoint_of::<Evacuate, _>()?, cx.checkpoint_of::<MoveClusterNodes, _>()?);
     Ok([one, other].into_iter().flatten().flat_map(|moves| moves.disregarded).collect())
+}
+
+fn is_disregarded(migration: &Migration, disregarded: &BTreeMap<String, String>) -> bool {
+    migration.state == MigrationState::InProgress && disregarded.get(&migration.uuid) == Some(&migration.status)
+}
+
+/// Those of `moving` that count: a record that was taken as over counts again once it has come on, or something happens to its instance.
+pub(super) async fn counting(cx: &StepCx<'_>, mut moving: Vec<Migration>, disregarded: &BTreeMap<String, String>) -> Result<Vec<Migration>, StepError> {
+    let mut over = BTreeSet::new();
+    for migration in moving.iter().filter(|migration| is_disregarded(migration, disregarded)) {
+        if cx.ports.instances.get(&migration.instance).await?.is_none_or(|instance| busy(&instance).is_none()) {
+            over.insert(migration.uuid.clone());
+        }
+    }
+    moving.retain(|migration| !over.contains(&migration.uuid));
+    Ok(moving)
 }
 
 /// (Whoever leaves a node has asked for the lease already.)
@@ -249,6 +286,8 @@ struct Evacuation<'a, 'b> {
     elsewhere: Option<Elsewhere>,
     scene: Scene,
     moves: Moves,
+    /// Unfinished migration records that an operator takes as over, by whichever step has asked.
+    disregarded: BTreeMap<String, String>,
     /// Busy instances that were met in this look.
     waited_for: BTreeSet<InstanceId>,
     /// Those of them that only their owners can have moved.
@@ -256,9 +295,11 @@ struct Evacuation<'a, 'b> {
     /// Instances that can't be asked to move, and why.
     blocked: Vec<(InstanceId, String)>,
     /// Unfinished migration records that keep those waiting who can't be asked to move.
-    records: BTreeSet<String>,
+    records: BTreeMap<String, String>,
     /// Moves that take too long.
     overdue: BTreeMap<InstanceId, Overdue>,
+    /// Why those were not stopped that an operator wanted to be.
+    not_stopped: BTreeMap<InstanceId, String>,
     /// So many wait for another of their server group to arrive.
     apart: usize,
     /// Something is not written down yet.
@@ -268,17 +309,21 @@ struct Evacuation<'a, 'b> {
 impl<'a, 'b> Evacuation<'a, 'b> {
     async fn look(cx: &'a StepCx<'b>, order: &'a NodeOrder) -> Result<Evacuation<'a, 'b>, StepError> {
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
+        let mut disregarded = disregarded(cx)?;
+        disregarded.extend(moves.disregarded.clone());
         Ok(Evacuation {
             cx,
             order,
             elsewhere: None,
+            disregarded,
             scene: Scene::look(cx, &order.node, &moves).await?,
             moves,
             waited_for: BTreeSet::new(),
             owners: BTreeSet::new(),
             blocked: Vec::new(),
-            records: BTreeSet::new(),
+            records: BTreeMap::new(),
             overdue: BTreeMap::new(),
+            not_stopped: BTreeMap::new(),
             apart: 0,
             changed: false,
         })
@@ -286,7 +331,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
 
     /// Writes down whom a question names that is asked now, and whose migrations it offers to stop.
-    async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeSet<InstanceId>, undoing: bool) -> Result<(), StepError> {
+    async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeMap<InstanceId, String>, undoing: bool) -> Result<(), StepError> {
         let instances = ids.into_iter().filter_map(|id| Some((id.clone(), self.moves.instances.get(&id)?.asked))).collect();
         self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
         self.changed = true;
@@ -311,7 +356,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         if harmed.is_empty() {
             return Ok(());
         }
-        self.names(ids, BTreeSet::new(), true).await?;
+        self.names(ids, BTreeMap::new(), true).await?;
         Err(StepError::ask(question_harmed(&self.order.node, &harmed)))
     }
 
@@ -424,7 +469,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let host = instance.host.as_deref().unwrap_or("no host");
         let why = format!("is on {host} and nothing happens to it, and Nova has it as still being moved: {}", told.join(", "));
         if self.wait_for(instance, &why) {
-            self.records.extend(records.iter().map(|record| record.uuid.clone()));
+            self.records.extend(records.iter().map(|record| (record.uuid.clone(), record.status.clone())));
         }
     }
 
@@ -435,7 +480,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Has an operator asked for another try since it was tried?
     fn is_forgiven(&self, moving: &Moving) -> bool {
-        self.cx.tried_since().is_some_and(|since| moving.stop.map_or(moving.asked, |stop| stop.max(moving.asked)) < since)
+        self.cx.tried_since().is_some_and(|since| Some(moving.asked).max(self.moves.not_forgiven) < Some(since))
     }
 
     async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
@@ -448,7 +493,7 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             Some(_) | None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;
-        let is_open = |migration: &&Migration| migration.state == MigrationState::InProgress && !self.moves.disregarded.contains(&migration.uuid);
+        let is_open = |migration: &&Migration| migration.state == MigrationState::InProgress && !self.is_disregarded(migration);
         let open: Vec<&Migration> = before.iter().filter(is_open).collect();
         if !open.is_empty() {
             // It has just arrived: its last move is not over, though it runs here already.
@@ -621,6 +666,10 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     fn is_blocked(&self, id: &InstanceId) -> bool {
         self.blocked.iter().any(|(blocked, _)| blocked == id)
+    }
+
+    fn is_disregarded(&self, migration: &Migration) -> bool {
+        is_disregarded(migration, &self.disregarded)
     }
 
     /// Those that nobody waits for any more.

@@ -33,6 +33,9 @@ pub(super) struct Kept {
     pub(super) rebuild: Option<Intent>,
     /// When the operator was asked about what came of the one before.
     pub(super) asked: Option<Timestamp>,
+    /// When the operator wanted another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) wanted: Option<Timestamp>,
     /// What that was about: a consent is good for nothing else.
     pub(super) asked_about: Option<String>,
     /// Since when the node answers with something else than what was to be installed.

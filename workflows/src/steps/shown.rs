@@ -26,5 +26,5 @@ impl<T> Shown<T> {
 
 /// When the newest answer came to a question of this step; None on the way back before one has come there.
 pub(super) fn newest_answer(cx: &StepCx<'_>) -> Option<Timestamp> {
-    cx.answered().and(cx.tried_since())
+    cx.answered_at()
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::netboot::facts;
 use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
@@ -76,10 +75,15 @@ impl Step for TakeStock {
 
 async fn look(cx: &StepCx<'_>) -> Result<Taken, StepError> {
     let order = order(cx)?;
-    let hostname = facts(cx, &order.node).await?.map(|facts| facts.hostname);
-    let mut taken = Taken { stock: Stock { hostname, checks: BTreeMap::new() }, silent: Vec::new(), failing: Vec::new() };
-    if taken.stock.hostname.is_none() {
-        taken.silent.push("its host name".to_owned());
+    let mut taken = Taken { stock: Stock::default(), silent: Vec::new(), failing: Vec::new() };
+    match cx.ports.facts.facts(&order.node).await {
+        Ok(facts) => taken.stock.hostname = Some(facts.hostname),
+        Err(error) => match error.kind {
+            PortErrorKind::Unavailable => taken.silent.push("its host name".to_owned()),
+            // Such as a host key that is not known: it is to be wiped all the same.
+            PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => taken.silent.push(format!("its host name ({reason})")),
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => return Err(error.into()),
+        },
     }
     for check in order.rules.checks.iter().filter(|check| check.expect == Expected::AsFound) {
         match cx.ports.facts.run(&order.node, &check.command, Duration::from_millis(check.time_limit_ms)).await {

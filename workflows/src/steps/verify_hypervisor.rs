@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{Close, DeployOpenStack, order, queues};
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::PortErrorKind;
 use crate::store::Queue;
 
@@ -127,9 +127,9 @@ impl Step for VerifyHypervisor {
         })
     }
 
-    async fn overdue(&self, cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         let order = order(cx)?;
-        let Seen::NotYet(why) = look(cx).await? else { return Ok(None) };
+        let Seen::NotYet(why) = look(cx).await? else { return Ok(PastDeadline::Act) };
         let deployed = cx.output::<DeployOpenStack>()?.and_then(|deployed| deployed.run);
         let by_script = match deployed {
             Some(run) => format!("what puts OpenStack on it was run as {run}: its log is `turnaround show {} --log`", cx.id),
@@ -137,7 +137,7 @@ impl Step for VerifyHypervisor {
         };
         let question = Question::new(format!("{} is renewed, and is not back in Nova as it was: what now?", order.node)).seen(why).seen(by_script);
         let retry = "waits as long again, after you have mended it: look at nova-compute on the node, or run the setup script for it by hand";
-        Ok(Some(
+        Ok(PastDeadline::Ask(
             question
                 .answer("retry", AnswerEffect::Retry, retry)
                 .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node)),

@@ -97,13 +97,14 @@ fn told(end: &CommandEnd) -> String {
     }
 }
 
-/// What an operator has said to be as it has to be.
-fn accepted(cx: &StepCx<'_>) -> Result<Words, StepError> {
-    let Some(Accepted { mut words, shown }) = cx.checkpoint()? else { return Ok(Words::new()) };
-    if shown.answer(cx) == Some(ACCEPT) {
+/// What an operator has said to be as it has to be. True: by the newest answer, too, which is not written down yet.
+fn accepted(cx: &StepCx<'_>) -> Result<(Words, bool), StepError> {
+    let Some(Accepted { mut words, shown }) = cx.checkpoint()? else { return Ok((Words::new(), false)) };
+    let is_new = shown.answer(cx) == Some(ACCEPT) && !shown.what.is_empty();
+    if is_new {
         words.extend(shown.what);
     }
-    Ok(words)
+    Ok((words, is_new))
 }
 
 async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
@@ -141,7 +142,7 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
         };
         complaints.push(Complaint::NotCompared { name: OFFERED.to_owned(), said, line });
     }
-    let accepted = accepted(cx)?;
+    let (accepted, _) = accepted(cx)?;
     complaints.retain(|complaint| match complaint {
         Complaint::Wrong(_) => true,
         Complaint::NotCompared { name, said, .. } => accepted.get(name) != Some(said),
@@ -167,6 +168,10 @@ impl Step for VerifyNode {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedNode>, StepError> {
         let order = order(cx)?;
+        // Before anything else is asked: it is the newest answer no more then.
+        if let (words, true) = accepted(cx)? {
+            cx.save(&Accepted { words, shown: Shown::now(cx, Words::new()) }, "taken as good by an operator").await?;
+        }
         let complaints = complaints(cx).await?;
         if complaints.is_empty() {
             return Ok(Progress::Done(VerifiedNode { checks: order.rules.checks.len() }));
@@ -195,7 +200,8 @@ impl Step for VerifyNode {
         if !shown.is_empty() {
             let consequence = format!("takes what could not be compared as good as it is here; if nothing else is wrong, {} is given back", order.node);
             question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
-            cx.save(&Accepted { words: accepted(cx)?, shown: Shown::now(cx, shown) }, "could not be compared").await?;
+            let (words, _) = accepted(cx)?;
+            cx.save(&Accepted { words, shown: Shown::now(cx, shown) }, "could not be compared").await?;
         }
         Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node))))
     }

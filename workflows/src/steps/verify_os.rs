@@ -21,6 +21,22 @@ pub struct VerifyOs;
 /// The answer that takes the node's name as it is.
 const ACCEPT: &str = "accept";
 
+/// The name that an operator takes as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Accepted {
+    /// By an answer before.
+    name: Option<String>,
+    /// By the newest one, if that is so.
+    shown: Shown<String>,
+}
+
+/// That name. True: by the newest answer, which is not written down yet.
+fn accepted(cx: &StepCx<'_>) -> Result<(Option<String>, bool), StepError> {
+    let Some(Accepted { name, shown }) = cx.checkpoint()? else { return Ok((None, false)) };
+    let is_new = shown.answer(cx) == Some(ACCEPT) && name.as_ref() != Some(&shown.what);
+    Ok((if is_new { Some(shown.what) } else { name }, is_new))
+}
+
 /// What the node says, and what of it is not as ordered, as `what: expected X, found Y`.
 struct Seen {
     os: VerifiedOs,
@@ -56,14 +72,14 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let mut seen = Seen { os, hostname: facts.hostname, differences, wrong_name: None };
     // A dry run has ordered nothing: how the node is called now is how it is found.
     if cx.begun().is_some() {
-        let accepted: Option<Shown<String>> = cx.checkpoint()?;
-        let is_accepted = accepted.is_some_and(|shown| shown.answer(cx) == Some(ACCEPT) && shown.what == seen.hostname);
+        let is_accepted = accepted(cx)?.0.as_ref() == Some(&seen.hostname);
         // One that was left closed may have been left for its name.
         let was_left = cx.output::<Close>()?.is_some_and(|closed| closed.was_left(cx.id));
         let found = cx.output::<TakeStock>()?.and_then(|stock| stock.hostname).filter(|_| !was_left);
-        let expected = found.unwrap_or_else(|| order.node.to_string());
-        if label(&expected) != label(&seen.hostname) && !is_accepted {
-            seen.wrong_name = Some(format!("host name: expected {expected}, found {}", seen.hostname));
+        // Where it could not be asked, it is called as Nova knows it, or as we do.
+        let names = found.map_or_else(|| [order.node.to_string()].into_iter().chain(order.host).collect(), |found| vec![found]);
+        if names.iter().all(|name| label(name) != label(&seen.hostname)) && !is_accepted {
+            seen.wrong_name = Some(format!("host name: expected {}, found {}", names.join(" or "), seen.hostname));
         }
     }
     Ok(seen)
@@ -86,6 +102,10 @@ impl Step for VerifyOs {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedOs>, StepError> {
         let node = order(cx)?.node;
+        // Before anything else is asked: it is the newest answer no more then.
+        if let (name, true) = accepted(cx)? {
+            cx.save(&Accepted { shown: Shown::now(cx, name.clone().unwrap_or_default()), name }, "its name is taken as good by an operator").await?;
+        }
         let seen = look(cx).await?;
         if seen.all().next().is_none() {
             return Ok(Progress::Done(seen.os));
@@ -98,7 +118,8 @@ impl Step for VerifyOs {
         if seen.wrong_name.is_some() {
             let consequence = format!("goes on under the name {}, under which nova-compute may report to Nova, if all else is as ordered", seen.hostname);
             question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
-            cx.save(&Shown::now(cx, seen.hostname.clone()), "another host name").await?;
+            let (name, _) = accepted(cx)?;
+            cx.save(&Accepted { name, shown: Shown::now(cx, seen.hostname.clone()) }, "another host name").await?;
         }
         Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, "ends here; the node stays closed")))
     }

@@ -3,6 +3,7 @@
 //! An order carries everything that the work depends on, so that a configuration that changes later does not
 //! change work that has begun.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -128,6 +129,9 @@ pub struct NodeOrder {
     /// Other nodes of the same rollout that were not renewed when this one was begun: what moves to them has to move again. Older orders don't say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<NodeName>,
+    /// Nova's name for its host, where that is another. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// Input of [`super::NODE_OS_ROLLOUT`]: several nodes, in this order.
@@ -140,6 +144,9 @@ pub struct RolloutOrder {
     /// Those of them that Ironic installs. Older orders don't say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub by_ironic: Vec<NodeName>,
+    /// Nova's names for the hosts of those of them that it knows by another. Older orders don't say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<NodeName, String>,
     pub image: OrderedImage,
     pub rules: Rules,
 }
@@ -270,7 +277,9 @@ impl RolloutOrder {
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
         };
-        Ok(RolloutOrder { nodes, alone, by_ironic, image, rules })
+        let host = |node: &NodeName| Some((node.clone(), config.nodes.get(node)?.nova_host.clone())).filter(|(node, host)| host != node.as_str());
+        let hosts = nodes.iter().filter_map(host).collect();
+        Ok(RolloutOrder { nodes, alone, by_ironic, hosts, image, rules })
     }
 
     /// The kind of workflow that renews `node`.
@@ -281,7 +290,7 @@ impl RolloutOrder {
     /// The part of one node, where `is_renewed` tells which others are already.
     pub fn node(&self, node: &NodeName, is_renewed: impl Fn(&NodeName) -> bool) -> NodeOrder {
         let later = self.nodes.iter().filter(|other| *other != node && !is_renewed(other)).cloned().collect();
-        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone(), later }
+        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone(), later, host: self.hosts.get(node).cloned() }
     }
 }
 

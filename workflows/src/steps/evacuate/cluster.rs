@@ -13,7 +13,7 @@ use super::moves::{MoveStage, Moves, Moving};
 use super::questions::{Stuck, question, question_endless};
 use super::{Evacuated, Evacuation};
 use crate::clock::Timestamp;
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Question, Step, StepCx, StepError, Undone};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
 use crate::ports::{ClusterNode, Cordon, Eviction, Instance, InstanceId, Pod};
 use crate::steps::{order, queues};
 use crate::store::{Queue, Resource, Take};
@@ -195,6 +195,10 @@ impl Step for MoveClusterNodes {
             (TurnStage::Moving, Some(node)) => look.move_on(node).await,
             (TurnStage::Landed { since }, Some(node)) => look.give_back(node, since).await,
         }
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        super::overdue(cx).await
     }
 
     /// What is under way is seen to its end, and what we have cordoned is uncordoned, wherever it is by now.

@@ -1,6 +1,6 @@
 //! What is written down of the moves off one node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,9 +29,12 @@ pub(super) struct Moves {
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) turn: Option<Turn>,
-    /// Unfinished migration records that an operator takes as over.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(super) disregarded: BTreeSet<String>,
+    /// Unfinished migration records that an operator takes as over, each with its status then: it counts again once that is another.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) disregarded: BTreeMap<String, String>,
+    /// When an operator last answered something else than that what has failed is to be tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) not_forgiven: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +57,9 @@ pub(super) struct Moving {
     /// How far the newest try is, in steps, and of how many bytes. It never goes back, though what is left to copy may grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) progress: Option<Told>,
-    /// When an operator wanted the newest try to be stopped.
+    /// An operator wants the newest try to be stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) stop: Option<Timestamp>,
+    pub(super) stop: Option<Stop>,
     pub(super) stage: MoveStage,
 }
 
@@ -69,12 +72,19 @@ pub(super) struct Named {
     pub(super) undoing: bool,
     /// The newest answer before it, by when it came.
     pub(super) after: Option<Timestamp>,
-    /// Those of them whose live migrations are stopped if that is the answer.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(super) stops: BTreeSet<InstanceId>,
-    /// Unfinished migration records of which nobody knows whether they mean anything.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub(super) records: BTreeSet<String>,
+    /// Those of them whose live migrations are stopped if that is the answer, each with its uuid.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) stops: BTreeMap<InstanceId, String>,
+    /// Unfinished migration records of which nobody knows whether they mean anything, each with its status.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) records: BTreeMap<String, String>,
+}
+
+/// Which migration is to be stopped, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stop {
+    pub(super) at: Timestamp,
+    pub(super) migration: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,10 +119,10 @@ impl Moving {
 }
 
 impl Moves {
-    /// The live migration of this instance that is under way is to be stopped; another try is an operator's to ask for.
-    pub(super) fn stop(&mut self, id: &InstanceId, now: Timestamp) {
+    /// This live migration of this instance is to be stopped, if it is under way still; another try is an operator's to ask for.
+    pub(super) fn stop(&mut self, id: &InstanceId, migration: &str, at: Timestamp) {
         if let Some(moving) = self.instances.get_mut(id).filter(|moving| moving.is_under_way() && moving.how == Move::Live) {
-            (moving.stop, moving.tries) = (Some(now), TRIES_MAX);
+            (moving.stop, moving.tries) = (Some(Stop { at, migration: migration.to_owned() }), TRIES_MAX);
         }
     }
 

@@ -8,6 +8,9 @@ use super::{Evacuation, PROGRESS_STEP, RECORD_APPEARS};
 use crate::engine::StepError;
 use crate::ports::{InstanceId, Migration, MigrationKind, MigrationState, Move};
 
+/// Nova's word for a live migration that somebody has stopped.
+const STOPPED: &str = "cancelled";
+
 impl Evacuation<'_, '_> {
     /// Looks what became of every move that is under way, and of instances that have left although their move had failed:
     /// somebody else has moved or deleted them, or they ended in error on their new host.
@@ -130,8 +133,8 @@ impl Evacuation<'_, '_> {
         let age = self.cx.now().since(moving.asked);
         let why = match (&moving.stage, ours.map(|ours| (ours.state, ours.status))) {
             (_, Some((MigrationState::InProgress | MigrationState::AwaitsConfirmation, _))) => return Ok(None),
-            (_, Some((_, status))) if moving.stop.is_some() => {
-                format!("was stopped, as an operator wanted, and ended as `{status}`: it had been moving since {}", moving.asked)
+            (_, Some((_, status))) if moving.stop.is_some() && status == STOPPED => {
+                format!("was stopped, as an operator wanted: it had been moving since {}", moving.asked)
             }
             (MoveStage::Accepted { request }, ended) => {
                 let told = self.cx.ports.instances.why_failed(id, request).await?;
@@ -161,6 +164,7 @@ impl Evacuation<'_, '_> {
             migration.kind == kind
                 && migration.source.as_deref().is_none_or(|source| source == self.order.node.as_str())
                 && !moving.before.contains(&migration.uuid)
+                && !self.is_disregarded(migration)
         }))
     }
 }

@@ -1,26 +1,27 @@
 //! Moves that do not end: an instance that writes its memory faster than it is copied keeps a live migration going for days, and Nova lets it. Such a
 //! one holds up no other, and becomes a question, with an answer that stops it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::warn;
 
+use super::class::busy;
 use super::moves::Moving;
 use super::questions::Stuck;
 use super::Evacuation;
 use crate::clock::Timestamp;
 use crate::engine::StepError;
-use crate::ports::{InstanceId, MigrationState, Move, PortErrorKind};
+use crate::ports::{InstanceId, MigrationState, Move};
 
 /// A live migration may take so long, and longer by what is to be copied. Where Nova tells how far it is, each step that it has come on begins that anew.
 // Nova itself gives up after 800 s for each GiB, which is a day for a guest of a GPU node, and by default not even that: it lets it run on.
 const LIVE_TAKES: Duration = Duration::from_secs(15 * 60);
 /// MiB that are copied in a second at least: half of what a network of 1 Gbit/s carries.
 const COPIED_MIN: u64 = 64;
-/// A cold migration may take this part of the time that there is for the whole evacuation: how large its disks are is not known here, and it can't
-/// be stopped.
-const COLD_TAKES: u32 = 2;
+/// A move may take this part of the time that there is for the whole evacuation at most: the question about it comes before that about the step. A cold one may
+/// take all of that, as it is not known here how large its disks are.
+const OF_THE_WHOLE: u32 = 2;
 /// Nova's word for a live migration that waits until its host has sent others away.
 const QUEUED: &str = "queued";
 
@@ -29,6 +30,8 @@ pub(super) struct Overdue {
     line: String,
     /// It is being carried out, and nobody waits behind it for want of us.
     is_carried_out: bool,
+    /// Its record, if Nova has one.
+    migration: Option<String>,
 }
 
 impl Evacuation<'_, '_> {
@@ -40,38 +43,46 @@ impl Evacuation<'_, '_> {
 
     /// How long it may take from then on.
     fn may_take(&self, id: &InstanceId, moving: &Moving) -> Duration {
+        let longest = Duration::from_millis(self.order.rules.evacuate_deadline_ms) / OF_THE_WHOLE;
         if moving.how == Move::Cold {
-            return Duration::from_millis(self.order.rules.evacuate_deadline_ms) / COLD_TAKES;
+            return longest;
         }
         let memory = self.scene.on_node.iter().find(|instance| instance.id == *id).map_or(0, |instance| instance.takes.memory_mb);
         let told = moving.progress.map_or(0, |told| told.total_bytes >> 20);
-        LIVE_TAKES + Duration::from_secs(memory.max(told) / COPIED_MIN)
+        longest.min(LIVE_TAKES + Duration::from_secs(memory.max(told) / COPIED_MIN))
     }
 
-    /// Finds the moves that take too long.
+    /// Finds the moves that take too long; past the deadline of the step, that is all of them.
     pub(super) async fn find_overdue(&mut self) -> Result<(), StepError> {
         let now = self.cx.now();
-        let mut overdue = BTreeMap::new();
-        for (id, moving) in self.moves.instances.iter().filter(|(_, moving)| moving.is_under_way()) {
-            if now.since(self.waited_since(moving)) < self.may_take(id, moving) {
-                continue;
-            }
+        let past_deadline = self.cx.deadline().is_some_and(|deadline| now >= deadline);
+        let under_way = self.moves.instances.iter().filter(|(_, moving)| moving.is_under_way());
+        let late = under_way.filter(|(id, moving)| past_deadline || now.since(self.waited_since(moving)) >= self.may_take(id, moving));
+        let late: Vec<(InstanceId, Moving)> = late.map(|(id, moving)| (id.clone(), moving.clone())).collect();
+        self.overdue = BTreeMap::new();
+        for (id, moving) in late {
             let how = match moving.how {
                 Move::Live => "live",
                 Move::Cold => "cold",
             };
-            let status = self.our_migration(id, moving).await?.map(|ours| ours.status);
-            let called = status.as_ref().map_or("Nova has no record of it".to_owned(), |status| format!("`{status}`"));
+            let ours = self.our_migration(&id, &moving).await?;
+            let called = ours.as_ref().map_or("Nova has no record of it".to_owned(), |ours| format!("`{}`", ours.status));
             let mut line = format!("{} ({id}): its {how} migration was asked for at {}, and has not ended ({called})", moving.name, moving.asked);
             if let Some(told) = moving.progress {
                 line = format!("{line}, {} % of {} MiB since {}", told.percent, told.total_bytes >> 20, told.at);
             }
-            if let Some(stop) = moving.stop {
-                line = format!("{line}; it was to be stopped at {stop}");
+            if let Some(stop) = &moving.stop {
+                let why = self.not_stopped.get(&id).map_or("Nova was asked to", String::as_str);
+                line = format!("{line}; it is to be stopped since {} ({why})", stop.at);
             }
-            overdue.insert(id.clone(), Overdue { line, is_carried_out: status.is_some_and(|status| status != QUEUED) });
+            let quiet = self.cx.ports.instances.get(&id).await?.filter(|instance| busy(instance).is_none());
+            if let (Some(ours), Some(instance)) = (ours.as_ref().filter(|ours| ours.state == MigrationState::InProgress), quiet) {
+                line = format!("{line}; it is on {}, and nothing happens to it (migration {})", instance.host.as_deref().unwrap_or("no host"), ours.uuid);
+                self.records.insert(ours.uuid.clone(), ours.status.clone());
+            }
+            let is_carried_out = ours.as_ref().is_some_and(|ours| ours.status != QUEUED);
+            self.overdue.insert(id, Overdue { line, is_carried_out, migration: ours.map(|ours| ours.uuid) });
         }
-        self.overdue = overdue;
         Ok(())
     }
 
@@ -92,22 +103,24 @@ impl Evacuation<'_, '_> {
         self.moves.instances.keys().any(|id| self.is_waited_for(id))
     }
 
-    /// Has Nova stop what an operator wants to be stopped, for as long as that takes.
-    pub(super) async fn stop_moves(&self) -> Result<(), StepError> {
-        let wanted = |(_, moving): &(&InstanceId, &Moving)| moving.stop.is_some() && moving.is_under_way() && moving.how == Move::Live;
-        for (id, moving) in self.moves.instances.iter().filter(wanted) {
-            let ours = self.our_migration(id, moving).await?.filter(|ours| ours.state == MigrationState::InProgress);
-            let Some(ours) = ours else { continue };
+    /// Has Nova stop what an operator wants to be stopped, for as long as that takes. Whoever can't be stopped holds up nothing else: it ends by itself, or is asked
+    /// about again.
+    pub(super) async fn stop_moves(&mut self) -> Result<(), StepError> {
+        let wanted = |(id, moving): (&InstanceId, &Moving)| {
+            let stop = moving.stop.clone().filter(|_| moving.is_under_way() && moving.how == Move::Live)?;
+            Some((id.clone(), moving.clone(), stop.migration))
+        };
+        let wanted: Vec<(InstanceId, Moving, String)> = self.moves.instances.iter().filter_map(wanted).collect();
+        for (id, moving, migration) in wanted {
+            let ours = self.our_migration(&id, &moving).await?;
+            if ours.is_none_or(|ours| ours.state != MigrationState::InProgress || ours.uuid != migration) {
+                continue;
+            }
             self.cx.guard().await?;
-            match self.cx.ports.instances.stop_live(id, &ours.uuid).await {
-                Ok(()) => {}
-                Err(error) => match error.kind {
-                    // It ends by itself, or is asked about again.
-                    PortErrorKind::Refused { .. } | PortErrorKind::NotFound | PortErrorKind::OutcomeUnknown => {
-                        debug!(instance = %id, %error, "its live migration was not stopped");
-                    }
-                    PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => return Err(error.into()),
-                },
+            if let Err(error) = self.cx.ports.instances.stop_live(&id, &migration).await {
+                let why = StepError::from(error).chain();
+                warn!(instance = %id, why, "its live migration was not stopped");
+                self.not_stopped.insert(id, why);
             }
         }
         Ok(())
@@ -115,11 +128,11 @@ impl Evacuation<'_, '_> {
 
     /// The live migrations that take too long: those that are carried out, as what waits in line behind them goes on then; or else those that wait behind
     /// somebody else's.
-    fn to_be_stopped(&self) -> BTreeSet<InstanceId> {
-        let live = |id: &&InstanceId| self.moves.instances.get(*id).is_some_and(|moving| moving.how == Move::Live);
+    fn to_be_stopped(&self) -> BTreeMap<InstanceId, String> {
+        let is_live = |id: &InstanceId| self.moves.instances.get(id).is_some_and(|moving| moving.how == Move::Live);
         let of = |is_carried_out: bool| {
-            let those = self.overdue.iter().filter(move |(_, overdue)| overdue.is_carried_out == is_carried_out);
-            those.map(|(id, _)| id).filter(live).cloned().collect::<BTreeSet<_>>()
+            let those = self.overdue.iter().filter(move |(id, overdue)| overdue.is_carried_out == is_carried_out && is_live(id));
+            those.filter_map(|(id, overdue)| Some((id.clone(), overdue.migration.clone()?))).collect::<BTreeMap<_, _>>()
         };
         Some(of(true)).filter(|running| !running.is_empty()).unwrap_or_else(|| of(false))
     }
@@ -130,7 +143,7 @@ impl Evacuation<'_, '_> {
         if self.waits_for_moves() || failed.is_empty() && self.overdue.is_empty() {
             return Ok(None);
         }
-        let records = if undoing { Vec::new() } else { self.records.iter().cloned().collect() };
+        let records = self.records.keys().cloned().collect();
         let stops = self.to_be_stopped();
         let can_be_stopped = !stops.is_empty();
         let endless = self.overdue.iter().map(|(id, overdue)| (id.clone(), overdue.line.clone()));
