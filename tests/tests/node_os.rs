@@ -268,6 +268,31 @@ async fn a_node_that_never_comes_back_is_a_question_at_the_deadline_with_what_ca
 }
 
 #[tokio::test]
+async fn a_reset_that_was_never_asked_for_is_not_taken_for_one_that_has_happened() {
+    let mut intended = None;
+    // First to see when it is meant; then nobody answers from that moment on, neither Nova's last word nor the node.
+    for _ in 0..2 {
+        let mut plan = SitePlan::uniform(3, 0);
+        if let Some(at) = intended {
+            let away = |api| Outage { api, node: None, from: at, lasts: 40 * SECOND };
+            plan.faults.outages = vec![away(Api::Nova), away(Api::Ssh)];
+        }
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.call_takes = Duration::from_millis(400);
+        let mut scenario = Scenario::with(sim, plan, &["gpu-01"], 1).await;
+        scenario.rest().await;
+        scenario.succeeded("gpu-01").await;
+        scenario.is_clean();
+        assert_eq!(scenario.resets("gpu-01"), 1);
+        let entries = scenario.journal(&scenario.node("gpu-01")).await;
+        let said = |entry: &Entry, note: &str| entry.event.describe().contains(note);
+        let meant = entries.iter().find(|entry| said(entry, "about to reset it")).unwrap();
+        assert_eq!(intended.is_some(), entries.iter().any(|entry| said(entry, "was not reset")));
+        intended = Some(meant.at.since(MORNING) + Duration::from_millis(1));
+    }
+}
+
+#[tokio::test]
 async fn a_wish_for_another_try_resets_nothing_once_an_operators_netboot_is_carried_out() {
     let mut scenario = Scenario::new(with_faults(NodeFaults { installer_hangs: 2, ..NodeFaults::default() }), &["gpu-01"], 1).await;
     scenario.rest().await;

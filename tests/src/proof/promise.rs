@@ -151,7 +151,10 @@ fn moved_twice(again: &[(&String, &Vec<Moved>)], foretold: &BTreeMap<String, usi
 fn other_states(site: &Site<'_>, story: &Story, verdict: &mut Verdict) {
     for (id, (name, now)) in &site.now {
         let Some(found) = site.found.get(name).filter(|found| *found != now) else { continue };
-        let from = story.moved.get(id).and_then(|moves| moves.last()).map(|moved| &moved.from);
+        // (One that ended in error may never have moved: then off which node it was to move.)
+        let node_of = |asked: &AskedFor| story.renewals.iter().find(|renewal| renewal.id == asked.renewal).map(|renewal| &renewal.node);
+        let was_to_leave = || story.asked_for.get(id).and_then(|all| all.last()).and_then(node_of);
+        let from = story.moved.get(id).and_then(|moves| moves.last()).map(|moved| &moved.from).or_else(was_to_leave);
         // Only who was asked by the workflow that moved it, after that, and about this state of it. A later renewal, which finds it so, leaves it so.
         let is_told = |question: &Asking, asked: &AskedFor| {
             let of_state = |line: &String| line.contains(id.as_str()) && line.contains(now.strip_suffix('d').filter(|_| now == "resized").unwrap_or(now));

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::netboot::{RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
+use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
 use super::{Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
@@ -152,7 +152,18 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
     let mut reset = prepare(cx, &node).await?;
     again.reset = Some(reset.clone());
     cx.save(&again, "about to reset it into the network once more").await?;
-    carry_out(cx, &node, &reset).await?;
+    match carry_out(cx, &node, &reset).await {
+        Ok(()) => {}
+        Err(NotCarriedOut::Perhaps(error)) => return Err(error),
+        Err(NotCarriedOut::NeverSent(error)) => {
+            if !error.is_lost() {
+                reset.never_sent = true;
+                again.reset = Some(reset);
+                cx.save(&again, "was not reset once more").await?;
+            }
+            return Err(error);
+        }
+    }
     reset.acknowledged = true;
     again.reset = Some(reset);
     cx.save(&again, "reset once more").await?;

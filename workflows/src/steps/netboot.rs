@@ -35,6 +35,17 @@ pub(super) struct Reset {
     pub(super) intended: Timestamp,
     /// The BMC acknowledged it.
     pub(super) acknowledged: bool,
+    /// It was never asked for: something kept us from it at the last moment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) never_sent: bool,
+}
+
+/// Why a reset was not carried out.
+pub(super) enum NotCarriedOut {
+    /// The BMC was not asked.
+    NeverSent(StepError),
+    /// It was, and may have done it.
+    Perhaps(StepError),
 }
 
 /// What became of a reset.
@@ -61,6 +72,9 @@ pub(super) async fn facts(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<Fac
 pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<Settled, StepError> {
     if reset.acknowledged {
         return Ok(Settled::Happened);
+    }
+    if reset.never_sent {
+        return Ok(Settled::NeverHappened);
     }
     let now = facts(cx, node).await?;
     let as_before = match (&now, &reset.boot_id_before) {
@@ -95,7 +109,7 @@ pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, S
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
     // Not when this call began: how long ago it was meant tells later whether it can still happen.
-    Ok(Reset { boot_id_before, intended: cx.just_now().await, acknowledged: false })
+    Ok(Reset { boot_id_before, intended: cx.just_now().await, acknowledged: false, never_sent: false })
 }
 
 /// Sees to it that the node will install what was ordered. Its boot ticket may be gone by now: an operator wanted to leave the node,
@@ -111,7 +125,12 @@ async fn stage_again(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> 
 }
 
 /// Carries out what was meant, at once: some BMCs drop the boot device after 60 s.
-pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<(), StepError> {
+pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<(), NotCarriedOut> {
+    may_reset(cx, node, reset).await.map_err(NotCarriedOut::NeverSent)?;
+    cx.ports.bmc.reset(node).await.map_err(|error| NotCarriedOut::Perhaps(error.into()))
+}
+
+async fn may_reset(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<(), StepError> {
     last_look(cx, node).await?;
     // The last thing before what can't be taken back: is the workflow still ours?
     cx.guard().await?;
@@ -119,7 +138,6 @@ pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -
     if cx.just_now().await.since(reset.intended) > LOOK_IS_GOOD_FOR {
         return Err(StepError::retry(format!("too much time has passed since {node} was made ready for its reset")));
     }
-    cx.ports.bmc.reset(node).await?;
     Ok(())
 }
 

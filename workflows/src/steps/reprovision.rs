@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::netboot::{Reset, Settled, carry_out, prepare, settle};
+use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, prepare, settle};
 use super::{node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
@@ -62,12 +62,24 @@ impl Step for Reprovision {
             }
         }
         let mut reset = prepare(cx, &node).await?;
-        if cfg!(feature = "bug-effect-before-intent") {
-            carry_out(cx, &node, &reset).await?;
+        let carried_out = if cfg!(feature = "bug-effect-before-intent") {
+            let carried_out = carry_out(cx, &node, &reset).await;
             cx.save(&reset, "about to reset it into the network").await?;
+            carried_out
         } else {
             cx.save(&reset, "about to reset it into the network").await?;
-            carry_out(cx, &node, &reset).await?;
+            carry_out(cx, &node, &reset).await
+        };
+        match carried_out {
+            Ok(()) => {}
+            Err(NotCarriedOut::Perhaps(error)) => return Err(error),
+            Err(NotCarriedOut::NeverSent(error)) => {
+                if !error.is_lost() {
+                    reset.never_sent = true;
+                    cx.save(&reset, "was not reset").await?;
+                }
+                return Err(error);
+            }
         }
         reset.acknowledged = true;
         cx.save(&reset, "reset").await?;
