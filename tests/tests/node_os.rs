@@ -296,15 +296,23 @@ async fn a_reset_that_was_never_asked_for_is_not_taken_for_one_that_has_happened
 async fn a_wish_for_another_try_resets_nothing_once_an_operators_netboot_is_carried_out() {
     let mut scenario = Scenario::new(with_faults(NodeFaults { installer_hangs: 2, ..NodeFaults::default() }), &["gpu-01"], 1).await;
     scenario.rest().await;
-    scenario.answer("gpu-01", "netboot").await;
-    assert_eq!(scenario.resets("gpu-01"), 2);
     let node = scenario.node("gpu-01");
+    scenario.sim.clock.advance(SECOND);
+    scenario.sim.signal(&node, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    // While it installs.
+    let minutes = async |sim: &mut Sim, minutes: u32| {
+        let until = sim.clock.now() + minutes * MINUTE;
+        sim.run_until(async |sim| sim.clock.now() >= until).await;
+    };
+    minutes(&mut scenario.sim, 5).await;
+    assert_eq!(scenario.resets("gpu-01"), 2);
     for _ in 0..3 {
-        scenario.sim.clock.advance(MINUTE);
         scenario.sim.signal(&node, SignalKind::Retry).await;
-        scenario.rest().await;
+        minutes(&mut scenario.sim, 5).await;
         assert_eq!(scenario.resets("gpu-01"), 2, "nobody has wanted it to be reset once more");
     }
+    scenario.rest().await;
+    assert_eq!((scenario.resets("gpu-01"), scenario.status("gpu-01").await), (2, Status::NeedsOperator));
 }
 
 #[tokio::test]
