@@ -57,22 +57,20 @@ fn refuse(status: StatusCode, title: &str, detail: &str) -> Response {
     (status, Json(json!({ "errors": [error] }))).into_response()
 }
 
-/// Who asks is an administrator, in a microversion that is known here.
-fn admitted(placement: &Placement, headers: &HeaderMap, policy: &str) -> Result<(), Response> {
+/// None where who asks is an administrator, in a microversion that is known here.
+fn refusal(placement: &Placement, headers: &HeaderMap, policy: &str) -> Option<Response> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(bearer) = header("x-auth-token").and_then(|token| placement.tokens.bearer(token)) else {
         let message = "The request you have made requires authentication.";
         let body = json!({ "error": { "code": 401, "title": "Unauthorized", "message": message } });
-        return Err((StatusCode::UNAUTHORIZED, Json(body)).into_response());
+        return Some((StatusCode::UNAUTHORIZED, Json(body)).into_response());
     };
     if !bearer.admin {
         let denied = format!("Access was denied to this resource.\n\n Policy does not allow {policy} to be performed.");
-        return Err(refuse(StatusCode::FORBIDDEN, "Forbidden", &denied));
+        return Some(refuse(StatusCode::FORBIDDEN, "Forbidden", &denied));
     }
-    if !matches!(header("openstack-api-version"), Some("placement 1.29" | "placement 1.33")) {
-        return Err(refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 and 1.33 are known here"));
-    }
-    Ok(())
+    let is_known = matches!(header("openstack-api-version"), Some("placement 1.29" | "placement 1.33"));
+    (!is_known).then(|| refuse(StatusCode::NOT_ACCEPTABLE, "Not Acceptable", "Invalid microversion: only 1.29 and 1.33 are known here"))
 }
 
 fn away() -> Response {
@@ -81,7 +79,7 @@ fn away() -> Response {
 
 /// A host's provider, and that of its devices below it.
 async fn providers(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
-    if let Err(refused) = admitted(&placement, &headers, "placement:resource_providers:list") {
+    if let Some(refused) = refusal(&placement, &headers, "placement:resource_providers:list") {
         return refused;
     }
     let Some(root) = query.get("in_tree") else { return refuse(StatusCode::BAD_REQUEST, "Bad Request", "only a tree is told of here") };
@@ -96,7 +94,7 @@ async fn providers(State(placement): State<Arc<Placement>>, headers: HeaderMap, 
 }
 
 async fn inventories(State(placement): State<Arc<Placement>>, headers: HeaderMap, Path(uuid): Path<String>) -> Response {
-    if let Err(refused) = admitted(&placement, &headers, "placement:resource_providers:inventories:list") {
+    if let Some(refused) = refusal(&placement, &headers, "placement:resource_providers:inventories:list") {
         return refused;
     }
     let Ok(services) = placement.world.services() else { return away() };
@@ -113,7 +111,7 @@ async fn inventories(State(placement): State<Arc<Placement>>, headers: HeaderMap
 
 /// Hosts with so much memory left. Before microversion 1.29 the summaries have no tree of providers.
 async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
-    if let Err(refused) = admitted(&placement, &headers, "placement:allocation_candidates:list") {
+    if let Some(refused) = refusal(&placement, &headers, "placement:allocation_candidates:list") {
         return refused;
     }
     let version = headers.get("openstack-api-version").and_then(|value| value.to_str().ok());
