@@ -322,8 +322,10 @@ async fn an_operators_netboot_stands_until_what_kept_it_from_being_carried_out_i
     let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
     scenario.rest().await;
     scenario.answer("gpu-01", "netboot").await;
-    assert_eq!(scenario.question("gpu-01").await.text, "gpu-01 is not closed and empty right before its reset: what now?");
-    assert_eq!(scenario.resets("gpu-01"), 1);
+    let question = scenario.question("gpu-01").await;
+    assert_eq!(question.text, "gpu-01 is not closed and empty right before its reset: what now?");
+    assert!(question.seen.iter().any(|line| line.contains("its boot ticket is withdrawn for now")), "{question:?}");
+    assert_eq!((scenario.resets("gpu-01"), scenario.staged("gpu-01")), (1, None), "a restart of its own must not wipe it meanwhile");
     scenario.sim.clock.advance(3 * HOUR);
     scenario.answer("gpu-01", "retry").await;
     assert_eq!(scenario.resets("gpu-01"), 2);
@@ -450,15 +452,18 @@ async fn a_node_that_was_left_because_memory_is_missing_is_no_measure_for_its_ne
 }
 
 #[tokio::test]
-async fn a_node_of_which_placement_has_less_than_before_stays_closed() {
+async fn a_node_of_which_placement_has_less_than_before_stays_closed_until_an_operator_takes_that_as_good() {
     let mut scenario = Scenario::new(with_faults(NodeFaults { loses_devices: Some("VGPU".to_owned()), ..NodeFaults::default() }), &["gpu-01"], 1).await;
     scenario.rest().await;
     let question = scenario.question("gpu-01").await;
-    assert_eq!(question.text, "gpu-01 is renewed, and is not back in Nova as it was: what now?");
-    assert_eq!(question.seen[0], "Placement has less of it than before: 0 of 16 VGPU");
+    assert_eq!(question.text, "gpu-01 is renewed, and Placement has less of it than before: what now?");
+    assert_eq!(question.seen, ["0 of 16 VGPU"]);
     assert!(!scenario.enabled("gpu-01"));
-    scenario.answer("gpu-01", "leave").await;
-    assert!(!scenario.enabled("gpu-01"));
+    scenario.answer("gpu-01", "retry").await;
+    assert_eq!(scenario.question("gpu-01").await.seen, ["0 of 16 VGPU"]);
+    scenario.answer("gpu-01", "accept").await;
+    scenario.succeeded("gpu-01").await;
+    assert!(scenario.enabled("gpu-01"), "an operator has said so");
 }
 
 #[tokio::test]

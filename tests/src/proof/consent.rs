@@ -43,9 +43,12 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
         let Some(succeeded) = renewal.succeeded else { continue };
         // Once accepted, it is how the node is found the next time.
         let of_the_node = || renewals.iter().filter(|other| other.node == renewal.node).flat_map(|other| &other.answers);
-        let accepted = |word: &str| of_the_node().any(|answer| answer.key == "accept" && answer.at <= succeeded && answer.seen.iter().any(|line| line.contains(word)));
-        for (such, word, how) in [(&site.misnamed, "host name", "under another name"), (&site.short, "now it offers", "short of what it had")] {
-            if such.contains(&renewal.node) && !accepted(word) {
+        let accepted = |words: &[&str]| {
+            let says = |line: &String| words.iter().any(|word| line.contains(word));
+            of_the_node().any(|answer| answer.key == "accept" && answer.at <= succeeded && answer.seen.iter().any(says))
+        };
+        for (such, words, how) in [(&site.misnamed, &["host name"][..], "under another name"), (&site.short, &["now it offers", " VGPU"], "short of what it had")] {
+            if such.contains(&renewal.node) && !accepted(words) {
                 against.push(format!("{} gave {} back {how}, and nobody was asked", renewal.id, renewal.node));
             }
         }

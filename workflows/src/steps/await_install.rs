@@ -28,16 +28,20 @@ const NETBOOT: &str = "netboot";
 /// The further netboot that an operator wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Again {
-    /// The newest such wish. It stands until it is carried out: what keeps it from that may be a question of its own.
-    wish: Option<Wish>,
+    /// When the operator was asked.
+    asked: Option<Timestamp>,
+    /// What that was about: the boot id that the node had; None if it did not answer. A consent is good for nothing else.
+    about: Option<String>,
+    /// When the operator wanted that. It stands until it is carried out, or another question is asked: what keeps it from that may be one of its own.
+    wanted: Option<Timestamp>,
     reset: Option<Reset>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Wish {
-    at: Timestamp,
-    /// The boot id that the node had then; None if it did not answer. It is good for nothing else.
-    about: Option<String>,
+impl Again {
+    /// Is a reset of the node wanted that shows this?
+    fn is_wanted(&self, about: Option<&String>) -> bool {
+        self.wanted > self.asked && self.about.as_ref() == about
+    }
 }
 
 enum Seen {
@@ -112,42 +116,49 @@ impl Step for AwaitInstall {
     }
 
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
-        Ok(match look(cx).await? {
-            Seen::NotYet => PastDeadline::Ask(did_not_come_back(cx).await?),
-            Seen::Other(_) | Seen::Ours(_) => PastDeadline::Act,
-        })
+        if !matches!(look(cx).await?, Seen::NotYet) {
+            return Ok(PastDeadline::Act);
+        }
+        let again: Again = cx.checkpoint()?.unwrap_or_default();
+        let question = did_not_come_back(cx, &again).await?;
+        is_about_to_ask(cx, again, None).await?;
+        Ok(PastDeadline::Ask(question))
     }
+}
+
+/// Writes down what an operator is asked about.
+async fn is_about_to_ask(cx: &StepCx<'_>, again: Again, about: Option<String>) -> Result<(), StepError> {
+    let note = if about.is_some() { "came back with something else" } else { "has not come back" };
+    cx.save(&Again { asked: Some(cx.now()), about, ..again }, note).await
 }
 
 /// It has not come back, or with something else (`facts`), about which an operator is asked. Netboots it once more if that is the answer.
 async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
     let node = order(cx)?.node;
     let installs = Progress::LookAgain { after: poll, note: "installs".to_owned() };
-    let or_ask = || match facts {
-        Some(facts) => Err(StepError::ask(came_back_wrong(&node, facts))),
-        None => Ok(installs.clone()),
-    };
     let mut again: Again = cx.checkpoint()?.unwrap_or_default();
     let about = facts.map(|facts| facts.boot_id.clone());
     let answered = cx.answered_at().filter(|_| cx.answered() == Some(NETBOOT));
-    if let Some(at) = answered.filter(|at| again.wish.as_ref().is_none_or(|wish| wish.at < *at)) {
-        again.wish = Some(Wish { at, about: about.clone() });
+    if answered > again.asked.max(again.wanted) {
+        again.wanted = answered;
         cx.save(&again, "is to be reset into the network once more").await?;
     }
-    let Some(wish) = again.wish.clone() else { return or_ask() };
     // Each wish is good for one reset.
-    if let Some(reset) = again.reset.clone().filter(|reset| reset.intended >= wish.at) {
-        match settle(cx, &node, &reset).await? {
-            Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
-            // (A BMC may have said yes and done nothing once more.)
-            Settled::Happened if facts.is_some_and(|facts| reset.boot_id_before.as_ref() == Some(&facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED => {
-                return Ok(installs);
-            }
-            Settled::Happened => return or_ask(),
-            Settled::NeverHappened => {}
+    let settled = match &again.reset {
+        Some(reset) if Some(reset.intended) >= again.wanted && again.wanted.is_some() => Some(settle(cx, &node, reset).await?),
+        Some(_) | None => None,
+    };
+    let still_as_before = |reset: &Reset| facts.is_some_and(|facts| reset.boot_id_before.as_ref() == Some(&facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED;
+    match settled {
+        Some(Settled::TooEarly) => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
+        // (A BMC may have said yes and done nothing once more.)
+        Some(Settled::Happened) if again.reset.as_ref().is_some_and(still_as_before) => return Ok(installs),
+        Some(Settled::NeverHappened) | None if again.is_wanted(about.as_ref()) => {}
+        Some(Settled::Happened | Settled::NeverHappened) | None => {
+            let Some(facts) = facts else { return Ok(installs) };
+            is_about_to_ask(cx, again, about).await?;
+            return Err(StepError::ask(came_back_wrong(&node, facts)));
         }
-    } else if wish.about != about {
-        return or_ask();
     }
     let mut reset = prepare(cx, &node).await?;
     again.reset = Some(reset.clone());
@@ -182,10 +193,10 @@ fn came_back_wrong(node: &NodeName, facts: &Facts) -> Question {
 }
 
 /// With all that can be seen of a node that is silent.
-async fn did_not_come_back(cx: &StepCx<'_>) -> Result<Question, StepError> {
+async fn did_not_come_back(cx: &StepCx<'_>, again: &Again) -> Result<Question, StepError> {
     let node = order(cx)?.node;
     let reset = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?;
-    let newest = cx.checkpoint::<Again>()?.and_then(|again| again.reset).map_or(reset.reset_at, |again| again.intended);
+    let newest = again.reset.as_ref().filter(|again| !again.never_sent).map_or(reset.reset_at, |again| again.intended);
     let words = |error: PortError| StepError::from(error).chain();
     let silent = match cx.ports.facts.facts(&node).await {
         Ok(_) => "it answers by ssh, just now".to_owned(),

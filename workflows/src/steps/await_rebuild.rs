@@ -179,8 +179,8 @@ impl Step for AwaitRebuild {
         let Seen::NotYet(note) = look(cx, &intent).await? else { return Ok(PastDeadline::Act) };
         let record = cx.ports.rebuilder.record(&node).await?;
         let about = silent(&record);
-        // An operator has wanted that already.
-        if is_wanted(cx, &mut kept, &about).await? {
+        // An operator has wanted that already. (Of one that somebody has locked they are asked again: nobody knows until when.)
+        if record.locked_by.is_none() && is_wanted(cx, &mut kept, &about).await? {
             return Ok(PastDeadline::Act);
         }
         let error = record.last_error.as_ref().map_or_else(|| "it names no error".to_owned(), |error| format!("its last error: {error}"));
@@ -192,7 +192,7 @@ impl Step for AwaitRebuild {
         cx.save(&kept, "it has not come back").await?;
         let question = Question::new(format!("{node} has not come back from its rebuild: what now?"))
             .seen(format!("the rebuild was asked for at {}; it {note}", intent.intended))
-            .seen(format!("Ironic has it as `{}`, and {error}", record.called))
+            .seen(format!("Ironic has it as `{}`, and {error}{}", record.called, record.locked_by.as_ref().map_or(String::new(), |by| format!("; {by} has it locked"))))
             .seen(says);
         let retry = "waits as long again, and has nothing rebuilt";
         // While Ironic is at it, it refuses another one.

@@ -110,7 +110,9 @@ impl Step for Close {
             Some(closed) => closed,
             None => {
                 let closed = look(cx).await?;
-                cx.save(&closed, if closed.reopen { "found open" } else { "found closed" }).await?;
+                let found = if closed.reopen { "found open" } else { "found closed" };
+                let note = if closed.inventory.is_some() { found.to_owned() } else { format!("{found}; what Placement has of it will not be compared") };
+                cx.save(&closed, note).await?;
                 closed
             }
         };

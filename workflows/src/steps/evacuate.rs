@@ -13,7 +13,7 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use self::class::{Class, Whom, busy, classify, summary};
-use self::moves::{MoveStage, Moves, Moving, Named};
+use self::moves::{Disregarded, MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
 use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
@@ -227,17 +227,17 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
 }
 
 /// Unfinished migration records that an operator takes as over, by answers to whichever step has asked; each with its status then.
-pub(super) fn disregarded(cx: &StepCx<'_>) -> Result<BTreeMap<String, String>, StepError> {
+pub(super) fn disregarded(cx: &StepCx<'_>) -> Result<Disregarded, StepError> {
     let (one, other): (Option<Moves>, Option<Moves>) = (cx.checkpoint_of::<Evacuate, _>()?, cx.checkpoint_of::<MoveClusterNodes, _>()?);
     Ok([one, other].into_iter().flatten().flat_map(|moves| moves.disregarded).collect())
 }
 
-fn is_disregarded(migration: &Migration, disregarded: &BTreeMap<String, String>) -> bool {
-    migration.state == MigrationState::InProgress && disregarded.get(&migration.uuid) == Some(&migration.status)
+fn is_disregarded(migration: &Migration, disregarded: &Disregarded) -> bool {
+    migration.state == MigrationState::InProgress && disregarded.contains(&(migration.uuid.clone(), migration.status.clone()))
 }
 
 /// Those of `moving` that count: a record that was taken as over counts again once it has come on, or something happens to its instance.
-pub(super) async fn counting(cx: &StepCx<'_>, mut moving: Vec<Migration>, disregarded: &BTreeMap<String, String>) -> Result<Vec<Migration>, StepError> {
+pub(super) async fn counting(cx: &StepCx<'_>, mut moving: Vec<Migration>, disregarded: &Disregarded) -> Result<Vec<Migration>, StepError> {
     let mut over = BTreeSet::new();
     for migration in moving.iter().filter(|migration| is_disregarded(migration, disregarded)) {
         if cx.ports.instances.get(&migration.instance).await?.is_none_or(|instance| busy(&instance).is_none()) {
@@ -287,7 +287,7 @@ struct Evacuation<'a, 'b> {
     scene: Scene,
     moves: Moves,
     /// Unfinished migration records that an operator takes as over, by whichever step has asked.
-    disregarded: BTreeMap<String, String>,
+    disregarded: Disregarded,
     /// Busy instances that were met in this look.
     waited_for: BTreeSet<InstanceId>,
     /// Those of them that only their owners can have moved.
@@ -633,11 +633,15 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Notes that it is its owner's turn; one who has not come for too long is a matter for an operator, whose answer does not begin that anew.
     fn wait_for_owner(&mut self, instance: &Instance, why: &str) {
-        let since = self.waits_since(instance);
+        let now = self.cx.now();
+        // What it is busy with meanwhile has a time of its own: perhaps its owner has come.
+        self.changed |= !self.moves.owners.contains_key(&instance.id);
+        let since = *self.moves.owners.entry(instance.id.clone()).or_insert(now);
         if self.cx.now().since(since) >= Duration::from_millis(self.order.rules.owner_wait_ms) {
             let line = format!("{} ({}) {why}; its owner has been waited for since {since}", instance.name, instance.id);
             self.blocked.push((instance.id.clone(), line));
         } else {
+            self.waited_for.insert(instance.id.clone());
             self.owners.insert(instance.id.clone());
         }
     }
@@ -646,14 +650,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
     fn waits_since(&mut self, instance: &Instance) -> Timestamp {
         let now = self.cx.now();
         self.waited_for.insert(instance.id.clone());
-        match self.moves.busy.get(&instance.id) {
-            Some(since) => *since,
-            None => {
-                self.moves.busy.insert(instance.id.clone(), now);
-                self.changed = true;
-                now
-            }
-        }
+        self.changed |= !self.moves.busy.contains_key(&instance.id);
+        *self.moves.busy.entry(instance.id.clone()).or_insert(now)
     }
 
     /// Will others leave without anybody's help, once they are no longer busy, or another of their group has arrived? (None of it lasts: who is

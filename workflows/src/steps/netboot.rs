@@ -59,6 +59,15 @@ pub(super) enum Settled {
     NeverHappened,
 }
 
+/// The node's boot id, to tell a boot by. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
+async fn boot_id(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<String>, StepError> {
+    match cx.ports.facts.facts(node).await {
+        Ok(facts) => Ok(Some(facts.boot_id)),
+        Err(error) if matches!(error.kind, PortErrorKind::Unavailable | PortErrorKind::Garbled { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The node's own word; None while it does not answer.
 pub(super) async fn facts(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<Facts>, StepError> {
     match cx.ports.facts.facts(node).await {
@@ -76,8 +85,17 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     if reset.never_sent {
         return Ok(Settled::NeverHappened);
     }
-    let now = facts(cx, node).await?;
+    let (now, answers) = match cx.ports.facts.facts(node).await {
+        Ok(facts) => (Some(facts), true),
+        Err(error) => match error.kind {
+            PortErrorKind::Unavailable => (None, false),
+            // It answers, if nothing of use.
+            PortErrorKind::Garbled { .. } => (None, true),
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. } => return Err(error.into()),
+        },
+    };
     let as_before = match (&now, &reset.boot_id_before) {
+        (None, _) if answers => true,
         // It answered before and has gone down, or has booted since.
         (None, Some(_)) => return Ok(Settled::Happened),
         (Some(now), Some(before)) if now.boot_id != *before => return Ok(Settled::Happened),
@@ -105,7 +123,7 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
 pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, StepError> {
     last_look(cx, node).await?;
     stage_again(cx, node).await?;
-    let boot_id_before = facts(cx, node).await?.map(|facts| facts.boot_id);
+    let boot_id_before = boot_id(cx, node).await?;
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
     // Not when this call began: how long ago it was meant tells later whether it can still happen.
@@ -141,6 +159,13 @@ async fn may_reset(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<()
     Ok(())
 }
 
+/// A node that is not to be wiped now must not be by a restart of its own, while an operator is asked. [`stage_again`] takes that back.
+async fn disarm(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
+    cx.guard().await?;
+    cx.ports.netboot.withdraw(node).await?;
+    Ok(())
+}
+
 /// Asks the operator unless the node is closed and empty.
 async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     let objections = objections(cx, node).await?;
@@ -151,6 +176,11 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     for objection in objections {
         question = question.seen(objection);
     }
+    question = question.seen(match disarm(cx, node).await {
+        Ok(()) => "its boot ticket is withdrawn for now: if it netboots, nothing is installed".to_owned(),
+        Err(error) if error.is_lost() => return Err(error),
+        Err(error) => format!("its boot ticket could NOT be withdrawn ({}): if it netboots now, its disk is overwritten", error.chain()),
+    });
     Err(StepError::ask(
         question
             .answer("retry", AnswerEffect::Retry, "looks again, and resets the node if it is closed and empty then")

@@ -78,8 +78,8 @@ pub(super) async fn word_of(cx: &StepCx<'_>, node: &NodeName) -> Result<Word, St
         Ok(facts) => Ok(Word::Facts(Box::new(facts))),
         Err(error) => match error.kind {
             PortErrorKind::Unavailable => Ok(Word::Silent),
-            PortErrorKind::Refused { reason } => Ok(Word::Stranger(reason)),
-            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Garbled { .. } | PortErrorKind::Denied { .. } => Err(error.into()),
+            PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => Ok(Word::Stranger(reason)),
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => Err(error.into()),
         },
     }
 }

@@ -1,9 +1,13 @@
 //! What an operator was shown by a question, so that an answer is about that and nothing else.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::engine::StepCx;
+use crate::engine::{StepCx, StepError};
+
+/// The answer that takes what was shown as good.
+pub(super) const ACCEPT: &str = "accept";
 
 /// Written down right before it is asked about: the question is another entry of the journal, and may never have been asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,4 +31,40 @@ impl<T> Shown<T> {
 /// When the newest answer came to a question of this step; None on the way back before one has come there.
 pub(super) fn newest_answer(cx: &StepCx<'_>) -> Option<Timestamp> {
     cx.answered_at()
+}
+
+/// What an operator takes as good: the checkpoint of a step that asks about one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Accepted<T> {
+    /// By an answer before.
+    accepted: Option<T>,
+    /// By the newest one, if that is so.
+    shown: Shown<T>,
+}
+
+impl<T: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync> Accepted<T> {
+    /// What is taken as good. True: by the newest answer, which is not written down yet.
+    fn read(cx: &StepCx<'_>) -> Result<(Option<T>, bool), StepError> {
+        let Some(Accepted { accepted, shown }) = cx.checkpoint::<Accepted<T>>()? else { return Ok((None, false)) };
+        let is_new = shown.answer(cx) == Some(ACCEPT) && accepted.as_ref() != Some(&shown.what);
+        Ok((if is_new { Some(shown.what) } else { accepted }, is_new))
+    }
+
+    pub(super) fn is(cx: &StepCx<'_>, what: &T) -> Result<bool, StepError> {
+        Ok(Self::read(cx)?.0.as_ref() == Some(what))
+    }
+
+    /// Writes the newest answer down, before anything else is asked: it is the newest one no more then.
+    pub(super) async fn keep(cx: &StepCx<'_>) -> Result<(), StepError> {
+        if let (Some(what), true) = Self::read(cx)? {
+            cx.save(&Accepted { shown: Shown::now(cx, what.clone()), accepted: Some(what) }, "taken as good by an operator").await?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what is about to be shown.
+    pub(super) async fn is_about_to_show(cx: &StepCx<'_>, what: T, note: &str) -> Result<(), StepError> {
+        let (accepted, _) = Self::read(cx)?;
+        cx.save(&Accepted { accepted, shown: Shown::now(cx, what) }, note).await
+    }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
 
+use super::shown::{ACCEPT, Accepted};
 use super::{Close, DeployOpenStack, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::PortErrorKind;
@@ -38,6 +40,8 @@ pub struct VerifyHypervisor;
 
 enum Seen {
     Back(VerifiedHypervisor),
+    /// It is back, and Placement has less of it than before, or does not say: what is missing.
+    Less(String),
     NotYet(String),
 }
 
@@ -66,19 +70,33 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     }
     let mut inventory = BTreeMap::new();
     if let Some(before) = before {
-        // nova-compute reports it once a minute.
-        let now = match cx.ports.compute.inventory(&node).await {
-            Ok(now) => now,
-            Err(error) if error.kind == PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
-            Err(error) => return Err(error.into()),
+        let less = match cx.ports.compute.inventory(&node).await {
+            Ok(now) => {
+                inventory = now;
+                less(&before, &inventory).join(", ")
+            }
+            Err(error) => match error.kind {
+                PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
+                PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown => return Err(error.into()),
+                PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => StepError::from(error).chain(),
+            },
         };
-        let less = less(&before, &now);
-        if !less.is_empty() {
-            return Ok(Seen::NotYet(format!("Placement has less of it than before: {}", less.join(", "))));
+        if !less.is_empty() && !Accepted::is(cx, &less)? {
+            return Ok(Seen::Less(less));
         }
-        inventory = now;
     }
     Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
+}
+
+/// What Placement has is reported by nova-compute once a minute; some of it only when drivers have settled. After so long that is a question.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10 * 60);
+
+fn question_less(node: &NodeName, less: String) -> Question {
+    Question::new(format!("{node} is renewed, and Placement has less of it than before: what now?"))
+        .seen(less)
+        .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it: the drivers on the node, nova-compute's configuration")
+        .answer(ACCEPT, AnswerEffect::Retry, format!("takes that as all that {node} must have, as where its configuration was changed on purpose"))
+        .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed"))
 }
 
 /// Another kernel keeps some more memory for itself, or less: one part in so many is no DIMM.
@@ -90,11 +108,12 @@ fn is_short(before: u64, now: u64) -> bool {
     now < before - before / MEMORY_OF_A_KERNEL
 }
 
-/// What there is less of than before, one phrase each. Not of disk: on shared storage it is that of the whole pool, which changes as disks of it come and go.
+/// What there is less of than before, one phrase each. Not of disk: on shared storage it is that of the whole pool, which changes as disks of it come and go. Nor of
+/// encrypted guests: Nova says 2147483647 where it does not know the number, and may know it after an update.
 fn less(before: &BTreeMap<String, u64>, now: &BTreeMap<String, u64>) -> Vec<String> {
     let now = |class: &str| now.get(class).copied().unwrap_or(0);
     let is_less = |class: &str, before: u64| match class {
-        "DISK_GB" => false,
+        "DISK_GB" | "MEM_ENCRYPTION_CONTEXT" => false,
         "MEMORY_MB" => is_short(before, now(class)),
         _ => now(class) < before,
     };
@@ -115,14 +134,22 @@ impl Step for VerifyHypervisor {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedHypervisor>, StepError> {
         Ok(match look(cx).await? {
             Seen::Back(verified) => Observed::AlreadyDone(verified),
+            Seen::Less(why) => Observed::ToDo { would: format!("wait until Placement has as much of {} as before; now: {why}", cx.target()) },
             Seen::NotYet(why) => Observed::ToDo { would: format!("wait until {} is back in Nova; now: {why}", cx.target()) },
         })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedHypervisor>, StepError> {
-        let after = Duration::from_millis(order(cx)?.rules.node_poll_ms);
+        let order = order(cx)?;
+        let after = Duration::from_millis(order.rules.node_poll_ms);
+        Accepted::<String>::keep(cx).await?;
         Ok(match look(cx).await? {
             Seen::Back(verified) => Progress::Done(verified),
+            Seen::Less(less) if cx.tried_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
+                Accepted::is_about_to_show(cx, less.clone(), "Placement has less of it").await?;
+                return Err(StepError::ask(question_less(&order.node, less)));
+            }
+            Seen::Less(less) => Progress::LookAgain { after, note: format!("Placement has less of it than before: {less}") },
             Seen::NotYet(note) => Progress::LookAgain { after, note },
         })
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::shown::Shown;
+use super::shown::{ACCEPT, Shown};
 use super::{Close, TakeStock, VerifyHypervisor, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
@@ -26,8 +26,6 @@ pub struct VerifiedNode {
 /// Done when every check of the order has come out well, and an operator has said so of what could not be compared.
 pub struct VerifyNode;
 
-/// The answer that takes what could not be compared as it is.
-const ACCEPT: &str = "accept";
 /// Under which name what the hypervisor offers is accepted. (No check has a name with a blank.)
 const OFFERED: &str = "what it offers";
 

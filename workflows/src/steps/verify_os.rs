@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::shown::Shown;
+use super::shown::{ACCEPT, Accepted};
 use super::{Close, TakeStock, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
@@ -17,25 +17,6 @@ pub struct VerifiedOs {
 /// A wrong version is a question at once: waiting does not change it, and the disk is not written a second time unasked. So is a wrong name: under it
 /// nova-compute would be another service, which Nova opens to everybody at once.
 pub struct VerifyOs;
-
-/// The answer that takes the node's name as it is.
-const ACCEPT: &str = "accept";
-
-/// The name that an operator takes as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Accepted {
-    /// By an answer before.
-    name: Option<String>,
-    /// By the newest one, if that is so.
-    shown: Shown<String>,
-}
-
-/// That name. True: by the newest answer, which is not written down yet.
-fn accepted(cx: &StepCx<'_>) -> Result<(Option<String>, bool), StepError> {
-    let Some(Accepted { name, shown }) = cx.checkpoint()? else { return Ok((None, false)) };
-    let is_new = shown.answer(cx) == Some(ACCEPT) && name.as_ref() != Some(&shown.what);
-    Ok((if is_new { Some(shown.what) } else { name }, is_new))
-}
 
 /// What the node says, and what of it is not as ordered, as `what: expected X, found Y`.
 struct Seen {
@@ -72,7 +53,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let mut seen = Seen { os, hostname: facts.hostname, differences, wrong_name: None };
     // A dry run has ordered nothing: how the node is called now is how it is found.
     if cx.begun().is_some() {
-        let is_accepted = accepted(cx)?.0.as_ref() == Some(&seen.hostname);
+        let is_accepted = Accepted::is(cx, &seen.hostname)?;
         // One that was left closed may have been left for its name.
         let was_left = cx.output::<Close>()?.is_some_and(|closed| closed.was_left(cx.id));
         let found = cx.output::<TakeStock>()?.and_then(|stock| stock.hostname).filter(|_| !was_left);
@@ -102,10 +83,7 @@ impl Step for VerifyOs {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedOs>, StepError> {
         let node = order(cx)?.node;
-        // Before anything else is asked: it is the newest answer no more then.
-        if let (name, true) = accepted(cx)? {
-            cx.save(&Accepted { shown: Shown::now(cx, name.clone().unwrap_or_default()), name }, "its name is taken as good by an operator").await?;
-        }
+        Accepted::<String>::keep(cx).await?;
         let seen = look(cx).await?;
         if seen.all().next().is_none() {
             return Ok(Progress::Done(seen.os));
@@ -118,8 +96,7 @@ impl Step for VerifyOs {
         if seen.wrong_name.is_some() {
             let consequence = format!("goes on under the name {}, under which nova-compute may report to Nova, if all else is as ordered", seen.hostname);
             question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
-            let (name, _) = accepted(cx)?;
-            cx.save(&Accepted { name, shown: Shown::now(cx, seen.hostname.clone()) }, "another host name").await?;
+            Accepted::is_about_to_show(cx, seen.hostname.clone(), "another host name").await?;
         }
         Err(StepError::ask(question.answer("leave", AnswerEffect::Leave, "ends here; the node stays closed")))
     }

@@ -1,6 +1,6 @@
 //! What is written down of the moves off one node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,17 @@ use super::{Evacuated, TRIES_MAX};
 use crate::clock::Timestamp;
 use crate::ports::{InstanceId, Move, RequestId};
 
+/// Migration records, by uuid and status.
+pub(in crate::steps) type Disregarded = BTreeSet<(String, String)>;
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Moves {
     pub(super) instances: BTreeMap<InstanceId, Moving>,
     /// Since when each of those that are busy has been seen to be.
     pub(super) busy: BTreeMap<InstanceId, Timestamp>,
+    /// Since when it has been the turn of each one's owner.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) owners: BTreeMap<InstanceId, Timestamp>,
     /// Since when no host could be chosen because nobody said what is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) no_choice: Option<Timestamp>,
@@ -30,8 +36,8 @@ pub(super) struct Moves {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) turn: Option<Turn>,
     /// Unfinished migration records that an operator takes as over, each with its status then: it counts again once that is another.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) disregarded: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(super) disregarded: Disregarded,
     /// When an operator last answered something else than that what has failed is to be tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) not_forgiven: Option<Timestamp>,

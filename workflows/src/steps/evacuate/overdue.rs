@@ -75,7 +75,9 @@ impl Evacuation<'_, '_> {
                 let why = self.not_stopped.get(&id).map_or("Nova was asked to", String::as_str);
                 line = format!("{line}; it is to be stopped since {} ({why})", stop.at);
             }
-            let quiet = self.cx.ports.instances.get(&id).await?.filter(|instance| busy(instance).is_none());
+            // (Past the deadline even one that has arrived this moment is late.)
+            let is_late_by_itself = now.since(self.waited_since(&moving)) >= self.may_take(&id, &moving);
+            let quiet = self.cx.ports.instances.get(&id).await?.filter(|instance| is_late_by_itself && busy(instance).is_none());
             if let (Some(ours), Some(instance)) = (ours.as_ref().filter(|ours| ours.state == MigrationState::InProgress), quiet) {
                 line = format!("{line}; it is on {}, and nothing happens to it (migration {})", instance.host.as_deref().unwrap_or("no host"), ours.uuid);
                 self.records.insert(ours.uuid.clone(), ours.status.clone());

@@ -41,13 +41,16 @@ impl Stuck {
         Stuck { lines: vec![line], ..Stuck::default() }
     }
 
-    fn with_answers(&self, node: &NodeName, question: Question) -> Question {
+    fn with_answers(&self, node: &NodeName, undoing: bool, question: Question) -> Question {
         let mut question = self.lines.iter().fold(question, |question, line| question.seen(line.clone()));
         if self.can_be_stopped {
-            question = question.answer(STOP, AnswerEffect::Retry, "has Nova stop the live migrations that do not end: those instances stay where they are, running, and are asked about again once all else is done");
+            let then = if undoing { format!("and {node} is given back then") } else { "and are asked about again once all else is done".to_owned() };
+            let consequence = format!("has Nova stop the live migrations that do not end: those instances stay where they are, running, {then}");
+            question = question.answer(STOP, AnswerEffect::Retry, consequence);
         }
         if !self.records.is_empty() {
-            let consequence = format!("takes as over what Nova has as unfinished, for as long as nothing comes of it, and has {node} renewed all the same: migration {}", self.records.join(", "));
+            let then = if undoing { format!("and {node} is given back") } else { format!("and {node} is renewed all the same") };
+            let consequence = format!("takes as over what Nova has as unfinished, for as long as nothing comes of it, {then}: migration {}", self.records.join(", "));
             question = question.answer(DISREGARD, AnswerEffect::Retry, consequence);
         }
         question
@@ -73,7 +76,7 @@ pub(super) fn question(node: &NodeName, stuck: &Stuck) -> Question {
     };
     let question = Question::new(text).answer("retry", AnswerEffect::Retry, retry);
     stuck
-        .with_answers(node, question)
+        .with_answers(node, false, question)
         .answer("unwind", AnswerEffect::Unwind, format!("gives {node} back as it was found, once what still moves has ended; what has been moved stays where it is"))
         .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
 }
@@ -82,5 +85,5 @@ pub(super) fn question(node: &NodeName, stuck: &Stuck) -> Question {
 pub(super) fn question_endless(node: &NodeName, stuck: &Stuck) -> Question {
     let text = format!("moves off {node} that were begun do not end, and the renewal is being taken back: what now?");
     let question = Question::new(text).answer("retry", AnswerEffect::Retry, "waits for them as long again");
-    stuck.with_answers(node, question).answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
+    stuck.with_answers(node, true, question).answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed, with what is left on it"))
 }
