@@ -9,21 +9,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 use turnaround_config::NodeName;
 
-use self::class::{Class, Whom, busy, classify, summary};
+use self::class::{busy, summary};
 use self::moves::{Disregarded, MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
 use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
 use super::shown::newest_answer;
 use super::{order, queues};
-use crate::clock::Timestamp;
 use crate::engine::{Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
-use crate::ports::{
-    Instance, InstanceId, Migration, MigrationKind, MigrationState, Move, MoveStarted, PortErrorKind,
-};
+use crate::ports::{Instance, InstanceId, Migration, MigrationState, Move};
 use crate::store::Queue;
 use crate::updates::NodeOrder;
 
@@ -34,27 +30,14 @@ mod outcome;
 mod overdue;
 mod questions;
 mod room;
+mod starting;
+mod waiting;
 
 pub use cluster::{ClusterNodesFound, FindClusterNodes, MoveClusterNodes};
 
 /// Moves of one instance that are tried before it becomes a question: the scheduler may have chosen a bad target the
 /// first time, and twice is no accident.
 const TRIES_MAX: u32 = 2;
-/// After an answer was lost, Nova shows a migration record within this time if it took the request.
-// Observed: about 1 s; ten times that for a loaded conductor.
-const RECORD_APPEARS: Duration = Duration::from_secs(10);
-/// An instance that is busy is waited for so long before it becomes a question: most are being built, rebooted or
-/// stopped, which takes seconds. The snapshot of a large disk takes minutes.
-const BUSY_MAX: Duration = Duration::from_secs(15 * 60);
-/// How far a live migration is is told in steps of so many percent: each step is two entries of the journal.
-const PROGRESS_STEP: u32 = 20;
-/// Nova's words where it refuses a move for what the instance itself is doing, with 409: a tenant was quicker.
-const NOT_THE_HOST: &str = "while it is in task_state";
-/// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
-// Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
-const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
-/// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
-const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evacuated {
@@ -329,7 +312,6 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         })
     }
 
-
     /// Writes down whom a question names that is asked now, and whose migrations it offers to stop.
     async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeMap<InstanceId, String>, undoing: bool) -> Result<(), StepError> {
         let instances = ids.into_iter().filter_map(|id| Some((id.clone(), self.moves.instances.get(&id)?.asked))).collect();
@@ -364,317 +346,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         self.scene.on_node.iter().any(|instance| instance.id == *id)
     }
 
-
-    /// Whoever opens a node wants instances on it.
-    async fn must_be_closed(&self) -> Result<(), StepError> {
-        if self.cx.ports.compute.service(&self.order.node).await?.enabled {
-            return Err(StepError::ask(question_opened(&self.order.node, self.scene.on_node.len())));
-        }
-        Ok(())
-    }
-
-    /// Asks if there is none for all that is to leave. Once something has moved, the rest is better moved too as far as it goes.
-    async fn must_have_room(&mut self) -> Result<(), StepError> {
-        if !self.moves.instances.is_empty() || room::leaving(&self.scene.on_node, self.order.rules.pinned).is_empty() {
-            return Ok(());
-        }
-        let elsewhere = self.elsewhere().await?;
-        if let Proof::NoRoom { why } = elsewhere.prove(&room::leaving(&self.scene.on_node, self.order.rules.pinned)) {
-            return Err(StepError::ask(room::question(&self.order.node, &why)));
-        }
-        self.elsewhere = Some(elsewhere);
-        Ok(())
-    }
-
-    /// What is on the node, but for nodes of the Kubernetes cluster that take pods: they have come here since its nodes were moved.
-    async fn without_undrained(&mut self) -> Result<Vec<Instance>, StepError> {
-        let undrained = cluster::undrained(self.cx, self.order, &self.scene.on_node).await?;
-        let mut waiting = self.scene.on_node.clone();
-        waiting.retain(|instance| !undrained.iter().any(|(id, _)| *id == instance.id));
-        for (id, node) in undrained {
-            if !self.moves.instances.get(&id).is_some_and(Moving::is_under_way) {
-                let line = format!("{id} is node {node} of the Kubernetes cluster, and has come since its nodes were moved: drain it (`kubectl drain {node}`)");
-                self.blocked.push((id, line));
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// Asks Nova for as many more moves of `waiting` as there is room for.
-    async fn start_more(&mut self, waiting: Vec<Instance>) -> Result<(), StepError> {
-        let rules = &self.order.rules;
-        for instance in waiting {
-            let known = self.moves.instances.get(&instance.id);
-            if known.is_some_and(Moving::is_under_way) {
-                continue;
-            }
-            let tries = known.map_or(0, |moving| self.tries(moving));
-            if tries >= TRIES_MAX {
-                continue;
-            }
-            match classify(&instance, rules.pinned) {
-                Class::Wait { why } => drop(self.wait_for(&instance, &why)),
-                Class::Block { why, by: Whom::Owner } if rules.owner_wait_ms > 0 => self.wait_for_owner(&instance, &why),
-                Class::Block { why, .. } => self.blocked.push((instance.id.clone(), format!("{} ({}) {why}", instance.name, instance.id))),
-                Class::Move(how) => {
-                    if self.in_flight() >= rules.moves_at_once as usize {
-                        continue;
-                    }
-                    if self.must_keep_apart(&instance).await? {
-                        continue;
-                    }
-                    self.start(&instance, how, tries).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Instances that have left by a move of somebody else's, which is not confirmed yet: Nova lists them on their new host only, and keeps their old disk
-    /// here until then, for ever if nobody says anything. And those that live elsewhere, quietly, with a migration from here or to here that never ended:
-    /// Nova keeps such records where moves have crossed, or their host went away in between.
-    async fn find_unconfirmed(&mut self) -> Result<(), StepError> {
-        for migration in self.scene.moving.clone() {
-            let id = &migration.instance;
-            let ours = self.moves.instances.get(id).is_some_and(Moving::is_under_way);
-            // One that was on the node at this look, as one that has come here is, is told about there.
-            if ours || self.is_here(id) {
-                continue;
-            }
-            let Some(instance) = self.cx.ports.instances.get(id).await? else { continue };
-            if migration.state != MigrationState::AwaitsConfirmation {
-                if busy(&instance).is_none() && instance.vm_state != "resized" {
-                    self.wait_for_record(&instance, &[&migration]);
-                }
-                continue;
-            }
-            let what = match migration.kind {
-                MigrationKind::Resize => "a resize",
-                MigrationKind::Live | MigrationKind::Cold | MigrationKind::Evacuation => "somebody's cold migration",
-            };
-            let line = format!(
-                "{} ({id}) has left by {what} that waits to be confirmed or reverted: until then its old disk is on {}",
-                instance.name, self.order.node
-            );
-            self.blocked.push((id.clone(), line));
-        }
-        self.forget_busy();
-        Ok(())
-    }
-
-    /// Waits for migrations to end that are not over, though nothing happens to the instance. Some never do.
-    fn wait_for_record(&mut self, instance: &Instance, records: &[&Migration]) {
-        let told = |record: &&Migration| format!("`{}` since {} (migration {})", record.status, record.created, record.uuid);
-        let told: Vec<String> = records.iter().map(told).collect();
-        let host = instance.host.as_deref().unwrap_or("no host");
-        let why = format!("is on {host} and nothing happens to it, and Nova has it as still being moved: {}", told.join(", "));
-        if self.wait_for(instance, &why) {
-            self.records.extend(records.iter().map(|record| (record.uuid.clone(), record.status.clone())));
-        }
-    }
-
-    /// Tries that count: those since the operator last asked for another one.
-    fn tries(&self, moving: &Moving) -> u32 {
-        if self.is_forgiven(moving) { 0 } else { moving.tries }
-    }
-
-    /// Has an operator asked for another try since it was tried?
-    fn is_forgiven(&self, moving: &Moving) -> bool {
-        self.cx.tried_since().is_some_and(|since| Some(moving.asked).max(self.moves.not_forgiven) < Some(since))
-    }
-
-    async fn start(&mut self, instance: &Instance, how: Move, tries: u32) -> Result<(), StepError> {
-        let before_this = self.moves.instances.get(&instance.id);
-        let named_before = before_this.filter(|moving| !self.is_forgiven(moving)).and_then(|moving| moving.to.clone());
-        let was_sent_to_a_host = named_before.is_some();
-        // A try of ours that failed may have left it otherwise, unless a person has looked at it since.
-        let found = match before_this {
-            Some(moving) if tries > 0 || was_sent_to_a_host => moving.found.clone(),
-            Some(_) | None => instance.vm_state.clone(),
-        };
-        let before = self.cx.ports.instances.migrations(&instance.id).await?;
-        let is_open = |migration: &&Migration| migration.state == MigrationState::InProgress && !self.is_disregarded(migration);
-        let open: Vec<&Migration> = before.iter().filter(is_open).collect();
-        if !open.is_empty() {
-            // It has just arrived: its last move is not over, though it runs here already.
-            self.wait_for_record(instance, &open);
-            return Ok(());
-        }
-        let was_unheard = before_this.is_some_and(|moving| moving.unheard);
-        let to = if (tries == 0 || was_unheard) && !was_sent_to_a_host { self.choose_host(instance).await? } else { None };
-        let moving = Moving {
-            name: instance.name.clone(),
-            how,
-            found,
-            tries: if to.is_some() { tries } else { tries + 1 },
-            to: to.clone(),
-            unheard: false,
-            progress: None,
-            stop: None,
-            // Not when this look began: how long ago it was tells later whether Nova can have taken it.
-            asked: self.cx.just_now().await,
-            before: before.into_iter().map(|migration| migration.uuid).collect(),
-            stage: MoveStage::Intended,
-        };
-        self.moves.instances.insert(instance.id.clone(), moving);
-        self.changed = true;
-        self.write_down().await?;
-        self.cx.guard().await?;
-        match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
-            Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
-            Err(error) => match error.kind {
-                PortErrorKind::OutcomeUnknown => {}
-                PortErrorKind::NotFound => self.set(&instance.id, MoveStage::Gone),
-                PortErrorKind::Refused { ref reason } => {
-                    let reason = reason.clone();
-                    let of_the_instance = reason.contains(NOT_THE_HOST);
-                    self.set(&instance.id, MoveStage::Failed { reason });
-                    if of_the_instance {
-                        self.forget_unheard(&instance.id);
-                    } else {
-                        self.remember_not_taken(&instance.id);
-                    }
-                }
-                PortErrorKind::Unavailable | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => {
-                    // Nothing was asked: the try does not count.
-                    self.set(&instance.id, MoveStage::Failed { reason: error.to_string() });
-                    // Whoever may move instances may not always name a host: then the next try names none.
-                    let away = error.kind == PortErrorKind::Unavailable;
-                    if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
-                        moving.tries = tries;
-                        if away {
-                            (moving.to, moving.unheard) = (named_before, was_unheard);
-                        }
-                    }
-                    self.write_down().await?;
-                    return Err(error.into());
-                }
-            },
-        }
-        Ok(())
-    }
-
-    /// Is another of a server group of its on its way? Nova's scheduler keeps it apart only from what has arrived.
-    async fn must_keep_apart(&mut self, instance: &Instance) -> Result<bool, StepError> {
-        self.look_elsewhere().await?;
-        let Some(elsewhere) = &self.elsewhere else { return Ok(false) };
-        let under_way = |id: &InstanceId| self.moves.instances.get(id).is_some_and(Moving::is_under_way);
-        let keeps_apart = elsewhere.keeps_apart(&instance.id, under_way);
-        // Not where the other's move does not end: nobody should wait for that unasked.
-        self.apart += usize::from(elsewhere.keeps_apart(&instance.id, |id| self.is_waited_for(id)));
-        Ok(keeps_apart)
-    }
-
-    /// Where it can stay for the rest of the rollout.
-    async fn choose_host(&mut self, instance: &Instance) -> Result<Option<String>, StepError> {
-        if self.order.later.is_empty() {
-            return Ok(None);
-        }
-        self.look_elsewhere().await?;
-        Ok(self.elsewhere.as_mut().and_then(|elsewhere| elsewhere.choose(instance, &self.moves.not_taken_by)))
-    }
-
-    /// Sees to it that it is known in this look what is free elsewhere. What only makes a better choice must not hold an evacuation up for long.
-    async fn look_elsewhere(&mut self) -> Result<(), StepError> {
-        if self.elsewhere.is_some() {
-            return Ok(());
-        }
-        let elsewhere = match self.elsewhere().await {
-            Ok(elsewhere) => elsewhere,
-            Err(error) if self.has_patience() => return Err(error),
-            Err(error) => {
-                warn!(node = %self.order.node, error = %error.chain(), "no host is chosen for what is moved: Nova chooses");
-                Elsewhere::unknown()
-            }
-        };
-        self.elsewhere = Some(elsewhere);
-        Ok(())
-    }
-
-    /// What is free elsewhere. For [`CHOICE_WAITS_MAX`] all of it has to be told, and then no more than the hosts.
-    async fn elsewhere(&mut self) -> Result<Elsewhere, StepError> {
-        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
-        let patience = if self.has_patience() { Patience::Waits } else { Patience::GoesOn };
-        let looked = Elsewhere::look(self.cx, self.order, &leaving, patience).await;
-        if looked.as_ref().is_ok_and(|elsewhere| !elsewhere.is_kept_waiting()) {
-            self.changed |= self.moves.no_choice.take().is_some();
-        } else if self.no_choice().is_none() {
-            self.moves.no_choice = Some(self.cx.now());
-            self.changed = true;
-            self.write_down().await?;
-        }
-        if let Ok(elsewhere) = &looked
-            && elsewhere.is_kept_waiting()
-        {
-            warn!(node = %self.order.node, unproven = elsewhere.unproven(), "goes on without what nobody tells");
-        }
-        looked
-    }
-
-    /// Is what makes a better choice still waited for?
-    fn has_patience(&self) -> bool {
-        self.no_choice().is_none_or(|since| self.cx.now().since(since) < CHOICE_WAITS_MAX)
-    }
-
-    /// Since when no host can be chosen.
-    fn no_choice(&self) -> Option<Timestamp> {
-        self.moves.no_choice.filter(|since| self.cx.now().since(*since) < CHOICE_IS_OLD)
-    }
-
-    fn wait_for(&mut self, instance: &Instance, why: &str) -> bool {
-        let since = self.waits_since(instance);
-        let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
-        let is_too_long = self.cx.now().since(since) >= BUSY_MAX;
-        if is_too_long {
-            self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));
-        }
-        is_too_long
-    }
-
-    /// Notes that it is its owner's turn; one who has not come for too long is a matter for an operator, whose answer does not begin that anew.
-    fn wait_for_owner(&mut self, instance: &Instance, why: &str) {
-        let now = self.cx.now();
-        // What it is busy with meanwhile has a time of its own: perhaps its owner has come.
-        self.changed |= !self.moves.owners.contains_key(&instance.id);
-        let since = *self.moves.owners.entry(instance.id.clone()).or_insert(now);
-        if self.cx.now().since(since) >= Duration::from_millis(self.order.rules.owner_wait_ms) {
-            let line = format!("{} ({}) {why}; its owner has been waited for since {since}", instance.name, instance.id);
-            self.blocked.push((instance.id.clone(), line));
-        } else {
-            self.waited_for.insert(instance.id.clone());
-            self.owners.insert(instance.id.clone());
-        }
-    }
-
-    /// Since when it is waited for: from now on, if it has not been before.
-    fn waits_since(&mut self, instance: &Instance) -> Timestamp {
-        let now = self.cx.now();
-        self.waited_for.insert(instance.id.clone());
-        self.changed |= !self.moves.busy.contains_key(&instance.id);
-        *self.moves.busy.entry(instance.id.clone()).or_insert(now)
-    }
-
-    /// Will others leave without anybody's help, once they are no longer busy, or another of their group has arrived? (None of it lasts: who is
-    /// busy for too long is stuck.) While a question is open nothing is moved.
-    fn waits_for_others(&self) -> bool {
-        // An owner may take hours: what an operator has to know is asked meanwhile.
-        let waits_for = |id: &InstanceId| !self.is_blocked(id) && (!self.owners.contains(id) || self.stuck().is_empty());
-        self.apart > 0 || self.waited_for.iter().any(waits_for)
-    }
-
-    fn is_blocked(&self, id: &InstanceId) -> bool {
-        self.blocked.iter().any(|(blocked, _)| blocked == id)
-    }
-
     fn is_disregarded(&self, migration: &Migration) -> bool {
         is_disregarded(migration, &self.disregarded)
-    }
-
-    /// Those that nobody waits for any more.
-    fn forget_busy(&mut self) {
-        let before = self.moves.busy.len();
-        self.moves.busy.retain(|id, _| self.waited_for.contains(id));
-        self.changed |= self.moves.busy.len() != before;
     }
 
     fn set(&mut self, id: &InstanceId, stage: MoveStage) {
