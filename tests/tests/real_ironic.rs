@@ -53,6 +53,7 @@ impl Bed {
 
     /// What an earlier run may have left behind.
     async fn tidy(&self) {
+        self.unprotect().await;
         self.call(Method::PUT, &format!("/nodes/{}/maintenance", self.name), Some(json!({}))).await;
         self.call(Method::DELETE, &format!("/nodes/{}", self.name), None).await;
         let (_, ports) = self.call(Method::GET, &format!("/ports?address={MAC}"), None).await;
@@ -78,6 +79,12 @@ impl Bed {
         self.patch(first).await;
         self.provision("active").await;
         self.settled("active").await;
+    }
+
+    /// A renewed node is protected by us, also from being removed.
+    async fn unprotect(&self) {
+        let no_more = json!([{ "op": "replace", "path": "/protected", "value": false }]);
+        self.call(Method::PATCH, &format!("/nodes/{}", self.name), Some(no_more)).await;
     }
 
     /// A call by hand.
@@ -116,6 +123,7 @@ impl Bed {
 
     /// Takes the node away again.
     async fn done(self) {
+        self.unprotect().await;
         self.call(Method::PUT, &format!("/nodes/{}/maintenance", self.name), Some(json!({}))).await;
         let (status, said) = self.call(Method::DELETE, &format!("/nodes/{}", self.name), None).await;
         assert_eq!(status, 204, "{said}");
