@@ -134,6 +134,18 @@ async fn what_is_free_on_each_host_is_told() {
 }
 
 #[tokio::test]
+async fn what_placement_has_of_a_host_is_told() {
+    let bed = bed!("what_placement_has_of_a_host_is_told");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site().await);
+    let ports = site.ports();
+    let hypervisor = ports.compute.hypervisor(&node_of(&host)).await.unwrap();
+    let inventory = ports.compute.inventory(&node_of(&host)).await.unwrap();
+    assert_eq!((inventory.get("VCPU").copied(), inventory.get("MEMORY_MB").copied()), (Some(u64::from(hypervisor.vcpus)), Some(hypervisor.memory_mb)), "{inventory:?}");
+    let error = ports.compute.inventory(&node_of("turnaround-nowhere")).await.unwrap_err();
+    assert!(matches!(error.kind, PortErrorKind::NotFound | PortErrorKind::Refused { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn server_groups_of_every_project_are_told_with_their_rule_and_their_members() {
     let bed = bed!("server_groups_of_every_project_are_told_with_their_rule_and_their_members");
     let (hosts, site) = (bed.hosts().await, bed.site().await);

@@ -265,7 +265,7 @@ async fn an_answer_of_another_shape_or_without_an_end_is_garbled_and_not_quoted(
 #[tokio::test]
 async fn the_microversion_is_pinned_and_hypervisors_are_asked_in_one_that_still_tells_their_size() {
     let cloud = Cloud::start().await;
-    let hypervisor = |host: &str, name: &str| json!({ "hypervisor_hostname": name, "state": "up", "vcpus": 64, "memory_mb": 512_000, "service": { "host": host }, "servers": [{ "uuid": "one", "name": "x" }] });
+    let hypervisor = |host: &str, name: &str| json!({ "id": format!("{host}-id"), "hypervisor_hostname": name, "state": "up", "vcpus": 64, "memory_mb": 512_000, "service": { "host": host }, "servers": [{ "uuid": "one", "name": "x" }] });
     let both =
         json!({ "hypervisors": [hypervisor("compute10", "compute10.example"), hypervisor("compute1", "compute1.example")] });
     cloud.reply("GET", "/v2.1/os-hypervisors/detail", [Reply::json(200, &both)]);
@@ -332,6 +332,30 @@ async fn what_is_free_is_asked_of_placement_and_whatever_is_wrong_there_is_said(
     let hypervisors = cloud.asked("GET", "/v2.1/os-hypervisors/detail");
     assert!(hypervisors[1].path.contains("marker=h1"), "{}", hypervisors[1].path);
     assert_eq!(hypervisors[1].headers["openstack-api-version"], "compute 2.87");
+}
+
+#[tokio::test]
+async fn what_placement_has_of_a_host_is_the_sum_of_its_parts_and_one_that_has_gone_has_nothing() {
+    let cloud = Cloud::start().await;
+    let mut clouds = cloud.clouds();
+    clouds["clouds"]["fake"]["placement_endpoint_override"] = format!("http://{}/placement/", cloud.address).into();
+    let ports = Site::new(&clouds, "fake").with_node("gpu-01", "compute1").ports();
+    let inventory = async || ports.compute.inventory(&node("gpu-01")).await;
+    let hypervisor = json!({ "id": "h1", "hypervisor_hostname": "compute1", "state": "up", "service": { "host": "compute1" } });
+    cloud.reply("GET", "/v2.1/os-hypervisors/detail", [Reply::json(200, &json!({ "hypervisors": [hypervisor] }))]);
+    let tree = |parts: &[&str]| Reply::json(200, &json!({ "resource_providers": parts.iter().map(|uuid| json!({ "uuid": uuid })).collect::<Vec<_>>() }));
+    cloud.reply("GET", "/placement/resource_providers", [tree(&[]), tree(&["h1", "gpu-a", "gpu-b", "gone"])]);
+    let has = |class: &str, total: u64| Reply::json(200, &json!({ "inventories": { class: { "total": total, "reserved": 1 } } }));
+    cloud.reply("GET", "/placement/resource_providers/h1/inventories", [has("VCPU", 64)]);
+    cloud.reply("GET", "/placement/resource_providers/gpu-a/inventories", [has("VGPU", 4)]);
+    cloud.reply("GET", "/placement/resource_providers/gpu-b/inventories", [has("VGPU", 8)]);
+    let gone = json!({ "errors": [{ "status": 404, "detail": "No resource provider with uuid gone found" }] });
+    cloud.reply("GET", "/placement/resource_providers/gone/inventories", [Reply::json(404, &gone), Reply::text(404, "nginx")]);
+    assert_eq!(inventory().await.unwrap_err().kind, PortErrorKind::NotFound, "Placement has no such host");
+    assert_eq!(inventory().await.unwrap(), [("VCPU".to_owned(), 64), ("VGPU".to_owned(), 12)].into());
+    assert_eq!(cloud.asked("GET", "/placement/resource_providers")[0].path, "/placement/resource_providers?in_tree=h1");
+    let nobody = inventory().await.unwrap_err();
+    assert!(told(&nobody).contains("there is no Placement at the address"), "{}", told(&nobody));
 }
 
 #[tokio::test]

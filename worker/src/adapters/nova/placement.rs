@@ -206,8 +206,8 @@ impl Nova {
         let garbled = |reason: &str| Err(fail(PortErrorKind::Garbled { reason: reason.to_owned() }));
         match answer.status.as_u16() {
             200 => answer.json(expected).map_err(|reason| fail(PortErrorKind::Garbled { reason })),
-            // Its own says so in its own form.
-            404 if answer.fault().is_some() => Err(fail(PortErrorKind::NotFound)),
+            // One of a list is not there; the lists always are.
+            404 if path.len() > 1 && answer.fault().is_some() => Err(fail(PortErrorKind::NotFound)),
             404 => garbled("there is no Placement at the address that the catalogue gives"),
             406 if *microversion == NAMED_GROUPS => garbled("Placement does not know its microversion 1.33 (OpenStack Train), and the flavour has groups with names"),
             406 => garbled("Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do"),
