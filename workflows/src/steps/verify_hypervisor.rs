@@ -92,7 +92,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
 const REPORTED_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 fn question_less(node: &NodeName, less: String) -> Question {
-    Question::new(format!("{node} is renewed, and Placement has less of it than before: what now?"))
+    Question::new(format!("{node} is renewed, and Placement does not say that it has as much of it as before: what now?"))
         .seen(less)
         .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it: the drivers on the node, nova-compute's configuration")
         .answer(ACCEPT, AnswerEffect::Retry, format!("takes that as all that {node} must have, as where its configuration was changed on purpose"))
@@ -149,7 +149,7 @@ impl Step for VerifyHypervisor {
                 Accepted::is_about_to_show(cx, less.clone(), "Placement has less of it").await?;
                 return Err(StepError::ask(question_less(&order.node, less)));
             }
-            Seen::Less(less) => Progress::LookAgain { after, note: format!("Placement has less of it than before: {less}") },
+            Seen::Less(less) => Progress::LookAgain { after, note: format!("Placement does not say that it has as much of it as before: {less}") },
             Seen::NotYet(note) => Progress::LookAgain { after, note },
         })
     }

@@ -57,6 +57,7 @@ impl Evacuation<'_, '_> {
         }
     }
 
+    /// Notes that it is busy; one that has been for too long is a matter for a person, and true is returned.
     pub(super) fn wait_for(&mut self, instance: &Instance, why: &str) -> bool {
         let since = self.waits_since(instance);
         let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
@@ -73,7 +74,7 @@ impl Evacuation<'_, '_> {
         // What it is busy with meanwhile has a time of its own: perhaps its owner has come.
         self.changed |= !self.moves.owners.contains_key(&instance.id);
         let since = *self.moves.owners.entry(instance.id.clone()).or_insert(now);
-        if self.cx.now().since(since) >= Duration::from_millis(self.order.rules.owner_wait_ms) {
+        if now.since(since) >= Duration::from_millis(self.order.rules.owner_wait_ms) {
             let line = format!("{} ({}) {why}; its owner has been waited for since {since}", instance.name, instance.id);
             self.blocked.push((instance.id.clone(), line));
         } else {
@@ -105,7 +106,8 @@ impl Evacuation<'_, '_> {
     /// Those that nobody waits for any more.
     pub(super) fn forget_busy(&mut self) {
         let before = self.moves.busy.len();
-        self.moves.busy.retain(|id, _| self.waited_for.contains(id));
+        // Whose owner has the turn is not busy any more: what it does next has a time of its own.
+        self.moves.busy.retain(|id, _| self.waited_for.contains(id) && !self.owners.contains(id));
         self.changed |= self.moves.busy.len() != before;
     }
 }
