@@ -373,13 +373,15 @@ impl RawSilences {
                 self.ca_file.written().map(|written| &written.key),
                 self.matchers.written().map(|written| &written.key),
                 self.lasts.written().map(|written| &written.key),
+                self.alert_gate.written().map(|written| &written.key),
             ];
             for lonely in keys.into_iter().flatten() {
                 problems.add(lonely, "there is no `url` that this is for", "write `url` too, or leave it out");
             }
         }
-        let (url, token, ca_file, matchers, lasts) = (url?, token?, ca_file?, matchers?, lasts?);
-        Some(url.map(|url| Silences { url, token, ca_file, matchers, lasts }))
+        let alert_gate = problems.or(&self.alert_gate, || true, |on| Ok(*on));
+        let (url, token, ca_file, matchers, lasts, alert_gate) = (url?, token?, ca_file?, matchers?, lasts?, alert_gate?);
+        Some(url.map(|url| Silences { url, token, ca_file, matchers, lasts, alert_gate }))
     }
 
     /// Where there is a `url`, at least one that names the node: a silence without it would keep every alert of the site quiet.

@@ -187,6 +187,8 @@ pub struct Silences {
     pub matchers: Vec<Matcher>,
     /// A silence ends by itself after this long.
     pub lasts: Duration,
+    /// A renewed node about which an alert fires that did not fire before is given back only on an operator's word.
+    pub alert_gate: bool,
 }
 
 /// One condition on the labels of an alert, as Alertmanager has it: `instance=~"{node}(:[0-9]+)?"`.

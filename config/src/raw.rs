@@ -142,6 +142,7 @@ tables! {
         ca_file: String,
         matchers: Texts,
         lasts: Timespan,
+        alert_gate: bool,
     }
 
     /// `[kubernetes]`

@@ -428,7 +428,7 @@ fn a_setup_script_is_told_wholly_or_not_at_all() {
 #[test]
 fn silences_name_the_node_or_would_keep_everything_quiet() {
     let lonely = ("there is no `url` that this is for", "write `url` too, or leave it out");
-    for line in ["lasts = \"1h\"", "matchers = ['node=\"{node}\"']", "token_credential = \"grafana\"", "ca_file = \"/etc/ca.pem\""] {
+    for line in ["lasts = \"1h\"", "alert_gate = false", "matchers = ['node=\"{node}\"']", "token_credential = \"grafana\"", "ca_file = \"/etc/ca.pem\""] {
         assert_only(&format!("[silences]\n{line}\n"), lonely.0, lonely.1);
     }
     let silences = |matchers: &str| format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = [{matchers}]\n");

@@ -1,7 +1,7 @@
 //! The true engine on the memory store and the simulated site, in virtual time, with a worker that can be killed at any
 //! point: before and after every commit, every guard, and every call to the outside world.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -174,6 +174,9 @@ impl ComputeServices for MortalPorts {
     async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
         self.inner().compute.inventory(node).await
     }
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
+        self.inner().compute.agents(node).await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.inner().compute.hosts().await
     }
@@ -287,6 +290,9 @@ impl Silences for MortalPorts {
     }
     async fn end(&self, id: &str) -> Result<(), PortError> {
         self.mortal.call("end_silence", self.inner().silences.end(id)).await
+    }
+    async fn firing(&self, matchers: &[Matcher]) -> Result<BTreeSet<String>, PortError> {
+        self.inner().silences.firing(matchers).await
     }
 }
 
@@ -494,6 +500,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             silence: Some(OrderedSilence {
                 matchers: vec![Matcher { name: "instance".to_owned(), value: "{node}(:[0-9]+)?".to_owned(), is_regex: true, is_equal: true }],
                 lasts_ms: 4 * 3_600_000,
+                gate: true,
             }),
             cluster: plan.cluster.as_ref().map(|_| OrderedCluster { drain_deadline_ms: 900_000, min_ready_ms: 60_000 }),
             checks: vec![OrderedCheck {

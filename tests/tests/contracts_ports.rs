@@ -153,6 +153,7 @@ contracts! {
     a_move_goes_to_the_host_that_is_named_or_nowhere,
     the_hypervisor_is_a_second_witness,
     what_placement_has_of_a_host_is_told_also_where_nothing_is_free,
+    an_agent_that_does_not_report_is_told_of,
     what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
     what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_there,
     server_groups_of_all_projects_are_told_with_their_rules,
@@ -301,6 +302,17 @@ async fn what_placement_has_of_a_host_is_told_also_where_nothing_is_free(on: On)
     assert_eq!(bench.ports.compute.inventory(&node("gpu-01")).await.unwrap(), expected.into());
     let error = bench.ports.compute.inventory(&node("gpu-99")).await.unwrap_err();
     assert!(matches!(error.kind, PortErrorKind::NotFound | PortErrorKind::Refused { .. }), "{error:?}");
+}
+
+async fn an_agent_that_does_not_report_is_told_of(on: On) {
+    let mut plan = SitePlan::uniform(2, 0);
+    plan.node("gpu-01").unwrap().nova_host = Some("gpu-01.cloud.internal".to_owned());
+    let bench = on.site(plan.happens(Duration::from_secs(60), Happens::NodeCrashes { node: "gpu-01".to_owned() })).await;
+    let agents = async |name: &str| bench.ports.compute.agents(&node(name)).await.unwrap();
+    let told = |reports| BTreeMap::from([("neutron-openvswitch-agent".to_owned(), reports)]);
+    assert_eq!((agents("gpu-01").await, agents("gpu-02").await), (told(true), told(true)));
+    bench.clock.advance(Duration::from_secs(180));
+    assert_eq!((agents("gpu-01").await, agents("gpu-02").await), (told(false), told(true)));
 }
 
 async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on: On) {

@@ -456,7 +456,7 @@ async fn a_node_of_which_placement_has_less_than_before_stays_closed_until_an_op
     let mut scenario = Scenario::new(with_faults(NodeFaults { loses_devices: Some("VGPU".to_owned()), ..NodeFaults::default() }), &["gpu-01"], 1).await;
     scenario.rest().await;
     let question = scenario.question("gpu-01").await;
-    assert_eq!(question.text, "gpu-01 is renewed, and Placement does not say that it has as much of it as before: what now?");
+    assert_eq!(question.text, "gpu-01 is renewed, and not all that it had before is back in OpenStack: what now?");
     assert_eq!(question.seen, ["0 of 16 VGPU"]);
     assert!(!scenario.enabled("gpu-01"));
     scenario.answer("gpu-01", "retry").await;

@@ -359,6 +359,31 @@ async fn what_placement_has_of_a_host_is_the_sum_of_its_parts_and_one_that_has_g
 }
 
 #[tokio::test]
+async fn the_agents_of_a_host_are_those_of_exactly_this_host_and_none_is_taken_for_silence() {
+    let cloud = Cloud::start().await;
+    let ports = Site::new(&cloud.clouds(), "fake").with_node("gpu-01", "compute1").ports();
+    let agents = async || ports.compute.agents(&node("gpu-01")).await;
+    let path = "/network/v2.0/agents";
+    let agent = |host: &str, binary: &str, alive: bool| json!({ "id": "x", "agent_type": "t", "binary": binary, "host": host, "admin_state_up": true, "alive": alive });
+    // MariaDB takes `Compute1` for the same; of two ovn-controllers one is silent.
+    let list = json!({ "agents": [
+        agent("compute1", "neutron-openvswitch-agent", true), agent("Compute1", "neutron-l3-agent", true),
+        agent("compute1", "ovn-controller", true), agent("compute1", "ovn-controller", false),
+    ] });
+    cloud.reply("GET", path, [Reply::json(200, &list)]);
+    let expected = [("neutron-openvswitch-agent".to_owned(), true), ("ovn-controller".to_owned(), false)];
+    assert_eq!(agents().await.unwrap(), expected.into());
+    assert_eq!(cloud.asked("GET", path)[0].path, "/network/v2.0/agents?host=compute1");
+    // An older Neutron, or a proxy, has no such thing; a token that is not good any more is replaced.
+    cloud.reply("GET", path, [Reply::json(404, &json!({ "NeutronError": { "type": "HTTPNotFound", "message": "The resource could not be found.", "detail": "" } }))]);
+    assert!(matches!(agents().await.unwrap_err().kind, PortErrorKind::Refused { .. }));
+    cloud.reply("GET", path, [Reply::text(401, ""), Reply::json(200, &json!({ "agents": [] }))]);
+    assert!(agents().await.unwrap().is_empty());
+    cloud.reply("GET", path, [Reply::json(200, &json!({ "networks": [] }))]);
+    assert!(matches!(agents().await.unwrap_err().kind, PortErrorKind::Garbled { .. }));
+}
+
+#[tokio::test]
 async fn the_endpoint_is_that_of_the_region_and_interface() {
     let cloud = Cloud::start().await;
     let mut clouds = cloud.clouds();

@@ -87,6 +87,13 @@ async fn a_real_alertmanager_is_silent_from_the_beginning_to_the_end() {
     assert_eq!(eventually("its exporter", || state("gpu-01:9100")).await, "active", "excepted");
     assert_eq!(eventually("another node", || state("gpu-010")).await, "active");
 
+    // Silenced or not, they fire.
+    let firing = silences.firing(&wanted.matchers[..1]).await.unwrap();
+    assert_eq!(firing, [r#"down{instance="gpu-01"}"#, r#"down{instance="gpu-01:9100"}"#].map(str::to_owned).into());
+    assert_eq!(silences.firing(&wanted.matchers).await.unwrap(), [r#"down{instance="gpu-01"}"#.to_owned()].into());
+    let quoted = Matcher { name: "instance".to_owned(), value: "a \"b\\c\n".to_owned(), is_regex: false, is_equal: true };
+    assert!(silences.firing(&[quoted]).await.unwrap().is_empty());
+
     silences.end(&found[0].id).await.unwrap();
     assert_eq!(silences.in_force("turnaround:a").await.unwrap(), []);
     eventually("gpu-01 alerts again", || async { state("gpu-01").await.filter(|state| state == "active") }).await;

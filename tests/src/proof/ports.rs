@@ -1,11 +1,11 @@
 //! Every port of a site, each call through the gate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use turnaround_config::NodeName;
+use turnaround_config::{Matcher, NodeName};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
@@ -35,6 +35,9 @@ impl ComputeServices for Gated {
     }
     async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
         self.gate.call("inventory", false, self.site.compute.inventory(node)).await
+    }
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
+        self.gate.call("agents", false, self.site.compute.agents(node)).await
     }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.gate.call("hosts", false, self.site.compute.hosts()).await
@@ -149,6 +152,9 @@ impl Silences for Gated {
     }
     async fn end(&self, id: &str) -> Result<(), PortError> {
         self.gate.call("end_silence", true, self.site.silences.end(id)).await
+    }
+    async fn firing(&self, matchers: &[Matcher]) -> Result<BTreeSet<String>, PortError> {
+        self.gate.call("firing alerts", false, self.site.silences.firing(matchers)).await
     }
 }
 

@@ -341,6 +341,8 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
         journals: &journals,
         misnamed: with_fault(|node| node.faults.wrong_hostname.is_some()),
         short: with_fault(|node| node.faults.loses_memory_mb > 0 || node.faults.loses_devices.is_some()),
+        mute: with_fault(|node| node.faults.agent_stays_away),
+        alerting: with_fault(|node| node.faults.alert_once_installed.is_some()),
     }));
     let promise = promise::judge(&before_and_after(crowd, plan, &rules, &log, &journals), dry_run);
     against.extend(promise.against);

@@ -1,8 +1,8 @@
-//! The site's Alertmanager, as far as silences go (its `api/v2/openapi.yaml`).
+//! The site's Alertmanager: silences, and the alerts that fire (its `api/v2/openapi.yaml`).
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use turnaround_config::Matcher;
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::ports::NewSilence;
-use turnaround_workflows::rehearsal::{BegunSilence, Trouble, World};
+use turnaround_workflows::rehearsal::{Alert, BegunSilence, Trouble, World};
 
 use super::mishaps::lost;
 
@@ -39,6 +39,7 @@ pub(super) fn routes(world: Arc<World>) -> Router {
     Router::new()
         .route("/api/v2/silences", get(list).post(begin))
         .route("/api/v2/silence/{id}", delete(end))
+        .route("/api/v2/alerts", get(alerts))
         .with_state(world)
 }
 
@@ -85,6 +86,19 @@ async fn begin(State(world): State<Arc<World>>, Json(wanted): Json<Wanted>) -> R
 async fn end(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
     match world.end_silence(&id) {
         Ok(()) => StatusCode::OK.into_response(),
+        Err(trouble) => troubled(trouble),
+    }
+}
+
+/// Those whose labels are meant by every `filter`.
+async fn alerts(State(world): State<Arc<World>>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    let filters: Vec<&str> = query.iter().filter(|(key, _)| key == "filter").map(|(_, value)| value.as_str()).collect();
+    let meant = |alert: &&Alert| filters.iter().all(|filter| !filter.starts_with("instance") || filter.contains(&alert.instance));
+    let document = |alert: &Alert| {
+        json!({ "labels": { "alertname": alert.name, "instance": alert.instance }, "status": { "state": "active", "silencedBy": [], "inhibitedBy": [] } })
+    };
+    match world.alerts() {
+        Ok(alerts) => Json(alerts.iter().filter(meant).map(document).collect::<Vec<_>>()).into_response(),
         Err(trouble) => troubled(trouble),
     }
 }

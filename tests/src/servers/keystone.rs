@@ -27,6 +27,7 @@ pub(super) struct Keystone {
     pub(super) nova_url: String,
     pub(super) placement_url: String,
     pub(super) ironic_url: String,
+    pub(super) neutron_url: String,
     pub(super) admin: Login,
     pub(super) member: Login,
     pub(super) tokens: Arc<Tokens>,
@@ -139,6 +140,7 @@ fn catalog(keystone: &Keystone) -> Value {
     json!([
         service("c1", "compute", "nova", format!("{}/v2.1", keystone.nova_url)),
         service("p1", "placement", "placement", keystone.placement_url.clone()),
+        service("n1", "network", "neutron", keystone.neutron_url.clone()),
         service("b1", "baremetal", "ironic", keystone.ironic_url.clone()),
         service("i1", "identity", "keystone", format!("{}/v3", keystone.url)),
     ])

@@ -1,4 +1,4 @@
-//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Ironic, Redfish, Alertmanager, Kubernetes, and the nodes themselves.
+//! The simulated site over the real protocols, on loopback: Keystone, Nova, Placement, Neutron, Ironic, Redfish, Alertmanager, Kubernetes, and the nodes themselves.
 //!
 //! They serve one [`World`], so that real adapters meet what a real site does to them. Nobody gets in without the right
 //! password, nothing is faster than it says, and an answer may be lost after its effect.
@@ -21,6 +21,7 @@ mod keystone;
 mod kubernetes;
 mod line;
 mod mishaps;
+mod neutron;
 mod nodes;
 mod nova;
 mod placement;
@@ -106,7 +107,7 @@ impl Servers {
         let tokens = Arc::new(Tokens::new(TOKEN_LIFE));
         let [keystone, nova, placement] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
         let [redfish, nodes, ironic] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
-        let [alertmanager, kubernetes] = [Lines::bind().await?, Lines::bind().await?];
+        let [alertmanager, kubernetes, neutron] = [Lines::bind().await?, Lines::bind().await?, Lines::bind().await?];
         let (alertmanager_url, kubernetes_url) = (alertmanager.url()?, kubernetes.url()?);
         let (keystone_url, nova_url) = (keystone.url()?, nova.url()?);
         let (redfish_url, nodes_url) = (redfish.url()?, nodes.url()?);
@@ -115,6 +116,7 @@ impl Servers {
             nova_url: nova_url.clone(),
             placement_url: placement.url()?,
             ironic_url: ironic.url()?,
+            neutron_url: neutron.url()?,
             admin: credentials.admin.clone(),
             member: credentials.member.clone(),
             tokens: Arc::clone(&tokens),
@@ -123,6 +125,7 @@ impl Servers {
             nova::routes(nova::Nova { url: nova_url.clone(), world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let placement_routes =
             placement::routes(placement::Placement { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
+        let neutron_routes = neutron::routes(neutron::Neutron { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let ironic_routes = ironic::routes(ironic::Ironic { world: Arc::clone(&world), tokens: Arc::clone(&tokens) });
         let redfish_routes =
             redfish::routes(redfish::Redfish { chassis: Arc::clone(&world) as Arc<dyn Chassis>, logins: credentials.bmcs.clone() });
@@ -134,6 +137,7 @@ impl Servers {
             serve(keystone, keystone_routes, &mishaps),
             serve(nova, nova_routes, &mishaps),
             serve(placement, placement_routes, &mishaps),
+            serve(neutron, neutron_routes, &mishaps),
             serve(ironic, ironic_routes, &mishaps),
             serve(redfish, redfish_routes, &mishaps),
             serve(nodes, nodes_routes, &mishaps),

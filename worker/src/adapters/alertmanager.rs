@@ -1,6 +1,7 @@
-//! Silences of an Alertmanager, or of a Grafana with its own alerting, which has the same API under `/api/alertmanager/grafana`
+//! Silences and alerts of an Alertmanager, or of a Grafana with its own alerting, which has the same API under `/api/alertmanager/grafana`
 //! (Alertmanager's `api/v2/openapi.yaml`; Grafana's HTTP API, "Alertmanager").
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,11 +63,19 @@ impl Api {
     }
 
     async fn send(&self, operation: &str, method: Method, path: &[&str], body: Option<&Value>) -> Result<Answer, PortError> {
+        self.send_to(operation, method, self.url(path), body).await
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         // An http URL always has a path to extend.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v2"]).extend(path);
         }
+        url
+    }
+
+    async fn send_to(&self, operation: &str, method: Method, url: Url, body: Option<&Value>) -> Result<Answer, PortError> {
         let mut request = Request::new(method, url).json(body);
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, bearer.clone());
@@ -103,6 +112,32 @@ impl Alertmanager {
     }
 }
 
+/// As Alertmanager's `filter` wants it.
+fn filter(matcher: &turnaround_config::Matcher) -> String {
+    let sign = match (matcher.is_equal, matcher.is_regex) {
+        (true, false) => "=",
+        (false, false) => "!=",
+        (true, true) => "=~",
+        (false, true) => "!~",
+    };
+    let value = matcher.value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{}{sign}\"{value}\"", matcher.name)
+}
+
+/// An alert that fires.
+#[derive(Deserialize)]
+struct Alert {
+    labels: BTreeMap<String, String>,
+}
+
+impl Alert {
+    fn told(mut self) -> String {
+        let name = self.labels.remove("alertname").unwrap_or_default();
+        let labels: Vec<String> = self.labels.into_iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
+        foreign_text(&format!("{name}{{{}}}", labels.join(", ")))
+    }
+}
+
 #[async_trait]
 impl Silences for Alertmanager {
     async fn in_force(&self, mark: &str) -> Result<Vec<Silence>, PortError> {
@@ -134,5 +169,17 @@ impl Silences for Alertmanager {
         let operation = format!("end silence {id}");
         self.api(&operation)?.send(&operation, Method::DELETE, &["silence", id], None).await?;
         Ok(())
+    }
+
+    async fn firing(&self, matchers: &[turnaround_config::Matcher]) -> Result<BTreeSet<String>, PortError> {
+        let operation = "list the alerts that fire";
+        let api = self.api(operation)?;
+        let mut url = api.url(&["alerts"]);
+        url.query_pairs_mut().extend_pairs(matchers.iter().map(|matcher| ("filter", filter(matcher))));
+        // Silenced and inhibited ones are in it, unless they are left out on purpose; those that have ended are not.
+        let answer = api.send_to(operation, Method::GET, url, None).await?;
+        let alerts: Vec<Alert> =
+            answer.json("a list of alerts").map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))?;
+        Ok(alerts.into_iter().map(Alert::told).collect())
     }
 }

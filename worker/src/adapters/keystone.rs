@@ -144,6 +144,14 @@ impl Session {
         self.in_catalogue(token, "baremetal", "Ironic")
     }
 
+    /// Where Neutron is.
+    ///
+    /// # Errors
+    /// `Refused`, with what the catalogue offers instead.
+    pub(crate) fn network_endpoint(&self, token: &Token) -> Result<Url, PortError> {
+        self.in_catalogue(token, "network", "Neutron")
+    }
+
     fn in_catalogue(&self, token: &Token, kind: &str, name: &str) -> Result<Url, PortError> {
         let refuse = |reason| {
             PortError::new(
@@ -205,6 +213,11 @@ impl Session {
 }
 
 impl Token {
+    /// Is there a service of this type in the catalogue, wherever?
+    pub(crate) fn offers(&self, kind: &str) -> bool {
+        self.catalog.iter().any(|service| service.r#type == kind)
+    }
+
     fn from_answer(answer: &Answer) -> Result<Token, String> {
         let document: TokenDocument = answer.json("a token with `expires_at` and a `catalog`")?;
         let mut value = answer.headers.get("x-subject-token").cloned().ok_or("there is no X-Subject-Token")?;

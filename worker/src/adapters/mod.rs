@@ -191,7 +191,7 @@ fn ironic(config: &Config, session: &Arc<Session>, problems: &mut Problems) -> O
 }
 
 fn alerting(config: &Config, problems: &mut Problems) -> Option<Api> {
-    let config::Silences { url, token, ca_file, matchers: _, lasts: _ } = config.silences.as_ref()?;
+    let config::Silences { url, token, ca_file, matchers: _, lasts: _, alert_gate: _ } = config.silences.as_ref()?;
     let token = match token {
         Some(token) => Some(problems.take("silences", read_secret(token))?),
         None => None,

@@ -108,7 +108,8 @@ impl Cloud {
             { "interface": "public", "region_id": "RegionOne", "url": url },
             { "interface": "internal", "region_id": "RegionOne", "url": "http://192.0.2.9:8774/v2.1" },
             { "interface": "public", "region_id": "RegionTwo", "url": "http://192.0.2.9:8774/v2.1" }]);
-        let body = json!({ "token": { "expires_at": expires, "project": { "id": "p" }, "catalog": [{ "type": "compute", "endpoints": endpoints }] } });
+        let network = ["RegionOne", "RegionTwo"].map(|region| json!({ "interface": "public", "region_id": region, "url": format!("http://{}/network", self.address) }));
+        let body = json!({ "token": { "expires_at": expires, "project": { "id": "p" }, "catalog": [{ "type": "compute", "endpoints": endpoints }, { "type": "network", "endpoints": network }] } });
         Reply::json(201, &body).with("x-subject-token", &format!("canary-token-{number}"))
     }
 }

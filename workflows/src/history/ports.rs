@@ -1,11 +1,11 @@
 //! Ports that tell what is done to the world. What only looks is not told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::json;
-use turnaround_config::NodeName;
+use turnaround_config::{Matcher, NodeName};
 
 use super::{for_whom, tell};
 use crate::ports::{
@@ -38,6 +38,9 @@ impl ComputeServices for Told {
     }
     async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError> {
         self.0.compute.inventory(node).await
+    }
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
+        self.0.compute.agents(node).await
     }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.0.compute.hosts().await
@@ -152,6 +155,9 @@ impl Silences for Told {
     }
     async fn end(&self, id: &str) -> Result<(), PortError> {
         effect("end_silence", id, self.0.silences.end(id)).await
+    }
+    async fn firing(&self, matchers: &[Matcher]) -> Result<BTreeSet<String>, PortError> {
+        self.0.silences.firing(matchers).await
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Host {
     pub free: Room,
 }
 
-/// Opens and closes nodes for new instances. Nova: `os-services`, `os-hypervisors`; Placement: `allocation_candidates`.
+/// Opens and closes nodes for new instances. Nova: `os-services`, `os-hypervisors`; Placement: `allocation_candidates`; Neutron: `agents`.
 #[async_trait]
 pub trait ComputeServices: Send + Sync {
     /// The compute service of `node`. `NotFound` where Nova knows no such host: never an empty answer.
@@ -65,6 +65,9 @@ pub trait ComputeServices: Send + Sync {
 
     /// What Placement has in all, by resource class, on `node` and on the parts of it (NUMA cells, GPUs). `NotFound` where it knows no such host.
     async fn inventory(&self, node: &NodeName) -> Result<BTreeMap<String, u64>, PortError>;
+
+    /// The network agents that belong to `node`, by their binaries (`neutron-openvswitch-agent`): does each report? Empty where the cloud has none of them.
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError>;
 
     /// Every host of the cloud that has a hypervisor.
     async fn hosts(&self) -> Result<Vec<Host>, PortError>;

@@ -1,4 +1,6 @@
-//! Alerts that nobody is to be told of for a while.
+//! Alerts, and that nobody is to be told of them for a while.
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use turnaround_config::Matcher;
@@ -27,7 +29,7 @@ pub struct Silence {
     pub until: Timestamp,
 }
 
-/// Alertmanager, or Grafana's own: `/api/v2/silences`.
+/// Alertmanager, or Grafana's own: `/api/v2/silences`, `/api/v2/alerts`.
 #[async_trait]
 pub trait Silences: Send + Sync {
     /// The silences with this mark that have not ended.
@@ -38,4 +40,7 @@ pub trait Silences: Send + Sync {
 
     /// Ends one at once. One that has ended may be refused.
     async fn end(&self, id: &str) -> Result<(), PortError>;
+
+    /// The alerts that fire just now for which all of these hold, silenced or not, with all their labels: `NodeDown{instance="gpu-03:9100", severity="critical"}`.
+    async fn firing(&self, matchers: &[Matcher]) -> Result<BTreeSet<String>, PortError>;
 }

@@ -14,6 +14,12 @@ use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Inst
 /// As a shell tells of a program that is not there.
 const NO_SUCH_COMMAND: i32 = 127;
 
+/// The network agent of every node.
+const NETWORK_AGENT: &str = "neutron-openvswitch-agent";
+
+/// The alert that fires while a compute service does not report.
+const NODE_DOWN: &str = "NodeDown";
+
 /// What runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -76,6 +82,8 @@ pub(super) struct Machine {
     /// OpenStack is on its disk.
     deployed: bool,
     last_report: Timestamp,
+    /// Its compute service has come back then.
+    back_since: Option<Timestamp>,
     pub(super) power: Power,
     pub(super) phase: Phase,
     /// Grows with every reset and crash: what was due before is void.
@@ -121,6 +129,7 @@ impl Machine {
             reporting: true,
             deployed: true,
             last_report: now,
+            back_since: None,
             power: Power::On,
             phase: Phase::Running,
             epoch: 0,
@@ -150,6 +159,19 @@ impl Machine {
     /// As Nova sees it: a service is up until it has been silent for `service_down_time`.
     pub(super) fn is_up(&self, now: Timestamp, latencies: &Latencies) -> bool {
         self.reporting || now.since(self.last_report) < latencies.service_down_time
+    }
+
+    /// The network agents on it, and whether each reports.
+    pub(super) fn agents(&self, now: Timestamp, latencies: &Latencies) -> BTreeMap<String, bool> {
+        let gone = self.faults.agent_stays_away && self.disk.installed.is_some();
+        [(NETWORK_AGENT.to_owned(), self.is_up(now, latencies) && !gone)].into()
+    }
+
+    /// The alerts that fire about it.
+    pub(super) fn alerts(&self, now: Timestamp, latencies: &Latencies) -> Vec<String> {
+        let away = !self.is_up(now, latencies) || self.back_since.is_some_and(|since| now.since(since) < latencies.alert_ends);
+        let once_installed = self.faults.alert_once_installed.as_ref().filter(|_| self.disk.installed.is_some());
+        away.then_some(&NODE_DOWN.to_owned()).into_iter().chain(&self.plan.alert).chain(once_installed).cloned().collect()
     }
 
     /// Its system runs and its compute service reports: instances can be on it.
@@ -429,6 +451,7 @@ impl Site {
 
     pub(super) fn rejoins(&mut self, node: usize) {
         self.nodes[node].reporting = true;
+        self.nodes[node].back_since = Some(self.now);
         self.record(Happened::ServiceUp { node: self.nodes[node].name.clone() });
         let host = self.nodes[node].host.clone();
         self.deliver(&host);

@@ -32,7 +32,7 @@ pub use plan::{
     MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, RecordPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
 pub use rebuilds::IronicNode;
-pub use silences::Begun as BegunSilence;
+pub use silences::{Alert, Begun as BegunSilence};
 pub use snapshot::{InstanceSnapshot, NodeSnapshot, SiteSnapshot};
 pub use tickets::{TicketDirectory, TicketSource};
 pub use trouble::Trouble;

@@ -156,6 +156,8 @@ pub struct NodePlan {
     pub answers: BTreeMap<String, String>,
     /// Its compute service is disabled when the simulation begins, with this reason.
     pub disabled: Option<String>,
+    /// An alert of this name fires about it all the time.
+    pub alert: Option<String>,
     /// What Ironic has on record of it. None: Ironic does not know it.
     pub ironic: Option<RecordPlan>,
     pub faults: NodeFaults,
@@ -189,6 +191,7 @@ impl Default for NodePlan {
             kernel: "5.15.0-119-generic".to_owned(),
             answers: BTreeMap::from([(COUNT_GPUS.to_owned(), "8".to_owned())]),
             disabled: None,
+            alert: None,
             ironic: None,
             faults: NodeFaults::default(),
         }
@@ -258,6 +261,10 @@ pub struct NodeFaults {
     pub loses_devices: Option<String>,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
+    /// Its network agent does not report after an installation.
+    pub agent_stays_away: bool,
+    /// An alert of this name fires about it from an installation on.
+    pub alert_once_installed: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -420,6 +427,8 @@ pub struct Latencies {
     /// From SSH answers until the compute service has reported.
     pub rejoin: Duration,
     pub service_down_time: Duration,
+    /// From the return of a node's compute service until the alert about its absence ends.
+    pub alert_ends: Duration,
     /// How long Nova waits for a host that does not answer (`rpc_response_timeout`).
     pub rpc_timeout: Duration,
     /// Every length is up to this much longer, by the seed.
@@ -442,6 +451,7 @@ impl Default for Latencies {
             firmware: Duration::from_secs(45),
             rejoin: Duration::from_secs(20),
             service_down_time: Duration::from_secs(60),
+            alert_ends: Duration::from_secs(60),
             rpc_timeout: Duration::from_secs(60),
             jitter_percent: 10,
         }
@@ -668,6 +678,7 @@ impl SitePlan {
             &mut latencies.firmware,
             &mut latencies.rejoin,
             &mut latencies.service_down_time,
+            &mut latencies.alert_ends,
             &mut latencies.rpc_timeout,
         ];
         let setup = self.setup.iter_mut().map(|setup| &mut setup.takes);

@@ -87,6 +87,10 @@ impl ComputeServices for World {
         self.service_of(node).map(|service| service.inventory).map_err(|e| e.while_trying_to(format_args!("read what Placement has of {node}")))
     }
 
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
+        self.service_of(node).map(|service| service.agents).map_err(|e| e.while_trying_to(format_args!("list the network agents of {node}")))
+    }
+
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         let services = self.services().map_err(|e| e.while_trying_to("list the hosts and what is free on them"))?;
         let host = |service: ServiceView| Host { name: service.node, enabled: service.enabled, up: service.up, free: service.free };

@@ -1,6 +1,9 @@
-//! What alerts at the simulated site, as far as it can be told to be silent.
+//! What alerts at the simulated site.
+
+use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use turnaround_config::Matcher;
 
 use super::log::Happened;
 use super::plan::{Api, Call};
@@ -9,6 +12,15 @@ use super::trouble::Trouble;
 use super::world::World;
 use crate::clock::Timestamp;
 use crate::ports::{NewSilence, PortError, Silence, Silences};
+
+/// An alert that fires about a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    /// Its label `alertname`.
+    pub name: String,
+    /// Its label `instance`: the node.
+    pub instance: String,
+}
 
 /// One that was begun; it may have ended.
 #[derive(Debug, Clone)]
@@ -62,6 +74,16 @@ impl World {
         self.asked(Api::Monitoring, None)?.begin_silence(silence)
     }
 
+    /// The alerts that fire: name and labels of each.
+    pub fn alerts(&self) -> Result<Vec<Alert>, Trouble> {
+        let site = self.asked(Api::Monitoring, None)?;
+        let of = |machine: &super::machine::Machine| {
+            let names = machine.alerts(site.now, &site.plan.latencies);
+            names.into_iter().map(|name| Alert { name, instance: machine.name.clone() }).collect::<Vec<_>>()
+        };
+        Ok(site.nodes.iter().flat_map(of).collect())
+    }
+
     pub fn end_silence(&self, id: &str) -> Result<(), Trouble> {
         self.asked(Api::Monitoring, None)?.end_silence(id)
     }
@@ -81,5 +103,12 @@ impl Silences for World {
 
     async fn end(&self, id: &str) -> Result<(), PortError> {
         self.end_silence(id).map_err(|e| e.while_trying_to(format_args!("end silence {id}")))
+    }
+
+    async fn firing(&self, matchers: &[Matcher]) -> Result<BTreeSet<String>, PortError> {
+        let alerts = self.alerts().map_err(|e| e.while_trying_to("list the alerts that fire"))?;
+        // (The whole of a regular expression is understood by the real one.)
+        let is_meant = |alert: &&Alert| matchers.iter().all(|matcher| matcher.name != "instance" || matcher.value.starts_with(&alert.instance));
+        Ok(alerts.iter().filter(is_meant).map(|alert| format!("{}{{instance=\"{}\"}}", alert.name, alert.instance)).collect())
     }
 }

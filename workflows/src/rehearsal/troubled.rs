@@ -62,6 +62,17 @@ impl SitePlan {
             let index = random.random_range(0..plan.nodes.len());
             plan.nodes[index].faults.loses_devices = Some("VGPU".to_owned());
         }
+        if one_in(&mut random, 6) {
+            let index = random.random_range(0..plan.nodes.len());
+            let faults = &mut plan.nodes[index].faults;
+            if one_in(&mut random, 2) {
+                faults.agent_stays_away = true;
+            } else {
+                faults.alert_once_installed = Some("DiskFailing".to_owned());
+            }
+            let index = random.random_range(0..plan.nodes.len());
+            plan.nodes[index].alert = Some("FanSlow".to_owned());
+        }
         plan
     }
 }

@@ -62,6 +62,8 @@ pub struct ServiceView {
     pub inventory: BTreeMap<String, u64>,
     /// Of Placement.
     pub traits: Vec<String>,
+    /// Its network agents, and whether each reports.
+    pub agents: BTreeMap<String, bool>,
 }
 
 /// What an operator writes into an inventory.
@@ -187,6 +189,7 @@ impl World {
             devices: site.devices_left(index),
             inventory: machine.inventory(),
             traits: machine.traits.clone(),
+            agents: machine.agents(site.now, latencies),
         };
         Ok(site.nodes.iter().enumerate().filter(|(_, machine)| wanted(&machine.name)).map(view).collect())
     }

@@ -1,6 +1,6 @@
 //! Closes a node for new instances, and remembers how it was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::netboot::LOOK_IS_GOOD_FOR;
-use super::{node_lock, node_out, order, queues};
+use super::{node_lock, node_out, order, queues, verify_alerts};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
-use crate::ports::{ComputeService, Hypervisor, PortErrorKind};
+use crate::ports::{ComputeService, Hypervisor, PortError, PortErrorKind};
 use crate::store::{Queue, Resource, Take, WorkflowId};
 use crate::updates::NodeOrder;
 
@@ -32,6 +32,12 @@ pub struct Closed {
     /// What Placement had of it in all, by resource class; None if it did not say. Older workflows don't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<BTreeMap<String, u64>>,
+    /// Its network agents that reported; None if nobody said. Older workflows don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agents: Option<BTreeSet<String>>,
+    /// The alerts that fired about it; None if nobody said, or nobody was asked. Older workflows don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alerts: Option<BTreeSet<String>>,
 }
 
 impl Closed {
@@ -111,7 +117,9 @@ impl Step for Close {
             None => {
                 let closed = look(cx).await?;
                 let found = if closed.reopen { "found open" } else { "found closed" };
-                let note = if closed.inventory.is_some() { found.to_owned() } else { format!("{found}; what Placement has of it will not be compared") };
+                let silent = [(closed.inventory.is_none(), "what Placement has of it"), (closed.agents.is_none(), "its network agents")];
+                let silent: Vec<&str> = silent.into_iter().filter_map(|(silent, what)| silent.then_some(what)).collect();
+                let note = if silent.is_empty() { found.to_owned() } else { format!("{found}; not to be compared later: {}", silent.join(", ")) };
                 cx.save(&closed, note).await?;
                 closed
             }
@@ -163,14 +171,18 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
         Err(error) if error.kind == PortErrorKind::NotFound => None,
         Err(error) => return Err(error.into()),
     };
-    let inventory = match cx.ports.compute.inventory(&node).await {
-        Ok(inventory) => Some(inventory),
-        Err(error) if error.kind == PortErrorKind::Unavailable => return Err(error.into()),
-        // Whoever may not ask for it, or asks a Placement that is too old, has it not compared.
-        Err(error) => {
-            warn!(%node, error = %StepError::from(error).chain(), "what Placement has of the node is not compared afterwards");
+    let inventory = told(&node, "what Placement has of it", cx.ports.compute.inventory(&node).await)?;
+    let agents = told(&node, "its network agents", cx.ports.compute.agents(&node).await)?;
+    let reporting = |(name, reports): (String, bool)| reports.then_some(name);
+    let agents = agents.map(|agents| agents.into_iter().filter_map(reporting).collect());
+    // No node waits for what alerts: without this, more of them are asked about in the end.
+    let alerts = match verify_alerts::firing(cx).await {
+        Some(Ok(alerts)) => Some(alerts),
+        Some(Err(error)) => {
+            warn!(%node, error = %StepError::from(error).chain(), "alerts that fire now will be taken for new ones");
             None
         }
+        None => None,
     };
     let reopen = found.enabled
         || match whose(found.disabled_reason.as_deref(), cx.id) {
@@ -178,7 +190,19 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
             Reason::Another { found_enabled } => found_enabled,
             Reason::Foreign => false,
         };
-    Ok(Closed { reopen, found, hypervisor, inventory })
+    Ok(Closed { reopen, found, hypervisor, inventory, agents, alerts })
+}
+
+/// What is compared afterwards. Whoever may not ask for it, or asks somebody who is too old, has it not compared.
+fn told<T>(node: &NodeName, what: &str, answer: Result<T, PortError>) -> Result<Option<T>, StepError> {
+    match answer {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.kind == PortErrorKind::Unavailable => Err(error.into()),
+        Err(error) => {
+            warn!(%node, error = %StepError::from(error).chain(), "{what} is not compared afterwards");
+            Ok(None)
+        }
+    }
 }
 
 /// What was written down before this try. Somebody may have disabled the node since: that is theirs, then, and stays.

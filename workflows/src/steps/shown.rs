@@ -50,14 +50,24 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync> Accepted
         Ok((if is_new { Some(shown.what) } else { accepted }, is_new))
     }
 
+    /// What was accepted last, if anything.
+    pub(super) fn taken(cx: &StepCx<'_>) -> Result<Option<T>, StepError> {
+        Ok(Self::read(cx)?.0)
+    }
+
     pub(super) fn is(cx: &StepCx<'_>, what: &T) -> Result<bool, StepError> {
         Ok(Self::read(cx)?.0.as_ref() == Some(what))
+    }
+
+    /// From now on this is accepted, and nothing else.
+    pub(super) async fn replace(cx: &StepCx<'_>, what: T, note: &str) -> Result<(), StepError> {
+        cx.save(&Accepted { accepted: Some(what.clone()), shown: Shown::now(cx, what) }, note).await
     }
 
     /// Writes the newest answer down, before anything else is asked: it is the newest one no more then.
     pub(super) async fn keep(cx: &StepCx<'_>) -> Result<(), StepError> {
         if let (Some(what), true) = Self::read(cx)? {
-            cx.save(&Accepted { shown: Shown::now(cx, what.clone()), accepted: Some(what) }, "taken as good by an operator").await?;
+            Self::replace(cx, what, "taken as good by an operator").await?;
         }
         Ok(())
     }

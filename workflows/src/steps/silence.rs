@@ -51,7 +51,7 @@ fn mark(cx: &StepCx<'_>) -> String {
 }
 
 /// `matcher` for one node. A name has dots at most that mean something in a regular expression.
-fn for_node(matcher: &Matcher, node: &str) -> Matcher {
+pub(super) fn for_node(matcher: &Matcher, node: &str) -> Matcher {
     let node = if matcher.is_regex { node.replace('.', "\\.") } else { node.to_owned() };
     Matcher { value: matcher.value.replace("{node}", &node), ..matcher.clone() }
 }

@@ -10,7 +10,7 @@ use turnaround_config::NodeName;
 use super::shown::{ACCEPT, Accepted};
 use super::{Close, DeployOpenStack, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
-use crate::ports::PortErrorKind;
+use crate::ports::{PortError, PortErrorKind};
 use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,13 +34,13 @@ impl VerifiedHypervisor {
 /// Resource classes that say again what the hypervisor says.
 const SIZES: [&str; 4] = ["VCPU", "PCPU", "MEMORY_MB", "DISK_GB"];
 
-/// Done when the compute service reports, the hypervisor offers at least the vCPUs and memory that it offered when the node was closed, and Placement has at
-/// least as much of everything (but for what another kernel takes of the memory, and for disks). A node that came back short of a DIMM, or of a GPU that tenants ask Placement for, stays closed.
+/// Done when the compute service reports, the hypervisor offers at least the vCPUs and memory that it offered when the node was closed, Placement has at
+/// least as much of everything (but for what another kernel takes of the memory, and for disks), and every network agent reports that did then. A node that came back short of a DIMM, or of a GPU that tenants ask Placement for, stays closed.
 pub struct VerifyHypervisor;
 
 enum Seen {
     Back(VerifiedHypervisor),
-    /// It is back, and Placement has less of it than before, or does not say: what is missing.
+    /// It is back, and Placement has less of it than before, an agent of its does not report, or nobody says: what is missing.
     Less(String),
     NotYet(String),
 }
@@ -59,7 +59,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
         return Ok(Seen::NotYet("its hypervisor is down".to_owned()));
     }
     let closed = cx.output::<Close>()?;
-    let (found, before) = closed.map_or((None, None), |closed| (closed.hypervisor, closed.inventory));
+    let (found, before, agents) = closed.map_or((None, None, None), |closed| (closed.hypervisor, closed.inventory, closed.agents));
     if let Some(before) = found
         && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))
     {
@@ -68,33 +68,45 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
             hypervisor.vcpus, hypervisor.memory_mb, before.vcpus, before.memory_mb
         )));
     }
-    let mut inventory = BTreeMap::new();
+    let (mut inventory, mut missing) = (BTreeMap::new(), Vec::new());
     if let Some(before) = before {
-        let less = match cx.ports.compute.inventory(&node).await {
+        match cx.ports.compute.inventory(&node).await {
             Ok(now) => {
+                missing = less(&before, &now);
                 inventory = now;
-                less(&before, &inventory).join(", ")
             }
-            Err(error) => match error.kind {
-                PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
-                PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown => return Err(error.into()),
-                PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => StepError::from(error).chain(),
-            },
-        };
-        if !less.is_empty() && !Accepted::is(cx, &less)? {
-            return Ok(Seen::Less(less));
+            Err(error) if error.kind == PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
+            Err(error) => missing.push(untold(error)?),
         }
+    }
+    if let Some(agents) = agents {
+        match cx.ports.compute.agents(&node).await {
+            Ok(now) => missing.extend(agents.iter().filter(|agent| now.get(*agent) != Some(&true)).map(|agent| format!("{agent} does not report"))),
+            Err(error) => missing.push(untold(error)?),
+        }
+    }
+    let missing = missing.join(", ");
+    if !missing.is_empty() && !Accepted::is(cx, &missing)? {
+        return Ok(Seen::Less(missing));
     }
     Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
 }
 
-/// What Placement has is reported by nova-compute once a minute; some of it only when drivers have settled. After so long that is a question.
+/// What nobody tells, and won't later.
+fn untold(error: PortError) -> Result<String, StepError> {
+    match error.kind {
+        PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown => Err(error.into()),
+        PortErrorKind::NotFound | PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. } | PortErrorKind::Garbled { .. } => Ok(StepError::from(error).chain()),
+    }
+}
+
+/// What Placement has is reported by nova-compute once a minute; some of it only when drivers have settled. Agents report twice a minute. After so long that is a question.
 const REPORTED_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 fn question_less(node: &NodeName, less: String) -> Question {
-    Question::new(format!("{node} is renewed, and Placement does not say that it has as much of it as before: what now?"))
+    Question::new(format!("{node} is renewed, and not all that it had before is back in OpenStack: what now?"))
         .seen(less)
-        .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it: the drivers on the node, nova-compute's configuration")
+        .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it: the drivers and agents on the node, nova-compute's configuration")
         .answer(ACCEPT, AnswerEffect::Retry, format!("takes that as all that {node} must have, as where its configuration was changed on purpose"))
         .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed"))
 }
@@ -134,7 +146,7 @@ impl Step for VerifyHypervisor {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedHypervisor>, StepError> {
         Ok(match look(cx).await? {
             Seen::Back(verified) => Observed::AlreadyDone(verified),
-            Seen::Less(why) => Observed::ToDo { would: format!("wait until Placement has as much of {} as before; now: {why}", cx.target()) },
+            Seen::Less(why) => Observed::ToDo { would: format!("wait until all that {} had before is back in OpenStack; now: {why}", cx.target()) },
             Seen::NotYet(why) => Observed::ToDo { would: format!("wait until {} is back in Nova; now: {why}", cx.target()) },
         })
     }
@@ -146,10 +158,10 @@ impl Step for VerifyHypervisor {
         Ok(match look(cx).await? {
             Seen::Back(verified) => Progress::Done(verified),
             Seen::Less(less) if cx.tried_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
-                Accepted::is_about_to_show(cx, less.clone(), "Placement has less of it").await?;
+                Accepted::is_about_to_show(cx, less.clone(), "not all is back").await?;
                 return Err(StepError::ask(question_less(&order.node, less)));
             }
-            Seen::Less(less) => Progress::LookAgain { after, note: format!("Placement does not say that it has as much of it as before: {less}") },
+            Seen::Less(less) => Progress::LookAgain { after, note: format!("not all that it had before is back in OpenStack: {less}") },
             Seen::NotYet(note) => Progress::LookAgain { after, note },
         })
     }

@@ -6,11 +6,11 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyHypervisor,
+    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyAlerts, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 5;
+pub(super) const VERSION: u32 = 6;
 
 pub(super) fn definition() -> Definition {
     Definition {
@@ -31,6 +31,7 @@ pub(super) fn definition() -> Definition {
             step(DeployOpenStack),
             step(VerifyHypervisor),
             step(VerifyNode),
+            step(VerifyAlerts),
             step(Reopen),
             step(EndSilence),
         ],

@@ -3,11 +3,11 @@
 use super::NODE_OS_IRONIC;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitRebuild, CheckRecord, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Rebuild, Reopen, Silence, TakeStock, VerifyHypervisor,
+    AwaitRebuild, CheckRecord, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Rebuild, Reopen, Silence, TakeStock, VerifyAlerts, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 pub(super) fn definition() -> Definition {
     Definition {
@@ -28,6 +28,7 @@ pub(super) fn definition() -> Definition {
             step(DeployOpenStack),
             step(VerifyHypervisor),
             step(VerifyNode),
+            step(VerifyAlerts),
             step(Reopen),
             step(EndSilence),
         ],

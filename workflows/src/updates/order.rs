@@ -76,6 +76,9 @@ pub struct OrderedSilence {
     /// `{node}` stands for the node's name.
     pub matchers: Vec<Matcher>,
     pub lasts_ms: u64,
+    /// Alerts about the node that are new keep it from being given back. Older orders don't say.
+    #[serde(default)]
+    pub gate: bool,
 }
 
 /// A Kubernetes cluster whose nodes are instances.
@@ -270,6 +273,7 @@ impl RolloutOrder {
             silence: config.silences.as_ref().map(|silences| OrderedSilence {
                 matchers: silences.matchers.clone(),
                 lasts_ms: millis(silences.lasts),
+                gate: silences.alert_gate,
             }),
             cluster: config.kubernetes.as_ref().map(|cluster| OrderedCluster {
                 drain_deadline_ms: millis(cluster.drain_deadline),

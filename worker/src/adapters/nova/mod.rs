@@ -2,7 +2,7 @@
 //!
 //! An own thin client on reqwest. `openstack_sdk` was built and weighed: it costs 141 s of a cold build and 99 crates, brings
 //! interactive prompts and a browser opener, and sends a request again by itself; whether a request may be sent again is
-//! what this adapter is about. Nine calls of Nova's and one of Placement's are used.
+//! what this adapter is about. Of Placement and Neutron it only reads.
 //!
 //! The microversion is pinned: what a call means never changes because somebody upgraded Nova. What real Nova answered
 //! to each of these calls (33.0.2) is held fast in `worker/tests/contract_nova.rs`.
@@ -24,6 +24,7 @@ use super::http::{Answer, Effect, Request, foreign_text};
 use super::keystone::{Session, Token};
 
 mod instances;
+mod neutron;
 mod placement;
 mod services;
 mod wire;
@@ -170,6 +171,19 @@ impl Nova {
         let operation = call.operation.clone();
         let answer = self.send(call).await?;
         answer.json(expected).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))
+    }
+
+    /// Reads from another service of the same cloud, by the request that `asked` makes of a token.
+    // A 401 comes before anything is looked at.
+    async fn look(&self, operation: &str, asked: impl Fn(&Token) -> Result<Request, PortError> + Sync) -> Result<Answer, PortError> {
+        let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
+        let mut token = self.session.token().await.map_err(before)?;
+        let mut answer = self.session.http().send(&asked(&token)?).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status.as_u16() == 401) {
+            token = self.session.renew(&token).await.map_err(before)?;
+            answer = self.session.http().send(&asked(&token)?).await;
+        }
+        answer.map_err(|failure| PortError::new(operation, failure.kind(Effect::None)).with_source(failure))
     }
 
     /// Where Nova is and which microversion it is spoken to in. None where `token` is refused.

@@ -3,7 +3,6 @@
 //! Nova's own numbers won't do: they say nothing of over-commitment, so that a host with room would look full.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
@@ -11,7 +10,7 @@ use serde::de::DeserializeOwned;
 use turnaround_workflows::ports::{PortError, PortErrorKind, Room};
 
 use super::{Nova, X_AUTH_TOKEN};
-use crate::adapters::http::{Answer, Effect, Request};
+use crate::adapters::http::{Effect, Request};
 use crate::adapters::keystone::Token;
 
 /// That of Rocky: the first one that tells each candidate's whole tree of providers, with all that they have.
@@ -195,14 +194,19 @@ impl Nova {
         expected: &str,
     ) -> Result<T, PortError> {
         let fail = |kind| PortError::new(operation, kind);
-        let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
-        let mut token = self.session.token().await.map_err(before)?;
-        let mut answer = self.ask_placement(operation, &token, path, query, microversion).await?;
-        // Nothing has been looked at before a 401.
-        if answer.status.as_u16() == 401 {
-            token = self.session.renew(&token).await.map_err(before)?;
-            answer = self.ask_placement(operation, &token, path, query, microversion).await?;
-        }
+        let asked = |token: &Token| {
+            let mut url = self.session.placement_endpoint(token)?;
+            // An http URL always has a path to extend.
+            if let Ok(mut segments) = url.path_segments_mut() {
+                segments.pop_if_empty().extend(path);
+            }
+            if !query.is_empty() {
+                url.query_pairs_mut().extend_pairs(query);
+            }
+            let request = Request::new(Method::GET, url).header(X_AUTH_TOKEN, token.value.clone());
+            Ok(request.header(OPENSTACK_API_VERSION, microversion.clone()))
+        };
+        let answer = self.look(operation, asked).await?;
         let garbled = |reason: &str| Err(fail(PortErrorKind::Garbled { reason: reason.to_owned() }));
         match answer.status.as_u16() {
             200 => answer.json(expected).map_err(|reason| fail(PortErrorKind::Garbled { reason })),
@@ -213,22 +217,6 @@ impl Nova {
             406 => garbled("Placement does not know its microversion 1.29 (OpenStack Rocky), the oldest that will do"),
             _ => Err(fail(answer.refusal(Effect::None, answer.fault()))),
         }
-    }
-
-    async fn ask_placement(&self, operation: &str, token: &Arc<Token>, path: &[&str], query: &[(String, String)], microversion: &HeaderValue) -> Result<Answer, PortError> {
-        let mut url = self.session.placement_endpoint(token)?;
-        // An http URL always has a path to extend.
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        let request = Request::new(Method::GET, url)
-            .header(X_AUTH_TOKEN, token.value.clone())
-            .header(OPENSTACK_API_VERSION, microversion.clone());
-        let answer = self.session.http().send(&request).await;
-        answer.map_err(|failure| PortError::new(operation, failure.kind(Effect::None)).with_source(failure))
     }
 }
 

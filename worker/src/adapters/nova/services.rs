@@ -59,6 +59,12 @@ impl ComputeServices for Nova {
         if inventory.is_empty() { Err(PortError::new(operation, PortErrorKind::NotFound)) } else { Ok(inventory) }
     }
 
+    async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
+        let operation = format!("list the network agents of {node}");
+        let host = self.host(node, &operation)?;
+        self.agents_of(&operation, host).await
+    }
+
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         let operation = "list the hosts and what is free on them";
         let free = self.free_room(operation).await?;

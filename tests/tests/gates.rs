@@ -1,0 +1,163 @@
+//! What stands between a renewed node and its tenants besides the site's own checks: its network agents, and what alerts. In virtual time.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use turnaround_tests::sim::{Death, MORNING, Sim, order};
+use turnaround_workflows::engine::{Question, SignalKind};
+use turnaround_workflows::rehearsal::{Api, Happened, NodePlan, Outage, SitePlan};
+use turnaround_workflows::store::{Status, WorkflowId};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const FAILING: &str = r#"DiskFailing{instance="gpu-01"}"#;
+
+struct Renewal {
+    sim: Sim,
+    node: WorkflowId,
+}
+
+impl Renewal {
+    /// Of `gpu-01`, to its end or its first question.
+    async fn of(plan: SitePlan, death: Option<Death>) -> Renewal {
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        sim.deaths.extend(death);
+        let rollout = sim.order(&order).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        sim.run().await;
+        Renewal { sim, node }
+    }
+
+    async fn question(&self) -> Question {
+        let state = self.sim.state(&self.node).await;
+        state.question().cloned().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()))
+    }
+
+    async fn answer(&mut self, key: &str) {
+        self.sim.clock.advance(Duration::from_secs(1));
+        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.run().await;
+    }
+
+    fn is_open(&self) -> bool {
+        self.sim.world.snapshot().node("gpu-01").unwrap().enabled
+    }
+
+    async fn status(&self) -> Status {
+        self.sim.document(&self.node).await.status
+    }
+
+    /// How long it took from the return of the compute service until the node was given back.
+    fn waited(&self) -> Duration {
+        let at = |is: fn(&Happened) -> bool| self.sim.world.events().iter().rev().find(|event| is(&event.what)).unwrap().at;
+        at(|what| matches!(what, Happened::ServiceEnabled { .. })).since(at(|what| matches!(what, Happened::ServiceUp { .. })))
+    }
+}
+
+fn with(change: impl FnOnce(&mut NodePlan)) -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 1);
+    change(plan.node("gpu-01").unwrap());
+    plan
+}
+
+#[tokio::test]
+async fn a_network_agent_that_does_not_come_back_is_a_question_and_the_node_stays_closed() {
+    let mut renewal = Renewal::of(with(|node| node.faults.agent_stays_away = true), None).await;
+    let question = renewal.question().await;
+    assert_eq!(question.text, "gpu-01 is renewed, and not all that it had before is back in OpenStack: what now?");
+    assert_eq!(question.seen, ["neutron-openvswitch-agent does not report"]);
+    assert!(!renewal.is_open());
+    renewal.answer("retry").await;
+    assert!(!renewal.is_open(), "looking again does not mend it");
+    renewal.answer("accept").await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+}
+
+#[tokio::test]
+async fn an_alert_that_did_not_fire_before_is_a_question_and_the_node_stays_closed() {
+    for last in ["accept", "leave"] {
+        let plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+        let mut renewal = Renewal::of(plan, None).await;
+        let question = renewal.question().await;
+        assert_eq!(question.text, "gpu-01 is renewed, and alerts fire about it that did not fire before: what now?");
+        assert_eq!(question.seen, [format!("alerts fire: {FAILING}")]);
+        renewal.answer("retry").await;
+        assert_eq!(renewal.question().await.seen, question.seen);
+        assert!(!renewal.is_open());
+        renewal.answer(last).await;
+        let accepted = last == "accept";
+        assert_eq!(renewal.status().await, if accepted { Status::Succeeded } else { Status::Failed });
+        assert_eq!(renewal.is_open(), accepted);
+    }
+}
+
+#[tokio::test]
+async fn what_fires_all_the_time_is_no_hindrance_and_what_its_absence_has_caused_is_waited_out() {
+    let renewal = Renewal::of(with(|node| node.alert = Some("FanSlow".to_owned())), None).await;
+    assert_eq!(renewal.status().await, Status::Succeeded);
+    let told = renewal.sim.state(&renewal.node).await.record("verify-alerts").unwrap().output.as_ref().unwrap().to_string();
+    assert_eq!(told, r#"{"firing":["FanSlow{instance=\"gpu-01\"}"]}"#);
+    // `NodeDown` ends a minute after the compute service is back.
+    assert!(renewal.waited() >= MINUTE, "{:?}", renewal.waited());
+}
+
+#[tokio::test]
+async fn where_nobody_says_which_alerts_fire_an_operator_is_asked() {
+    let mut plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    plan.faults.outages = vec![Outage { api: Api::Monitoring, node: None, from: 5 * MINUTE, lasts: 2 * HOUR }];
+    let mut renewal = Renewal::of(plan, None).await;
+    let question = renewal.question().await;
+    assert_eq!(question.text, "gpu-01 is renewed, and whether alerts fire about it can't be told: what now?");
+    assert!(question.seen[0].starts_with("could not list the alerts that fire"), "{question:?}");
+    assert!(!renewal.is_open());
+    // Whoever takes that as good has not seen the alert.
+    renewal.sim.clock.advance(2 * HOUR);
+    renewal.answer("accept").await;
+    assert_eq!(renewal.question().await.seen, [format!("alerts fire: {FAILING}")]);
+    assert!(!renewal.is_open());
+    renewal.answer("accept").await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+}
+
+#[tokio::test]
+async fn that_nobody_says_is_taken_as_good_only_until_somebody_does() {
+    let mut plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    let out = |from, lasts| Outage { api: Api::Monitoring, node: None, from, lasts };
+    // It answers for some minutes in between.
+    plan.faults.outages = vec![out(5 * MINUTE, 2 * HOUR), out(2 * HOUR + 10 * MINUTE, 48 * HOUR)];
+    let mut renewal = Renewal::of(plan, None).await;
+    renewal.sim.clock.advance_to(MORNING + 2 * HOUR + 6 * MINUTE);
+    renewal.answer("accept").await;
+    let question = renewal.question().await;
+    assert_eq!(question.text, "gpu-01 is renewed, and whether alerts fire about it can't be told: what now?");
+    assert!(!renewal.is_open(), "an alert was told of meanwhile");
+}
+
+#[tokio::test]
+async fn a_monitoring_that_never_answers_keeps_no_node_whose_operator_says_so() {
+    let mut plan = with(|_| {});
+    plan.faults.outages = vec![Outage { api: Api::Monitoring, node: None, from: Duration::ZERO, lasts: 100 * HOUR }];
+    let mut renewal = Renewal::of(plan, None).await;
+    assert!(!renewal.is_open());
+    renewal.answer("accept").await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+}
+
+#[tokio::test]
+async fn what_was_accepted_stays_so_whoever_is_killed() {
+    let faults = || with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    let whole = Death::never();
+    let mut renewal = Renewal::of(faults(), Some(whole.clone())).await;
+    renewal.answer("accept").await;
+    assert_eq!(renewal.status().await, Status::Succeeded);
+    assert!(whole.passed() > 50, "{}", whole.passed());
+    for point in 1..=whole.passed() {
+        let mut renewal = Renewal::of(faults(), Some(Death::at(point))).await;
+        assert_eq!(renewal.question().await.seen, [format!("alerts fire: {FAILING}")]);
+        assert!(!renewal.is_open());
+        renewal.answer("accept").await;
+        assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+    }
+}
