@@ -177,6 +177,9 @@ impl ComputeServices for MortalPorts {
     async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
         self.inner().compute.agents(node).await
     }
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError> {
+        self.inner().compute.zones().await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.inner().compute.hosts().await
     }
@@ -198,6 +201,9 @@ impl Instances for MortalPorts {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.inner().instances.get(id).await
+    }
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
+        self.inner().instances.device_ports(node).await
     }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.inner().instances.groups().await

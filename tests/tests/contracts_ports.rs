@@ -154,6 +154,7 @@ contracts! {
     the_hypervisor_is_a_second_witness,
     what_placement_has_of_a_host_is_told_also_where_nothing_is_free,
     an_agent_that_does_not_report_is_told_of,
+    zones_local_disks_and_ports_with_a_device_are_told,
     what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends,
     what_a_flavour_asks_of_placement_is_offered_by_some_hosts_and_taken_there,
     server_groups_of_all_projects_are_told_with_their_rules,
@@ -315,6 +316,34 @@ async fn an_agent_that_does_not_report_is_told_of(on: On) {
     assert_eq!((agents("gpu-01").await, agents("gpu-02").await), (told(false), told(true)));
 }
 
+async fn zones_local_disks_and_ports_with_a_device_are_told(on: On) {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().nova_host = Some("gpu-01.cloud.internal".to_owned());
+    for (node, zone, disk) in [("gpu-01", "a", Some(100)), ("gpu-02", "b", Some(50)), ("gpu-03", "b", None)] {
+        let node = plan.node(node).unwrap();
+        (node.zone, node.disk_gb) = (Some(zone.to_owned()), disk);
+    }
+    let local = InstancePlan { disk_gb: 30, device_ports: vec!["direct".to_owned()], ..InstancePlan::new("local").on("gpu-01") };
+    let bound = InstancePlan { zone: Some("b".to_owned()), ..InstancePlan::new("bound").on("gpu-02") };
+    plan.instances = vec![local, bound];
+    let bench = on.site(plan).await;
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let zones = bench.ports.compute.zones().await.unwrap();
+    assert_eq!(zones, [("a".to_owned(), names(&["gpu-01"])), ("b".to_owned(), names(&["gpu-02", "gpu-03"]))].into());
+    let (local, bound) = (bench.instance("local").await, bench.instance("bound").await);
+    assert_eq!((local.takes.disk_gb, local.zone), (Some(30), None));
+    assert_eq!((bound.takes.disk_gb, bound.zone.as_deref()), (None, Some("b")));
+    let disks: BTreeMap<String, Option<u64>> = bench.ports.compute.hosts().await.unwrap().into_iter().map(|host| (host.name, host.free.disk_gb)).collect();
+    assert_eq!(disks, [("gpu-01", Some(70)), ("gpu-02", Some(50)), ("gpu-03", None)].map(|(name, disk)| (name.to_owned(), disk)).into());
+    let ports = async |name: &str| bench.ports.instances.device_ports(&node(name)).await.unwrap();
+    assert_eq!(ports("gpu-01").await, [(bench.id("local"), vec!["direct".to_owned()])].into());
+    assert!(ports("gpu-02").await.is_empty(), "a plain one");
+
+    bench.start_move("bound", Move::Live).await.unwrap();
+    bench.settle();
+    assert_eq!(bench.instance("bound").await.host.as_deref(), Some("gpu-03"), "the other host of its zone");
+}
+
 async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on: On) {
     let mut plan = SitePlan::uniform(4, 0);
     *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 100_000);
@@ -330,7 +359,7 @@ async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on:
         name: name.to_owned(),
         enabled,
         up: true,
-        free: Room { vcpus, memory_mb },
+        free: Room { vcpus, memory_mb, disk_gb: None },
     };
     let hosts = async || {
         let mut hosts = bench.ports.compute.hosts().await.unwrap();
@@ -344,7 +373,7 @@ async fn what_is_free_on_every_host_is_told_and_a_move_takes_it_at_both_ends(on:
     let [closed, full] = [host("gpu-03", false, 64, 512 * 1024), host("gpu-04", true, 0, 0)];
     let free = [host("gpu-01", true, 45, 93_000), host("gpu-02", true, 16, 50_000), closed.clone(), full.clone()];
     assert_eq!(hosts().await, free);
-    assert_eq!(bench.instance("moves").await.takes, Room { vcpus: 3, memory_mb: 7_000 });
+    assert_eq!(bench.instance("moves").await.takes, Room { vcpus: 3, memory_mb: 7_000, disk_gb: None });
 
     bench.start_move("moves", Move::Cold).await.unwrap();
     bench.until("it waits", |site| site.instance("moves").unwrap().vm_state == "resized");

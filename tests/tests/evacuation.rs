@@ -338,8 +338,8 @@ async fn a_dry_run_says_how_many_will_move_again() {
     let mut sim = Sim::new(plan, 7);
     let lines = dry_run(&mut sim, &order).await;
     let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
-    assert!(would("gpu-01").ends_with("ports with a device); 2 of them only on nodes that are renewed later, and move again then"));
-    assert!(would("gpu-02").ends_with("there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)"), "{}", would("gpu-02"));
+    assert!(would("gpu-01").ends_with("devices and server groups; 2 of them only on nodes that are renewed later, and move again then"));
+    assert!(would("gpu-02").ends_with("there is room for them elsewhere by vCPUs, memory, local disks, zones, devices and server groups"), "{}", would("gpu-02"));
 }
 
 async fn dry_run(sim: &mut Sim, order: &RolloutOrder) -> Vec<DryRunLine> {
@@ -526,6 +526,62 @@ async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_i
     assert_eq!(moves_of(&sim, &left_over), [Move::Live]);
 }
 
+#[tokio::test]
+async fn of_two_nodes_that_are_out_at_once_one_waits_where_there_is_room_for_one_only() {
+    let mut plan = SitePlan::uniform(3, 2);
+    plan.instances.retain(|instance| instance.node.as_deref() != Some("gpu-03"));
+    *plan.node("gpu-03").unwrap() = NodePlan::new("gpu-03").size(64, 20 * 1024);
+    let mut order = order(&plan, 2);
+    order.nodes.truncate(2);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded, "nobody was asked");
+    let events = sim.world.events();
+    let first = |is: &dyn Fn(&Happened) -> bool| events.iter().position(|event| is(&event.what)).unwrap();
+    let closed = first(&|what| matches!(what, Happened::ServiceDisabled { node, .. } if node == "gpu-02"));
+    let back = first(&|what| matches!(what, Happened::ServiceEnabled { node, .. } if node == "gpu-01"));
+    let moved = first(&|what| matches!(what, Happened::MigrationRequested { node: Some(node), .. } if node == "gpu-02"));
+    assert!(closed < back && back < moved, "out at once, and not half emptied: {closed} {back} {moved}");
+    for name in ["gpu-01-a", "gpu-01-b", "gpu-02-a", "gpu-02-b"] {
+        assert_eq!(moves_of(&sim, &guest(&sim, name)), [Move::Live], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_host_of_a_zone_or_with_disk_enough_is_not_half_emptied() {
+    let cases: [(fn(&mut SitePlan), &str); 2] = [
+        (
+            |plan| {
+                plan.node("gpu-01").unwrap().zone = Some("az-1".to_owned());
+                plan.instance("gpu-01-b").unwrap().zone = Some("az-1".to_owned());
+            },
+            "which takes 4 vCPUs and 8192 MiB, bound to zone az-1, fits on no other host",
+        ),
+        (
+            |plan| {
+                plan.nodes.iter_mut().for_each(|node| node.disk_gb = Some(100));
+                plan.instance("gpu-01-b").unwrap().disk_gb = 60;
+                plan.instance("gpu-02-a").unwrap().disk_gb = 60;
+            },
+            "which takes 4 vCPUs, 8192 MiB and 60 GB of disk, fits on no other host",
+        ),
+    ];
+    for (change, told) in cases {
+        let mut plan = SitePlan::uniform(2, 2);
+        change(&mut plan);
+        let mut sim = Sim::new(plan.clone(), 7);
+        let node = ordered(&sim, &plan, Pinned::Ask).await;
+        sim.run().await;
+        let state = sim.state(&node).await;
+        let question = state.question().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()));
+        assert!(question.seen[0].starts_with("gpu-01-b (") && question.seen[0].ends_with(told), "{question:?}");
+        for name in ["gpu-01-a", "gpu-01-b"] {
+            assert_eq!(moves_of(&sim, &guest(&sim, name)), [], "nothing was moved");
+        }
+    }
+}
+
 fn groups(rule: GroupRule, members: &[&str]) -> Vec<GroupPlan> {
     vec![GroupPlan { name: "etcd".to_owned(), rule, members: members.iter().map(|name| (*name).to_owned()).collect() }]
 }
@@ -562,12 +618,13 @@ async fn the_dry_run_says_what_it_does_not_prove() {
     plan.instance("gpu-01-a").unwrap().extra_specs.insert("pci_passthrough:alias".to_owned(), "h100:1".to_owned());
     plan.instance("gpu-01-a").unwrap().metadata.insert("turnaround:move".to_owned(), "cold".to_owned());
     plan.groups = groups(GroupRule::Affinity, &["gpu-02-a", "gpu-02-b"]);
+    plan.instance("gpu-01-b").unwrap().device_ports = vec!["direct".to_owned()];
     plan.groups.push(GroupPlan { name: "single".to_owned(), rule: GroupRule::Affinity, members: vec!["gpu-03-a".to_owned()] });
     let order = order(&plan, 1);
     let mut sim = Sim::new(plan, 7);
     let lines = dry_run(&mut sim, &order).await;
     let would = |node: &str| lines.iter().find(|line| line.node.as_str() == node && line.step == "evacuate").unwrap().would.clone();
-    let alias = "ports with a device); NOT proven: that another host has a device for gpu-01-a (pci_passthrough:alias=h100:1): Placement does not tell of PCI aliases";
+    let alias = "server groups; NOT proven: that another host has a device for the ports of gpu-01-b (direct): nobody tells how many are free; that another host has a device for gpu-01-a (pci_passthrough:alias=h100:1): Placement does not tell of PCI aliases";
     assert!(would("gpu-01").contains(alias), "{}", would("gpu-01"));
     let together = "NOT proven: that Nova moves them one by one, as it must: gpu-02-a, gpu-02-b are to stay on one host by their server group etcd (affinity)";
     assert!(would("gpu-02").contains(together), "{}", would("gpu-02"));
@@ -752,7 +809,7 @@ async fn a_node_whose_instances_find_no_room_is_given_back_as_found() {
 #[tokio::test]
 async fn the_dry_run_says_what_is_done_with_each_and_whether_there_is_room() {
     for (plan, expected) in [
-        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)"),
+        (SitePlan::uniform(3, 2), "move 2 instances off gpu-01: 2 live, 0 cold; there is room for them elsewhere by vCPUs, memory, local disks, zones, devices and server groups"),
         (
             with_too_little_room(),
             "move 3 instances off gpu-01: 3 live, 0 cold; NO ROOM elsewhere: gpu-01-c (ID), which takes 4 vCPUs and 8192 MiB, finds no \

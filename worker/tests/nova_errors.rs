@@ -320,7 +320,7 @@ async fn what_is_free_is_asked_of_placement_and_whatever_is_wrong_there_is_said(
     let pages = [page("h1", "compute1", "enabled", "up", true), page("h2", "compute2", "disabled", "down", false)];
     cloud.reply("GET", "/v2.1/os-hypervisors/detail", pages);
     let expected = [
-        Host { name: "gpu-01".to_owned(), enabled: true, up: true, free: Room { vcpus: 250, memory_mb: 600 } },
+        Host { name: "gpu-01".to_owned(), enabled: true, up: true, free: Room { vcpus: 250, memory_mb: 600, disk_gb: None } },
         Host { name: "compute2".to_owned(), enabled: false, up: false, free: Room::default() },
     ];
     assert_eq!(hosts().await.unwrap(), expected);

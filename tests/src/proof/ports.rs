@@ -39,6 +39,9 @@ impl ComputeServices for Gated {
     async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
         self.gate.call("agents", false, self.site.compute.agents(node)).await
     }
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError> {
+        self.gate.call("zones", false, self.site.compute.zones()).await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.gate.call("hosts", false, self.site.compute.hosts()).await
     }
@@ -60,6 +63,9 @@ impl Instances for Gated {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.gate.call("instance", false, self.site.instances.get(id)).await
+    }
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
+        self.gate.call("device ports", false, self.site.instances.device_ports(node)).await
     }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.gate.call("server groups", false, self.site.instances.groups()).await

@@ -137,14 +137,18 @@ async fn candidates(State(placement): State<Arc<Placement>>, headers: HeaderMap,
     let (mut requests, mut summaries) = (Vec::new(), Map::new());
     for service in services.iter().filter(|service| service.free.memory_mb >= least && offering.contains_key(&service.host)) {
         let resource = |capacity: u64, free: u64| json!({ "capacity": capacity, "used": capacity - free });
+        let mut resources = json!({
+            "VCPU": resource(u64::from(service.vcpus), service.free.vcpus),
+            "MEMORY_MB": resource(service.memory_mb, service.free.memory_mb),
+        });
+        if let Some((all, free)) = service.disk_gb.zip(service.free.disk_gb) {
+            resources["DISK_GB"] = resource(all, free);
+        }
         requests.push(json!({ "allocations": { &service.id: { "resources": { "MEMORY_MB": least } } } }));
         summaries.insert(
             service.id.clone(),
             json!({
-                "resources": {
-                    "VCPU": resource(u64::from(service.vcpus), service.free.vcpus),
-                    "MEMORY_MB": resource(service.memory_mb, service.free.memory_mb),
-                },
+                "resources": resources,
                 "traits": if service.enabled { vec!["COMPUTE_NODE"] } else { vec!["COMPUTE_NODE", "COMPUTE_STATUS_DISABLED"] },
                 "parent_provider_uuid": null,
                 "root_provider_uuid": service.id,

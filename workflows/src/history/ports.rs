@@ -42,6 +42,9 @@ impl ComputeServices for Told {
     async fn agents(&self, node: &NodeName) -> Result<BTreeMap<String, bool>, PortError> {
         self.0.compute.agents(node).await
     }
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError> {
+        self.0.compute.zones().await
+    }
     async fn hosts(&self) -> Result<Vec<Host>, PortError> {
         self.0.compute.hosts().await
     }
@@ -63,6 +66,9 @@ impl Instances for Told {
     }
     async fn get(&self, id: &InstanceId) -> Result<Option<Instance>, PortError> {
         self.0.instances.get(id).await
+    }
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
+        self.0.instances.device_ports(node).await
     }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.0.instances.groups().await

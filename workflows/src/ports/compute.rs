@@ -1,6 +1,6 @@
 //! The compute service of a node, as the scheduler of instances sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ pub struct Hypervisor {
 pub struct Room {
     pub memory_mb: u64,
     pub vcpus: u64,
+    /// Disk as Placement counts it. None: the instance takes none of a host's (its volumes are elsewhere, or its flavour says 0), or Placement says
+    /// nothing of the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_gb: Option<u64>,
 }
 
 /// A host that an instance may be moved to, one of our nodes or another.
@@ -71,6 +75,10 @@ pub trait ComputeServices: Send + Sync {
 
     /// Every host of the cloud that has a hypervisor.
     async fn hosts(&self) -> Result<Vec<Host>, PortError>;
+
+    /// By the name of an availability zone that an aggregate of hosts makes: its hosts, by their names as in [`Host`]. Nova lets whoever is bound to such a zone go
+    /// nowhere else; a zone that none makes binds nobody.
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError>;
 
     /// The hosts that have, by Placement, all that one instance of a flavour with these [`super::asks`] wants besides its size; by their names as
     /// in [`Host`], with what is free there of each resource class.

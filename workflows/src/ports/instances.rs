@@ -47,6 +47,8 @@ pub struct Instance {
     pub locked: bool,
     /// What it takes of a host.
     pub takes: Room,
+    /// The availability zone that it was asked to be in. None: any, or Nova does not say (before 2024.1).
+    pub zone: Option<String>,
     /// What else its flavour asks of Placement: see [`asks`].
     pub asks: BTreeMap<String, String>,
     /// What in its flavour ties it to a device of its node, as `key=value`: see [`pins`].
@@ -228,6 +230,9 @@ pub trait Instances: Send + Sync {
 
     /// How far the live migration of this instance is that is under way; None where none is, or Nova does not say.
     async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError>;
+
+    /// Ports with a device of their host (SR-IOV and the like) of instances on `node`, by Neutron's `binding:vnic_type`.
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError>;
 
     /// Server groups of all projects that have a hard rule.
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError>;

@@ -142,6 +142,10 @@ pub struct NodePlan {
     pub mac: String,
     pub vcpus: u32,
     pub memory_mb: u64,
+    /// Of Placement. None: Placement says nothing of its disk.
+    pub disk_gb: Option<u64>,
+    /// The availability zone of which an aggregate makes it a part.
+    pub zone: Option<String>,
     /// By resource class of Placement.
     pub devices: BTreeMap<String, u64>,
     /// Of Placement.
@@ -183,6 +187,8 @@ impl Default for NodePlan {
             mac: String::new(),
             vcpus: 64,
             memory_mb: 512 * 1024,
+            disk_gb: None,
+            zone: None,
             devices: ["VGPU", "PGPU", "PCI_DEVICE"].map(|class| (class.to_owned(), 16)).into(),
             traits: Vec::new(),
             boot_time: Duration::from_secs(60),
@@ -276,6 +282,12 @@ pub struct InstancePlan {
     pub node: Option<String>,
     pub vcpus: u32,
     pub memory_mb: u64,
+    /// On its host's own disk; 0 where it is on volumes.
+    pub disk_gb: u64,
+    /// The availability zone that it was asked to be in.
+    pub zone: Option<String>,
+    /// `binding:vnic_type` of each port of its that has a device of the host.
+    pub device_ports: Vec<String>,
     pub vm_state: VmState,
     pub locked: bool,
     /// Of its flavour.
@@ -293,6 +305,9 @@ impl Default for InstancePlan {
             node: None,
             vcpus: 4,
             memory_mb: 8 * 1024,
+            disk_gb: 0,
+            zone: None,
+            device_ports: Vec::new(),
             vm_state: VmState::Active,
             locked: false,
             extra_specs: BTreeMap::new(),

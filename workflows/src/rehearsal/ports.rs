@@ -1,6 +1,6 @@
 //! The simulated site behind every port.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -97,6 +97,17 @@ impl ComputeServices for World {
         Ok(services.into_iter().map(host).collect())
     }
 
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError> {
+        let services = self.services().map_err(|e| e.while_trying_to("list the availability zones"))?;
+        let mut zones: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for service in services {
+            if let Some(zone) = service.zone {
+                zones.entry(zone).or_default().insert(service.node);
+            }
+        }
+        Ok(zones)
+    }
+
     async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {
         let refused = || Trouble::refused(400, "The \"group_policy\" parameter is required when specifying more than one \"resources{N}\" parameter.");
         let offering = if lacks_group_policy(asks) { Err(refused()) } else { self.offering(asks) };
@@ -162,6 +173,15 @@ impl Instances for World {
 
     async fn progress(&self, id: &InstanceId) -> Result<Option<MoveProgress>, PortError> {
         self.progress_of(id).map_err(|e| e.while_trying_to(format_args!("ask how far the live migration of instance {id} is")))
+    }
+
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
+        let here = || {
+            let host = self.service_of(node)?.host;
+            self.guests_where(|guest| guest.host.as_ref() == Some(&host) && !guest.device_ports.is_empty())
+        };
+        let guests = here().map_err(|e: Trouble| e.while_trying_to(format_args!("list the ports with a device on {node}")))?;
+        Ok(guests.into_iter().map(|guest| (guest.id, guest.device_ports)).collect())
     }
 
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {

@@ -303,6 +303,21 @@ impl Site {
         used
     }
 
+    /// What is left of a host's disk; None where Placement says nothing of it.
+    pub(super) fn disk_left(&self, node: usize) -> Option<u64> {
+        let node = &self.nodes[node];
+        let here = self.holders().into_iter().filter(|(host, _)| *host == node.host);
+        node.plan.disk_gb.map(|all| all.saturating_sub(here.map(|(_, index)| self.guests[index].disk_gb).sum()))
+    }
+
+    /// Are the disk of this node and its zone good for this instance? A zone of which no host is a part binds nobody.
+    fn takes_disk_and_zone(&self, guest: usize, node: usize) -> bool {
+        let guest = &self.guests[guest];
+        let is_made = |zone: &String| self.nodes.iter().any(|node| node.plan.zone.as_ref() == Some(zone));
+        let zone = guest.zone.as_ref().filter(|zone| is_made(zone));
+        zone.is_none_or(|zone| self.nodes[node].plan.zone.as_ref() == Some(zone)) && self.disk_left(node).is_none_or(|left| left >= guest.disk_gb)
+    }
+
     /// What is left of each host's devices, by resource class.
     pub(super) fn devices_left(&self, node: usize) -> BTreeMap<String, u64> {
         let node = &self.nodes[node];
@@ -371,7 +386,7 @@ impl Site {
             if used_vcpus + vcpus > node.vcpus || used_memory + memory_mb > node.memory_mb {
                 continue;
             }
-            if guest.is_some_and(|guest| lacks_group_policy(&self.guests[guest].asks()) || !self.offers(index, &self.guests[guest].asks()) || !self.groups_allow(guest, &node.host)) {
+            if guest.is_some_and(|guest| lacks_group_policy(&self.guests[guest].asks()) || !self.offers(index, &self.guests[guest].asks()) || !self.groups_allow(guest, &node.host) || !self.takes_disk_and_zone(guest, index)) {
                 continue;
             }
             let free = node.memory_mb - used_memory;
@@ -394,6 +409,9 @@ impl Site {
             host,
             vcpus: plan.vcpus,
             memory_mb: plan.memory_mb,
+            disk_gb: plan.disk_gb,
+            zone: plan.zone.clone(),
+            device_ports: plan.device_ports.clone(),
             vm_state,
             task_state: None,
             before_resize: VmState::Active,

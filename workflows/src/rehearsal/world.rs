@@ -62,6 +62,10 @@ pub struct ServiceView {
     pub inventory: BTreeMap<String, u64>,
     /// Of Placement.
     pub traits: Vec<String>,
+    /// The availability zone of which an aggregate makes it a part.
+    pub zone: Option<String>,
+    /// How much Placement says that it has of disk in all.
+    pub disk_gb: Option<u64>,
     /// Its network agents, and whether each reports.
     pub agents: BTreeMap<String, bool>,
 }
@@ -185,10 +189,12 @@ impl World {
             up: machine.is_up(site.now, latencies),
             vcpus: machine.vcpus,
             memory_mb: machine.memory_mb,
-            free: free(machine, used.get(machine.host.as_str()).copied().unwrap_or_default()),
+            free: Room { disk_gb: site.disk_left(index), ..free(machine, used.get(machine.host.as_str()).copied().unwrap_or_default()) },
             devices: site.devices_left(index),
             inventory: machine.inventory(),
             traits: machine.traits.clone(),
+            zone: machine.plan.zone.clone(),
+            disk_gb: machine.plan.disk_gb,
             agents: machine.agents(site.now, latencies),
         };
         Ok(site.nodes.iter().enumerate().filter(|(_, machine)| wanted(&machine.name)).map(view).collect())
@@ -358,5 +364,5 @@ impl World {
 }
 
 fn free(machine: &super::machine::Machine, (vcpus, memory_mb): (u32, u64)) -> Room {
-    Room { vcpus: u64::from(machine.vcpus.saturating_sub(vcpus)), memory_mb: machine.memory_mb.saturating_sub(memory_mb) }
+    Room { vcpus: u64::from(machine.vcpus.saturating_sub(vcpus)), memory_mb: machine.memory_mb.saturating_sub(memory_mb), disk_gb: None }
 }

@@ -16,6 +16,7 @@ use self::moves::{Disregarded, MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
 use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
+use self::starting::NO_ROOM_YET;
 use super::shown::newest_answer;
 use super::{order, queues};
 use crate::engine::{Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
@@ -118,7 +119,9 @@ impl Step for Evacuate {
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
-            evacuation.must_have_room().await?;
+            if !evacuation.must_have_room().await? {
+                return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note: NO_ROOM_YET.to_owned() });
+            }
             let waiting = evacuation.without_undrained().await?;
             evacuation.start_more(waiting).await?;
         }

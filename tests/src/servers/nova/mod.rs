@@ -68,6 +68,7 @@ pub(super) fn routes(nova: Nova) -> Router {
         .route("/servers/{id}/os-instance-actions/{request}", get(actions::show))
         .route("/os-migrations", get(migrations::list))
         .route("/os-server-groups", get(groups::list))
+        .route("/os-aggregates", get(services::aggregates))
         .fallback(async || Refusal::new(404, "The resource could not be found."))
         .layer(middleware::from_fn_with_state(Arc::clone(&nova), admit))
         .with_state(Arc::clone(&nova));

@@ -9,6 +9,7 @@ use turnaround_workflows::rehearsal::{Guest, TaskState, VmState};
 use super::{Answer, Bearer, Minor, Nova, Query, Refusal, Shared, next_link, page};
 
 const LOCKED: Minor = Minor(9);
+const PINNED_ZONE: Minor = Minor(96);
 /// From here on the flavour is embedded.
 const FLAVOR_INSIDE: Minor = Minor(47);
 
@@ -63,7 +64,8 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
         "updated": created,
         "metadata": guest.metadata,
         "addresses": {},
-        "image": "",
+        // What is on volumes has no image.
+        "image": if guest.disk_gb == 0 { json!("") } else { json!({ "id": "11111111-1111-4111-8111-111111111111" }) },
         "config_drive": "",
         "key_name": null,
         "hostId": guest.host.as_ref().map(|host| format!("{:0>56}", host.len())).unwrap_or_default(),
@@ -76,7 +78,10 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
     });
     if minor >= FLAVOR_INSIDE {
         let name = format!("c{}", guest.vcpus);
-        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": 20, "ephemeral": 0, "swap": 0, "extra_specs": guest.extra_specs });
+        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": if guest.disk_gb == 0 { 20 } else { guest.disk_gb }, "ephemeral": 0, "swap": 0, "extra_specs": guest.extra_specs });
+    }
+    if minor >= PINNED_ZONE {
+        document["pinned_availability_zone"] = json!(guest.zone);
     }
     if minor >= LOCKED {
         document["locked"] = json!(guest.locked);

@@ -1,5 +1,7 @@
 //! `os-services`.
 
+use std::collections::BTreeSet;
+
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
@@ -15,7 +17,7 @@ fn document(service: &ServiceView, place: usize, minor: Minor, now: String) -> V
     let mut document = json!({
         "binary": "nova-compute",
         "host": service.host,
-        "zone": "nova",
+        "zone": service.zone.as_deref().unwrap_or("nova"),
         "status": if service.enabled { "enabled" } else { "disabled" },
         "state": if service.up { "up" } else { "down" },
         "updated_at": now,
@@ -43,6 +45,18 @@ pub(super) async fn list(
     let now = time(nova.world.now());
     let list: Vec<Value> = wanted.map(|(place, service)| document(service, place, minor, now.clone())).collect();
     Ok(Json(json!({ "services": list })))
+}
+
+/// Those that make availability zones; the simulated site has no others.
+pub(super) async fn aggregates(State(nova): Shared, Extension(bearer): Extension<Bearer>) -> Answer {
+    only_admin(&bearer, "os_compute_api:os-aggregates:index")?;
+    let services = nova.world.services()?;
+    let zones: BTreeSet<&String> = services.iter().filter_map(|service| service.zone.as_ref()).collect();
+    let aggregate = |(place, zone): (usize, &&String)| {
+        let hosts: Vec<&str> = services.iter().filter(|service| service.zone.as_ref() == Some(*zone)).map(|service| service.host.as_str()).collect();
+        json!({ "id": place + 1, "name": format!("of-{zone}"), "availability_zone": zone, "metadata": { "availability_zone": zone }, "hosts": hosts, "deleted": false })
+    };
+    Ok(Json(json!({ "aggregates": zones.iter().enumerate().map(aggregate).collect::<Vec<_>>() })))
 }
 
 pub(super) async fn update(

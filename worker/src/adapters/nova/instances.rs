@@ -148,6 +148,12 @@ impl Instances for Nova {
         }
     }
 
+    async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
+        let operation = format!("list the ports with a device on {node}");
+        let host = self.host(node, &operation)?;
+        self.device_ports_on(&operation, host).await
+    }
+
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         let operation = "list the server groups";
         let (mut groups, mut offset) = (Vec::new(), 0);

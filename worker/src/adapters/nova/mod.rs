@@ -32,9 +32,9 @@ mod wire;
 #[allow(unused_imports, reason = "named in the module's documentation")]
 use turnaround_workflows::ports::{ComputeServices, Instances};
 
-/// The microversion that is asked for where Nova has it: that of 2023.1.
-// It is the newest that every release since 2023.1 has. Not `latest`: from 2.102 on, unknown query parameters are refused.
-const MICROVERSION: Microversion = Microversion { major: 2, minor: 95 };
+/// The microversion that is asked for where Nova has it: that of 2024.1, the first in which a server says to which availability zone it is bound.
+// An older Nova is spoken to in its newest. Not `latest`: from 2.102 on, unknown query parameters are refused.
+const MICROVERSION: Microversion = Microversion { major: 2, minor: 96 };
 
 /// The oldest microversion that will do: that of Pike.
 // Services have UUIDs and `PUT /os-services/{id}` from 2.53 on.
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn the_microversion_is_pinned_and_an_old_nova_is_told_so() {
-        assert_eq!(check("2.1", "2.103"), Ok("2.95".to_owned()));
+        assert_eq!(check("2.1", "2.103"), Ok("2.96".to_owned()));
         assert_eq!(check("2.1", "2.95"), Ok("2.95".to_owned()));
         assert_eq!(check("2.1", "2.93"), Ok("2.93".to_owned()));
         assert_eq!(check("2.1", "2.53"), Ok("2.53".to_owned()));
@@ -318,8 +318,8 @@ mod tests {
             Err("its newest microversion is 2.52, and 2.53 (OpenStack Pike) is the oldest that will do".to_owned())
         );
         assert_eq!(
-            check("2.96", "2.150"),
-            Err("its oldest microversion is 2.96, and this release of Turnaround speaks 2.95: update Turnaround".to_owned())
+            check("2.97", "2.150"),
+            Err("its oldest microversion is 2.97, and this release of Turnaround speaks 2.96: update Turnaround".to_owned())
         );
     }
 }

@@ -134,6 +134,9 @@ impl Candidates {
                     host.vcpus = host.vcpus.saturating_add(resource.free());
                 } else if class == "MEMORY_MB" {
                     host.memory_mb = host.memory_mb.saturating_add(resource.free());
+                } else if class == "DISK_GB" {
+                    // Where the disk is a provider of its own, shared by hosts, they have none.
+                    host.disk_gb = Some(host.disk_gb.unwrap_or(0).saturating_add(resource.free()));
                 }
             }
         }
@@ -258,8 +261,8 @@ mod tests {
                         "traits": [], "parent_provider_uuid": "host-2", "root_provider_uuid": "host-2" } } }"#;
         let free = serde_json::from_str::<Candidates>(told).unwrap().free();
         let expected = [
-            ("host-1".to_owned(), Room { vcpus: 3997, memory_mb: 799_296 }),
-            ("host-2".to_owned(), Room { vcpus: 40, memory_mb: 0 }),
+            ("host-1".to_owned(), Room { vcpus: 3997, memory_mb: 799_296, disk_gb: Some(599_997) }),
+            ("host-2".to_owned(), Room { vcpus: 40, memory_mb: 0, disk_gb: None }),
         ];
         assert_eq!(free, BTreeMap::from(expected));
     }

@@ -1,6 +1,6 @@
 //! Compute services and hypervisors: `os-services`, `os-hypervisors`. What is free on them: Placement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use http::Method;
@@ -9,6 +9,7 @@ use turnaround_config::NodeName;
 use turnaround_workflows::ports::{ComputeService, ComputeServices, Host, Hypervisor, PortError, PortErrorKind};
 
 use super::instances::endless;
+use crate::adapters::http::foreign_text;
 use super::{Call, Microversion, Nova, PAGE, PAGES_MAX, wire};
 
 /// Nova refuses a longer reason.
@@ -75,6 +76,18 @@ impl ComputeServices for Nova {
             free: free.get(&hypervisor.id).copied().unwrap_or_default(),
         });
         Ok(hosts.collect())
+    }
+
+    async fn zones(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PortError> {
+        let call = Call::get("list the aggregates that make availability zones", &["os-aggregates"]);
+        let found: wire::Aggregates = self.document(call, "a list of aggregates").await?;
+        let mut zones: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for aggregate in found.aggregates {
+            if let Some(zone) = aggregate.availability_zone {
+                zones.entry(foreign_text(&zone)).or_default().extend(aggregate.hosts.into_iter().map(|host| self.our_name(host)));
+            }
+        }
+        Ok(zones)
     }
 
     async fn fitting(&self, asks: &BTreeMap<String, String>) -> Result<BTreeMap<String, BTreeMap<String, u64>>, PortError> {

@@ -127,6 +127,12 @@ pub(super) struct Server {
     locked: bool,
     #[serde(default)]
     flavor: Flavor,
+    /// An empty text where it was booted from a volume.
+    #[serde(default)]
+    image: serde_json::Value,
+    /// Since microversion 2.96. Null, or an empty text, where it is bound to none.
+    #[serde(default)]
+    pinned_availability_zone: Option<String>,
     #[serde(default)]
     metadata: BTreeMap<String, String>,
 }
@@ -139,6 +145,15 @@ struct Flavor {
     /// In MiB.
     #[serde(default)]
     ram: u64,
+    /// In GiB: of the root disk, which is on the host only where the instance was booted from an image.
+    #[serde(default)]
+    disk: u64,
+    /// In GiB.
+    #[serde(default)]
+    ephemeral: u64,
+    /// In MiB.
+    #[serde(default)]
+    swap: u64,
     /// Left out where the policy doesn't let us see them. Nova then refuses what can't be moved live.
     #[serde(default)]
     extra_specs: BTreeMap<String, String>,
@@ -161,7 +176,8 @@ impl Server {
             task_state: self.task_state.filter(|state| !state.is_empty()),
             fault: self.fault.map(|fault| foreign_text(&fault.message)),
             locked: self.locked,
-            takes: self.flavor.takes(),
+            takes: self.flavor.takes(!matches!(&self.image, serde_json::Value::String(id) if id.is_empty())),
+            zone: self.pinned_availability_zone.filter(|zone| !zone.is_empty()).map(|zone| foreign_text(&zone)),
             asks: self.flavor.asks(),
             pinned_by: self.flavor.pinning(),
             owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
@@ -171,14 +187,17 @@ impl Server {
 
 impl Flavor {
     /// What Placement counts: the extra specs' word instead of the flavour's own, where there is one.
-    fn takes(&self) -> Room {
+    fn takes(&self, from_image: bool) -> Room {
         let of = |classes: &[&str], otherwise: u64| {
             let asked = self.extra_specs.iter().filter(|(key, _)| resource_class(key).is_some_and(|class| classes.contains(&class)));
             // (What isn't a number Nova wouldn't have taken.)
             let amounts: Vec<u64> = asked.map(|(_, amount)| amount.parse().unwrap_or(0)).collect();
             if amounts.is_empty() { otherwise } else { amounts.iter().sum() }
         };
-        Room { vcpus: of(&["VCPU", "PCPU"], self.vcpus), memory_mb: of(&["MEMORY_MB"], self.ram) }
+        // As Nova counts it (`nova/scheduler/utils.py`, `ResourceRequest`); what is 0 it doesn't ask for.
+        let disk = if from_image { self.disk } else { 0 } + self.ephemeral + self.swap.div_ceil(1024);
+        let disk = of(&["DISK_GB"], disk);
+        Room { vcpus: of(&["VCPU", "PCPU"], self.vcpus), memory_mb: of(&["MEMORY_MB"], self.ram), disk_gb: (disk > 0).then_some(disk) }
     }
 
     fn asks(&self) -> BTreeMap<String, String> {
@@ -189,6 +208,19 @@ impl Flavor {
         let pinning = self.extra_specs.iter().filter(|(key, value)| pins(key, value));
         pinning.map(|(key, value)| foreign_text(&format!("{key}={value}"))).collect()
     }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Aggregates {
+    pub(super) aggregates: Vec<Aggregate>,
+}
+
+/// A set of hosts that makes an availability zone, or is for something else.
+#[derive(Deserialize)]
+pub(super) struct Aggregate {
+    pub(super) availability_zone: Option<String>,
+    #[serde(default)]
+    pub(super) hosts: Vec<String>,
 }
 
 #[derive(Deserialize)]

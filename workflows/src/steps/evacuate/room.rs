@@ -40,7 +40,7 @@ impl Proof {
     /// For the dry run.
     pub(super) fn told(&self) -> String {
         match self {
-            Proof::Room => "there is room for them elsewhere by vCPUs, memory, devices and server groups (not looked at: zones, local disks, ports with a device)".to_owned(),
+            Proof::Room => "there is room for them elsewhere by vCPUs, memory, local disks, zones, devices and server groups".to_owned(),
             Proof::Undecided { left_over } => {
                 format!("room elsewhere is tight, perhaps there is none for {}", left_over.join(", "))
             }
@@ -61,6 +61,8 @@ pub(super) struct Elsewhere {
     /// By what a flavour asks of Placement: the hosts that have it, with what is free there. Not there where nobody could say.
     fitting: BTreeMap<BTreeMap<String, String>, BTreeMap<String, BTreeMap<String, u64>>>,
     groups: Vec<Group>,
+    /// By the zone: its hosts.
+    zones: BTreeMap<String, BTreeSet<String>>,
     /// What nothing proves, one line each.
     unproven: Vec<String>,
     patience: Patience,
@@ -104,6 +106,17 @@ impl Elsewhere {
             }
         }
         elsewhere.look_at_groups(cx, order, leaving).await?;
+        if leaving.iter().any(|instance| instance.zone.is_some())
+            && let Some(zones) = elsewhere.told(cx.ports.compute.zones().await)?
+        {
+            elsewhere.zones = zones;
+        }
+        let ports = elsewhere.told(cx.ports.instances.device_ports(&order.node).await)?.unwrap_or_default();
+        let with_ports = leaving.iter().filter_map(|instance| Some(format!("{} ({})", instance.name, ports.get(&instance.id)?.join(", "))));
+        let with_ports: Vec<String> = with_ports.collect();
+        if !with_ports.is_empty() {
+            elsewhere.unproven.push(format!("that another host has a device for the ports of {}: nobody tells how many are free", with_ports.join(", ")));
+        }
         let aliases = |instance: &&Instance| instance.pinned_by.iter().filter(|pin| pin.starts_with(PCI_ALIAS)).cloned().collect::<Vec<_>>();
         let with_alias: Vec<String> = leaving
             .iter()
@@ -123,6 +136,7 @@ impl Elsewhere {
             later: Vec::new(),
             fitting: BTreeMap::new(),
             groups: Vec::new(),
+            zones: BTreeMap::new(),
             unproven: Vec::new(),
             patience: Patience::Waits,
             kept_waiting: false,
@@ -237,6 +251,23 @@ impl Elsewhere {
     }
 }
 
+/// What is still to leave other nodes of the rollout that are out at the same time, and finds its room before what is on this one: of those whose moves have begun, and
+/// of those whose names come first, so that of two that look at each other one goes on.
+pub(super) async fn leaving_before(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Vec<Instance>, StepError> {
+    let mut before = Vec::new();
+    for host in cx.ports.compute.hosts().await?.into_iter().filter(|host| !host.enabled) {
+        let Some(node) = order.later.iter().find(|node| node.as_str() == host.name) else { continue };
+        if node.as_str() > order.node.as_str() && cx.ports.instances.moving(node).await?.is_empty() {
+            continue;
+        }
+        let on_node = cx.ports.instances.on(node).await?;
+        // (What moves already is counted where it goes.)
+        let stays = |instance: &&&Instance| !instance.task_state.as_deref().is_some_and(|task| TASKS_OF_MOVES.contains(&task));
+        before.extend(leaving(&on_node, order.rules.pinned).iter().filter(stays).map(|instance| Instance::clone(instance)));
+    }
+    Ok(before)
+}
+
 /// Those of `on_node` that can be moved, and take anything.
 pub(super) fn leaving(on_node: &[Instance], pinned: Pinned) -> Vec<&Instance> {
     let moves = |instance: &&Instance| matches!(classify(instance, pinned), Class::Move(_)) && instance.takes != Room::default();
@@ -292,7 +323,11 @@ fn take(left: &mut BTreeMap<String, u64>, need: &BTreeMap<String, u64>) {
 impl<'a> Puzzle<'a> {
     fn new(elsewhere: &'a Elsewhere, leaving: &[&'a Instance], usable: impl Fn(&Host) -> bool) -> Puzzle<'a> {
         let hosts = elsewhere.hosts.as_slice();
-        let fits = |host: &Host, instance: &Instance| elsewhere.fitting.get(&instance.asks).is_none_or(|fitting| fitting.contains_key(&host.name));
+        let is_in_zone = |host: &Host, instance: &Instance| {
+            let zone = instance.zone.as_ref().and_then(|zone| elsewhere.zones.get(zone));
+            zone.is_none_or(|hosts| hosts.contains(&host.name))
+        };
+        let fits = |host: &Host, instance: &Instance| is_in_zone(host, instance) && elsewhere.fitting.get(&instance.asks).is_none_or(|fitting| fitting.contains_key(&host.name));
         let need = |instance: &&'a Instance| Need {
             instances: vec![*instance],
             takes: instance.takes,
@@ -341,7 +376,10 @@ impl<'a> Puzzle<'a> {
             let needed: u64 = self.needs.iter().map(|need| of(&need.takes)).sum();
             needed > self.free.iter().map(|free| of(&free.room)).fold(0, u64::saturating_add)
         };
-        let placed = if exceeds(|room| room.memory_mb) || exceeds(|room| room.vcpus) {
+        // (A host of whose disk nothing is said has any amount.)
+        let needs_disk: u64 = self.needs.iter().filter_map(|need| need.takes.disk_gb).sum();
+        let disk: Option<u64> = self.free.iter().map(|free| free.room.disk_gb).sum();
+        let placed = if exceeds(|room| room.memory_mb) || exceeds(|room| room.vcpus) || disk.is_some_and(|free| needs_disk > free) {
             Some(false)
         } else {
             let mut free = std::mem::take(&mut self.free);
@@ -396,19 +434,27 @@ impl<'a> Puzzle<'a> {
     }
 
     fn described(&self, need: &Need<'_>, one: &str, more: &str) -> String {
-        let Room { vcpus, memory_mb } = need.takes;
+        let Room { vcpus, memory_mb, disk_gb } = need.takes;
+        let size = match disk_gb {
+            Some(disk) => format!("{vcpus} vCPUs, {memory_mb} MiB and {disk} GB of disk"),
+            None => format!("{vcpus} vCPUs and {memory_mb} MiB"),
+        };
         let names: Vec<String> = need.instances.iter().map(|instance| format!("{} ({})", instance.name, instance.id)).collect();
         let wants: Vec<String> = need.instances.iter().flat_map(|instance| &instance.asks).map(|(key, value)| format!("{key}={value}")).collect();
         let mut besides = String::new();
         if !need.devices.is_empty() || !wants.is_empty() {
             besides = format!(" and asks for {}", wants.join(", "));
         }
+        let zones: BTreeSet<&str> = need.instances.iter().filter_map(|instance| instance.zone.as_deref()).collect();
+        if !zones.is_empty() {
+            besides += &format!(", bound to zone {}", zones.into_iter().collect::<Vec<_>>().join(" and to "));
+        }
         if !need.apart.is_empty() {
             besides += ", and has to keep apart from others of its server group";
         }
         match names.as_slice() {
-            [name] => format!("{name}, which takes {vcpus} vCPUs and {memory_mb} MiB{besides}, {one}"),
-            _ => format!("{}, which have to stay together, take {vcpus} vCPUs and {memory_mb} MiB{besides}, and {more}", names.join(" and ")),
+            [name] => format!("{name}, which takes {size}{besides}, {one}"),
+            _ => format!("{}, which have to stay together, take {size}{besides}, and {more}", names.join(" and ")),
         }
     }
 }
@@ -421,7 +467,7 @@ fn together(needs: &mut Vec<Need<'_>>, hosts: &[Host], group: &Group) {
     let Some(mut all) = bound.pop() else { return };
     for need in bound {
         all.instances.extend(need.instances);
-        all.takes = Room { vcpus: all.takes.vcpus + need.takes.vcpus, memory_mb: all.takes.memory_mb + need.takes.memory_mb };
+        all.takes = all.takes.with(need.takes);
         for (class, amount) in need.devices {
             *all.devices.entry(class).or_insert(0) += amount;
         }
@@ -459,8 +505,9 @@ impl Free {
 
 fn with_most_room(mut lines: Vec<String>, hosts: &[Host]) -> Vec<String> {
     lines.push(match hosts.iter().max_by_key(|host| host.free) {
-        Some(Host { name, free: Room { vcpus, memory_mb }, .. }) => {
-            format!("of the {} other hosts that are enabled and up, {name} has most memory free: {memory_mb} MiB, and {vcpus} vCPUs", hosts.len())
+        Some(Host { name, free: Room { vcpus, memory_mb, disk_gb }, .. }) => {
+            let disk = disk_gb.map_or_else(String::new, |disk| format!(", {disk} GB of disk"));
+            format!("of the {} other hosts that are enabled and up, {name} has most memory free: {memory_mb} MiB{disk}, and {vcpus} vCPUs", hosts.len())
         }
         None => "no other host is enabled and up".to_owned(),
     });
@@ -469,11 +516,18 @@ fn with_most_room(mut lines: Vec<String>, hosts: &[Host]) -> Vec<String> {
 
 impl Room {
     fn holds(self, need: Room) -> bool {
-        self.vcpus >= need.vcpus && self.memory_mb >= need.memory_mb
+        let has_disk = self.disk_gb.zip(need.disk_gb).is_none_or(|(free, need)| free >= need);
+        self.vcpus >= need.vcpus && self.memory_mb >= need.memory_mb && has_disk
+    }
+
+    fn with(self, more: Room) -> Room {
+        let disk_gb = if self.disk_gb.or(more.disk_gb).is_some() { Some(self.disk_gb.unwrap_or(0) + more.disk_gb.unwrap_or(0)) } else { None };
+        Room { vcpus: self.vcpus + more.vcpus, memory_mb: self.memory_mb + more.memory_mb, disk_gb }
     }
 
     fn without(self, need: Room) -> Room {
-        Room { vcpus: self.vcpus - need.vcpus, memory_mb: self.memory_mb - need.memory_mb }
+        let disk_gb = self.disk_gb.map(|free| free - need.disk_gb.unwrap_or(0));
+        Room { vcpus: self.vcpus - need.vcpus, memory_mb: self.memory_mb - need.memory_mb, disk_gb }
     }
 }
 
@@ -481,6 +535,10 @@ impl Room {
 mod tests {
     use super::*;
     use crate::ports::InstanceId;
+
+    fn room(vcpus: u64, memory_mb: u64) -> Room {
+        Room { vcpus, memory_mb, disk_gb: None }
+    }
 
     /// Instances `i0`, `i1`, ... that take so many vCPUs and so much memory.
     fn instances(sizes: &[(u64, u64)]) -> Vec<Instance> {
@@ -493,7 +551,8 @@ mod tests {
             task_state: None,
             fault: None,
             locked: false,
-            takes: Room { vcpus, memory_mb },
+            takes: room(vcpus, memory_mb),
+            zone: None,
             asks: BTreeMap::new(),
             pinned_by: Vec::new(),
             owner_wants: None,
@@ -506,7 +565,7 @@ mod tests {
             name: format!("h{place}"),
             enabled: true,
             up: true,
-            free: Room { vcpus, memory_mb },
+            free: room(vcpus, memory_mb),
         };
         let hosts: Vec<Host> = free.iter().enumerate().map(host).collect();
         let elsewhere = Elsewhere { hosts, ..Elsewhere::unknown() };
@@ -551,7 +610,7 @@ mod tests {
 
     #[test]
     fn a_host_is_chosen_only_where_one_is_better_than_another_and_what_it_takes_is_gone() {
-        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 9, memory_mb } };
+        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: room(9, memory_mb) };
         let mut elsewhere = Elsewhere {
             hosts: vec![host("renewed", 10), host("stranger", 12), host("later", 99)],
             later: vec!["later".parse().unwrap()],
@@ -567,7 +626,7 @@ mod tests {
 
     #[test]
     fn a_host_that_has_not_taken_one_comes_after_the_others_and_after_two_not_at_all() {
-        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 99, memory_mb } };
+        let host = |name: &str, memory_mb: u64| Host { name: name.to_owned(), enabled: true, up: true, free: room(99, memory_mb) };
         let chosen = |big: u32, small: u32| {
             let hosts = vec![host("big", 50), host("small", 40), host("later", 99)];
             let mut elsewhere = Elsewhere { hosts, later: vec!["later".parse().unwrap()], ..Elsewhere::unknown() };
@@ -591,7 +650,7 @@ mod tests {
 
     /// Three instances `i0`, `i1`, `i2` of the same size, and hosts `h0`, `h1`, ... with room for as many of them.
     fn bound(rule: GroupRule, room_for: &[u64], others: &[(&str, u32)]) -> Proof {
-        let host = |(place, &many): (usize, &u64)| Host { name: format!("h{place}"), enabled: true, up: true, free: Room { vcpus: many, memory_mb: many } };
+        let host = |(place, &many): (usize, &u64)| Host { name: format!("h{place}"), enabled: true, up: true, free: room(many, many) };
         let leaving = instances(&[(1, 1), (1, 1), (1, 1)]);
         let elsewhere = Elsewhere {
             hosts: room_for.iter().enumerate().map(host).collect(),
@@ -642,7 +701,7 @@ mod tests {
             let mut leaving = instances(&[(1, 1), (1, 1), (1, 1)]);
             let asks = BTreeMap::from([("resources:VGPU".to_owned(), "1".to_owned())]);
             leaving.iter_mut().take(wants).for_each(|instance| instance.asks.clone_from(&asks));
-            let host = |name: &str| Host { name: name.to_owned(), enabled: true, up: true, free: Room { vcpus: 9, memory_mb: 9 } };
+            let host = |name: &str| Host { name: name.to_owned(), enabled: true, up: true, free: room(9, 9) };
             let fitting = free.iter().map(|(host, free)| ((*host).to_owned(), BTreeMap::from([("VGPU".to_owned(), *free)]))).collect();
             let elsewhere = Elsewhere { hosts: vec![host("h0"), host("h1")], fitting: BTreeMap::from([(asks, fitting)]), ..Elsewhere::unknown() };
             elsewhere.prove(&leaving.iter().collect::<Vec<_>>())
@@ -654,5 +713,37 @@ mod tests {
         assert_eq!(first(with_devices(&[("h1", 2)], 3)), finds_none);
         let nowhere = "i0 (0), which takes 1 vCPUs and 1 MiB and asks for resources:VGPU=1, fits on no other host";
         assert_eq!(first(with_devices(&[], 1)), nowhere);
+    }
+
+    #[test]
+    fn local_disks_are_counted_where_placement_says_how_much_a_host_has() {
+        let with_disks = |needs: &[Option<u64>], free: &[Option<u64>]| {
+            let mut leaving = instances(&vec![(1, 1); needs.len()]);
+            leaving.iter_mut().zip(needs).for_each(|(instance, disk)| instance.takes.disk_gb = *disk);
+            let host = |(place, disk): (usize, &Option<u64>)| Host { name: format!("h{place}"), enabled: true, up: true, free: Room { disk_gb: *disk, ..room(9, 9) } };
+            let elsewhere = Elsewhere { hosts: free.iter().enumerate().map(host).collect(), ..Elsewhere::unknown() };
+            elsewhere.prove(&leaving.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(with_disks(&[Some(20), Some(20)], &[Some(20), Some(20)]), Proof::Room);
+        assert_eq!(with_disks(&[Some(20), Some(20), None], &[Some(20), None]), Proof::Room, "nothing is said of the other one's");
+        let nowhere = "i0 (0), which takes 1 vCPUs, 1 MiB and 21 GB of disk, fits on no other host";
+        assert_eq!(first(with_disks(&[Some(21)], &[Some(20), Some(20)])), nowhere);
+        let finds_none = "i1 (1), which takes 1 vCPUs, 1 MiB and 15 GB of disk, finds no room once the bigger ones have theirs";
+        assert_eq!(first(with_disks(&[Some(15), Some(15)], &[Some(20)])), finds_none);
+    }
+
+    #[test]
+    fn who_is_bound_to_a_zone_finds_room_there_or_nowhere() {
+        let bound_to = |zone: &str, made: &[(&str, &[&str])]| {
+            let mut leaving = instances(&[(1, 1)]);
+            leaving[0].zone = Some(zone.to_owned());
+            let host = |name: &str| Host { name: name.to_owned(), enabled: true, up: true, free: room(9, 9) };
+            let zones = made.iter().map(|(zone, hosts)| ((*zone).to_owned(), hosts.iter().map(|host| (*host).to_owned()).collect())).collect();
+            let elsewhere = Elsewhere { hosts: vec![host("h0"), host("h1")], zones, ..Elsewhere::unknown() };
+            elsewhere.prove(&leaving.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(bound_to("a", &[("a", &["h1", "gone"]), ("b", &["h0"])]), Proof::Room);
+        assert_eq!(bound_to("nova", &[("b", &["h0"])]), Proof::Room, "no aggregate makes such a zone");
+        assert_eq!(first(bound_to("a", &[("a", &["the-node-itself"])])), "i0 (0), which takes 1 vCPUs and 1 MiB, bound to zone a, fits on no other host");
     }
 }

@@ -21,6 +21,9 @@ const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 /// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
 const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
 
+/// What is said while [`Evacuation::must_have_room`] is false.
+pub(super) const NO_ROOM_YET: &str = "waits: what is leaving other nodes now takes the room that is left";
+
 impl Evacuation<'_, '_> {
     /// Whoever opens a node wants instances on it.
     pub(super) async fn must_be_closed(&self) -> Result<(), StepError> {
@@ -30,17 +33,24 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
-    /// Asks if there is none for all that is to leave. Once something has moved, the rest is better moved too as far as it goes.
-    pub(super) async fn must_have_room(&mut self) -> Result<(), StepError> {
+    /// Asks if there is none for all that is to leave. False while there is none only because of what leaves other nodes now. Once something has moved, the rest is
+    /// better moved too as far as it goes.
+    pub(super) async fn must_have_room(&mut self) -> Result<bool, StepError> {
         if !self.moves.instances.is_empty() || room::leaving(&self.scene.on_node, self.order.rules.pinned).is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let elsewhere = self.elsewhere().await?;
-        if let Proof::NoRoom { why } = elsewhere.prove(&room::leaving(&self.scene.on_node, self.order.rules.pinned)) {
+        let mut leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        if let Proof::NoRoom { why } = elsewhere.prove(&leaving) {
             return Err(StepError::ask(room::question(&self.order.node, &why)));
         }
+        let before = room::leaving_before(self.cx, self.order).await?;
+        leaving.extend(&before);
+        if !before.is_empty() && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
+            return Ok(false);
+        }
         self.elsewhere = Some(elsewhere);
-        Ok(())
+        Ok(true)
     }
 
     /// What is on the node, but for nodes of the Kubernetes cluster that take pods: they have come here since its nodes were moved.
