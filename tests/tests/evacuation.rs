@@ -536,7 +536,8 @@ async fn of_two_nodes_that_are_out_at_once_one_waits_where_there_is_room_for_one
     let mut sim = Sim::new(plan, 7);
     let rollout = sim.order(&order).await;
     sim.run().await;
-    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded, "nobody was asked");
+    let child = sim.child(&rollout, "gpu-02").await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded, "nobody was asked: {:?}", sim.state(&child).await.question());
     let events = sim.world.events();
     let first = |is: &dyn Fn(&Happened) -> bool| events.iter().position(|event| is(&event.what)).unwrap();
     let closed = first(&|what| matches!(what, Happened::ServiceDisabled { node, .. } if node == "gpu-02"));

@@ -206,6 +206,13 @@ impl Elsewhere {
         Puzzle::new(self, leaving, |_| true).judge()
     }
 
+    /// Will there be enough for all of `leaving` once `hosts` take instances again?
+    pub(super) fn may_have_room_with(&self, hosts: &[Host], leaving: &[&Instance]) -> bool {
+        let (zones, fitting) = (self.zones.clone(), self.fitting.clone());
+        let with = Elsewhere { hosts: self.hosts.iter().chain(hosts).cloned().collect(), zones, fitting, ..Elsewhere::unknown() };
+        !matches!(with.prove(leaving), Proof::NoRoom { .. })
+    }
+
     /// For the dry run: what the proof says nothing of.
     pub(super) fn unproven(&self) -> Option<String> {
         (!self.unproven.is_empty()).then(|| format!("NOT proven: {}", self.unproven.join("; ")))
@@ -251,21 +258,32 @@ impl Elsewhere {
     }
 }
 
-/// What is still to leave other nodes of the rollout that are out at the same time, and finds its room before what is on this one: of those whose moves have begun, and
-/// of those whose names come first, so that of two that look at each other one goes on.
-pub(super) async fn leaving_before(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Vec<Instance>, StepError> {
-    let mut before = Vec::new();
-    for host in cx.ports.compute.hosts().await?.into_iter().filter(|host| !host.enabled) {
-        let Some(node) = order.later.iter().find(|node| node.as_str() == host.name) else { continue };
-        if node.as_str() > order.node.as_str() && cx.ports.instances.moving(node).await?.is_empty() {
-            continue;
+/// Other nodes of the rollout that are out at the same time, and whose turn is before this one's: those that are empty, those whose moves have begun, and
+/// those whose names come first, so that of two that look at each other one goes on.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// They take instances again once they are back.
+    pub(super) hosts: Vec<Host>,
+    /// What is still to leave them.
+    pub(super) leaving: Vec<Instance>,
+}
+
+impl Before {
+    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Before, StepError> {
+        let mut before = Before::default();
+        for host in cx.ports.compute.hosts().await?.into_iter().filter(|host| !host.enabled) {
+            let Some(node) = order.later.iter().find(|node| node.as_str() == host.name) else { continue };
+            let on_node = cx.ports.instances.on(node).await?;
+            if node.as_str() > order.node.as_str() && !on_node.is_empty() && cx.ports.instances.moving(node).await?.is_empty() {
+                continue;
+            }
+            // What moves already, too: Nova counts it where it goes only once it has chosen.
+            let all = on_node.iter().filter(|one| matches!(classify(one, order.rules.pinned), Class::Move(_) | Class::Wait { .. }));
+            before.leaving.extend(all.cloned());
+            before.hosts.push(host);
         }
-        let on_node = cx.ports.instances.on(node).await?;
-        // (What moves already is counted where it goes.)
-        let stays = |instance: &&&Instance| !instance.task_state.as_deref().is_some_and(|task| TASKS_OF_MOVES.contains(&task));
-        before.extend(leaving(&on_node, order.rules.pinned).iter().filter(stays).map(|instance| Instance::clone(instance)));
+        Ok(before)
     }
-    Ok(before)
 }
 
 /// Those of `on_node` that can be moved, and take anything.

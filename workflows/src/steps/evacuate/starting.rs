@@ -7,7 +7,7 @@ use tracing::warn;
 use super::class::{Class, Whom, classify};
 use super::moves::{MoveStage, Moving};
 use super::questions::question_opened;
-use super::room::{self, Elsewhere, Patience, Proof};
+use super::room::{self, Before, Elsewhere, Patience, Proof};
 use super::{Evacuation, TRIES_MAX, cluster};
 use crate::clock::Timestamp;
 use crate::engine::StepError;
@@ -22,7 +22,7 @@ const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
 
 /// What is said while [`Evacuation::must_have_room`] is false.
-pub(super) const NO_ROOM_YET: &str = "waits: what is leaving other nodes now takes the room that is left";
+pub(super) const NO_ROOM_YET: &str = "waits for room: other nodes are out just now";
 
 impl Evacuation<'_, '_> {
     /// Whoever opens a node wants instances on it.
@@ -33,7 +33,7 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
-    /// Asks if there is none for all that is to leave. False while there is none only because of what leaves other nodes now. Once something has moved, the rest is
+    /// Asks if there is none for all that is to leave. False while there is none only because of other nodes that are out at the same time. Once something has moved, the rest is
     /// better moved too as far as it goes.
     pub(super) async fn must_have_room(&mut self) -> Result<bool, StepError> {
         if !self.moves.instances.is_empty() || room::leaving(&self.scene.on_node, self.order.rules.pinned).is_empty() {
@@ -41,12 +41,15 @@ impl Evacuation<'_, '_> {
         }
         let elsewhere = self.elsewhere().await?;
         let mut leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        let before = Before::look(self.cx, self.order).await?;
         if let Proof::NoRoom { why } = elsewhere.prove(&leaving) {
-            return Err(StepError::ask(room::question(&self.order.node, &why)));
+            if before.hosts.is_empty() || !elsewhere.may_have_room_with(&before.hosts, &leaving) {
+                return Err(StepError::ask(room::question(&self.order.node, &why)));
+            }
+            return Ok(false);
         }
-        let before = room::leaving_before(self.cx, self.order).await?;
-        leaving.extend(&before);
-        if !before.is_empty() && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
+        leaving.extend(&before.leaving);
+        if !before.leaving.is_empty() && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
             return Ok(false);
         }
         self.elsewhere = Some(elsewhere);
