@@ -456,6 +456,7 @@ impl RawNodeOs {
         }
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
+        let rejoin_settle = problems.length(&self.rejoin_settle, &limits::REJOIN_SETTLE);
         let poll = problems.length(&self.poll, &limits::NODE_POLL);
         Some(NodeOs {
             max_out: max_out?,
@@ -466,6 +467,7 @@ impl RawNodeOs {
             evacuate_deadline: evacuate_deadline?,
             install_deadline: install_deadline?,
             rejoin_deadline: rejoin_deadline?,
+            rejoin_settle: rejoin_settle?,
             poll: poll?,
         })
     }

@@ -239,6 +239,8 @@ pub struct NodeOs {
     pub install_deadline: Duration,
     /// A node whose hypervisor is not back in Nova after this long becomes a question.
     pub rejoin_deadline: Duration,
+    /// A node is given back once its compute service has reported for so long without a break.
+    pub rejoin_settle: Duration,
     /// How often a node that is being installed or verified is looked at.
     pub poll: Duration,
 }

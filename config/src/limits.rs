@@ -181,6 +181,10 @@ pub(crate) const INSTALL_DEADLINE: Limits<Duration> =
 // It follows a deployment by Ansible of up to 40 min.
 pub(crate) const REJOIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: minutes(60), most: days(7) };
 
+/// A compute service that is back has to report for so long without a break.
+// Nova takes a silent one for down after 60 s (`service_down_time`): one that is silent at once is up for that long.
+pub(crate) const REJOIN_SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(120), most: hours(1) };
+
 /// From closing a node until it may be found empty.
 // Between the choice of a node for an instance and the node's taking it stand the message queue and its time limit of 60 s.
 pub(crate) const SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(60), most: hours(1) };

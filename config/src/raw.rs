@@ -166,6 +166,7 @@ tables! {
         evacuate_deadline: Timespan,
         install_deadline: Timespan,
         rejoin_deadline: Timespan,
+        rejoin_settle: Timespan,
         poll: Timespan,
     }
 

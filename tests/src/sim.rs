@@ -501,6 +501,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,
             rejoin_deadline_ms: 3_600_000,
+            rejoin_settle_ms: 120_000,
             move_poll_ms: 5_000,
             node_poll_ms: 10_000,
             silence: Some(OrderedSilence {

@@ -171,6 +171,7 @@ settle = "1s"
 evacuate_deadline = "{evacuate_deadline}"
 install_deadline = "{install_deadline}"
 rejoin_deadline = "{rejoin_deadline}"
+rejoin_settle = "1s"
 poll = "{poll}"
 "#,
             state = at("state"),

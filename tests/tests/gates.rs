@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::engine::{Question, SignalKind};
-use turnaround_workflows::rehearsal::{Api, Happened, NodePlan, Outage, SitePlan};
+use turnaround_workflows::rehearsal::{ALWAYS, Api, Happened, NodePlan, Outage, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -73,6 +73,21 @@ async fn a_network_agent_that_does_not_come_back_is_a_question_and_the_node_stay
     assert!(!renewal.is_open(), "looking again does not mend it");
     renewal.answer("accept").await;
     assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+}
+
+#[tokio::test]
+async fn a_compute_service_that_comes_and_goes_is_not_back_until_it_has_reported_for_a_while() {
+    let renewal = Renewal::of(with(|node| node.faults.flaps = 3), None).await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+    let events = renewal.sim.world.events();
+    assert_eq!(events.iter().filter(|event| matches!(event.what, Happened::ServiceDown { .. })).count(), 4, "for its installation, and three times since");
+    assert!(renewal.waited() >= 2 * MINUTE, "{:?}", renewal.waited());
+    let mut renewal = Renewal::of(with(|node| node.faults.flaps = ALWAYS), None).await;
+    let question = renewal.question().await;
+    assert_eq!(question.text, "gpu-01 is renewed, and its nova-compute comes and goes: what now?");
+    assert!(!renewal.is_open());
+    renewal.answer("leave").await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Failed, false));
 }
 
 #[tokio::test]

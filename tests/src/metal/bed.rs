@@ -315,6 +315,7 @@ deploy = ["--limit", "{{node}}"]
 settle = "1s"
 install_deadline = "10min"
 rejoin_deadline = "2min"
+rejoin_settle = "1s"
 poll = "1s"
 
 [checks.board]

@@ -452,8 +452,23 @@ impl Site {
     pub(super) fn rejoins(&mut self, node: usize) {
         self.nodes[node].reporting = true;
         self.nodes[node].back_since = Some(self.now);
+        if takes(&mut self.nodes[node].faults.flaps) {
+            let epoch = self.nodes[node].epoch;
+            self.after(self.plan.latencies.rejoin, Due::FallsSilent { node, epoch });
+        }
         self.record(Happened::ServiceUp { node: self.nodes[node].name.clone() });
         let host = self.nodes[node].host.clone();
         self.deliver(&host);
+    }
+
+    /// For longer than it takes Nova to notice.
+    pub(super) fn falls_silent(&mut self, node: usize) {
+        let machine = &mut self.nodes[node];
+        let epoch = machine.epoch;
+        machine.reporting = false;
+        machine.last_report = self.now;
+        let silent = self.plan.latencies.service_down_time;
+        self.at(self.now + silent, Due::ReportsMissing { node, epoch });
+        self.after(silent * 4, Due::Rejoins { node, epoch });
     }
 }

@@ -267,6 +267,8 @@ pub struct NodeFaults {
     pub loses_devices: Option<String>,
     /// Memory that the hypervisor does not offer any more after an installation.
     pub loses_memory_mb: u64,
+    /// So many times its compute service is silent again half a minute after it has come back, and is back once more after some minutes.
+    pub flaps: u32,
     /// Its network agent does not report after an installation.
     pub agent_stays_away: bool,
     /// An alert of this name fires about it from an installation on.

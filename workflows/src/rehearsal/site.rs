@@ -86,6 +86,10 @@ pub(super) enum Due {
         node: usize,
         epoch: u64,
     },
+    FallsSilent {
+        node: usize,
+        epoch: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -469,6 +473,7 @@ impl Site {
             Due::Installed { node, epoch } => self.if_epoch(node, epoch, Site::installed),
             Due::SystemUp { node, epoch } => self.if_epoch(node, epoch, Site::system_up),
             Due::Rejoins { node, epoch } => self.if_epoch(node, epoch, Site::rejoins),
+            Due::FallsSilent { node, epoch } => self.if_epoch(node, epoch, Site::falls_silent),
             Due::ReportsMissing { node, epoch } => self.reports_missing(node, epoch),
         }
     }

@@ -73,6 +73,10 @@ impl SitePlan {
             let index = random.random_range(0..plan.nodes.len());
             plan.nodes[index].alert = Some("FanSlow".to_owned());
         }
+        if one_in(&mut random, 10) {
+            let index = random.random_range(0..plan.nodes.len());
+            plan.nodes[index].faults.flaps = random.random_range(1..4);
+        }
         plan
     }
 }

@@ -1,11 +1,14 @@
 //! Gives the node back as it was found.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::close::reopen_if_ours;
-use super::{Close, needed, node_lock, node_out, order, queues};
-use crate::engine::{Observed, Progress, Step, StepCx, StepError};
+use super::{Close, VerifyHypervisor, needed, node_lock, node_out, order, queues};
+use crate::clock::Timestamp;
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::store::{Queue, Resource};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,15 +17,51 @@ pub struct GivenBack {
     pub how: String,
 }
 
-/// Enables the compute service if it was enabled when we came and nobody else has disabled it meanwhile; frees the node's lock and
-/// its share of the budget.
+/// Enables the compute service if it was enabled when we came and nobody else has disabled it meanwhile, once it has reported for a while without a break;
+/// frees the node's lock and its share of the budget.
 pub struct Reopen;
+
+/// Written down when the compute service was silent after it had been verified.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Broken {
+    /// Since when it reports again; None while it does not.
+    back: Option<Timestamp>,
+}
+
+/// Has the compute service reported for long enough? If not, why not. A silence begins the while anew.
+async fn unsettled(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
+    let order = order(cx)?;
+    let broken: Option<Broken> = cx.checkpoint()?;
+    if !cx.ports.compute.service(&order.node).await?.up {
+        if broken.is_none_or(|broken| broken.back.is_some()) {
+            cx.save(&Broken { back: None }, "nova-compute has stopped to report").await?;
+        }
+        return Ok(Some("nova-compute does not report any more".to_owned()));
+    }
+    let since = match broken {
+        None => cx.output::<VerifyHypervisor>()?.and_then(|verified| verified.at),
+        Some(Broken { back: Some(back) }) => Some(back),
+        Some(Broken { back: None }) => {
+            let back = Some(cx.now());
+            cx.save(&Broken { back }, "nova-compute reports again").await?;
+            back
+        }
+    };
+    let settle = Duration::from_millis(order.rules.rejoin_settle_ms);
+    let reported = since.map(|since| cx.now().since(since));
+    Ok(reported.filter(|reported| *reported < settle).map(|_| format!("nova-compute has to report for {} s without a break", settle.as_secs())))
+}
 
 #[async_trait]
 impl Step for Reopen {
     const NAME: &'static str = "reopen";
     const QUEUE: Queue = queues::OPENSTACK;
     type Output = GivenBack;
+
+    fn policy(&self, cx: &StepCx<'_>) -> Policy {
+        let deadline = order(cx).map_or(Policy::default().deadline, |order| Duration::from_millis(order.rules.rejoin_deadline_ms + order.rules.rejoin_settle_ms));
+        Policy { deadline, ..Policy::default() }
+    }
 
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
         let order = order(cx)?;
@@ -44,7 +83,22 @@ impl Step for Reopen {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<GivenBack>, StepError> {
         needed(cx.output::<Close>()?, Close::NAME)?;
-        let how = reopen_if_ours(cx, &order(cx)?.node).await?;
+        let order = order(cx)?;
+        if let Some(note) = unsettled(cx).await? {
+            return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
+        }
+        let how = reopen_if_ours(cx, &order.node).await?;
         Ok(Progress::Done(GivenBack { how }))
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        let node = order(cx)?.node;
+        let Some(why) = unsettled(cx).await? else { return Ok(PastDeadline::Act) };
+        let question = Question::new(format!("{node} is renewed, and its nova-compute comes and goes: what now?")).seen(why);
+        Ok(PastDeadline::Ask(
+            question
+                .answer("retry", AnswerEffect::Retry, "waits as long again, after you have mended it")
+                .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed")),
+        ))
     }
 }

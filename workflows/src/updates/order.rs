@@ -49,6 +49,9 @@ pub struct Rules {
     pub evacuate_deadline_ms: u64,
     pub install_deadline_ms: u64,
     pub rejoin_deadline_ms: u64,
+    /// So long a compute service that is back has to report without a break. Older orders don't say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejoin_settle_ms: u64,
     /// How often a moving instance is looked at.
     pub move_poll_ms: u64,
     /// How often a node that is being installed or verified is looked at.
@@ -260,6 +263,7 @@ impl RolloutOrder {
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
             install_deadline_ms: millis(config.node_os.install_deadline),
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
+            rejoin_settle_ms: millis(config.node_os.rejoin_settle),
             move_poll_ms: millis(config.openstack.poll),
             node_poll_ms: millis(config.node_os.poll),
             fetch: config.setup.as_ref().filter(|setup| !setup.fetch.is_empty()).map(|setup| Deploy {
