@@ -245,7 +245,7 @@ pub struct NodeOs {
     pub poll: Duration,
 }
 
-/// What is done with a running instance that can't be moved live, because it has a device of its node. Its owner can say otherwise.
+/// What is done with a running instance that can't be moved live, because of what its flavour gives it. Its owner can say otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pinned {

@@ -394,7 +394,7 @@ async fn a_running_instance_with_a_device_is_asked_about_once_the_others_have_le
     assert_eq!(
         sim.state(&node).await.question().unwrap().seen,
         [format!(
-            "gpu-01-b ({}) has a device of its node (pci_passthrough:alias=h100:1), which can't be moved live: have its owner stop it, \
+            "gpu-01-b ({}) has what can't be moved live (pci_passthrough:alias=h100:1): have its owner stop it, \
              or set its metadata `turnaround:move` to `cold`, and it is moved cold; `pinned = \"cold\"` in [node_os] allows that for \
              every one in later orders",
             pinned.id

@@ -51,7 +51,7 @@ pub struct Instance {
     pub zone: Option<String>,
     /// What else its flavour asks of Placement: see [`asks`].
     pub asks: BTreeMap<String, String>,
-    /// What in its flavour ties it to a device of its node, as `key=value`: see [`pins`].
+    /// What in its flavour keeps it from being moved live, as `key=value`: see [`pins`].
     pub pinned_by: Vec<String>,
     /// What its owner wants of moves: the value of its metadata [`MOVE_METADATA`].
     pub owner_wants: Option<String>,
@@ -63,10 +63,18 @@ pub const MOVE_METADATA: &str = "turnaround:move";
 /// Resource classes of Placement that stand for a device of one node.
 const DEVICE_CLASSES: [&str; 3] = ["VGPU", "PGPU", "PCI_DEVICE"];
 
-/// Does this extra spec of a flavour give its instances a device of their node, so that Nova doesn't move them live?
+/// Extra specs of a flavour that give its instances something that Nova doesn't move live, whatever their value: PCI devices, accelerators of Cyborg's, persistent
+/// memory, a TPM of their own (`nova/compute/api.py`, `live_migrate` and its decorators).
+const PINNING: [&str; 5] = ["pci_passthrough:alias", "accel:device_profile", "hw:pmem", "hw:tpm_version", "hw:tpm_model"];
+
+/// Does this extra spec of a flavour give its instances a device of their node, or something else that Nova doesn't move live?
 pub fn pins(key: &str, value: &str) -> bool {
-    if key == "pci_passthrough:alias" {
+    if PINNING.contains(&key) {
         return !value.is_empty();
+    }
+    // As oslo.utils' `bool_from_string` has it, by which Nova reads it.
+    if key == "hw:mem_encryption" {
+        return ["1", "t", "true", "on", "y", "yes"].contains(&value.to_ascii_lowercase().as_str());
     }
     // None of it is 0.
     resource_class(key).is_some_and(|class| DEVICE_CLASSES.contains(&class)) && value != "0"
@@ -260,6 +268,10 @@ mod tests {
     fn only_a_device_of_its_node_pins_an_instance() {
         for (key, value) in [
             ("pci_passthrough:alias", "h100:1"),
+            ("accel:device_profile", "fpga"),
+            ("hw:tpm_version", "2.0"),
+            ("hw:pmem", "6GB"),
+            ("hw:mem_encryption", "True"),
             ("resources:VGPU", "1"),
             ("resources1:PGPU", "2"),
             ("resources_GPU1:PCI_DEVICE", "1"),
@@ -268,6 +280,7 @@ mod tests {
         }
         for (key, value) in [
             ("pci_passthrough:alias", ""),
+            ("hw:mem_encryption", "false"),
             ("resources:VGPU", "0"),
             ("resources:VCPU", "4"),
             ("resources:CUSTOM_VGPU", "1"),

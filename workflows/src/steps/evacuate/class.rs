@@ -55,18 +55,18 @@ pub(super) fn classify(instance: &Instance, pinned: Pinned) -> Class {
         "active" => block(format!(
             "{}: have its owner stop it, or set its metadata `{MOVE_METADATA}` to `cold`, and it is moved cold; \
              `pinned = \"cold\"` in [node_os] allows that for every one in later orders",
-            has_a_device(instance)
+            has_pinning(instance)
         )),
         // Nova moves cold what runs or is stopped, nothing in between.
-        "paused" => block(format!("{}, nor cold while it is paused: have its owner unpause or stop it", has_a_device(instance))),
+        "paused" => block(format!("{}, nor cold while it is paused: have its owner unpause or stop it", has_pinning(instance))),
         "resized" => block("waits for its owner to confirm or revert a resize".to_owned()),
         "error" => Class::Block { why: format!("is in error: {}", instance.fault.as_deref().unwrap_or("Nova gives no reason")), by: Whom::Operator },
         other => block(format!("can't be moved while it is {other}")),
     }
 }
 
-fn has_a_device(instance: &Instance) -> String {
-    format!("has a device of its node ({}), which can't be moved live", instance.pinned_by.join(", "))
+fn has_pinning(instance: &Instance) -> String {
+    format!("has what can't be moved live ({})", instance.pinned_by.join(", "))
 }
 
 /// What is to be done with all of them, in one line.
@@ -150,7 +150,7 @@ mod tests {
         let running = instance("active", &[GPU], None);
         assert_eq!(
             why(classify(&running, Pinned::Ask)),
-            "has a device of its node (pci_passthrough:alias=h100:1), which can't be moved live: have its owner stop it, or set its \
+            "has what can't be moved live (pci_passthrough:alias=h100:1): have its owner stop it, or set its \
              metadata `turnaround:move` to `cold`, and it is moved cold; `pinned = \"cold\"` in [node_os] allows that for every \
              one in later orders"
         );
