@@ -539,6 +539,9 @@ impl Site {
     fn build_placed(&mut self, guest: usize) {
         let Some(position) = self.building.iter().position(|(index, _)| *index == guest) else { return };
         let host = self.building.remove(position).and_then(|(_, host)| host);
+        if self.guests[guest].deleted {
+            return;
+        }
         let fits = host.as_deref().and_then(|host| self.node_of_host(host)).is_some_and(|node| self.nodes[node].runs());
         if !fits {
             let guest = &mut self.guests[guest];
