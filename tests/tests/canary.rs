@@ -213,22 +213,33 @@ async fn killed_at_any_point_one_that_fails_is_asked_about_and_the_answer_counts
 }
 
 #[tokio::test]
-async fn one_that_never_stops_moving_is_not_removed_and_an_operator_is_asked() {
-    let mut plan = site();
+async fn one_that_never_arrives_is_stopped_before_it_is_removed() {
+    let mut plan = SitePlan::uniform(3, 0);
     // Longer than anybody waits.
     plan.latencies.live_migration = Duration::from_secs(48 * 3600);
-    plan.instances.clear();
+    let renewal = Renewal::of(plan, None).await;
+    let why = renewal.why().await;
+    assert!(why.starts_with("not done within 15 min: the canary is migrating on gpu-0"), "{why}");
+    let end = |what: &Happened| matches!(what, Happened::MigrationEnded { status, .. } if status == "cancelled");
+    assert_eq!(renewal.count(end), 1);
+}
+
+#[tokio::test]
+async fn one_that_nova_does_not_delete_is_a_question_of_its_own() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.latencies.schedule = Duration::from_secs(48 * 3600);
     let mut renewal = Renewal::of(plan, None).await;
-    let question = renewal.question().await;
-    assert_eq!(question.text, "the instance that was tried on gpu-01 is not removed: what now?");
-    assert!(question.seen[0].ends_with("active, migrating"), "{question:?}");
-    assert_eq!(question.seen[1], "not done within 15 min: the canary is migrating on gpu-03");
-    assert_eq!((renewal.is_open(), renewal.canaries()), (false, 1));
-    // Somebody ends it.
-    let id = renewal.sim.world.snapshot().instances[0].id.clone();
-    renewal.sim.world.delete_instance(&turnaround_workflows::ports::InstanceId(id)).unwrap();
+    for _ in 0..2 {
+        let question = renewal.question().await;
+        assert_eq!(question.text, "the instance that was tried on gpu-01 is not removed: what now?");
+        assert!(question.seen[0].ends_with("building, deleting"), "{question:?}");
+        assert_eq!(question.seen[1], "not done within 15 min: the canary is scheduling");
+        assert_eq!((renewal.is_open(), renewal.canaries()), (false, 1));
+        renewal.answer("retry").await;
+    }
+    renewal.sim.clock.advance(Duration::from_secs(60 * 3600));
     renewal.answer("retry").await;
-    renewal.why().await;
+    assert_eq!(renewal.why().await, "not done within 15 min: the canary is scheduling");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::shown::{ACCEPT, Shown};
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
-use crate::ports::{CANARY_NAME, CanaryInstance, MigrationState, NewCanary, PortError, PortErrorKind, RequestId};
+use crate::ports::{CANARY_NAME, CanaryInstance, MigrationKind, MigrationState, NewCanary, PortError, PortErrorKind, RequestId};
 use crate::store::Queue;
 use crate::updates::{NodeOrder, OrderedCanary};
 
@@ -21,7 +21,7 @@ use crate::updates::{NodeOrder, OrderedCanary};
 const HEARD_WITHIN: Duration = Duration::from_secs(60);
 
 /// A canary that is not gone after so long becomes a question.
-// Nova deletes one in seconds. One whose migration does not end is not deleted before it has: a migration of so small an instance takes a minute.
+// Nova deletes one in seconds. One whose move can't be stopped is not deleted before it has ended: that of so small an instance takes a minute.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// So much of a console's last line is shown to an operator.
@@ -276,16 +276,31 @@ impl Try<'_, '_> {
     }
 }
 
-/// Has all of them deleted but those that move: Nova would keep what they have taken. Says what is waited for.
+/// Has all of them deleted. Of one that moves Nova would keep what it has taken: its move is stopped first. Says what is waited for.
 async fn remove(cx: &StepCx<'_>, found: &[CanaryInstance]) -> Result<String, StepError> {
-    for canary in found.iter().filter(|canary| !canary.is_moving() && canary.task_state.as_deref() != Some("deleting")) {
-        cx.guard().await?;
-        cx.ports.canaries.remove(&canary.id).await?;
+    let mut note = "the canary is being removed".to_owned();
+    for canary in found.iter().filter(|canary| canary.task_state.as_deref() != Some("deleting")) {
+        if canary.is_moving() {
+            note = stop(cx, canary).await?;
+        } else {
+            cx.guard().await?;
+            cx.ports.canaries.remove(&canary.id).await?;
+        }
     }
-    Ok(match found.iter().find(|canary| canary.is_moving()) {
-        Some(canary) => format!("the canary {} is removed once it has moved", canary.id),
-        None => "the canary is being removed".to_owned(),
-    })
+    Ok(note)
+}
+
+async fn stop(cx: &StepCx<'_>, canary: &CanaryInstance) -> Result<String, StepError> {
+    let waits = format!("the canary {} is removed once it does not move any more", canary.id);
+    let migrations = cx.ports.instances.migrations(&canary.id).await?;
+    let Some(live) = migrations.iter().find(|one| one.kind == MigrationKind::Live && one.state == MigrationState::InProgress) else { return Ok(waits) };
+    cx.guard().await?;
+    match cx.ports.instances.stop_live(&canary.id, &live.uuid).await {
+        Ok(()) => Ok(waits),
+        // It ends by itself, or else an operator is asked.
+        Err(error) if is_no(&error) => Ok(format!("{waits}: {}", StepError::from(error).chain())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[async_trait]
