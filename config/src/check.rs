@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Canary, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawConfig, RawDaemon, RawIpmi, RawIronic, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawCanary, RawConfig, RawDaemon, RawIpmi, RawIronic, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table, Texts};
 use crate::report::Report;
@@ -125,6 +125,7 @@ impl RawConfig {
         let setup = self.setup.table().and_then(|raw| raw.check(problems));
         let silences = self.silences.table().and_then(|raw| raw.check(problems));
         let kubernetes = self.kubernetes.table().and_then(|raw| raw.check(problems));
+        let canary = self.canary.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
@@ -148,6 +149,7 @@ impl RawConfig {
             setup: setup?,
             silences: silences?,
             kubernetes: kubernetes?,
+            canary: canary?,
             node_os: node_os?,
             checks: checks?,
             images: images?,
@@ -436,6 +438,33 @@ impl RawKubernetes {
         let (url, token, ca_file) = (url?, token?, ca_file?);
         let (request_timeout, drain_deadline, min_ready) = (request_timeout?, drain_deadline?, min_ready?);
         Some(url.zip(token).map(|(url, token)| Kubernetes { url, token, ca_file, request_timeout, drain_deadline, min_ready }))
+    }
+}
+
+impl RawCanary {
+    /// None inside: no instance is tried on a node.
+    fn check(self, problems: &mut Problems<'_>) -> Option<Option<Canary>> {
+        let image = problems.maybe(&self.image, |text| values::word(text));
+        let flavor = problems.maybe(&self.flavor, |text| values::word(text));
+        let network = problems.maybe(&self.network, |text| values::word(text));
+        let console = problems.maybe(&self.console, |text| values::line(text));
+        let deadline = problems.length(&self.deadline, &limits::CANARY_DEADLINE);
+        if self.image.is_nothing() {
+            let keys = [
+                self.flavor.written().map(|written| &written.key),
+                self.network.written().map(|written| &written.key),
+                self.console.written().map(|written| &written.key),
+                self.deadline.written().map(|written| &written.key),
+            ];
+            for lonely in keys.into_iter().flatten() {
+                problems.add(lonely, "there is no `image` that this is for", "write `image` too, or leave it out");
+            }
+        } else if self.flavor.is_nothing() {
+            problems.missing(&self.here, "flavor", "\"3f1c7a52-0c3e-4d2f-9a51-6a0a1c1f7e10\"");
+            return None;
+        }
+        let (image, flavor, network, console, deadline) = (image?, flavor?, network?, console?, deadline?);
+        Some(image.zip(flavor).map(|(image, flavor)| Canary { image, flavor, network, console, deadline }))
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub silences: Option<Silences>,
     /// The cluster that runs as instances on this cloud. None: there is none, or it looks after itself.
     pub kubernetes: Option<Kubernetes>,
+    /// The instance that is run on a renewed node before it is given back. None: none.
+    pub canary: Option<Canary>,
     pub node_os: NodeOs,
     /// What is checked on a node before it is given back, by name.
     pub checks: BTreeMap<CheckName, Check>,
@@ -219,6 +221,21 @@ pub struct Kubernetes {
     pub drain_deadline: Duration,
     /// What a node that was moved says of itself is believed after so long.
     pub min_ready: Duration,
+}
+
+/// A small instance that has to start on a renewed node.
+#[derive(Debug, Clone)]
+pub struct Canary {
+    /// Its id in Glance.
+    pub image: String,
+    /// Its id in Nova. One that asks for no device, and no host of its own.
+    pub flavor: String,
+    /// Its id in Neutron. None: it has no network.
+    pub network: Option<String>,
+    /// What its console must say after its start on the node. None: nothing.
+    pub console: Option<String>,
+    /// Until an operator is asked about it.
+    pub deadline: Duration,
 }
 
 /// Rules for renewing node operating systems.

@@ -166,6 +166,10 @@ pub(crate) const DRAIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1), 
 // Kubernetes calls a node Ready for another 40 s (50 s since 1.32) after its kubelet was last heard of (`node-monitor-grace-period`).
 pub(crate) const MIN_READY: Limits<Duration> = Limits { least: seconds(1), default: seconds(60), most: hours(1) };
 
+/// Until an operator is asked about an instance that is tried on a renewed node.
+// It is built in a minute or two, moved in one, started in one; an image that no host has yet takes Glance some minutes.
+pub(crate) const CANARY_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: minutes(15), most: hours(6) };
+
 /// Until a check's command is given up. `dcgmi diag -r 1` takes seconds, `-r 2` two minutes, `-r 3` a quarter of an hour.
 pub(crate) const CHECK_TIME_LIMIT: Limits<Duration> = Limits { least: seconds(1), default: seconds(30), most: hours(1) };
 

@@ -54,6 +54,7 @@ tables! {
         setup: RawSetup,
         silences: RawSilences,
         kubernetes: RawKubernetes,
+        canary: RawCanary,
         node_os: RawNodeOs,
         checks: Named<RawCheck>,
         images: Named<RawImage>,
@@ -154,6 +155,15 @@ tables! {
         request_timeout: Timespan,
         drain_deadline: Timespan,
         min_ready: Timespan,
+    }
+
+    /// `[canary]`
+    RawCanary {
+        image: String,
+        flavor: String,
+        network: String,
+        console: String,
+        deadline: Timespan,
     }
 
     /// `[node_os]`

@@ -461,6 +461,21 @@ fn a_cluster_is_told_with_its_token_or_not_at_all() {
 }
 
 #[test]
+fn a_canary_has_an_image_and_a_flavour_or_there_is_none() {
+    let lonely = ("there is no `image` that this is for", "write `image` too, or leave it out");
+    for line in ["flavor = \"tiny\"", "network = \"n\"", "console = \"login:\"", "deadline = \"9min\""] {
+        assert_only(&format!("[canary]\n{line}\n"), lonely.0, lonely.1);
+    }
+    let canary = |more: &str| format!("[canary]\nimage = \"cirros\"\n{more}\n");
+    assert_good("[canary]\n");
+    assert_good(&canary("flavor = \"tiny\"\nnetwork = \"n\"\nconsole = \"ready to log in\"\ndeadline = \"9min\""));
+    let flavor = "add `flavor = \"3f1c7a52-0c3e-4d2f-9a51-6a0a1c1f7e10\"`";
+    assert_only(&canary(""), "`flavor` is missing in `[canary]`", flavor);
+    assert_eq!(only(&canary("flavor = \"a tiny one\"")).0, "there is a blank in `a tiny one`");
+    assert_eq!(only(&canary("flavor = \"tiny\"\nconsole = \"\"")).0, "this is empty");
+}
+
+#[test]
 fn a_silence_is_about_one_node_and_none_whose_name_begins_alike() {
     for value in ["{node}.*", "a-{node}[0-9]*", "({node}|x)|{node}.+"] {
         let text = format!("[silences]\nurl = \"http://192.0.2.9:9093\"\nmatchers = ['instance=~\"{value}\"']\n");

@@ -12,16 +12,16 @@ use turnaround_config::{Matcher, NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
-    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
+    NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -232,6 +232,28 @@ impl Instances for MortalPorts {
 }
 
 #[async_trait]
+impl Canaries for MortalPorts {
+    async fn find(&self, name: &str) -> Result<Vec<CanaryInstance>, PortError> {
+        self.inner().canaries.find(name).await
+    }
+    async fn create(&self, name: &str, canary: &NewCanary) -> Result<(), PortError> {
+        self.mortal.call("create_canary", self.inner().canaries.create(name, canary)).await
+    }
+    async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
+        self.mortal.call("put_canary", self.inner().canaries.put_on(id, node)).await
+    }
+    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.mortal.call("boot_canary", self.inner().canaries.boot(id)).await
+    }
+    async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
+        self.inner().canaries.console(id).await
+    }
+    async fn remove(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.mortal.call("remove_canary", self.inner().canaries.remove(id)).await
+    }
+}
+
+#[async_trait]
 impl Bmc for MortalPorts {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
         self.inner().bmc.power(node).await
@@ -336,7 +358,7 @@ impl SetupScript for MortalPorts {
 
 fn mortal_ports(inner: &Ports, mortal: &Mortal, clock: &Arc<HandClock>, takes: Duration) -> Ports {
     let all = Arc::new(MortalPorts { inner: inner.clone(), mortal: mortal.clone(), clock: clock.clone(), takes });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all.clone(), canaries: all }
 }
 
 /// A site, a store, and workers that come one after the other.
@@ -517,6 +539,13 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
                 time_limit_ms: 30_000,
                 nodes: Vec::new(),
             }],
+            canary: Some(OrderedCanary {
+                image: "cirros".to_owned(),
+                flavor: "tiny".to_owned(),
+                network: None,
+                console: Some("login:".to_owned()),
+                deadline_ms: 15 * 60_000,
+            }),
             fetch: plan.setup.as_ref().map(|_| Deploy {
                 arguments: ["--bootstrap", "--tags", "pxesetup"].map(str::to_owned).to_vec(),
                 deadline_ms: 2 * 3_600_000,

@@ -229,6 +229,7 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
             let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
         }
         toml.push_str(&self.around_the_cloud(world));
+        toml.push_str("\n[canary]\nimage = \"cirros\"\nflavor = \"tiny\"\nconsole = \"login:\"\n");
         let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");
         format!("{toml}\n{more}\n")
     }

@@ -149,6 +149,8 @@ contracts! {
     what_nova_does_not_know_never_looks_empty,
     every_instance_of_every_project_and_state_is_listed,
     what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move,
+    a_canary_is_built_elsewhere_and_put_onto_a_closed_host_by_force,
+    a_canary_that_does_not_come_up_says_why,
     a_long_list_is_listed_to_its_end,
     a_move_goes_to_the_host_that_is_named_or_nowhere,
     the_hypervisor_is_a_second_witness,
@@ -268,6 +270,77 @@ async fn what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move(on: O
     bench.settle();
     let moved = bench.instance("train").await;
     assert_eq!((moved.host.as_deref(), moved.vm_state.as_str()), (Some("gpu-02"), "active"), "as it was found");
+}
+
+async fn a_canary_is_built_elsewhere_and_put_onto_a_closed_host_by_force(on: On) {
+    let bench = on.site(SitePlan::uniform(3, 0)).await;
+    let (ports, node, name) = (&bench.ports, node("gpu-01"), "turnaround-canary-w.1");
+    let one = async || ports.canaries.find(name).await.unwrap().pop().unwrap();
+    ports.compute.close(&node, "being renewed").await.unwrap();
+    assert_eq!(ports.canaries.find(name).await.unwrap(), []);
+    let new = NewCanary { image: "cirros".to_owned(), flavor: "tiny".to_owned(), network: None };
+    ports.canaries.create(name, &new).await.unwrap();
+    // A name that its own, as a regular expression, fits as well.
+    ports.canaries.create("turnaround-canary-w-1", &NewCanary { network: Some("net".to_owned()), ..new.clone() }).await.unwrap();
+    assert_eq!((one().await.vm_state.as_str(), one().await.host), ("building", None));
+    bench.settle();
+    let built = one().await;
+    assert_eq!((built.vm_state.as_str(), &built.task_state, built.fault), ("active", &None, None));
+    assert_ne!(built.host.as_deref(), Some("gpu-01"), "a disabled host takes none");
+    assert_eq!(ports.canaries.find(name).await.unwrap().len(), 1);
+
+    let request = ports.canaries.put_on(&built.id, &node).await.unwrap();
+    assert!(one().await.is_moving());
+    let twice = ports.canaries.put_on(&built.id, &node).await.unwrap_err();
+    assert!(matches!(twice.kind, PortErrorKind::Refused { .. }), "{twice}");
+    bench.settle();
+    assert_eq!((one().await.host.as_deref(), one().await.task_state), (Some("gpu-01"), None));
+    assert_eq!(ports.instances.why_failed(&built.id, &request).await.unwrap(), None);
+    assert_eq!(ports.instances.migrations(&built.id).await.unwrap()[0].state, MigrationState::Succeeded);
+
+    assert!(!ports.canaries.console(&built.id).await.unwrap().contains("started on gpu-01"));
+    ports.canaries.boot(&built.id).await.unwrap();
+    assert_eq!(one().await.task_state.as_deref(), Some("rebooting_hard"));
+    bench.settle();
+    assert_eq!((one().await.vm_state.as_str(), one().await.task_state), ("active", None));
+    let said = ports.canaries.console(&built.id).await.unwrap();
+    assert!(said.contains("started on gpu-01") && said.contains("login:"), "{said}");
+
+    ports.canaries.remove(&built.id).await.unwrap();
+    assert_eq!(one().await.task_state.as_deref(), Some("deleting"));
+    ports.canaries.remove(&built.id).await.unwrap();
+    bench.settle();
+    assert_eq!(ports.canaries.find(name).await.unwrap(), []);
+    ports.canaries.remove(&built.id).await.unwrap();
+    assert_eq!(ports.canaries.find("turnaround-canary-w-1").await.unwrap().len(), 1, "another one is left alone");
+}
+
+async fn a_canary_that_does_not_come_up_says_why(on: On) {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().faults.canary_fails = true;
+    plan.node("gpu-02").unwrap().faults.canary_does_not_boot = true;
+    plan.node("gpu-02").unwrap().memory_mb = 1024;
+    plan.node("gpu-01").unwrap().memory_mb = 1024;
+    let bench = on.site(plan).await;
+    let ports = &bench.ports;
+    let new = NewCanary { image: "cirros".to_owned(), flavor: "tiny".to_owned(), network: None };
+    ports.canaries.create("c", &new).await.unwrap();
+    bench.settle();
+    let one = async || ports.canaries.find("c").await.unwrap().pop().unwrap();
+    let id = one().await.id;
+    let request = ports.canaries.put_on(&id, &node("gpu-01")).await.unwrap();
+    bench.settle();
+    let left = one().await;
+    assert_eq!((left.host.as_deref(), left.vm_state.as_str(), left.fault), (Some("gpu-03"), "active", None));
+    let why = ports.instances.why_failed(&id, &request).await.unwrap().unwrap();
+    assert!(why.starts_with("Migration pre-check error"), "{why}");
+    ports.canaries.put_on(&id, &node("gpu-02")).await.unwrap();
+    bench.settle();
+    ports.canaries.boot(&id).await.unwrap();
+    bench.settle();
+    let dead = one().await;
+    assert_eq!((dead.vm_state.as_str(), dead.task_state), ("error", None));
+    assert!(dead.fault.unwrap().contains("failed to initialize kvm"));
 }
 
 async fn a_long_list_is_listed_to_its_end(on: On) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use turnaround_tests::sim::{Death, Sim, order};
 use turnaround_workflows::engine::SignalKind;
+use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Happened, InstancePlan, SitePlan, VmState, WorldEvent};
 use turnaround_workflows::store::Status;
 
@@ -37,8 +38,14 @@ struct Summary {
 
 fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
     let mut count = BTreeMap::new();
+    let is_canary = |id: &String| {
+        events.iter().any(|event| matches!(&event.what, Happened::InstanceCreated { instance, name, .. } if instance == id && name.starts_with(CANARY_NAME)))
+    };
     for event in events {
         let what = match &event.what {
+            // Its id depends on when it was made.
+            Happened::InstanceCreated { name, .. } if name.starts_with(CANARY_NAME) => "canary built".to_owned(),
+            Happened::MigrationRequested { instance, .. } if is_canary(instance) => "canary moved".to_owned(),
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::StopRequested { instance, .. } => format!("stop {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
@@ -84,7 +91,7 @@ async fn a_renewal_does_everything_once() {
     assert_eq!(summary.status, Status::Succeeded, "{summary:#?}");
     assert_eq!(summary.nodes[0], ("gpu-01".to_owned(), true, "6.8.0-60-generic".to_owned(), 0));
     let once: Vec<u32> = summary.effects.values().copied().collect();
-    assert_eq!(once, [1; 12], "four moves, a node of the cluster cordoned, drained and uncordoned, a silence, a reset, an image, two runs of the setup script: {:?}", summary.effects);
+    assert_eq!(once, [1; 14], "four moves, a canary built and moved, a node of the cluster cordoned, drained and uncordoned, a silence, a reset, an image, two runs of the setup script: {:?}", summary.effects);
     assert!(death.passed() > 40, "{:?}", death.names());
 }
 

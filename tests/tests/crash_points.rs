@@ -16,6 +16,7 @@ use turnaround_tests::proof::{At, Befalls, Crowd, LEASE, Moment, Point, done};
 use turnaround_tests::sim::order;
 use turnaround_workflows::chance;
 use turnaround_workflows::engine::{Definition, Observed, Progress, Registry, SignalKind, Start, Step, StepCx, StepError, step};
+use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Happened, InstancePlan, SitePlan, VmState, WorldEvent};
 use turnaround_workflows::store::Scope;
 use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_IRONIC, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
@@ -69,8 +70,14 @@ struct End {
 
 fn effects(events: &[WorldEvent]) -> BTreeMap<String, u32> {
     let mut count = BTreeMap::new();
+    let is_canary = |id: &String| {
+        events.iter().any(|event| matches!(&event.what, Happened::InstanceCreated { instance, name, .. } if instance == id && name.starts_with(CANARY_NAME)))
+    };
     for event in events {
         let what = match &event.what {
+            // Its id depends on when it was made.
+            Happened::InstanceCreated { name, .. } if name.starts_with(CANARY_NAME) => "canary built".to_owned(),
+            Happened::MigrationRequested { instance, .. } if is_canary(instance) => "canary moved".to_owned(),
             Happened::MigrationRequested { instance, .. } => format!("move {instance}"),
             Happened::StopRequested { instance, .. } => format!("stop {instance}"),
             Happened::ResetRequested { node, .. } => format!("reset {node}"),
@@ -333,7 +340,7 @@ fn a_story_without_faults_does_what_it_says() {
     assert_eq!(renewed.against, Vec::<String>::new());
     assert_eq!(renewed.end.statuses, [("gpu-01".to_owned(), "succeeded"), ("gpu-01".to_owned(), "succeeded")]);
     assert_eq!(renewed.end.kernel, "6.8.0-60-generic");
-    assert_eq!(renewed.end.effects.values().copied().collect::<Vec<u32>>(), [1; 9], "{:?}", renewed.end.effects);
+    assert_eq!(renewed.end.effects.values().copied().collect::<Vec<u32>>(), [1; 11], "{:?}", renewed.end.effects);
     let told = At { kind: NODE_OS, step: "evacuate", undoing: false };
     let aborted = run(NODE_OS, vec![(at(told, Moment::EffectBegun), abort())]);
     assert_eq!(aborted.end.kernel, "5.15.0-119-generic");
@@ -342,7 +349,7 @@ fn a_story_without_faults_does_what_it_says() {
     assert_eq!(rebuilt.against, Vec::<String>::new());
     assert_eq!(rebuilt.end.kernel, "6.8.0-60-generic");
     assert_eq!(rebuilt.end.effects.get("rebuild gpu-01"), Some(&1), "{:?}", rebuilt.end.effects);
-    assert_eq!(rebuilt.end.effects.values().copied().collect::<Vec<u32>>(), [1; 9], "{:?}", rebuilt.end.effects);
+    assert_eq!(rebuilt.end.effects.values().copied().collect::<Vec<u32>>(), [1; 11], "{:?}", rebuilt.end.effects);
     // Past the point of no return.
     let told = At { kind: NODE_OS, step: "await-install", undoing: false };
     let refused = run(NODE_OS, vec![(at(told, Moment::EffectBegun), abort())]);

@@ -18,7 +18,7 @@ use reqwest::Method;
 use serde_json::json;
 use support::{beds, eventually, node, told};
 use turnaround_workflows::ports::{
-    GroupRule, InstanceId, Migration, MigrationKind, MigrationState, Move, PortError, PortErrorKind, Ports, RequestId,
+    CanaryInstance, GroupRule, InstanceId, Migration, MigrationKind, MigrationState, Move, NewCanary, PortError, PortErrorKind, Ports, RequestId,
 };
 use wire::Wire;
 
@@ -257,6 +257,57 @@ async fn hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_
     assert!(why.contains("No valid host was found"), "{why}");
     bed.tidy().await;
     assert_eq!(taken_away().await, 204, "nothing takes of it any more");
+}
+
+#[tokio::test]
+async fn a_canary_is_put_onto_a_disabled_host_by_force_and_started_there() {
+    const TEST: &str = "a_canary_is_put_onto_a_disabled_host_by_force_and_started_there";
+    let bed = bed!("a_canary_is_put_onto_a_disabled_host_by_force_and_started_there");
+    let (host, site) = (bed.hosts().await.swap_remove(0), bed.site().await);
+    let (ports, node) = (site.ports(), node_of(&host));
+    // With a dot, as in the ids of workflows.
+    let name = format!("{}-canary.{}", bed::PREFIX, std::process::id());
+    let new = NewCanary { image: bed.image().await, flavor: bed.flavor("canary", 64).await, network: None };
+    let seen = async |what: &str, is: &dyn Fn(&CanaryInstance) -> bool| {
+        eventually(what, || async { ports.canaries.find(&name).await.unwrap().pop().filter(|one| is(one)) }).await
+    };
+    let settled = |one: &CanaryInstance| one.task_state.is_none() && one.vm_state == "active";
+    ports.compute.close(&node, "turnaround-contract: a canary is tried").await.unwrap();
+    assert_eq!(ports.canaries.find(&name).await.unwrap(), []);
+    ports.canaries.create(&name, &new).await.unwrap();
+    let mut longer = new.clone();
+    longer.flavor = "turnaround-contract-no-such-flavour".to_owned();
+    let error = ports.canaries.create(&name, &longer).await.unwrap_err();
+    assert!(reason(&error).contains("could not be found"), "{}", told(&error));
+    let built = seen("built elsewhere", &settled).await;
+    assert_ne!(built.host.as_deref(), Some(node.as_str()), "a disabled host takes none");
+    assert_eq!(ports.canaries.find(&name.replace('.', "-")).await.unwrap(), []);
+    assert_eq!(ports.canaries.find(&name.replace("canary", "c.n.ry")).await.unwrap(), [], "whom it fits as a regular expression has another name");
+
+    if bed.fail(TEST, &host, &json!({ "check": 1 })) {
+        let request = ports.canaries.put_on(&built.id, &node).await.unwrap();
+        let why = eventually("the reason", || async { ports.instances.why_failed(&built.id, &request).await.unwrap() }).await;
+        assert!(why.contains("injected fault"), "{why}");
+        let failed = migration(&ports, &built.id, &[MigrationState::Failed]).await;
+        let left = seen("left where it was", &settled).await;
+        assert_eq!((left.host, left.fault), (built.host.clone(), None), "{failed:?}");
+    }
+    let request = ports.canaries.put_on(&built.id, &node).await.unwrap();
+    let here = |one: &CanaryInstance| settled(one) && one.host.as_deref() == Some(node.as_str());
+    seen("on the disabled host", &here).await;
+    migration(&ports, &built.id, &[MigrationState::Succeeded]).await;
+    assert_eq!(ports.instances.why_failed(&built.id, &request).await.unwrap(), None);
+
+    ports.canaries.boot(&built.id).await.unwrap();
+    seen("started there", &here).await;
+    assert!(!ports.canaries.console(&built.id).await.unwrap().is_empty());
+
+    ports.canaries.remove(&built.id).await.unwrap();
+    ports.canaries.remove(&built.id).await.unwrap();
+    eventually("gone", || async { ports.canaries.find(&name).await.unwrap().is_empty().then_some(()) }).await;
+    ports.canaries.remove(&built.id).await.unwrap();
+    ports.compute.reopen(&node).await.unwrap();
+    bed.tidy().await;
 }
 
 #[tokio::test]

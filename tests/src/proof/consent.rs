@@ -21,6 +21,8 @@ pub struct Site<'a> {
     pub mute: BTreeSet<String>,
     /// Nodes about which an alert fires once they are installed.
     pub alerting: BTreeSet<String>,
+    /// Nodes on which no canary starts.
+    pub canary: BTreeSet<String>,
 }
 
 /// An answer, and what was seen of it by whoever gave it.
@@ -56,14 +58,23 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
             (&site.short, &["now it offers", " VGPU"], "short of what it had"),
             (&site.mute, &["now it offers", "agent does not report"], "without its network agent"),
             (&site.alerting, &["DiskFailing"], "while an alert fires"),
+            (&site.canary, &["turnaround-canary-"], "though no instance starts on it"),
         ] {
             if such.contains(&renewal.node) && !accepted(words) {
                 against.push(format!("{} gave {} back {how}, and nobody was asked", renewal.id, renewal.node));
             }
         }
     }
+    let mut canaries = Vec::new();
     for line in site.log.lines() {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
+        // They are no tenant's.
+        if event["name"].as_str().is_some_and(|name| name.starts_with("turnaround-canary-")) {
+            canaries.push(event["instance"].clone());
+        }
+        if canaries.contains(&event["instance"]) {
+            continue;
+        }
         let (at, instance) = (event["at"].as_i64().unwrap_or_default(), event["instance"].as_str().unwrap_or_default());
         let wanted = |answer: &Answered| answer.key == "stop" && answer.at <= at && answer.seen.iter().any(|line| line.contains(instance));
         if event["kind"] == "stop_requested" && !renewals.iter().flat_map(|renewal| &renewal.answers).any(wanted) {
@@ -125,16 +136,16 @@ mod tests {
         entries.push(json!({ "event": "ended", "outcome": "succeeded", "at": 30 }));
         let journals = Journals::from([("w".to_owned(), entries.iter().map(|entry| (String::new(), entry.to_string())).collect())]);
         let of_it = BTreeSet::from(["a".to_owned()]);
-        judge(&Site { log, journals: &journals, misnamed: of_it.clone(), short: of_it.clone(), mute: of_it.clone(), alerting: of_it })
+        judge(&Site { log, journals: &journals, misnamed: of_it.clone(), short: of_it.clone(), mute: of_it.clone(), alerting: of_it.clone(), canary: of_it })
     }
 
     #[test]
     fn what_is_done_without_an_operators_word_is_told() {
-        let all = "host name: x; now it offers y; DiskFailing{}";
-        assert_eq!(against(OPENED, None).len(), 4);
-        assert_eq!(against(OPENED, Some(("retry", all))).len(), 4);
-        assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 3);
-        assert_eq!(against(OPENED, Some(("accept", "x does not report"))).len(), 4);
+        let all = "host name: x; now it offers y; DiskFailing{}; turnaround-canary-w: it did not start";
+        assert_eq!(against(OPENED, None).len(), 5);
+        assert_eq!(against(OPENED, Some(("retry", all))).len(), 5);
+        assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 4);
+        assert_eq!(against(OPENED, Some(("accept", "x does not report"))).len(), 5);
         assert!(against(OPENED, Some(("accept", all))).is_empty());
         assert!(against("", None).is_empty(), "it was not opened");
         assert!(against(&OPENED.replace("caller", "other"), None).is_empty(), "it was not opened by us");

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use turnaround_config::{Matcher, NodeName};
 use turnaround_workflows::ports::{
-    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
+    Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
     Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
-    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
+    NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
 use super::gate::Gate;
@@ -22,7 +22,7 @@ struct Gated {
 /// `site`, each call through `gate`.
 pub(super) fn gated(site: Ports, gate: Arc<Gate>) -> Ports {
     let all = Arc::new(Gated { site, gate });
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all.clone(), canaries: all }
 }
 
 #[async_trait]
@@ -90,6 +90,28 @@ impl Instances for Gated {
     }
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
         self.gate.call("why_failed", false, self.site.instances.why_failed(id, request)).await
+    }
+}
+
+#[async_trait]
+impl Canaries for Gated {
+    async fn find(&self, name: &str) -> Result<Vec<CanaryInstance>, PortError> {
+        self.gate.call("find canaries", false, self.site.canaries.find(name)).await
+    }
+    async fn create(&self, name: &str, canary: &NewCanary) -> Result<(), PortError> {
+        self.gate.call("create_canary", true, self.site.canaries.create(name, canary)).await
+    }
+    async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
+        self.gate.call("put_canary", true, self.site.canaries.put_on(id, node)).await
+    }
+    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.gate.call("boot_canary", true, self.site.canaries.boot(id)).await
+    }
+    async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
+        self.gate.call("console", false, self.site.canaries.console(id)).await
+    }
+    async fn remove(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.gate.call("remove_canary", true, self.site.canaries.remove(id)).await
     }
 }
 

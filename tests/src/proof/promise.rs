@@ -12,6 +12,9 @@ use super::journals::Journals;
 /// What the dry run says of instances that will have to move again.
 const AGAIN: &str = " of them only on nodes that are renewed later, and move again then";
 
+/// Begins the names of the instances that are made to try a node. They are no tenant's.
+const CANARY: &str = "turnaround-canary-";
+
 const A_MINUTE: i64 = 60_000;
 /// A workflow chooses by a look that may be so old, in milliseconds, when its request reaches Nova: what a move that has failed since had taken was not
 /// free then.
@@ -246,7 +249,7 @@ impl Story {
     fn read(site: &Site<'_>) -> Story {
         let mut story = Story::default();
         story.read_journals(site.journals);
-        let mut reader = Reader { site, nodes: BTreeMap::new(), places: BTreeMap::new(), requests: BTreeMap::new(), vain: BTreeMap::new(), went_to: BTreeMap::new(), fit_at_first: BTreeSet::new(), story: &mut story };
+        let mut reader = Reader { site, nodes: BTreeMap::new(), places: BTreeMap::new(), requests: BTreeMap::new(), vain: BTreeMap::new(), went_to: BTreeMap::new(), fit_at_first: BTreeSet::new(), canaries: BTreeSet::new(), story: &mut story };
         for line in site.log.lines() {
             reader.learn_destination(&serde_json::from_str(line).unwrap_or_default());
         }
@@ -326,6 +329,7 @@ struct Reader<'a> {
     went_to: BTreeMap<String, String>,
     /// Hosts that were open at the beginning, with room for one more.
     fit_at_first: BTreeSet<String>,
+    canaries: BTreeSet<String>,
     story: &'a mut Story,
 }
 
@@ -341,6 +345,12 @@ impl Reader<'_> {
     fn event(&mut self, event: &Value) {
         let (node, instance) = (text(event, "node").to_owned(), text(event, "instance").to_owned());
         let by_other = event["by"] == "other";
+        if text(event, "name").starts_with(CANARY) {
+            self.canaries.insert(instance.clone());
+        }
+        if self.canaries.contains(&instance) {
+            return;
+        }
         match text(event, "kind") {
             "site_started" => self.started(event),
             "instance_created" => {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
+use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Happens, MoveGoesWrong, NodePlan, SitePlan};
 use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
@@ -334,6 +335,7 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     against.extend(crowd.sometimes.wrongs());
     against.extend(unfinished(&open));
     against.extend(kept(crowd, &open, &rules));
+    against.extend(canaries(crowd, &open));
     against.extend(changed(crowd, plan, !rules.open_questions.is_empty() || !rules.left_by_operators.is_empty(), &journals));
     let with_fault = |is: fn(&NodePlan) -> bool| plan.nodes.iter().filter(|node| is(node)).map(|node| node.name.clone()).collect();
     against.extend(consent::judge(&consent::Site {
@@ -343,6 +345,7 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
         short: with_fault(|node| node.faults.loses_memory_mb > 0 || node.faults.loses_devices.is_some()),
         mute: with_fault(|node| node.faults.agent_stays_away),
         alerting: with_fault(|node| node.faults.alert_once_installed.is_some()),
+        canary: with_fault(|node| node.faults.canary_fails || node.faults.canary_does_not_boot),
     }));
     let promise = promise::judge(&before_and_after(crowd, plan, &rules, &log, &journals), dry_run);
     against.extend(promise.against);
@@ -400,6 +403,16 @@ fn kept(crowd: &Crowd, open: &[Document], rules: &Rules) -> Vec<String> {
     };
     let lost = holdings.iter().filter(|holding| !open.contains(holding.holder.as_str()) && !excused(&holding.resource));
     lost.map(|holding| format!("{} is held by {}, which has ended", holding.resource, holding.holder)).collect()
+}
+
+/// Canaries of workflows that have ended.
+fn canaries(crowd: &Crowd, open: &[Document]) -> Vec<String> {
+    let is_at_work = |name: &str| open.iter().any(|document| name.ends_with(document.id.as_str()));
+    // An operator who is asked about this very one may leave it.
+    let all = crowd.list(Scope::All);
+    let was_left = |name: &str| all.iter().any(|document| name.ends_with(document.id.as_str()) && document.headline.contains("is not removed"));
+    let left = crowd.world.snapshot().instances.into_iter().filter(|one| one.name.starts_with(CANARY_NAME) && !is_at_work(&one.name) && !was_left(&one.name));
+    left.map(|one| format!("{} is left, {} on {:?}", one.name, one.vm_state, one.host)).collect()
 }
 
 /// Instances that are not as their tenants left them. One that Nova itself brings to an error, or does not start again, is an operator's matter, who

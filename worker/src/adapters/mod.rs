@@ -2,7 +2,7 @@
 //!
 //! | port | adapter |
 //! |---|---|
-//! | `ComputeServices`, `Instances` | [`nova`], with a session from [`keystone`] and the credentials from [`clouds`] |
+//! | `ComputeServices`, `Instances`, `Canaries` | [`nova`], with a session from [`keystone`] and the credentials from [`clouds`] |
 //! | `Bmc` | [`bmc`]: [`redfish`] or [`ipmitool`], per node |
 //! | `NetBoot` | [`netboot`] |
 //! | `Rebuilder` | [`ironic`], with what [`configdrive`] makes for a node |
@@ -97,11 +97,11 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
     match (session, folder, ironic, facts, setup) {
         (Some(session), Some(netboot), Some(rebuilder), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
-            let compute = Arc::clone(&nova);
+            let (compute, canaries) = (Arc::clone(&nova), Arc::clone(&nova));
             let bmc = Arc::new(Controllers::new(controllers));
             let silences = Arc::new(Alertmanager::new(alerting));
             let cluster = Arc::new(Kubernetes::new(cluster));
-            Ok(Ports { compute, instances: nova, bmc, netboot, rebuilder, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster })
+            Ok(Ports { compute, instances: nova, bmc, netboot, rebuilder, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster, canaries })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }

@@ -264,7 +264,8 @@ impl Bed {
         id
     }
 
-    async fn image(&self) -> String {
+    /// The id of an image of nothing.
+    pub(crate) async fn image(&self) -> String {
         let admin = self.admin().await;
         let url = format!("{}/v2/images", admin.endpoint("image"));
         let known: Value = self

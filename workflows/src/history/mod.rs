@@ -74,7 +74,7 @@ pub fn of_ports(inner: Ports) -> Ports {
         return inner;
     }
     let all = Arc::new(ports::Told(inner));
-    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all }
+    Ports { compute: all.clone(), instances: all.clone(), bmc: all.clone(), netboot: all.clone(), rebuilder: all.clone(), facts: all.clone(), setup: all.clone(), silences: all.clone(), cluster: all.clone(), canaries: all }
 }
 
 /// What `work` does to the world is told with the workflow and the lease for which it is done.

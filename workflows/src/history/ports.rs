@@ -9,9 +9,9 @@ use turnaround_config::{Matcher, NodeName};
 
 use super::{for_whom, tell};
 use crate::ports::{
-    Bmc, BootOverride, BootTicket, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
+    Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
     MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
-    NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
+    NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
 pub(super) struct Told(pub(super) Ports);
@@ -93,6 +93,28 @@ impl Instances for Told {
     }
     async fn why_failed(&self, id: &InstanceId, request: &RequestId) -> Result<Option<String>, PortError> {
         self.0.instances.why_failed(id, request).await
+    }
+}
+
+#[async_trait]
+impl Canaries for Told {
+    async fn find(&self, name: &str) -> Result<Vec<CanaryInstance>, PortError> {
+        self.0.canaries.find(name).await
+    }
+    async fn create(&self, name: &str, canary: &NewCanary) -> Result<(), PortError> {
+        effect("create_canary", name, self.0.canaries.create(name, canary)).await
+    }
+    async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
+        effect("put_canary", &id.to_string(), self.0.canaries.put_on(id, node)).await
+    }
+    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
+        effect("boot_canary", &id.to_string(), self.0.canaries.boot(id)).await
+    }
+    async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
+        self.0.canaries.console(id).await
+    }
+    async fn remove(&self, id: &InstanceId) -> Result<(), PortError> {
+        effect("remove_canary", &id.to_string(), self.0.canaries.remove(id)).await
     }
 }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 mod bmc;
+mod canary;
 mod cluster;
 mod compute;
 mod error;
@@ -18,6 +19,7 @@ mod setup_script;
 mod silences;
 
 pub use bmc::{Bmc, BootDevice, BootOverride, Power};
+pub use canary::{CANARY_NAME, Canaries, CanaryInstance, NewCanary};
 pub use cluster::{ClusterNode, ClusterNodes, Cordon, Eviction, Pod};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
@@ -43,4 +45,5 @@ pub struct Ports {
     pub setup: Arc<dyn SetupScript>,
     pub silences: Arc<dyn Silences>,
     pub cluster: Arc<dyn ClusterNodes>,
+    pub canaries: Arc<dyn Canaries>,
 }

@@ -52,6 +52,8 @@ pub enum TaskState {
     ResizeMigrating,
     ResizeMigrated,
     ResizeFinish,
+    RebootingHard,
+    Deleting,
 }
 
 impl TaskState {
@@ -64,6 +66,8 @@ impl TaskState {
             TaskState::ResizeMigrating => "resize_migrating",
             TaskState::ResizeMigrated => "resize_migrated",
             TaskState::ResizeFinish => "resize_finish",
+            TaskState::RebootingHard => "rebooting_hard",
+            TaskState::Deleting => "deleting",
         }
     }
 }
@@ -92,6 +96,8 @@ pub struct Guest {
     pub created: Timestamp,
     pub(super) deleted: bool,
     pub(super) goes_wrong: MoveFault,
+    /// The host whose hypervisor has started it last.
+    pub(super) started_on: Option<String>,
 }
 
 impl Guest {
@@ -198,6 +204,8 @@ pub struct MigrationRecord {
     pub destination: Option<String>,
     /// The host that whoever asked for it has named.
     pub wanted: Option<String>,
+    /// The scheduler is not asked about that host.
+    pub forced: bool,
     pub request: String,
     pub created: Timestamp,
     pub updated: Timestamp,

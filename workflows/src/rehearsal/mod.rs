@@ -5,6 +5,7 @@
 //! decided later, and a failure may look like a success. What goes wrong is data on the [`SitePlan`],
 //! and the site's own log ([`WorldEvent`]) is the ground truth of what was done to it.
 
+mod canary;
 mod cluster;
 mod guest;
 mod log;

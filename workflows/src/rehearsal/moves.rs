@@ -20,6 +20,15 @@ const COLD_STAGES: u32 = 4;
 impl Site {
     /// `to` is a host by Nova's name for it.
     pub(super) fn request_move(&mut self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<String, Trouble> {
+        self.request(id, how, to, false, Call::StartMove)
+    }
+
+    /// A live one, and the scheduler is not asked.
+    pub(super) fn request_forced(&mut self, id: &InstanceId, to: &str) -> Result<String, Trouble> {
+        self.request(id, Move::Live, Some(to), true, Call::PutCanary)
+    }
+
+    fn request(&mut self, id: &InstanceId, how: Move, to: Option<&str>, forced: bool, call: Call) -> Result<String, Trouble> {
         let guest = self.guest(id).ok_or(Trouble::NotFound)?;
         let unknown = to.filter(|host| self.node_of_host(host).is_none());
         let request = self.request_id();
@@ -51,9 +60,9 @@ impl Site {
         self.guests[guest].task_state = Some(task);
         self.remember_action(id, action, &request);
         let migration = self.new_migration(guest, kind, MigrationStatus::Accepted, &request);
-        self.migrations[migration].wanted = to.map(str::to_owned);
+        (self.migrations[migration].wanted, self.migrations[migration].forced) = (to.map(str::to_owned), forced);
         self.after(self.plan.latencies.schedule, Due::Decide(migration));
-        self.answer(Call::StartMove, request)
+        self.answer(call, request)
     }
 
     /// HTTP status and words of Nova's refusal.
@@ -98,6 +107,7 @@ impl Site {
             source: guest.host.clone().unwrap_or_default(),
             destination: None,
             wanted: None,
+            forced: false,
             request: request.to_owned(),
             created: self.now,
             updated: self.now,
@@ -178,7 +188,11 @@ impl Site {
         }
         let (vcpus, memory_mb) = (self.guests[guest].vcpus, self.guests[guest].memory_mb);
         let wanted = self.migrations[migration].wanted.clone();
-        let Some(destination) = self.schedule(vcpus, memory_mb, Some(guest), Some(&source), wanted.as_deref()) else {
+        let forced = wanted.clone().filter(|_| self.migrations[migration].forced);
+        if let Some(reason) = forced.as_deref().and_then(|host| self.why_not_forced(guest, host)) {
+            return self.fail(migration, MigrationStatus::Error, &reason);
+        }
+        let Some(destination) = forced.or_else(|| self.schedule(vcpus, memory_mb, Some(guest), Some(&source), wanted.as_deref())) else {
             return self.fail(migration, MigrationStatus::Error, NO_VALID_HOST);
         };
         // Nova writes the destination down when that has answered.
@@ -300,7 +314,7 @@ impl Site {
                 TaskState::ResizeMigrated
             }
             Some(TaskState::ResizeMigrated) => TaskState::ResizeFinish,
-            Some(TaskState::ResizeFinish | TaskState::Migrating | TaskState::Scheduling | TaskState::Spawning)
+            Some(TaskState::ResizeFinish | TaskState::Migrating | TaskState::Scheduling | TaskState::Spawning | TaskState::RebootingHard | TaskState::Deleting)
             | None => {
                 self.guests[guest].vm_state = VmState::Resized;
                 self.guests[guest].task_state = None;

@@ -273,6 +273,10 @@ pub struct NodeFaults {
     pub agent_stays_away: bool,
     /// An alert of this name fires about it from an installation on.
     pub alert_once_installed: Option<String>,
+    /// Nothing that is moved onto it by force gets through the pre-check.
+    pub canary_fails: bool,
+    /// An instance that is started there by a hard reboot ends in ERROR.
+    pub canary_does_not_boot: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -579,6 +583,10 @@ pub enum Call {
     OrderRebuild,
     Protect,
     Rebuild,
+    CreateCanary,
+    PutCanary,
+    BootCanary,
+    RemoveCanary,
 }
 
 /// Who can be asked something.

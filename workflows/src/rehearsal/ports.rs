@@ -30,7 +30,7 @@ impl World {
     }
 
     /// As the ports tell it: hosts by our own names for them.
-    fn told(&self, guest: &Guest) -> Instance {
+    pub(super) fn told(&self, guest: &Guest) -> Instance {
         let mut instance = guest.as_instance();
         instance.host = instance.host.map(|host| self.our_name(host));
         instance

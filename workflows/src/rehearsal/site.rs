@@ -33,6 +33,9 @@ pub(super) enum Due {
     /// A new instance shows on its host; and is active.
     BuildPlaced(usize),
     BuildDone(usize),
+    /// A hard reboot ends; an instance is gone.
+    Booted(usize),
+    Deleted(usize),
     /// By the migration's place in the list.
     Decide(usize),
     LiveFails(usize),
@@ -426,6 +429,7 @@ impl Site {
             created: self.now,
             deleted: false,
             goes_wrong: plan.fault.clone(),
+            started_on: None,
         });
         self.guests.len() - 1
     }
@@ -454,6 +458,8 @@ impl Site {
             Due::Happening(index) => self.happening(index),
             Due::BuildPlaced(guest) => self.build_placed(guest),
             Due::BuildDone(guest) => self.build_done(guest),
+            Due::Booted(guest) => self.booted(guest),
+            Due::Deleted(guest) => self.deleted(guest),
             Due::Decide(migration) => self.decide(migration),
             Due::LiveFails(migration) => self.live_fails_midway(migration),
             Due::LiveArrives(migration) => self.live_arrives(migration),
@@ -486,7 +492,7 @@ impl Site {
 
     fn happening(&mut self, index: usize) {
         match self.plan.happenings[index].what.clone() {
-            Happens::InstanceCreated(plan) => self.build(&plan),
+            Happens::InstanceCreated(plan) => drop(self.build(&plan)),
             Happens::InstanceDeleted { name } => {
                 if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
                     self.delete(guest);
@@ -539,7 +545,7 @@ impl Site {
     }
 
     /// The host is chosen now; the instance shows on it later, even if the host was closed meanwhile.
-    fn build(&mut self, plan: &InstancePlan) {
+    pub(super) fn build(&mut self, plan: &InstancePlan) -> usize {
         let chosen = match plan.node.as_deref().map(|node| self.node_named(node)) {
             Some(wanted) => wanted
                 .filter(|&node| self.nodes[node].enabled && self.nodes[node].is_up(self.now, &self.plan.latencies))
@@ -550,11 +556,15 @@ impl Site {
         self.guests[guest].task_state = Some(TaskState::Scheduling);
         self.building.push_back((guest, chosen));
         self.after(self.plan.latencies.schedule, Due::BuildPlaced(guest));
+        guest
     }
 
     fn build_placed(&mut self, guest: usize) {
         let Some(position) = self.building.iter().position(|(index, _)| *index == guest) else { return };
         let host = self.building.remove(position).and_then(|(_, host)| host);
+        if self.guests[guest].deleted {
+            return;
+        }
         let fits = host.as_deref().and_then(|host| self.node_of_host(host)).is_some_and(|node| self.nodes[node].runs());
         if !fits {
             let guest = &mut self.guests[guest];
@@ -574,11 +584,12 @@ impl Site {
         let guest = &mut self.guests[guest];
         if guest.vm_state == VmState::Building {
             (guest.vm_state, guest.task_state) = (VmState::Active, None);
+            guest.started_on.clone_from(&guest.host);
         }
     }
 
     /// Deleted ones keep their place in the list, so that everybody's index stays right.
-    fn delete(&mut self, guest: usize) {
+    pub(super) fn delete(&mut self, guest: usize) {
         let id = self.guests[guest].id.clone();
         let node = self.guests[guest].host.take().map(|host| self.node_name(&host));
         self.end_moves_of(&id, "The instance was deleted.");

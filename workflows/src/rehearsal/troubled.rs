@@ -77,6 +77,19 @@ impl SitePlan {
             let index = random.random_range(0..plan.nodes.len());
             plan.nodes[index].faults.flaps = random.random_range(1..4);
         }
+        if one_in(&mut random, 6) {
+            let index = random.random_range(0..plan.nodes.len());
+            let faults = &mut plan.nodes[index].faults;
+            if one_in(&mut random, 2) {
+                faults.canary_fails = true;
+            } else {
+                faults.canary_does_not_boot = true;
+            }
+        }
+        for _ in 0..random.random_range(0..3) {
+            let calls = [Call::CreateCanary, Call::PutCanary, Call::BootCanary, Call::RemoveCanary];
+            plan = plan.loses_answer(pick(&mut random, &calls), random.random_range(1..3));
+        }
         plan
     }
 }

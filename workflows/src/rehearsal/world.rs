@@ -99,6 +99,7 @@ impl World {
             setup: self.clone(),
             silences: self.clone(),
             cluster: self.clone(),
+            canaries: self.clone(),
         }
     }
 

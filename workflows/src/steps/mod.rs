@@ -6,6 +6,7 @@ use crate::updates::{NODES_OUT, NodeOrder};
 
 mod await_install;
 mod await_rebuild;
+mod canary;
 mod check_record;
 mod close;
 mod confirm_empty;
@@ -30,6 +31,7 @@ mod verify_os;
 
 pub use await_install::AwaitInstall;
 pub use await_rebuild::AwaitRebuild;
+pub use canary::Canary;
 pub use check_record::CheckRecord;
 pub use close::{Close, Closed};
 pub use confirm_empty::ConfirmEmpty;

@@ -6,7 +6,7 @@
 use super::NODE_OS;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitInstall, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyAlerts, VerifyHypervisor,
+    AwaitInstall, Canary, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Reopen, Reprovision, Silence, StageImage, TakeStock, VerifyAlerts, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
@@ -31,6 +31,7 @@ pub(super) fn definition() -> Definition {
             step(DeployOpenStack),
             step(VerifyHypervisor),
             step(VerifyNode),
+            step(Canary),
             step(VerifyAlerts),
             step(Reopen),
             step(EndSilence),

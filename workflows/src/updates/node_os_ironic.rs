@@ -3,7 +3,7 @@
 use super::NODE_OS_IRONIC;
 use crate::engine::{Definition, step};
 use crate::steps::{
-    AwaitRebuild, CheckRecord, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Rebuild, Reopen, Silence, TakeStock, VerifyAlerts, VerifyHypervisor,
+    AwaitRebuild, Canary, CheckRecord, Close, ConfirmEmpty, DeployOpenStack, EndSilence, Evacuate, FindClusterNodes, MoveClusterNodes, Rebuild, Reopen, Silence, TakeStock, VerifyAlerts, VerifyHypervisor,
     VerifyNode, VerifyOs,
 };
 
@@ -28,6 +28,7 @@ pub(super) fn definition() -> Definition {
             step(DeployOpenStack),
             step(VerifyHypervisor),
             step(VerifyNode),
+            step(Canary),
             step(VerifyAlerts),
             step(Reopen),
             step(EndSilence),

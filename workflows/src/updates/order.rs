@@ -71,6 +71,24 @@ pub struct Rules {
     /// What is checked on the node before it is given back.
     #[serde(default)]
     pub checks: Vec<OrderedCheck>,
+    /// The instance that has to start on the node before it is given back. None: none; older orders don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<OrderedCanary>,
+}
+
+/// A small instance, by Nova's, Glance's and Neutron's ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedCanary {
+    pub image: String,
+    pub flavor: String,
+    /// None: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// What its console must say after its start on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub console: Option<String>,
+    /// Until an operator is asked about it.
+    pub deadline_ms: u64,
 }
 
 /// The alerts that are about a node, and how long they are silenced at most.
@@ -288,6 +306,13 @@ impl RolloutOrder {
                 min_ready_ms: millis(cluster.min_ready),
             }),
             checks: config.checks.iter().map(|(name, check)| ordered(name.as_str(), check)).collect(),
+            canary: config.canary.as_ref().map(|canary| OrderedCanary {
+                image: canary.image.clone(),
+                flavor: canary.flavor.clone(),
+                network: canary.network.clone(),
+                console: canary.console.clone(),
+                deadline_ms: millis(canary.deadline),
+            }),
         };
         let host = |node: &NodeName| Some((node.clone(), config.nodes.get(node)?.nova_host.clone())).filter(|(node, host)| host != node.as_str());
         let hosts = nodes.iter().filter_map(host).collect();

@@ -11,9 +11,10 @@ use turnaround_workflows::rehearsal::ActionRecord;
 use super::servers::{find, not_found};
 use super::{Answer, Bearer, Minor, REQUEST_ID, Refusal, Shared, only_admin, time};
 
-/// From here on `force` is gone.
 /// Since then a cold migration may name its target.
 const COLD_TO_A_HOST: Minor = Minor(56);
+/// From here on a live migration to a host may be forced; and from there on no more.
+const FORCE: Minor = Minor(30);
 const NO_FORCE: Minor = Minor(68);
 /// From here on `block_migration` may be "auto".
 const AUTO: Minor = Minor(25);
@@ -37,7 +38,13 @@ pub(super) async fn act(
         "os-migrateLive" => {
             only_admin(&bearer, "os_compute_api:os-migrate-server:migrate_live")?;
             check_live(what, minor)?;
-            let request = nova.world.request_move(&guest.id, Move::Live, what["host"].as_str()).map_err(refuse)?;
+            let request = match what["host"].as_str() {
+                Some(host) if what["force"] == true => {
+                    only_admin(&bearer, "os_compute_api:os-migrate-server:migrate_live:host")?;
+                    nova.world.force_live(&guest.id, host).map_err(refuse)?
+                }
+                host => nova.world.request_move(&guest.id, Move::Live, host).map_err(refuse)?,
+            };
             Ok(accepted(&request))
         }
         "migrate" => {
@@ -49,6 +56,16 @@ pub(super) async fn act(
         "confirmResize" => {
             nova.world.request_confirm(&guest.id).map_err(refuse)?;
             Ok(StatusCode::NO_CONTENT.into_response())
+        }
+        "reboot" if what["type"] == "HARD" => {
+            nova.world.reboot_hard(&guest.id).map_err(refuse)?;
+            Ok(StatusCode::ACCEPTED.into_response())
+        }
+        "os-getConsoleOutput" => {
+            let output = nova.world.console_of(&guest.id).map_err(refuse)?;
+            let lines: Vec<&str> = output.lines().collect();
+            let wanted = what["length"].as_u64().map_or(lines.len(), |length| usize::try_from(length).unwrap_or(lines.len()));
+            Ok(Json(json!({ "output": lines[lines.len().saturating_sub(wanted)..].join("\n") })).into_response())
         }
         // Nova's rebuild of a dead host's instances: all hosts of this site that run are in use.
         "evacuate" => {
@@ -67,7 +84,7 @@ fn unsupported(action: &str) -> Refusal {
 fn check_live(what: &Value, minor: Minor) -> Result<(), Refusal> {
     let body =
         what.as_object().ok_or_else(|| Refusal::new(400, "Invalid input for field/attribute os-migrateLive."))?;
-    if minor >= NO_FORCE && body.contains_key("force") {
+    if !(FORCE..NO_FORCE).contains(&minor) && body.contains_key("force") {
         let message = "Invalid input for field/attribute os-migrateLive. Additional properties are not allowed ('force' was unexpected)";
         return Err(Refusal::new(400, message));
     }

@@ -1,6 +1,8 @@
 //! `servers`: reading them.
 
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use turnaround_workflows::ports::InstanceId;
@@ -27,6 +29,7 @@ fn status(guest: &Guest) -> &'static str {
             ),
         ) => "RESIZE",
         (VmState::Building, _) => "BUILD",
+        (VmState::Active, Some(TaskState::RebootingHard)) => "HARD_REBOOT",
         (VmState::Active, _) => "ACTIVE",
         (VmState::Paused, _) => "PAUSED",
         (VmState::Suspended, _) => "SUSPENDED",
@@ -97,6 +100,14 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
     document
 }
 
+/// Does a name fit Nova's filter, a regular expression? Of those only `^` and `$` are understood here.
+fn is_called(name: &str, filter: &str) -> bool {
+    match (filter.strip_prefix('^').unwrap_or(filter), filter.starts_with('^')) {
+        (rest, true) => rest.strip_suffix('$').map_or_else(|| name.starts_with(rest), |whole| name == whole),
+        (part, false) => name.contains(part),
+    }
+}
+
 /// Those that are to be seen, newest first, as Nova sorts by default.
 fn wanted(nova: &Nova, bearer: &Bearer, query: &Query) -> Result<Vec<Guest>, Refusal> {
     let all_tenants = query.get("all_tenants").is_some_and(|all| matches!(all.as_str(), "" | "1" | "true" | "True"));
@@ -112,7 +123,7 @@ fn wanted(nova: &Nova, bearer: &Bearer, query: &Query) -> Result<Vec<Guest>, Ref
             && (!bearer.admin || query.get("host").is_none_or(|host| guest.host.as_ref() == Some(host)))
             && query.get("project_id").is_none_or(|project| *project == guest.project)
             && query.get("status").is_none_or(|wanted| wanted == status(guest))
-            && query.get("name").is_none_or(|name| guest.name.contains(name.as_str()))
+            && query.get("name").is_none_or(|name| is_called(&guest.name, name))
     })?;
     guests.reverse();
     Ok(guests)
@@ -168,4 +179,35 @@ pub(super) async fn show(
 ) -> Answer {
     let guest = find(&nova, &bearer, &id)?;
     Ok(Json(json!({ "server": document(&nova, &guest, minor, bearer.admin) })))
+}
+
+/// From here on an instance may have no network, and has to say so.
+const NETWORKS: Minor = Minor(37);
+
+pub(super) async fn create(
+    State(nova): Shared,
+    Extension(bearer): Extension<Bearer>,
+    Extension(minor): Extension<Minor>,
+    Json(body): Json<Value>,
+) -> Result<Response, Refusal> {
+    let server = &body["server"];
+    for key in ["name", "imageRef", "flavorRef"] {
+        if server[key].as_str().is_none_or(str::is_empty) {
+            return Err(Refusal::new(400, format!("Invalid input for field/attribute server. '{key}' is a required property")));
+        }
+    }
+    let networks = &server["networks"];
+    let named = networks.as_array().is_some_and(|list| list.iter().all(|one| one["uuid"].is_string()));
+    if minor >= NETWORKS && !named && *networks != "none" && *networks != "auto" {
+        return Err(Refusal::new(400, "Invalid input for field/attribute server. 'networks' is a required property"));
+    }
+    let Some(project) = &bearer.project else { return Err(Refusal::new(403, "Policy doesn't allow os_compute_api:servers:create to be performed.")) };
+    let id = nova.world.create_instance(server["name"].as_str().unwrap_or_default(), project)?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "server": { "id": id, "OS-DCF:diskConfig": "MANUAL" } }))).into_response())
+}
+
+pub(super) async fn remove(State(nova): Shared, Extension(bearer): Extension<Bearer>, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let guest = find(&nova, &bearer, &id)?;
+    nova.world.delete_instance(&guest.id).map_err(|trouble| Refusal::of(trouble, not_found(&guest.id)))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -233,7 +233,7 @@ impl Nova {
     }
 }
 
-fn cell_is_down(operation: &str) -> PortError {
+pub(super) fn cell_is_down(operation: &str) -> PortError {
     PortError::new(operation, PortErrorKind::Unavailable).with_source("the Nova cell of this instance does not answer")
 }
 

@@ -1,4 +1,4 @@
-//! Nova, as [`ComputeServices`] and [`Instances`].
+//! Nova, as [`ComputeServices`], [`Instances`] and [`Canaries`].
 //!
 //! An own thin client on reqwest. `openstack_sdk` was built and weighed: it costs 141 s of a cold build and 99 crates, brings
 //! interactive prompts and a browser opener, and sends a request again by itself; whether a request may be sent again is
@@ -23,6 +23,7 @@ use turnaround_workflows::ports::{PortError, PortErrorKind};
 use super::http::{Answer, Effect, Request, foreign_text};
 use super::keystone::{Session, Token};
 
+mod canary;
 mod instances;
 mod neutron;
 mod placement;
@@ -30,7 +31,7 @@ mod services;
 mod wire;
 
 #[allow(unused_imports, reason = "named in the module's documentation")]
-use turnaround_workflows::ports::{ComputeServices, Instances};
+use turnaround_workflows::ports::{Canaries, ComputeServices, Instances};
 
 /// The microversion that is asked for where Nova has it: that of 2024.1, the first in which a server says to which availability zone it is bound.
 // An older Nova is spoken to in its newest. Not `latest`: from 2.102 on, unknown query parameters are refused.

@@ -1,0 +1,162 @@
+//! Instances of our own at the simulated site, as a real Nova has them: built, moved by force, started anew, deleted.
+
+use async_trait::async_trait;
+use turnaround_config::NodeName;
+
+use super::guest::{Guest, TaskState, VmState};
+use super::plan::{Api, Call, InstancePlan};
+use super::site::{Due, Site};
+use super::trouble::Trouble;
+use super::world::World;
+use crate::ports::{Canaries, CanaryInstance, InstanceId, NewCanary, PortError, RequestId};
+
+/// The project of whoever asks through the ports.
+const OWN_PROJECT: &str = "admin";
+
+/// What every flavour of the simulated site has that an instance is built by.
+const TINY: (u32, u64) = (1, 512);
+
+/// Nova's words where the host that is forced has not the processor of the source.
+const UNFIT: &str = "Migration pre-check error: Unacceptable CPU info: CPU doesn't have compatibility.";
+
+/// Nova's words where libvirt can't start a guest.
+const NOT_STARTED: &str = "internal error: process exited while connecting to monitor: failed to initialize kvm: Permission denied";
+
+impl Site {
+    fn create(&mut self, name: &str, project: &str) -> Result<InstanceId, Trouble> {
+        let plan = InstancePlan { project: project.to_owned(), ..InstancePlan::new(name).size(TINY.0, TINY.1) };
+        let guest = self.build(&plan);
+        let id = self.guests[guest].id.clone();
+        self.answer(Call::CreateCanary, id)
+    }
+
+    /// Why a live migration that the scheduler is not asked about does not get through its pre-check.
+    pub(super) fn why_not_forced(&self, guest: usize, host: &str) -> Option<String> {
+        let node = self.node_of_host(host)?;
+        if self.guests[guest].host.as_deref() == Some(host) {
+            return Some(format!("Unable to migrate instance ({}) to current host ({host}).", self.guests[guest].id));
+        }
+        if !self.nodes[node].is_up(self.now, &self.plan.latencies) {
+            return Some(format!("Compute service of {host} is unavailable at this time."));
+        }
+        self.nodes[node].faults.canary_fails.then(|| UNFIT.to_owned())
+    }
+
+    fn request_reboot(&mut self, id: &InstanceId) -> Result<(), Trouble> {
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        let Guest { vm_state, task_state, .. } = &self.guests[guest];
+        let in_the_way = match (vm_state, task_state) {
+            (_, Some(TaskState::RebootingHard)) | (VmState::Active | VmState::Stopped | VmState::Paused | VmState::Suspended | VmState::Error, None) => None,
+            (_, Some(task)) => Some(format!("task_state {}", task.as_str())),
+            (state, None) => Some(format!("vm_state {}", state.as_str())),
+        };
+        if let Some(state) = in_the_way {
+            return Err(Trouble::refused(409, format!("Cannot 'reboot' instance {id} while it is in {state}")));
+        }
+        self.guests[guest].task_state = Some(TaskState::RebootingHard);
+        self.after(self.plan.latencies.build, Due::Booted(guest));
+        self.answer(Call::BootCanary, ())
+    }
+
+    pub(super) fn booted(&mut self, guest: usize) {
+        if self.guests[guest].deleted || self.guests[guest].task_state != Some(TaskState::RebootingHard) {
+            return;
+        }
+        let node = self.guests[guest].host.as_deref().and_then(|host| self.node_of_host(host));
+        let fails = node.is_some_and(|node| self.nodes[node].faults.canary_does_not_boot);
+        let guest = &mut self.guests[guest];
+        guest.task_state = None;
+        if fails {
+            (guest.vm_state, guest.fault) = (VmState::Error, Some(NOT_STARTED.to_owned()));
+        } else {
+            (guest.vm_state, guest.fault) = (VmState::Active, None);
+            guest.started_on.clone_from(&guest.host);
+        }
+    }
+
+    /// Nova takes it in any state. One that moves is gone with it; what it had taken is not given back by a real Nova.
+    fn request_delete(&mut self, id: &InstanceId) -> Result<(), Trouble> {
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        self.guests[guest].task_state = Some(TaskState::Deleting);
+        self.after(self.plan.latencies.schedule, Due::Deleted(guest));
+        self.answer(Call::RemoveCanary, ())
+    }
+
+    pub(super) fn deleted(&mut self, guest: usize) {
+        if !self.guests[guest].deleted {
+            self.delete(guest);
+        }
+    }
+}
+
+/// Nova, as its protocol's server needs it.
+impl World {
+    /// The new instance's id, of which nothing is there yet.
+    ///
+    /// # Errors
+    /// It is away. So with all of these.
+    pub fn create_instance(&self, name: &str, project: &str) -> Result<InstanceId, Trouble> {
+        self.asked(Api::Nova, None)?.create(name, project)
+    }
+
+    /// The request's id, once Nova has accepted it.
+    pub fn force_live(&self, id: &InstanceId, host: &str) -> Result<String, Trouble> {
+        self.asked(Api::Nova, None)?.request_forced(id, host)
+    }
+
+    pub fn reboot_hard(&self, id: &InstanceId) -> Result<(), Trouble> {
+        self.asked(Api::Nova, None)?.request_reboot(id)
+    }
+
+    pub fn delete_instance(&self, id: &InstanceId) -> Result<(), Trouble> {
+        self.asked(Api::Nova, None)?.request_delete(id)
+    }
+
+    /// What an instance's guest has written since it was started.
+    pub fn console_of(&self, id: &InstanceId) -> Result<String, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        let guest = &site.guests[site.guest(id).ok_or(Trouble::NotFound)?];
+        match &guest.started_on {
+            Some(host) => Ok(format!("[    0.000000] Linux version 6.12, started on {host}\n\n{} login: \n", guest.name)),
+            None => Err(Trouble::refused(409, format!("Instance {id} is not ready"))),
+        }
+    }
+}
+
+#[async_trait]
+impl Canaries for World {
+    async fn find(&self, name: &str) -> Result<Vec<CanaryInstance>, PortError> {
+        let found = self.guests_where(|guest| guest.name == name && guest.project == OWN_PROJECT);
+        let found = found.map_err(|e| e.while_trying_to(format_args!("look for instances called {name}")))?;
+        let told = |guest: &Guest| {
+            let told = self.told(guest);
+            CanaryInstance { id: told.id, host: told.host, vm_state: told.vm_state, task_state: told.task_state, fault: told.fault }
+        };
+        Ok(found.iter().map(told).collect())
+    }
+
+    async fn create(&self, name: &str, _canary: &NewCanary) -> Result<(), PortError> {
+        self.create_instance(name, OWN_PROJECT).map(drop).map_err(|e| e.while_trying_to(format_args!("create instance {name}")))
+    }
+
+    async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
+        let host = self.host_named(node.as_str());
+        let request = self.force_live(id, &host);
+        request.map(RequestId).map_err(|e| e.while_trying_to(format_args!("live-migrate instance {id} onto {node} by force")))
+    }
+
+    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.reboot_hard(id).map_err(|e| e.while_trying_to(format_args!("reboot instance {id}")))
+    }
+
+    async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
+        self.console_of(id).map_err(|e| e.while_trying_to(format_args!("read the console of instance {id}")))
+    }
+
+    async fn remove(&self, id: &InstanceId) -> Result<(), PortError> {
+        match self.delete_instance(id) {
+            Err(Trouble::NotFound) => Ok(()),
+            other => other.map_err(|e| e.while_trying_to(format_args!("delete instance {id}"))),
+        }
+    }
+}
