@@ -260,11 +260,11 @@ fn peak_kib(pid: &str) -> Option<u64> {
 
 /// `TURNAROUND_SCRIPT_MIB=1024` has it write a gigabyte, and `--nocapture` shows what memory that took.
 #[tokio::test]
-async fn however_much_it_writes_only_the_end_is_read() {
+async fn however_much_it_writes_no_more_of_it_is_held_than_the_end() {
     // 64 MiB: far more than a pipe or a buffer of ours would hold.
     let mib: u64 = std::env::var("TURNAROUND_SCRIPT_MIB").map_or(64, |mib| mib.parse().unwrap());
     let bytes = mib << 20;
-    let body = format!("yes 'changed: [gpu-01]' | head -c {bytes}; echo; echo 'PLAY RECAP ****'; echo 'gpu-01 : ok=1 changed=2 unreachable=0 failed=4'; while [ ! -e \"$(dirname \"$0\")/go\" ]; do sleep 0.05; done");
+    let body = format!("echo 'PLAY RECAP ****'; echo 'gpu-02 : ok=1 changed=0 unreachable=0 failed=1'; yes 'changed: [gpu-01]' | head -c {bytes}; echo; echo 'PLAY RECAP ****'; echo 'gpu-01 : ok=1 changed=2 unreachable=0 failed=4'; while [ ! -e \"$(dirname \"$0\")/go\" ]; do sleep 0.05; done");
     let bench = Bench::new(&body);
     let before = peak_kib("self").unwrap();
     bench.start("r.1").await;
@@ -278,7 +278,8 @@ async fn however_much_it_writes_only_the_end_is_read() {
     let runner = peak_kib(&bench.runner("r.1")).expect("it waits for its script");
     fs::write(bench.site.path("go"), "").unwrap();
     let end = bench.ended("r.1").await;
-    assert_eq!(end.recap, [HostRecap { host: "gpu-01".to_owned(), ok: 1, changed: 2, unreachable: 0, failed: 4 }]);
+    let host = |host: &str, changed, failed| HostRecap { host: host.to_owned(), ok: 1, changed, unreachable: 0, failed };
+    assert_eq!(end.recap, [host("gpu-02", 0, 1), host("gpu-01", 2, 4)]);
     assert_eq!(end.last_lines.len(), 10);
     let grown = peak_kib("self").unwrap() - before;
     println!("{mib} MiB written: the worker's peak grew by {grown} KiB, its runner's was {runner} KiB");
@@ -297,6 +298,20 @@ async fn every_recap_counts_and_the_exit_code_is_told_as_it_is() {
     let host = |host: &str, ok, changed, unreachable, failed| HostRecap { host: host.to_owned(), ok, changed, unreachable, failed };
     assert_eq!(end.recap, [host("gpu-01", 9, 1, 0, 1), host("gpu-01", 10, 3, 0, 0), host("localhost", 2, 0, 1, 0)]);
     assert_eq!(end.code, 2);
+}
+
+/// A megabyte is far more than what is read of the end, in lines and in one that has none; a recap of the end does not excuse one of the beginning.
+#[tokio::test]
+async fn a_play_that_failed_early_is_not_forgotten_whatever_was_written_since() {
+    let body = "echo 'PLAY RECAP ****'; echo 'gpu-01 : ok=3 changed=0 unreachable=0 failed=1'; echo\n\
+        yes 'ok: [gpu-01]' | head -c 1200000; echo; yes | tr -d '\\n' | head -c 1200000; echo\n\
+        echo 'PLAY RECAP ****'; echo 'gpu-01 : ok=9 changed=2 unreachable=0 failed=0'; echo; echo 'all done'; exit 0";
+    let bench = Bench::new(body);
+    bench.start("r.1").await;
+    let end = bench.ended("r.1").await;
+    let host = |ok, changed, failed| HostRecap { host: "gpu-01".to_owned(), ok, changed, unreachable: 0, failed };
+    assert_eq!(end.recap, [host(3, 0, 1), host(9, 2, 0)]);
+    assert_eq!((end.code, end.last_lines.last().unwrap().as_str()), (0, "all done"));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,8 +34,12 @@ use super::program::Program;
 /// Time in which a run must be handed over; it does not wait for the run itself.
 // `systemd-run` waits for D-Bus, which a busy host answers within seconds.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
-/// As much of the end of a log is read: a recap of a thousand hosts takes 100 KiB.
+/// The last lines are looked for in so much of the end of a log: a line of Ansible's may hold all that a program has written.
 const TAIL_BYTES_MAX: u64 = 256 * 1024;
+/// So much of a line is read in search of recaps: a host's name and its counts take less than half a KiB, colours included.
+const LINE_BYTES_MAX: u64 = 4 * 1024;
+/// Lines of recaps that are kept: a thousand hosts in ten plays, which take about a megabyte.
+const RECAP_LINES_MAX: usize = 10_000;
 /// Lines that a person is shown.
 const LAST_LINES_MAX: usize = 10;
 /// A process id, two numbers and a boot id.
@@ -251,11 +255,14 @@ fn look(folder: &Path) -> io::Result<ScriptState> {
         // Perhaps it has ended between the two.
         exit = small_file(&folder.join("exit"))?;
     }
-    let tail = tail(folder)?;
-    let last_lines = last_lines(&tail, LAST_LINES_MAX);
+    let last_lines = last_lines(&tail(folder)?, LAST_LINES_MAX);
     let Some(code) = exit else { return Ok(ScriptState::Lost { last_lines }) };
     let code = code.trim().parse().map_err(|_| bad("the exit code is not a number"))?;
-    Ok(ScriptState::Ended(ScriptEnd { code, recap: recap(&tail), last_lines }))
+    let recap = match log(folder)? {
+        Some((log, length)) => recap(BufReader::new(log.take(length)))?,
+        None => Vec::new(),
+    };
+    Ok(ScriptState::Ended(ScriptEnd { code, recap, last_lines }))
 }
 
 /// Is it held? (That of all runs tells of any run. One at a time goes on: if it is not this one, this one is told to be lost when that has ended.)
@@ -286,17 +293,23 @@ fn small_file(path: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// The end of its log; empty if it has none yet.
-fn tail(folder: &Path) -> io::Result<String> {
-    let mut file = match fs::File::open(folder.join("log")) {
+/// Its log, and how long that is by now; None if it has none yet.
+fn log(folder: &Path) -> io::Result<Option<(fs::File, u64)>> {
+    let file = match fs::File::open(folder.join("log")) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
+    Ok(Some((file, length)))
+}
+
+/// The end of its log; empty if it has none yet.
+fn tail(folder: &Path) -> io::Result<String> {
+    let Some((mut log, length)) = log(folder)? else { return Ok(String::new()) };
+    log.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX)))?;
     let mut bytes = Vec::new();
-    file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
+    log.take(TAIL_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -307,8 +320,50 @@ fn last_lines(text: &str, count: usize) -> Vec<String> {
 }
 
 /// Every `PLAY RECAP` of Ansible's default output, for a script that runs several playbooks: `host : ok=1 changed=0 unreachable=0 failed=0 ...`.
-fn recap(text: &str) -> Vec<HostRecap> {
-    text.split("PLAY RECAP").skip(1).flat_map(|recap| recap.lines().skip(1).map_while(host_recap)).collect()
+///
+/// The whole log is read, in which an early play may have failed and a late one not, and no more of it is held than a line.
+/// Of more recaps than are kept, those of hosts that failed are: a host that nothing is kept of is not taken for a good one.
+fn recap(mut log: impl BufRead) -> io::Result<Vec<HostRecap>> {
+    let (mut kept, mut good): (Vec<HostRecap>, usize) = (Vec::new(), 0);
+    let (mut line, mut in_recap) = (Vec::new(), false);
+    loop {
+        line.clear();
+        let read = log.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(kept);
+        }
+        if !line.ends_with(b"\n") {
+            log.skip_until(b'\n')?;
+        }
+        let text = String::from_utf8_lossy(&line);
+        if text.contains("PLAY RECAP") {
+            in_recap = true;
+            continue;
+        }
+        let Some(host) = in_recap.then(|| host_recap(&without_colours(&text))).flatten() else {
+            in_recap = false;
+            continue;
+        };
+        let is_good = host.failed == 0 && host.unreachable == 0;
+        if kept.len() == RECAP_LINES_MAX {
+            if is_good || good == 0 {
+                continue;
+            }
+            if let Some(last_good) = kept.iter().rposition(|host| host.failed == 0 && host.unreachable == 0) {
+                kept.remove(last_good);
+                good -= 1;
+            }
+        }
+        good += usize::from(is_good);
+        kept.push(host);
+    }
+}
+
+/// Ansible colours hosts and counts where it is told to (`ANSIBLE_FORCE_COLOR`): `ESC [ 0;31m` and its like.
+fn without_colours(line: &str) -> String {
+    let mut parts = line.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
 fn host_recap(line: &str) -> Option<HostRecap> {
@@ -395,6 +450,30 @@ mod tests {
         let plain: Vec<String> = words(false).into_iter().skip(1).map(|word| word.into_string().unwrap()).collect();
         assert_eq!(command.collect::<Vec<_>>(), plain);
         assert_eq!(plain[2], RUNNER);
+    }
+
+    /// As Ansible 2.19 wrote it, with `ANSIBLE_FORCE_COLOR`.
+    #[test]
+    fn a_recap_in_colours_is_a_recap() {
+        let text = "\nPLAY RECAP *********************************************************************\n\
+            \u{1b}[0;33mgpu-01\u{1b}[0m                     : \u{1b}[0;32mok=1   \u{1b}[0m \u{1b}[0;33mchanged=1   \u{1b}[0m unreachable=0    failed=0    \u{1b}[0;36mskipped=1   \u{1b}[0m rescued=0    ignored=0   \n\
+            \u{1b}[0;31mgpu-02\u{1b}[0m                     : \u{1b}[0;32mok=1   \u{1b}[0m \u{1b}[0;33mchanged=1   \u{1b}[0m unreachable=0    \u{1b}[0;31mfailed=1   \u{1b}[0m skipped=0    rescued=0    ignored=0   \n\
+            \u{1b}[0;31mgpu-03\u{1b}[0m                     : ok=0    changed=0    \u{1b}[1;31munreachable=1   \u{1b}[0m failed=0    skipped=0    rescued=0    ignored=0   \n";
+        let host = |host: &str, ok, changed, unreachable, failed| HostRecap { host: host.to_owned(), ok, changed, unreachable, failed };
+        assert_eq!(recap(text.as_bytes()).unwrap(), [host("gpu-01", 1, 1, 0, 0), host("gpu-02", 1, 1, 0, 1), host("gpu-03", 0, 0, 1, 0)]);
+    }
+
+    #[test]
+    fn of_too_many_recaps_those_of_hosts_that_failed_are_kept_and_of_a_long_line_its_beginning() {
+        let line = |host: usize, failed: u32| format!("gpu-{host} : ok=1 changed=0 unreachable=0 failed={failed}\n");
+        let good: String = (0..RECAP_LINES_MAX + 5).map(|host| line(host, 0)).collect();
+        let late = line(20_000, 1) + "gpu-long : ok=1 changed=0 unreachable=0 failed=2 " + &"x".repeat(3 * LINE_BYTES_MAX as usize) + "\n" + &line(20_001, 0);
+        let kept = recap(format!("PLAY RECAP ***\n{good}{late}\n").as_bytes()).unwrap();
+        assert_eq!(kept.len(), RECAP_LINES_MAX);
+        let failed: Vec<&str> = kept.iter().filter(|host| host.failed > 0).map(|host| host.host.as_str()).collect();
+        assert_eq!(failed, ["gpu-20000", "gpu-long"]);
+        let bad: String = (0..RECAP_LINES_MAX + 5).map(|host| line(host, 1)).collect();
+        assert_eq!(recap(format!("PLAY RECAP ***\n{bad}").as_bytes()).unwrap().len(), RECAP_LINES_MAX);
     }
 
     #[test]

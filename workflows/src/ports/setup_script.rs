@@ -34,7 +34,8 @@ pub enum ScriptState {
 pub struct ScriptEnd {
     /// As the shell tells it: 128 and the signal's number where a signal ended it.
     pub code: i32,
-    /// Every line of every `PLAY RECAP` of Ansible's; empty if it wrote none.
+    /// Every line of every `PLAY RECAP` of Ansible's, wherever it wrote it; empty if it wrote none. Of very many, those of hosts that failed come before
+    /// others: a host that is not in here is not a good one.
     pub recap: Vec<HostRecap>,
     /// The last lines that it has written, oldest first.
     pub last_lines: Vec<String>,
