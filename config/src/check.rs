@@ -126,9 +126,9 @@ impl RawConfig {
         let silences = self.silences.table().and_then(|raw| raw.check(problems));
         let kubernetes = self.kubernetes.table().and_then(|raw| raw.check(problems));
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
-        let checks = nodes::checks(self.checks, problems);
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
+        let checks = nodes::checks(self.checks, &known_nodes, problems);
         let kept = nodes::kept_from_renewal(&self.nodes);
         let images = nodes::images(self.images, problems);
         let nodes = nodes::nodes(self.nodes, problems);

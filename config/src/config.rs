@@ -262,6 +262,8 @@ pub struct Check {
     /// For the login shell of the node.
     pub command: String,
     pub expect: Expect,
+    /// On which nodes it is run. Empty: on all of them.
+    pub nodes: BTreeSet<NodeName>,
     pub time_limit: Duration,
 }
 

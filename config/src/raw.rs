@@ -175,6 +175,7 @@ tables! {
         command: String,
         expect: String,
         as_found: bool,
+        nodes: Texts,
         time_limit: Timespan,
     }
 

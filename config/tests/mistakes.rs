@@ -553,6 +553,36 @@ fn the_run_for_the_pxe_server_is_for_no_node() {
 }
 
 #[test]
+fn a_check_names_nodes_that_there_are() {
+    let nodes = "[nodes.gpu-01]\nmac = \"02:00:5e:10:00:01\"\nironic = {}\n[nodes.gpu-02]\nmac = \"02:00:5e:10:00:02\"\nironic = {}\n\
+        [nodes.ceph-01]\nmac = \"02:00:5e:10:00:03\"\nironic = {}\n";
+    let check = |chosen: &str| format!("{nodes}[checks.gpus]\ncommand = \"x\"\nnodes = [{chosen}]\n");
+    let meant = |chosen: &str| {
+        let config = check_text("test.toml", &format!("{REQUIRED}{}", check(chosen))).unwrap();
+        config.checks.values().flat_map(|check| check.nodes.iter().map(|node| node.as_str().to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(meant("\"gpu-02\", \"gpu-*\""), ["gpu-01", "gpu-02"]);
+    assert_eq!(meant("\"*-01\""), ["ceph-01", "gpu-01"]);
+    assert_eq!(meant("\"*p*0*2\""), ["gpu-02"]);
+    assert_eq!(meant("\"**\"").len(), 3);
+    assert_eq!(meant(""), [] as [&str; 0]);
+    assert_only(&check("\"gpu-1\""), "there is no node `gpu-1`", "did you mean `gpu-01`?");
+    let help = "write a node's name, such as `gpu-01`, in which `*` may stand for any characters";
+    assert_only(&check("\"gpo-*\""), "`gpo-*` fits no node", help);
+    // A `1` is not there for both.
+    assert_only(&check("\"gpu-01*1\""), "`gpu-01*1` fits no node", help);
+    assert_only("[checks.gpus]\ncommand = \"x\"\nnodes = [\"*\"]\n", "`*` fits no node", "add a node under `[nodes]`, or leave this out");
+    insta::assert_snapshot!(report("[nodes.gpu-01]\nmac = \"02:00:5e:10:00:01\"\nironic = {}\n[checks.gpus]\ncommand = \"x\"\nnodes = [\"gpu-*\", \"dgx-*\"]\n"), @r#"
+    error: `dgx-*` fits no node
+     --> test.toml:9:19
+    9 | nodes = ["gpu-*", "dgx-*"]
+      |                   ^^^^^^^ write a node's name, such as `gpu-01`, in which `*` may stand for any characters
+
+    1 problem in test.toml; nothing was started
+    "#);
+}
+
+#[test]
 fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
     assert_good("[checks.gpus]\ncommand = \"nvidia-smi -L | wc -l\"\nexpect = \"8\"\n");
     assert_good("[checks.disks]\ncommand = \"lsblk\"\nas_found = true\n");

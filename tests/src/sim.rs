@@ -515,6 +515,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
                 command: COUNT_GPUS.to_owned(),
                 expect: Expected::AsFound,
                 time_limit_ms: 30_000,
+                nodes: Vec::new(),
             }],
             fetch: plan.setup.as_ref().map(|_| Deploy {
                 arguments: ["--bootstrap", "--tags", "pxesetup"].map(str::to_owned).to_vec(),

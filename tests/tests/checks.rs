@@ -13,7 +13,7 @@ use turnaround_workflows::updates::{Expected, OrderedCheck};
 const COUNT_DISKS: &str = "lsblk -dno SERIAL | sort";
 
 fn check(command: &str, expect: Expected) -> OrderedCheck {
-    OrderedCheck { name: command.split(' ').next().unwrap().to_owned(), command: command.to_owned(), expect, time_limit_ms: 30_000 }
+    OrderedCheck { name: command.split(' ').next().unwrap().to_owned(), command: command.to_owned(), expect, time_limit_ms: 30_000, nodes: Vec::new() }
 }
 
 /// A node with data disks whose installation changes the answer to `changes` to `to`.
@@ -79,6 +79,17 @@ async fn a_node_short_of_a_gpu_or_with_other_disks_stays_closed_until_it_is_mend
         let rules = Rules { out_max: 1, left_by_operators: ["gpu-01".to_owned()].into(), ..Rules::default() };
         assert_eq!(judge(&log, &rules), []);
     }
+}
+
+#[tokio::test]
+async fn a_check_that_is_meant_for_other_nodes_is_not_run() {
+    let plan = plan(Some((COUNT_GPUS, "7")));
+    let other = OrderedCheck { nodes: vec!["gpu-02".parse().unwrap()], ..check(COUNT_GPUS, Expected::AsFound) };
+    let (sim, node) = renewed(plan.clone(), std::slice::from_ref(&other)).await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded);
+    let ours = OrderedCheck { nodes: ["gpu-02", "gpu-01"].map(|name| name.parse().unwrap()).to_vec(), ..other };
+    let (sim, node) = renewed(plan, &[ours]).await;
+    assert_eq!(question(&sim, &node).await.len(), 1);
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! `[images]` and `[nodes]`, and that no two nodes are the same machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use super::schedules::Known;
 use crate::config::{Bmc, BootFiles, Carries, Check, Expect, IronicImage, Node, NodeImage, RenewedBy, Role};
 use crate::limits;
 use crate::names::{CheckName, ImageName, InvalidName, NodeName};
@@ -19,12 +20,12 @@ pub(super) fn images(
     named(field, problems, |_, raw, problems| raw.check(problems))
 }
 
-pub(super) fn checks(field: Field<Named<RawCheck>>, problems: &mut Problems<'_>) -> Option<BTreeMap<CheckName, Check>> {
-    named(field, problems, |_, raw, problems| raw.check(problems))
+pub(super) fn checks(field: Field<Named<RawCheck>>, nodes: &Known, problems: &mut Problems<'_>) -> Option<BTreeMap<CheckName, Check>> {
+    named(field, problems, |_, raw, problems| raw.check(nodes, problems))
 }
 
 impl RawCheck {
-    fn check(self, problems: &mut Problems<'_>) -> Option<Check> {
+    fn check(self, nodes: &Known, problems: &mut Problems<'_>) -> Option<Check> {
         let command = problems.need(&self.here, &self.command, "\"nvidia-smi -L | wc -l\"", |text| values::command(text));
         let expect = problems.maybe(&self.expect, |text| values::line(text));
         let as_found = problems.or(&self.as_found, || false, |flag| Ok(*flag));
@@ -34,13 +35,21 @@ impl RawCheck {
             let help = "leave out `expect` if it must be as it was before, or `as_found` if you know what it must be";
             problems.add(&second.key, "there are both `expect` and `as_found`", help);
         }
+        let nodes = match &self.nodes.found {
+            Found::Nothing => Some(BTreeSet::new()),
+            Found::Unreadable => None,
+            Found::Written(list) => {
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |pattern| nodes.that_fit(pattern))).collect();
+                all.into_iter().collect::<Option<Vec<_>>>().map(|found| found.into_iter().flatten().collect())
+            }
+        };
         let time_limit = problems.length(&self.time_limit, &limits::CHECK_TIME_LIMIT);
         let expect = match (expect?, as_found?) {
             (Some(text), _) => Expect::Output(text),
             (None, true) => Expect::AsFound,
             (None, false) => Expect::Success,
         };
-        Some(Check { command: command?, expect, time_limit: time_limit? })
+        Some(Check { command: command?, expect, nodes: nodes?, time_limit: time_limit? })
     }
 }
 

@@ -49,6 +49,23 @@ impl Known {
         let help = suggest(name, &known, &format!("add `[{table}.{}]`", show(name)));
         Err(Wrong::new(format!("there is no {kind} `{}`", show(name)), show(&help)))
     }
+
+    /// Those of these nodes that `pattern` means: a node's name, in which `*` stands for any characters. A faulty name is a problem of its own.
+    pub(super) fn that_fit(&self, pattern: &str) -> Result<Vec<NodeName>, Wrong> {
+        let found: Vec<&String> = self.names.iter().filter(|name| fits(pattern, name)).collect();
+        if !found.is_empty() || self.unreadable {
+            return Ok(found.into_iter().filter_map(|name| name.parse().ok()).collect());
+        }
+        if !pattern.contains('*') {
+            self.check(pattern, "node", "nodes")?;
+        }
+        let example = nearest(pattern, self.names.iter().map(String::as_str)).or(self.names.first().map(String::as_str));
+        let help = match example {
+            Some(name) => format!("write a node's name, such as `{}`, in which `*` may stand for any characters", show(name)),
+            None => "add a node under `[nodes]`, or leave this out".to_owned(),
+        };
+        Err(Wrong::new(format!("`{}` fits no node", show(pattern)), help))
+    }
 }
 
 pub(super) fn schedules(
@@ -59,6 +76,21 @@ pub(super) fn schedules(
     problems: &mut Problems<'_>,
 ) -> Option<BTreeMap<ScheduleName, Schedule>> {
     super::nodes::named(field, problems, |_, raw, problems| raw.check(images, nodes, ways, problems))
+}
+
+/// Does `name` fit? As in a shell, where `*` stands for any characters, also for none. Nothing else has a meaning.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut left) = name.strip_prefix(first) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        match left.split_once(part) {
+            Some((_, behind)) => left = behind,
+            None => return false,
+        }
+    }
+    left.ends_with(last)
 }
 
 /// The two words for [`Starts`].

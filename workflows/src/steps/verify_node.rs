@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn check(expect: Expected) -> OrderedCheck {
-        OrderedCheck { name: "gpus".to_owned(), command: "count".to_owned(), expect, time_limit_ms: 1 }
+        OrderedCheck { name: "gpus".to_owned(), command: "count".to_owned(), expect, time_limit_ms: 1, nodes: Vec::new() }
     }
 
     fn end(code: i32, output: &str) -> CommandEnd {

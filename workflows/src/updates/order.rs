@@ -107,6 +107,9 @@ pub struct OrderedCheck {
     pub command: String,
     pub expect: Expected,
     pub time_limit_ms: u64,
+    /// On which nodes it is run. Empty: on all of them. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeName>,
 }
 
 /// What counts as well, besides an exit code of 0.
@@ -188,7 +191,8 @@ fn ordered(name: &str, check: &turnaround_config::Check) -> OrderedCheck {
         Expect::Output(text) => Expected::Output(text.clone()),
         Expect::AsFound => Expected::AsFound,
     };
-    OrderedCheck { name: name.to_owned(), command: check.command.clone(), expect, time_limit_ms: millis(check.time_limit) }
+    let nodes = check.nodes.iter().cloned().collect();
+    OrderedCheck { name: name.to_owned(), command: check.command.clone(), expect, time_limit_ms: millis(check.time_limit), nodes }
 }
 
 /// What this node carries that must not go away.
@@ -298,7 +302,13 @@ impl RolloutOrder {
     /// The part of one node, where `is_renewed` tells which others are already.
     pub fn node(&self, node: &NodeName, is_renewed: impl Fn(&NodeName) -> bool) -> NodeOrder {
         let later = self.nodes.iter().filter(|other| *other != node && !is_renewed(other)).cloned().collect();
-        NodeOrder { node: node.clone(), image: self.image.clone(), rules: self.rules.clone(), later, host: self.hosts.get(node).cloned() }
+        let mut rules = self.rules.clone();
+        rules.checks.retain(|check| check.nodes.is_empty() || check.nodes.contains(node));
+        for check in &mut rules.checks {
+            // Said by its being there. Every node's journal would have the names of all.
+            check.nodes.clear();
+        }
+        NodeOrder { node: node.clone(), image: self.image.clone(), rules, later, host: self.hosts.get(node).cloned() }
     }
 }
 
@@ -313,6 +323,23 @@ impl SurveyOrder {
 mod tests {
     use super::*;
 
+    /// A site with the image `noble`, and with `further`.
+    fn config(further: &str) -> Config {
+        let text = format!(
+            "site = \"lab\"\nopenstack.cloud = \"lab\"\nnetboot = {{ directory = \"/srv/boot\", url = \"http://192.0.2.1/boot\" }}\n\
+             [images.noble]\nversion = \"1\"\nsha256 = \"{}\"\nos_version_id = \"24.04\"\nkernel = \"6.8\"\nboot_kernel = \"k\"\nboot_initrd = \"i\"\n{further}",
+            "a".repeat(64),
+        );
+        turnaround_config::check_text("x", &text).unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    fn node(name: &str, number: u8, carries: &str) -> String {
+        format!(
+            "[nodes.{name}]\nmac = \"02:00:5e:10:00:{number:02x}\"\ncarries = [{carries}]\n\
+             bmc = {{ protocol = \"ipmi\", address = \"192.0.2.{number}\", user = \"u\", password_file = \"/etc/p\" }}\n"
+        )
+    }
+
     #[test]
     fn an_order_from_before_there_were_rules_for_pinned_instances_asks_about_them() {
         let rules = r#"{ "max_out": 1, "moves_at_once": 2, "settle_ms": 1, "evacuate_deadline_ms": 1, "install_deadline_ms": 1,
@@ -326,24 +353,34 @@ mod tests {
     }
 
     #[test]
-    fn what_the_platform_stands_on_comes_last_or_not_at_all() {
-        let node = |name: &str, number: u8, carries: &str| {
-            format!(
-                "[nodes.{name}]\nmac = \"02:00:5e:10:00:{number:02x}\"\ncarries = [{carries}]\n\
-                 bmc = {{ protocol = \"ipmi\", address = \"192.0.2.{number}\", user = \"u\", password_file = \"/etc/p\" }}\n"
-            )
+    fn a_check_is_run_on_the_nodes_that_it_is_meant_for_and_in_older_orders_on_all() {
+        let checks = "[checks.clock]\ncommand = \"c\"\n[checks.disks]\ncommand = \"d\"\nnodes = [\"ceph-1\", \"gpu-2\"]\n\
+            [checks.gpus]\ncommand = \"g\"\nnodes = [\"gpu-*\"]\n";
+        let config = config(&format!("{checks}{}{}{}", node("ceph-1", 1, ""), node("gpu-1", 2, ""), node("gpu-2", 3, "")));
+        let order = RolloutOrder::new(&config, &RolloutOrder::all_nodes(&config), &"noble".parse().unwrap()).unwrap();
+        let order: RolloutOrder = serde_json::from_str(&serde_json::to_string(&order).unwrap()).unwrap();
+        let checks = |node: usize| {
+            let part = order.node(&order.nodes[node], |_| false);
+            assert!(part.rules.checks.iter().all(|check| check.nodes.is_empty()));
+            part.rules.checks.iter().map(|check| check.name.clone()).collect::<Vec<_>>().join(" ")
         };
-        let text = format!(
-            "site = \"lab\"\nopenstack.cloud = \"lab\"\nnetboot = {{ directory = \"/srv/boot\", url = \"http://192.0.2.1/boot\" }}\n\
-             [images.noble]\nversion = \"1\"\nsha256 = \"{}\"\nos_version_id = \"24.04\"\nkernel = \"6.8\"\nboot_kernel = \"k\"\nboot_initrd = \"i\"\n{}{}{}{}{}",
-            "a".repeat(64),
+        assert_eq!([checks(0), checks(1), checks(2)], ["clock disks", "clock gpus", "clock disks gpus"]);
+        let older = r#"{ "name": "x", "command": "x", "expect": "success", "time_limit_ms": 1 }"#;
+        let mut order = order;
+        order.rules.checks = vec![serde_json::from_str(older).unwrap()];
+        assert!(order.nodes.iter().all(|node| order.node(node, |_| false).rules.checks.len() == 1));
+    }
+
+    #[test]
+    fn what_the_platform_stands_on_comes_last_or_not_at_all() {
+        let nodes = [
             node("a", 1, "\"management\""),
             node("b", 2, ""),
             node("c", 3, "\"netboot\""),
             node("d", 4, "\"registry\", \"turnaround\""),
             node("e", 5, ""),
-        );
-        let config = turnaround_config::check_text("x", &text).unwrap_or_else(|report| panic!("{report}"));
+        ];
+        let config = config(&nodes.concat());
         let image = "noble".parse().unwrap();
         let names = |nodes: &[NodeName]| nodes.iter().map(|node| node.as_str().to_owned()).collect::<Vec<_>>().concat();
         let all = RolloutOrder::all_nodes(&config);
