@@ -788,6 +788,66 @@ async fn an_abort_at_any_point_gives_the_node_back_or_comes_too_late() {
     assert!(aborted > 10 && late > 10, "{aborted} {late}");
 }
 
+/// The worker dies at a point, the renewal is aborted right then, and before anybody has read that, the node is ordered again. At every point; of the sites
+/// which have more to them, at every third, which are before and after something by turns.
+#[tokio::test]
+async fn a_node_that_is_ordered_again_while_its_renewal_is_aborted_is_only_written_when_it_is_empty_and_is_renewed_in_the_end() {
+    let mut plain = SitePlan::uniform(3, 1);
+    plain.instances.push(InstancePlan::new("spare").on("gpu-01").state(VmState::Stopped));
+    // A short script: every look at a run is a point, and they are all alike.
+    let whole = plain.clone().with_setup(&[]).setup_takes(40 * SECOND).with_cluster(&["gpu-01-a", "gpu-02-a"]);
+    let ironics = plain.clone().with_ironic(&["gpu-01"]);
+    for (site, plan, every) in [("plain", plain, 1), ("with a script and a cluster", whole, 3), ("by Ironic", ironics, 3)] {
+        let never = Death::never();
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.deaths.push_back(never.clone());
+        Scenario::with(sim, plan.clone(), &["gpu-01"], 1).await.rest().await;
+        let (mut back, mut late) = (0, 0);
+        for (point, at) in (1..).zip(never.names()).step_by(every) {
+            let death = Death::at(point);
+            let mut sim = Sim::new(plan.clone(), 7);
+            sim.deaths.push_back(death.clone());
+            let mut scenario = Scenario::with(sim, plan.clone(), &["gpu-01"], 1).await;
+            let guests = |sim: &Sim| {
+                let instances = sim.world.snapshot().instances.into_iter();
+                instances.map(|guest| (guest.name, guest.vm_state, guest.task_state)).collect::<Vec<_>>()
+            };
+            let before = guests(&scenario.sim);
+            scenario.sim.run_until(async |_| death.has_come()).await;
+            let (point, first) = (format!("{site}, point {point}, {at}"), scenario.rollout.clone());
+            let had_ended = scenario.sim.document(&first).await.status.is_ended();
+            if !had_ended {
+                scenario.sim.signal(&first, SignalKind::Abort { why: "a tenant called".to_owned() }).await;
+            }
+            let second = scenario.order(&["gpu-01"], 1).await;
+            scenario.rest().await;
+            let status = scenario.sim.document(&first).await.status;
+            assert!(status.is_ended(), "{point}: {status:?}");
+            let headline = scenario.sim.state(&second).await.headline();
+            assert_eq!(scenario.sim.document(&second).await.status, Status::Succeeded, "{point}: {headline}");
+            assert_eq!(scenario.judged(&Scenario::out_max(1)), [], "{point}");
+            assert!(!scenario.sim.world.events().iter().any(|event| matches!(event.what, Happened::InstancesLost { .. })), "{point}");
+            let now = scenario.sim.world.snapshot();
+            assert_eq!(guests(&scenario.sim), before, "{point}");
+            assert!(now.instances.iter().all(|guest| guest.host.is_some()), "{point}: {:?}", now.instances);
+            assert_eq!((now.node("gpu-01").unwrap().kernel.as_str(), scenario.staged("gpu-01")), (NEW_KERNEL, None), "{point}");
+            assert!(scenario.sim.store.holdings().await.unwrap().is_empty(), "{point}");
+            for id in [first.child("gpu-01").unwrap(), first, second.child("gpu-01").unwrap(), second] {
+                if scenario.sim.store.load(&id).await.unwrap().is_some() {
+                    scenario.journal(&id).await;
+                }
+            }
+            let image = |what: &Happened| matches!(what, Happened::ImageWritten { node, .. } if node == "gpu-01");
+            match scenario.sim.world.events().iter().filter(|event| image(&event.what)).count() {
+                1 => back += 1,
+                2 => late += 1,
+                count => panic!("{point}: {count} images for two orders"),
+            }
+        }
+        assert!(back > 10 && late > 10, "{site}: {back} {late}");
+    }
+}
+
 #[tokio::test]
 async fn undoing_what_never_ends_is_a_question_in_time_and_does_not_fill_the_journal() {
     let mut plan = SitePlan::uniform(3, 1);
