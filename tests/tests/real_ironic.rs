@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use turnaround_config::NodeName;
 use turnaround_daemon::wire::WorkflowView;
+use turnaround_tests::beds;
 use turnaround_tests::harness::{Running, until, until_within};
 use turnaround_tests::site::{Settings, Site};
 use turnaround_workflows::clock::SystemClock;
@@ -38,8 +39,7 @@ impl Bed {
     /// None, with a plain line that says how to get one, where there is no Ironic. The node is `active` then, with the port `MAC`.
     async fn find(test: &str) -> Option<Bed> {
         let Ok(url) = std::env::var("TURNAROUND_BED_IRONIC") else {
-            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_IRONIC is not set");
-            eprintln!("skipped: {test}: set TURNAROUND_BED_IRONIC to the URL of a test Ironic without credentials that has the driver fake-hardware");
+            beds::skip("ironic", test, "set TURNAROUND_BED_IRONIC to the URL of a test Ironic without credentials that has the driver fake-hardware");
             return None;
         };
         turnaround_worker::adapters::install_tls();

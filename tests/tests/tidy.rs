@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use turnaround_tests::beds::{self, BEDS};
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -102,4 +104,17 @@ fn the_top_level_is_as_agreed() {
         }
     }
     none(found, "beyond the agreed top level");
+}
+
+/// A name that is mistyped there would require nothing, and no test would say so.
+#[test]
+fn what_every_change_is_tested_against_are_beds() {
+    let run = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    let list = run.lines().find_map(|line| line.strip_prefix("export TURNAROUND_REQUIRE_BEDS=")).unwrap();
+    for word in list.split(',') {
+        assert!(beds::is_required(word, list));
+    }
+    assert!(BEDS.iter().all(|bed| beds::is_required(bed, "all") && !beds::is_required(bed, "")));
+    assert!(!beds::is_required("nova", "nova-faults, ssh") && beds::is_required("ssh", "nova-faults, ssh"));
+    assert!(std::panic::catch_unwind(|| beds::is_required("ssh", "ssh,impi")).is_err());
 }

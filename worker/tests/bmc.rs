@@ -15,7 +15,7 @@ use std::fs;
 use cloud::{Cloud, Reply};
 use program::{Server, free_port, here, script};
 use serde_json::{Value, json};
-use support::{Site, eventually, node, secret, told};
+use support::{Site, beds, eventually, node, secret, told};
 use turnaround_workflows::ports::{BootDevice, BootOverride, PortErrorKind, Ports, Power};
 
 fn refused(reason: &str) -> PortErrorKind {
@@ -150,7 +150,7 @@ async fn redfish_sends_its_password_to_no_other_address_that_an_answer_names() {
 /// `openssl s_server -WWW` serves files: the system is one.
 #[tokio::test]
 async fn a_bmc_with_a_certificate_of_its_own_is_trusted_by_exactly_that_certificate() {
-    if !here("/usr/bin/openssl", "openssl", "a_bmc_with_a_certificate_of_its_own_is_trusted_by_exactly_that_certificate") {
+    if !here("openssl", "/usr/bin/openssl", "openssl", "a_bmc_with_a_certificate_of_its_own_is_trusted_by_exactly_that_certificate") {
         return;
     }
     let folder = tempfile::TempDir::new().unwrap();
@@ -185,9 +185,10 @@ async fn a_bmc_with_a_certificate_of_its_own_is_trusted_by_exactly_that_certific
 #[tokio::test]
 async fn a_real_redfish_emulator_is_set_reset_and_waited_for() {
     let (Ok(url), Ok(system)) = (std::env::var("TURNAROUND_BED_REDFISH"), std::env::var("TURNAROUND_BED_REDFISH_SYSTEM")) else {
-        assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_REDFISH is not set");
-        eprintln!(
-            "skipped: a_real_redfish_emulator_is_set_reset_and_waited_for: set TURNAROUND_BED_REDFISH to the URL of a Redfish emulator (such as `sushy-emulator --fake`) and TURNAROUND_BED_REDFISH_SYSTEM to the path of a system"
+        beds::skip(
+            "redfish",
+            "a_real_redfish_emulator_is_set_reset_and_waited_for",
+            "set TURNAROUND_BED_REDFISH to the URL of a Redfish emulator (such as `sushy-emulator --fake`) and TURNAROUND_BED_REDFISH_SYSTEM to the path of a system",
         );
         return;
     };
@@ -263,7 +264,7 @@ esac
 #[tokio::test]
 async fn ipmi_switches_a_machine_on_and_cycles_it_each_once_though_its_bmc_is_slow() {
     let name = "ipmi_switches_a_machine_on_and_cycles_it_each_once_though_its_bmc_is_slow";
-    if !here("/usr/bin/ipmi_sim", "openipmi", name) || !here("/usr/bin/ipmitool", "ipmitool", name) {
+    if !here("ipmi", "/usr/bin/ipmi_sim", "openipmi", name) || !here("ipmi", "/usr/bin/ipmitool", "ipmitool", name) {
         return;
     }
     // Longer than ipmitool's own patience: with that, this machine was switched on three times.
@@ -283,7 +284,7 @@ async fn ipmi_switches_a_machine_on_and_cycles_it_each_once_though_its_bmc_is_sl
 #[tokio::test]
 async fn ipmi_notices_a_bmc_that_acknowledges_efi_and_does_not_keep_it() {
     let name = "ipmi_notices_a_bmc_that_acknowledges_efi_and_does_not_keep_it";
-    if !here("/usr/bin/ipmi_sim", "openipmi", name) || !here("/usr/bin/ipmitool", "ipmitool", name) {
+    if !here("ipmi", "/usr/bin/ipmi_sim", "openipmi", name) || !here("ipmi", "/usr/bin/ipmitool", "ipmitool", name) {
         return;
     }
     // ipmi_sim keeps the device, and neither the EFI flag nor that the setting is valid.
@@ -298,7 +299,7 @@ async fn ipmi_notices_a_bmc_that_acknowledges_efi_and_does_not_keep_it() {
 #[tokio::test]
 async fn ipmi_can_not_tell_a_wrong_password_from_a_bmc_that_is_not_there() {
     let name = "ipmi_can_not_tell_a_wrong_password_from_a_bmc_that_is_not_there";
-    if !here("/usr/bin/ipmi_sim", "openipmi", name) || !here("/usr/bin/ipmitool", "ipmitool", name) {
+    if !here("ipmi", "/usr/bin/ipmi_sim", "openipmi", name) || !here("ipmi", "/usr/bin/ipmitool", "ipmitool", name) {
         return;
     }
     let machine = Machine::start(0);

@@ -16,7 +16,7 @@ mod wire;
 use bed::Bed;
 use reqwest::Method;
 use serde_json::json;
-use support::{eventually, node, told};
+use support::{beds, eventually, node, told};
 use turnaround_workflows::ports::{
     GroupRule, InstanceId, Migration, MigrationKind, MigrationState, Move, PortError, PortErrorKind, Ports, RequestId,
 };
@@ -263,8 +263,10 @@ async fn hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_
 async fn a_list_longer_than_novas_page_is_listed_wholly() {
     let bed = bed!("a_list_longer_than_novas_page_is_listed_wholly");
     let Ok(paged) = std::env::var("TURNAROUND_BED_PAGED_NOVA") else {
-        eprintln!(
-            "skipped: a_list_longer_than_novas_page_is_listed_wholly: set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`"
+        beds::skip(
+            "nova-paged",
+            "a_list_longer_than_novas_page_is_listed_wholly",
+            "set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`",
         );
         return;
     };

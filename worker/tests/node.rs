@@ -36,7 +36,7 @@ fn reason(kind: PortErrorKind) -> String {
 
 /// By GRUB's own parser.
 fn parses_as_grub(file: &Path, test: &str) {
-    if here("/usr/bin/grub-script-check", "grub-common", test) {
+    if here("grub", "/usr/bin/grub-script-check", "grub-common", test) {
         assert!(std::process::Command::new("grub-script-check").arg(file).status().unwrap().success());
     }
 }
@@ -259,7 +259,7 @@ impl Machine {
 }
 
 fn sshd(test: &str) -> bool {
-    if !here("/usr/sbin/sshd", "openssh-server", test) || !here("/usr/bin/ssh", "openssh-client", test) {
+    if !here("ssh", "/usr/sbin/sshd", "openssh-server", test) || !here("ssh", "/usr/bin/ssh", "openssh-client", test) {
         return false;
     }
     // sshd wants it when it runs as root; its package's service makes it.

@@ -45,7 +45,7 @@ fn silence(mark: &str) -> NewSilence {
 #[tokio::test]
 async fn a_real_alertmanager_is_silent_from_the_beginning_to_the_end() {
     let name = "a_real_alertmanager_is_silent_from_the_beginning_to_the_end";
-    if !here("/usr/bin/prometheus-alertmanager", "prometheus-alertmanager", name) {
+    if !here("alertmanager", "/usr/bin/prometheus-alertmanager", "prometheus-alertmanager", name) {
         return;
     }
     let port = free_port();

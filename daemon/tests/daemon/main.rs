@@ -3,6 +3,8 @@
 
 mod api;
 mod archive;
+#[path = "../../../tests/src/beds.rs"]
+mod beds;
 mod cli;
 mod events;
 mod jobs;

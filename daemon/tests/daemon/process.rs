@@ -6,6 +6,7 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 use super::site::{PATIENCE, config_text};
+use crate::beds;
 
 struct Daemon {
     child: Child,
@@ -18,10 +19,10 @@ fn daemon(config: &Path) -> Command {
 }
 
 /// Without `redis-server` there is nothing to show here.
-fn redis_is_missing() -> bool {
+fn redis_is_missing(test: &str) -> bool {
     let missing = std::process::Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err();
     if missing {
-        eprintln!("SKIPPED: redis-server is not installed (apt-get install redis-server)");
+        beds::skip("redis", test, "redis-server is not installed (apt-get install redis-server)");
     }
     missing
 }
@@ -89,7 +90,7 @@ async fn a_socket_that_can_not_be_had_is_named() {
 
 #[tokio::test]
 async fn one_daemon_serves_a_socket_and_a_dead_one_is_no_hindrance() {
-    if redis_is_missing() {
+    if redis_is_missing("one_daemon_serves_a_socket_and_a_dead_one_is_no_hindrance") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -109,7 +110,7 @@ async fn one_daemon_serves_a_socket_and_a_dead_one_is_no_hindrance() {
 
 #[tokio::test]
 async fn a_redis_that_would_lose_writes_is_refused_with_the_remedy() {
-    if redis_is_missing() {
+    if redis_is_missing("a_redis_that_would_lose_writes_is_refused_with_the_remedy") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +150,7 @@ async fn ticks(socket: &Path) -> Vec<i64> {
 
 #[tokio::test]
 async fn two_daemons_that_are_killed_and_started_again_fire_every_tick_once() {
-    if redis_is_missing() {
+    if redis_is_missing("two_daemons_that_are_killed_and_started_again_fire_every_tick_once") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

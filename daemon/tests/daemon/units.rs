@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::beds;
+
 /// What systemd-analyze calls exposure, in tenths: 11 is 1.1. Below a networked service hardly comes; redis-server as Debian
 /// has it is at 1.2, sshd at 9.6.
 const EXPOSURE_MAX: u32 = 11;
@@ -12,9 +14,9 @@ fn unit(path: &str) -> String {
 }
 
 /// The units in a folder, with programs that exist here; None where there is no systemd-analyze.
-fn prepared() -> Option<(tempfile::TempDir, [PathBuf; 2])> {
+fn prepared(test: &str) -> Option<(tempfile::TempDir, [PathBuf; 2])> {
     if Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).status().is_err() {
-        eprintln!("SKIPPED: systemd-analyze is not installed, so the units were not checked");
+        beds::skip("systemd", test, "systemd-analyze is not installed, so the units are not checked");
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -38,7 +40,7 @@ fn analyze(arguments: &[&str], unit: &Path) -> Output {
 
 #[test]
 fn systemd_understands_every_line() {
-    let Some((_folder, units)) = prepared() else { return };
+    let Some((_folder, units)) = prepared("systemd_understands_every_line") else { return };
     for unit in units {
         let output = analyze(&["verify", "--man=no"], &unit);
         let said = String::from_utf8(output.stderr).unwrap();
@@ -49,7 +51,7 @@ fn systemd_understands_every_line() {
 
 #[test]
 fn the_units_are_as_caged_as_a_service_with_a_network_can_be() {
-    let Some((_folder, units)) = prepared() else { return };
+    let Some((_folder, units)) = prepared("the_units_are_as_caged_as_a_service_with_a_network_can_be") else { return };
     for unit in units {
         let output = analyze(&["security", "--offline=true", "--no-pager", &format!("--threshold={EXPOSURE_MAX}")], &unit);
         assert!(output.status.success(), "{}: {}", unit.display(), String::from_utf8_lossy(&output.stdout));

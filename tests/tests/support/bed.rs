@@ -9,6 +9,7 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use turnaround_tests::beds;
 use turnaround_tests::harness::until_within;
 
 /// What the tests create is called so, and nothing else is ever touched.
@@ -55,12 +56,10 @@ impl Bed {
     /// The bed, or None with a plain line that says how to get one. What an earlier run left behind is removed.
     pub(crate) async fn find(test: &str) -> Option<Bed> {
         let (Ok(file), Ok(cloud)) = (std::env::var("TURNAROUND_BED_CLOUDS"), std::env::var("TURNAROUND_BED_CLOUD")) else {
-            assert!(
-                std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(),
-                "TURNAROUND_BED_CLOUDS and TURNAROUND_BED_CLOUD are not set"
-            );
-            eprintln!(
-                "skipped: {test}: set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it, of a test OpenStack with three or more compute hosts"
+            beds::skip(
+                "nova",
+                test,
+                "set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it, of a test OpenStack with three or more compute hosts",
             );
             return None;
         };
@@ -79,9 +78,10 @@ impl Bed {
     /// Whether faults can be injected; a plain line that says how, where they can't.
     pub(crate) fn can_fail(&self, test: &str) -> bool {
         if self.faults.is_none() {
-            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_FAULTS is not set");
-            eprintln!(
-                "skipped: {test}: set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json"
+            beds::skip(
+                "nova-faults",
+                test,
+                "set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
             );
         }
         self.faults.is_some()

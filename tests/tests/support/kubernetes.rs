@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::AbortHandle;
+use turnaround_tests::beds;
 use turnaround_tests::harness::until_within;
 use turnaround_workflows::clock::{Clock as _, SystemClock};
 
@@ -64,8 +65,8 @@ impl Kubernetes {
     /// A control plane of its own, or None with a plain line that says how to get one.
     pub(crate) async fn start(test: &str) -> Option<Kubernetes> {
         let Some(programs) = std::env::var_os("TURNAROUND_BED_KUBERNETES").map(PathBuf::from) else {
-            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_KUBERNETES is not set");
-            eprintln!("skipped: {test}: set TURNAROUND_BED_KUBERNETES to a folder with {}, of any release of Kubernetes", PROGRAMS.join(", "));
+            let how = format!("set TURNAROUND_BED_KUBERNETES to a folder with {}, of any release of Kubernetes", PROGRAMS.join(", "));
+            beds::skip("kubernetes", test, &how);
             return None;
         };
         turnaround_worker::adapters::install_tls();

@@ -8,7 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::support::{Site, eventually};
+use crate::support::{Site, beds, eventually};
 
 /// The tests close hosts, and so can't run beside each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -35,12 +35,10 @@ impl Bed {
     /// The bed, or None with a plain line that says how to get one. What an earlier run left behind is removed.
     pub(crate) async fn find(test: &str) -> Option<Bed> {
         let (Ok(file), Ok(cloud)) = (std::env::var("TURNAROUND_BED_CLOUDS"), std::env::var("TURNAROUND_BED_CLOUD")) else {
-            assert!(
-                std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(),
-                "TURNAROUND_BED_CLOUDS and TURNAROUND_BED_CLOUD are not set"
-            );
-            eprintln!(
-                "skipped: {test}: set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts"
+            beds::skip(
+                "nova",
+                test,
+                "set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts",
             );
             return None;
         };
@@ -61,9 +59,10 @@ impl Bed {
     /// injected.
     pub(crate) fn fail(&self, test: &str, host: &str, faults: &Value) -> bool {
         let Some(folder) = std::env::var_os("TURNAROUND_BED_FAULTS") else {
-            assert!(std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "TURNAROUND_BED_FAULTS is not set");
-            eprintln!(
-                "skipped: {test}: set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json"
+            beds::skip(
+                "nova-faults",
+                test,
+                "set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
             );
             return false;
         };

@@ -1,6 +1,9 @@
 //! What the adapters' tests share: a site's configuration in a folder of its own, and waiting for a state.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+#[path = "../../../tests/src/beds.rs"]
+pub(crate) mod beds;
+
 use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::support::beds;
+
 /// Writes an executable script.
 pub(crate) fn script(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
@@ -30,12 +32,11 @@ impl Drop for Server {
     }
 }
 
-/// Is this program here? If not, says so in a plain line, and fails where everything has to be here.
-pub(crate) fn here(program: &str, package: &str, test: &str) -> bool {
+/// Is this program of `bed` here? If not, says so in a plain line, and fails where it has to be.
+pub(crate) fn here(bed: &str, program: &str, package: &str, test: &str) -> bool {
     let found = Path::new(program).exists();
-    assert!(found || std::env::var_os("TURNAROUND_REQUIRE_BEDS").is_none(), "{program} is missing (Debian package {package})");
     if !found {
-        eprintln!("skipped: {test}: it needs {program}, from the Debian package {package}");
+        beds::skip(bed, test, &format!("it needs {program}, from the Debian package {package}"));
     }
     found
 }

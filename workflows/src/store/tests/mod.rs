@@ -2,6 +2,8 @@
 
 use super::{Digest, NewWorkflow, StoredEntry};
 
+#[path = "../../../../tests/src/beds.rs"]
+mod beds;
 mod creations;
 mod embedded;
 mod faults;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::sample;
+use super::beds;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
 use crate::store::{Created, Store, StoreError, Trouble};
@@ -140,14 +141,14 @@ async fn a_redis_that_reads_its_file_is_waited_for() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(folder: &TempDir) -> Option<SmallDisk> {
+    fn mount(folder: &TempDir, test: &str) -> Option<SmallDisk> {
         let place = folder.path().join("disk");
         std::fs::create_dir(&place).unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&place).stderr(Stdio::null()).status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(SmallDisk(place));
         }
-        eprintln!("SKIPPED: a small file system can't be mounted here (it needs root and CAP_SYS_ADMIN)");
+        beds::skip("small-disk", test, "a small file system can't be mounted here (it needs root and CAP_SYS_ADMIN)");
         None
     }
 
@@ -172,7 +173,7 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_full_disk_refuses_writes_loses_nothing_and_passes() {
     let folder = TempDir::new().unwrap();
-    let Some(disk) = SmallDisk::mount(&folder) else { return };
+    let Some(disk) = SmallDisk::mount(&folder, "a_full_disk_refuses_writes_loses_nothing_and_passes") else { return };
     let home = disk.0.join("redis");
     std::fs::create_dir(&home).unwrap();
     // With `always` Redis ends itself rather than acknowledge what it can't keep; with the weaker setting it refuses.

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::sample;
+use super::beds;
 use crate::store::high_water::{HighWater, Loss, Standing};
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
 use crate::store::{Store, StoreError};
@@ -163,19 +164,19 @@ async fn look(store: &RedisStore, remembered: &mut HighWater) -> Standing {
     standing
 }
 
-fn is_missing() -> bool {
+fn is_missing(test: &str) -> bool {
     // Debian's `redis-sentinel` is the same program, and this is what the test runs.
     let missing = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err()
         || Command::new("redis-sentinel").arg("--version").stdout(Stdio::null()).status().is_err();
     if missing {
-        eprintln!("SKIPPED: redis-sentinel is not installed (apt-get install redis-sentinel)");
+        beds::skip("sentinel", test, "redis-sentinel is not installed (apt-get install redis-sentinel)");
     }
     missing
 }
 
 #[tokio::test]
 async fn a_failover_is_followed_and_the_demoted_primary_is_never_written_to() {
-    if is_missing() {
+    if is_missing("a_failover_is_followed_and_the_demoted_primary_is_never_written_to") {
         return;
     }
     let mut cluster = Cluster::start().await;
@@ -220,7 +221,7 @@ async fn a_failover_is_followed_and_the_demoted_primary_is_never_written_to() {
 
 #[tokio::test]
 async fn writes_that_a_failover_lost_are_noticed_and_halt_the_store() {
-    if is_missing() {
+    if is_missing("writes_that_a_failover_lost_are_noticed_and_halt_the_store") {
         return;
     }
     let mut cluster = Cluster::start().await;
