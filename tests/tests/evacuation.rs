@@ -551,7 +551,8 @@ async fn of_two_nodes_that_are_out_at_once_one_waits_where_there_is_room_for_one
 
 #[tokio::test]
 async fn the_last_host_of_a_zone_or_with_disk_enough_is_not_half_emptied() {
-    let cases: [(fn(&mut SitePlan), &str); 2] = [
+    type Change = fn(&mut SitePlan);
+    let cases: [(Change, &str); 2] = [
         (
             |plan| {
                 plan.node("gpu-01").unwrap().zone = Some("az-1".to_owned());

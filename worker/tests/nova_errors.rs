@@ -277,7 +277,7 @@ async fn the_microversion_is_pinned_and_hypervisors_are_asked_in_one_that_still_
         (true, 64, 512_000, vec!["one".to_owned()])
     );
     let version = |path: &str| cloud.asked("GET", path)[0].headers["openstack-api-version"].to_str().unwrap().to_owned();
-    assert_eq!(version("/v2.1/servers/detail"), "compute 2.95");
+    assert_eq!(version("/v2.1/servers/detail"), "compute 2.96");
     assert_eq!(version("/v2.1/os-hypervisors"), "compute 2.87");
 
     let old = Cloud::start().await;

@@ -88,8 +88,8 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
 fn opened_by_us(log: &str, node: &str, by: i64) -> bool {
     let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let of_it = events.filter(|event| event["node"] == node && event["at"].as_i64().is_some_and(|at| at <= by));
-    let last = of_it.filter(|event| matches!(event["kind"].as_str(), Some("service_enabled" | "service_disabled"))).last();
-    last.is_some_and(|event| event["kind"] == "service_enabled" && event["by"] == "caller")
+    let mut last = of_it.filter(|event| matches!(event["kind"].as_str(), Some("service_enabled" | "service_disabled")));
+    last.next_back().is_some_and(|event| event["kind"] == "service_enabled" && event["by"] == "caller")
 }
 
 fn renewal<'a>(id: &'a str, entries: &[(String, String)]) -> Option<Renewal<'a>> {

@@ -24,12 +24,12 @@ pub(super) fn routes(neutron: Neutron) -> Router {
 
 impl Neutron {
     /// Is it an administrator who asks? An answer for whoever has no good token.
-    fn admits(&self, headers: &HeaderMap) -> Result<bool, Response> {
+    fn admits(&self, headers: &HeaderMap) -> Result<bool, Box<Response>> {
         let token = headers.get("x-auth-token").and_then(|value| value.to_str().ok());
         let bearer = token.and_then(|token| self.tokens.bearer(token));
         bearer.map(|bearer| bearer.admin).ok_or_else(|| {
             let body = json!({ "error": { "code": 401, "title": "Unauthorized", "message": "The request you have made requires authentication." } });
-            (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+            Box::new((StatusCode::UNAUTHORIZED, Json(body)).into_response())
         })
     }
 }
@@ -42,7 +42,7 @@ fn away() -> Response {
 async fn agents(State(neutron): State<Arc<Neutron>>, headers: HeaderMap, Query(query): Query<BTreeMap<String, String>>) -> Response {
     let admin = match neutron.admits(&headers) {
         Ok(admin) => admin,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let Ok(services) = neutron.world.services() else { return away() };
     let mut list = Vec::new();
@@ -61,7 +61,7 @@ async fn agents(State(neutron): State<Arc<Neutron>>, headers: HeaderMap, Query(q
 async fn ports(State(neutron): State<Arc<Neutron>>, headers: HeaderMap, Query(query): Query<Vec<(String, String)>>) -> Response {
     let admin = match neutron.admits(&headers) {
         Ok(admin) => admin,
-        Err(refused) => return refused,
+        Err(refused) => return *refused,
     };
     let host = query.iter().find(|(key, _)| key == "binding:host_id").map(|(_, host)| host.as_str());
     let Ok(guests) = neutron.world.guests_where(|guest| host.is_none() || guest.host.as_deref() == host) else { return away() };
