@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::close::reopen_if_ours;
-use super::{Close, VerifyHypervisor, needed, node_lock, node_out, order, queues};
+use super::{Close, needed, node_lock, node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::store::{Queue, Resource};
@@ -21,35 +21,34 @@ pub struct GivenBack {
 /// frees the node's lock and its share of the budget.
 pub struct Reopen;
 
-/// Written down when the compute service was silent after it had been verified.
+/// Since when the compute service has been seen to report, look after look; None since it was last silent.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Broken {
-    /// Since when it reports again; None while it does not.
-    back: Option<Timestamp>,
+struct Reporting {
+    since: Option<Timestamp>,
 }
 
-/// Has the compute service reported for long enough? If not, why not. A silence begins the while anew.
+/// Has the compute service reported for long enough? If not, why not.
+// What it did while other steps were at work nobody has seen: those may take half an hour.
 async fn unsettled(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
     let order = order(cx)?;
-    let broken: Option<Broken> = cx.checkpoint()?;
+    let settle = Duration::from_millis(order.rules.rejoin_settle_ms);
+    let known: Option<Reporting> = cx.checkpoint()?;
     if !cx.ports.compute.service(&order.node).await?.up {
-        if broken.is_none_or(|broken| broken.back.is_some()) {
-            cx.save(&Broken { back: None }, "nova-compute has stopped to report").await?;
+        if known.is_none_or(|known| known.since.is_some()) {
+            cx.save(&Reporting { since: None }, "nova-compute does not report any more").await?;
         }
         return Ok(Some("nova-compute does not report any more".to_owned()));
     }
-    let since = match broken {
-        None => cx.output::<VerifyHypervisor>()?.and_then(|verified| verified.at),
-        Some(Broken { back: Some(back) }) => Some(back),
-        Some(Broken { back: None }) => {
-            let back = Some(cx.now());
-            cx.save(&Broken { back }, "nova-compute reports again").await?;
-            back
+    let since = match known {
+        Some(Reporting { since: Some(since) }) => since,
+        Some(Reporting { since: None }) | None if settle.is_zero() => return Ok(None),
+        Some(Reporting { since: None }) | None => {
+            cx.save(&Reporting { since: Some(cx.now()) }, "nova-compute reports").await?;
+            cx.now()
         }
     };
-    let settle = Duration::from_millis(order.rules.rejoin_settle_ms);
-    let reported = since.map(|since| cx.now().since(since));
-    Ok(reported.filter(|reported| *reported < settle).map(|_| format!("nova-compute has to report for {} s without a break", settle.as_secs())))
+    let note = || format!("nova-compute has to report for {} s without a break", settle.as_secs());
+    Ok((cx.now().since(since) < settle).then(note))
 }
 
 #[async_trait]
@@ -75,19 +74,19 @@ impl Step for Reopen {
         };
         let service = cx.ports.compute.service(&node).await?;
         Ok(match (closed.reopen, service.enabled) {
-            (false, _) => Observed::AlreadyDone(GivenBack { how: "left disabled, as found".to_owned() }),
+            (false, _) => Observed::ToDo { would: format!("leave {node} disabled, as it was found") },
             (true, true) => Observed::AlreadyDone(GivenBack { how: "open".to_owned() }),
             (true, false) => Observed::ToDo { would: format!("enable nova-compute on {node}") },
         })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<GivenBack>, StepError> {
-        needed(cx.output::<Close>()?, Close::NAME)?;
+        let closed = needed(cx.output::<Close>()?, Close::NAME)?;
         let order = order(cx)?;
         if let Some(note) = unsettled(cx).await? {
             return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
         }
-        let how = reopen_if_ours(cx, &order.node).await?;
+        let how = if closed.reopen { reopen_if_ours(cx, &order.node).await? } else { "left disabled, as found".to_owned() };
         Ok(Progress::Done(GivenBack { how }))
     }
 

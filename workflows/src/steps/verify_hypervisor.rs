@@ -9,7 +9,6 @@ use turnaround_config::NodeName;
 
 use super::shown::{ACCEPT, Accepted};
 use super::{Close, DeployOpenStack, order, queues};
-use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{PortError, PortErrorKind};
 use crate::store::Queue;
@@ -21,9 +20,6 @@ pub struct VerifiedHypervisor {
     /// What Placement has of it in all, by resource class; empty where that is not compared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inventory: BTreeMap<String, u64>,
-    /// When that was seen. Older workflows don't say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<Timestamp>,
 }
 
 impl VerifiedHypervisor {
@@ -93,7 +89,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     if !missing.is_empty() && !Accepted::is(cx, &missing)? {
         return Ok(Seen::Less(missing));
     }
-    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory, at: Some(cx.now()) }))
+    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
 }
 
 /// What nobody tells, and won't later.
