@@ -43,12 +43,13 @@ async fn answered(sim: &mut Sim, node: &WorkflowId, key: &str) {
 
 /// What was done to the cluster and its instances, in order.
 fn story(sim: &Sim) -> Vec<String> {
-    let instance = |id: &str| sim.world.guests_where(|guest| guest.id.0 == id).unwrap().remove(0).name;
+    // (Canaries are gone by then.)
+    let instance = |id: &str| sim.world.guests_where(|guest| guest.id.0 == id).unwrap().pop().map(|guest| guest.name);
     let told = sim.world.events().into_iter().filter_map(|event| match event.what {
         Happened::NodeCordoned { cluster_node, .. } => Some(format!("cordon {cluster_node}")),
         Happened::NodeUncordoned { cluster_node, .. } => Some(format!("uncordon {cluster_node}")),
         Happened::PodEvicted { pod } => Some(format!("evict {pod}")),
-        Happened::InstanceMoved { instance: id, .. } => Some(format!("move {}", instance(&id))),
+        Happened::InstanceMoved { instance: id, .. } => instance(&id).map(|name| format!("move {name}")),
         _ => None,
     });
     told.collect()
