@@ -364,7 +364,8 @@ impl<'a> Judge<'a> {
             "reset_requested" => self.reset(&name, event),
             "rebuild_requested" => self.rebuild(&name, event),
             "image_written" => self.image(&name, event),
-            "service_down" => node.up = false,
+            // That the nova-compute of a node that runs falls silent is nobody's doing.
+            "service_down" => node.up &= node.running,
             "service_up" => (node.up, node.running, node.crashed) = (true, true, false),
             "power_lost" => node.running = false,
             "node_crashed" => (node.running, node.crashed) = (false, true),
