@@ -250,7 +250,7 @@ async fn a_nova_that_is_away_is_waited_for() {
         plan
     };
     let renewed = Renewal::of(site(), None).await;
-    let of = |is: fn(&Happened) -> bool| renewed.sim.world.events().iter().filter(|event| is(&event.what)).map(|event| event.at).last().unwrap();
+    let of = |is: fn(&Happened) -> bool| renewed.sim.world.events().iter().filter(|event| is(&event.what)).map(|event| event.at).next_back().unwrap();
     let begun = of(|what| matches!(what, Happened::ServiceUp { .. }));
     let first = begun.since(turnaround_tests::sim::MORNING).as_secs();
     for from in first..first + 120 {
