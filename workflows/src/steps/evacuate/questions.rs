@@ -48,8 +48,7 @@ impl Stuck {
             let consequence = format!("has Nova stop the live migrations that do not end: those instances stay where they are, running, {then}");
             question = question.answer(STOP, AnswerEffect::Retry, consequence);
         }
-        // One thing after the other: no more answers than can be weighed at night.
-        if !self.records.is_empty() && !self.can_be_stopped {
+        if !self.records.is_empty() {
             let then = if undoing { format!("and {node} is given back") } else { format!("and {node} is renewed all the same") };
             let consequence = format!("takes as over what Nova has as unfinished, for as long as nothing comes of it, {then}: migration {}", self.records.join(", "));
             question = question.answer(DISREGARD, AnswerEffect::Retry, consequence);
