@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use turnaround_config::Pinned;
-use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::ports::{GroupRule, MigrationState, Move};
@@ -528,9 +528,7 @@ async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_i
 
 #[tokio::test]
 async fn of_two_nodes_that_are_out_at_once_one_waits_where_there_is_room_for_one_only() {
-    let mut plan = SitePlan::uniform(3, 2);
-    plan.instances.retain(|instance| instance.node.as_deref() != Some("gpu-03"));
-    *plan.node("gpu-03").unwrap() = NodePlan::new("gpu-03").size(64, 20 * 1024);
+    let plan = room_for_one_only();
     let mut order = order(&plan, 2);
     order.nodes.truncate(2);
     let mut sim = Sim::new(plan, 7);
@@ -547,6 +545,54 @@ async fn of_two_nodes_that_are_out_at_once_one_waits_where_there_is_room_for_one
     for name in ["gpu-01-a", "gpu-01-b", "gpu-02-a", "gpu-02-b"] {
         assert_eq!(moves_of(&sim, &guest(&sim, name)), [Move::Live], "{name}");
     }
+}
+
+/// Two nodes and a third one that has room for what is on one of them only.
+fn room_for_one_only() -> SitePlan {
+    let mut plan = SitePlan::uniform(3, 2);
+    plan.instances.retain(|instance| instance.node.as_deref() != Some("gpu-03"));
+    *plan.node("gpu-03").unwrap() = NodePlan::new("gpu-03").size(64, 20 * 1024);
+    plan
+}
+
+#[tokio::test]
+async fn of_two_nodes_with_parts_of_the_cluster_neither_keeps_what_the_other_one_waits_for() {
+    for first in ["gpu-01", "gpu-02"] {
+        let plan = room_for_one_only().with_cluster(&["gpu-01-a", "gpu-02-a"]);
+        let mut order = order(&plan, 2);
+        order.nodes.truncate(2);
+        order.nodes.sort_by_key(|node| node.as_str() != first);
+        let mut sim = Sim::new(plan, 7);
+        let rollout = sim.order(&order).await;
+        sim.run().await;
+        assert_eq!(sim.document(&rollout).await.status, Status::Succeeded, "{first}: nobody was asked");
+        assert!(sim.clock.now().since(MORNING) < Duration::from_secs(2 * 3600), "{first}: nor was anything waited out");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_an_operator_has_left_is_not_waited_for() {
+    let mut plan = room_for_one_only();
+    plan.node("gpu-01").unwrap().faults.never_comes_back = 1;
+    let mut order = order(&plan, 2);
+    order.nodes.truncate(2);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let (left, next) = (sim.child(&rollout, "gpu-01").await, sim.child(&rollout, "gpu-02").await);
+    sim.run_until(async |sim| sim.world.events().iter().any(|event| matches!(event.what, Happened::ImageWritten { .. }))).await;
+    sim.run_until(async |sim| sim.document(&left).await.status == Status::NeedsOperator).await;
+    assert_eq!(sim.document(&next).await.headline, "evacuate: waits for room: gpu-01 being emptied or renewed");
+    let at = sim.clock.now();
+    sim.signal(&left, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.run().await;
+    let reason = sim.world.services().unwrap().into_iter().find(|service| service.node == "gpu-01").unwrap().disabled_reason.unwrap();
+    assert!(reason.contains("found-enabled: left closed by an operator, since "), "{reason}");
+    let state = sim.state(&next).await;
+    let question = state.question().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()));
+    assert!(question.text.starts_with("there is no room elsewhere"), "{question:?}");
+    let asked = sim.store.journal(&next, 0, 500).await.unwrap().into_iter().find(|entry| entry.body.contains("operator-asked")).unwrap();
+    let asked = serde_json::from_str::<serde_json::Value>(&asked.body).unwrap()["at"].as_i64().unwrap();
+    assert!(asked - at.millis() < 60_000, "at once: {asked} {at}");
 }
 
 #[tokio::test]

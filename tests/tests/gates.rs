@@ -76,6 +76,20 @@ async fn a_network_agent_that_does_not_come_back_is_a_question_and_the_node_stay
 }
 
 #[tokio::test]
+async fn a_node_that_was_left_without_its_network_agent_is_asked_about_again() {
+    let plan = with(|node| node.faults.agent_stays_away = true);
+    let mut renewal = Renewal::of(plan.clone(), None).await;
+    renewal.answer("leave").await;
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let rollout = renewal.sim.order(&order).await;
+    renewal.node = renewal.sim.child(&rollout, "gpu-01").await;
+    renewal.sim.run().await;
+    assert_eq!(renewal.question().await.seen, ["neutron-openvswitch-agent does not report"]);
+    assert!(!renewal.is_open());
+}
+
+#[tokio::test]
 async fn a_compute_service_that_comes_and_goes_is_not_back_until_it_has_reported_for_a_while() {
     let renewal = Renewal::of(with(|node| node.faults.flaps = 3), None).await;
     assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));

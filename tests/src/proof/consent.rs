@@ -56,7 +56,7 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
         for (such, words, how) in [
             (&site.misnamed, &["host name"][..], "under another name"),
             (&site.short, &["now it offers", " VGPU"], "short of what it had"),
-            (&site.mute, &["now it offers", "agent does not report"], "without its network agent"),
+            (&site.mute, &["agent does not report"], "without its network agent"),
             (&site.alerting, &["DiskFailing"], "while an alert fires"),
             (&site.canary, &["turnaround-canary-"], "though no instance starts on it"),
         ] {

@@ -10,7 +10,7 @@ use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
 use turnaround_workflows::ports::CANARY_NAME;
-use turnaround_workflows::rehearsal::{Happens, MoveGoesWrong, NodePlan, SitePlan};
+use turnaround_workflows::rehearsal::{Happens, InstanceSnapshot, MoveGoesWrong, NodePlan, SitePlan};
 use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
@@ -411,7 +411,9 @@ fn canaries(crowd: &Crowd, open: &[Document]) -> Vec<String> {
     // An operator who is asked about this very one may leave it.
     let all = crowd.list(Scope::All);
     let was_left = |name: &str| all.iter().any(|document| name.ends_with(document.id.as_str()) && document.headline.contains("is not removed"));
-    let left = crowd.world.snapshot().instances.into_iter().filter(|one| one.name.starts_with(CANARY_NAME) && !is_at_work(&one.name) && !was_left(&one.name));
+    // (One that is being deleted is gone in a second.)
+    let is_there = |one: &InstanceSnapshot| one.name.starts_with(CANARY_NAME) && one.task_state.as_deref() != Some("deleting");
+    let left = crowd.world.snapshot().instances.into_iter().filter(|one| is_there(one) && !is_at_work(&one.name) && !was_left(&one.name));
     left.map(|one| format!("{} is left, {} on {:?}", one.name, one.vm_state, one.host)).collect()
 }
 

@@ -95,7 +95,7 @@ async fn alerts(State(world): State<Arc<World>>, Query(query): Query<Vec<(String
     let filters: Vec<&str> = query.iter().filter(|(key, _)| key == "filter").map(|(_, value)| value.as_str()).collect();
     let meant = |alert: &&Alert| filters.iter().all(|filter| !filter.starts_with("instance") || filter.contains(&alert.instance));
     let document = |alert: &Alert| {
-        json!({ "labels": { "alertname": alert.name, "instance": alert.instance }, "status": { "state": "active", "silencedBy": [], "inhibitedBy": [] } })
+        json!({ "fingerprint": format!("{}-{}", alert.name, alert.instance), "labels": { "alertname": alert.name, "instance": alert.instance }, "status": { "state": "active", "silencedBy": [], "inhibitedBy": [] } })
     };
     match world.alerts() {
         Ok(alerts) => Json(alerts.iter().filter(meant).map(document).collect::<Vec<_>>()).into_response(),

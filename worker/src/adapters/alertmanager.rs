@@ -128,13 +128,23 @@ fn filter(matcher: &turnaround_config::Matcher) -> String {
 #[derive(Deserialize)]
 struct Alert {
     labels: BTreeMap<String, String>,
+    /// Of all its labels.
+    fingerprint: String,
 }
+
+/// So much of an alert is told; of a longer one its fingerprint says which it is.
+const ALERT_CHARS_MAX: usize = 400;
 
 impl Alert {
     fn told(mut self) -> String {
         let name = self.labels.remove("alertname").unwrap_or_default();
         let labels: Vec<String> = self.labels.into_iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
-        foreign_text(&format!("{name}{{{}}}", labels.join(", ")))
+        let told = format!("{name}{{{}}}", labels.join(", "));
+        if told.chars().count() <= ALERT_CHARS_MAX {
+            return foreign_text(&told);
+        }
+        let begins: String = told.chars().take(ALERT_CHARS_MAX).collect();
+        foreign_text(&format!("{begins}... ({})", self.fingerprint))
     }
 }
 

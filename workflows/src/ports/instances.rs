@@ -63,9 +63,10 @@ pub const MOVE_METADATA: &str = "turnaround:move";
 /// Resource classes of Placement that stand for a device of one node.
 const DEVICE_CLASSES: [&str; 3] = ["VGPU", "PGPU", "PCI_DEVICE"];
 
-/// Extra specs of a flavour that give its instances something that Nova doesn't move live, whatever their value: PCI devices, accelerators of Cyborg's, persistent
-/// memory, a TPM of their own (`nova/compute/api.py`, `live_migrate` and its decorators).
-const PINNING: [&str; 5] = ["pci_passthrough:alias", "accel:device_profile", "hw:pmem", "hw:tpm_version", "hw:tpm_model"];
+/// Extra specs of a flavour that give its instances something that Nova moves cold and not live, whatever their value: PCI devices, persistent
+/// memory (`nova/compute/api.py`, `live_migrate` and its decorators). What it moves in neither way (accelerators of Cyborg's), or live under some
+/// conditions (a TPM), it has to say itself.
+const PINNING: [&str; 2] = ["pci_passthrough:alias", "hw:pmem"];
 
 /// Does this extra spec of a flavour give its instances a device of their node, or something else that Nova doesn't move live?
 pub fn pins(key: &str, value: &str) -> bool {
@@ -268,8 +269,6 @@ mod tests {
     fn only_a_device_of_its_node_pins_an_instance() {
         for (key, value) in [
             ("pci_passthrough:alias", "h100:1"),
-            ("accel:device_profile", "fpga"),
-            ("hw:tpm_version", "2.0"),
             ("hw:pmem", "6GB"),
             ("hw:mem_encryption", "True"),
             ("resources:VGPU", "1"),

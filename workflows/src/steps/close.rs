@@ -63,6 +63,15 @@ pub(super) enum Reason {
     Foreign,
 }
 
+/// Begins the text of a reason once an operator has left the node as it is.
+const LEFT: &str = " left closed";
+
+/// Has a workflow of ours closed it that is not this one, to renew it, and has nobody left it since?
+pub(super) fn is_being_renewed(reason: Option<&str>, id: &WorkflowId) -> bool {
+    let text = reason.unwrap_or_default().splitn(4, ':').nth(3);
+    matches!(whose(reason, id), Reason::Another { .. }) && text.is_some_and(|text| !text.starts_with(LEFT))
+}
+
 /// `turnaround:<workflow>:found-enabled: <text>`
 fn reason(id: &WorkflowId, found_enabled: bool, text: &str) -> String {
     let found = if found_enabled { "found-enabled" } else { "found-disabled" };
@@ -150,6 +159,23 @@ impl Step for Close {
     fn gives(&self, _cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
         Ok(Vec::new())
     }
+
+    /// Nova's reason says so from then on. (It is for people: where Nova does not take it, the node is left all the same.)
+    async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
+        let node = order(cx)?.node;
+        let Some(closed) = cx.checkpoint::<Closed>()?.filter(|closed| closed.reopen) else { return Ok(()) };
+        let text = format!("{} by an operator, since {}; ordered by {}: `turnaround show {}` says why", LEFT.trim(), cx.now(), cx.created_by(), cx.id);
+        let said = match cx.ports.compute.service(&node).await {
+            Ok(service) if !service.enabled && whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours => {
+                cx.ports.compute.close(&node, &reason(cx.id, closed.reopen, &text)).await
+            }
+            other => other.map(drop),
+        };
+        if let Err(error) = said {
+            warn!(%node, error = %StepError::from(error).chain(), "Nova's reason does not say that the node was left");
+        }
+        Ok(())
+    }
 }
 
 /// Returns only if this worker still holds the workflow, and what was seen at `looked` may be acted upon: the guard too may have waited
@@ -174,7 +200,8 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
     let inventory = told(&node, "what Placement has of it", cx.ports.compute.inventory(&node).await)?;
     let agents = told(&node, "its network agents", cx.ports.compute.agents(&node).await)?;
     let reporting = |(name, reports): (String, bool)| reports.then_some(name);
-    let agents = agents.map(|agents| agents.into_iter().filter_map(reporting).collect());
+    // (To whoever is no administrator Neutron shows none.)
+    let agents = agents.filter(|agents| !agents.is_empty()).map(|agents| agents.into_iter().filter_map(reporting).collect());
     // No node waits for what alerts: without this, more of them are asked about in the end.
     let alerts = match verify_alerts::firing(cx).await {
         Some(Ok(alerts)) => Some(alerts),

@@ -16,7 +16,6 @@ use self::moves::{Disregarded, MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
 use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
-use self::starting::NO_ROOM_YET;
 use super::shown::newest_answer;
 use super::{order, queues};
 use crate::engine::{Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
@@ -119,8 +118,8 @@ impl Step for Evacuate {
         // Whoever opens a node wants instances on it.
         let opened = cx.ports.compute.service(&order.node).await?.enabled;
         if !opened {
-            if !evacuation.must_have_room().await? {
-                return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note: NO_ROOM_YET.to_owned() });
+            if let Some(note) = evacuation.must_have_room().await? {
+                return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
             }
             let waiting = evacuation.without_undrained().await?;
             evacuation.start_more(waiting).await?;

@@ -1,6 +1,6 @@
 //! Verifies that the node's hypervisor is back in Nova, with what it offered before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,6 +59,8 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
         return Ok(Seen::NotYet("its hypervisor is down".to_owned()));
     }
     let closed = cx.output::<Close>()?;
+    // Of one that an operator had left closed, perhaps because an agent was silent, all have to report that Neutron knows.
+    let all_agents = closed.as_ref().is_some_and(|closed| closed.was_left(cx.id));
     let (found, before, agents) = closed.map_or((None, None, None), |closed| (closed.hypervisor, closed.inventory, closed.agents));
     if let Some(before) = found
         && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))
@@ -81,7 +83,10 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     }
     if let Some(agents) = agents {
         match cx.ports.compute.agents(&node).await {
-            Ok(now) => missing.extend(agents.iter().filter(|agent| now.get(*agent) != Some(&true)).map(|agent| format!("{agent} does not report"))),
+            Ok(now) => {
+                let known: BTreeSet<&String> = if all_agents { agents.iter().chain(now.keys()).collect() } else { agents.iter().collect() };
+                missing.extend(known.into_iter().filter(|agent| now.get(*agent) != Some(&true)).map(|agent| format!("{agent} does not report")));
+            }
             Err(error) => missing.push(untold(error)?),
         }
     }

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::class::{Class, classify};
 use super::moves::{MoveStage, Moves, Moving};
 use super::questions::{Stuck, question, question_endless};
-use super::starting::NO_ROOM_YET;
 use super::{Evacuated, Evacuation};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -268,10 +267,10 @@ impl Look<'_, '_> {
         };
         // Nothing is drained that can't be moved then.
         self.evacuation.must_be_closed().await?;
-        let has_room = self.evacuation.must_have_room().await?;
+        let waits = self.evacuation.must_have_room().await?;
         // A node that is cordoned already waits no longer than it must.
-        if !has_room && self.evacuation.moves.turn.is_none() {
-            return Ok(self.look_again(NO_ROOM_YET.to_owned()));
+        if let Some(note) = waits.filter(|_| self.evacuation.moves.turn.is_none()) {
+            return Ok(self.look_again(note));
         }
         if let Class::Block { why, .. } = classify(&instance, order.rules.pinned) {
             let stuck = Stuck::of(format!("{} ({}) {why}", instance.name, instance.id));

@@ -5,12 +5,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use turnaround_config::{NodeName, Pinned};
 
 use super::class::{Class, classify};
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
-use crate::ports::{GroupRule, Host, Instance, InstanceId, PortError, PortErrorKind, Room, devices};
+use crate::ports::{CANARY_NAME, GroupRule, Host, Instance, InstanceId, Migration, MigrationKind, MigrationState, PortError, PortErrorKind, Room, devices};
+use crate::steps::close::is_being_renewed;
 use crate::updates::NodeOrder;
 
 /// Placements that are tried out before it counts as undecided whether all fit.
@@ -82,7 +84,7 @@ pub(super) enum Patience {
 const TASKS_OF_MOVES: [&str; 5] = ["migrating", "resize_prep", "resize_migrating", "resize_migrated", "resize_finish"];
 
 /// A server group with a hard rule that has members among those that are to leave.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Group {
     rule: GroupRule,
     members: BTreeSet<InstanceId>,
@@ -210,8 +212,8 @@ impl Elsewhere {
 
     /// Will there be enough for all of `leaving` once `hosts` take instances again?
     pub(super) fn may_have_room_with(&self, hosts: &[Host], leaving: &[&Instance]) -> bool {
-        let (zones, fitting) = (self.zones.clone(), self.fitting.clone());
-        let with = Elsewhere { hosts: self.hosts.iter().chain(hosts).cloned().collect(), zones, fitting, ..Elsewhere::unknown() };
+        let (zones, fitting, groups) = (self.zones.clone(), self.fitting.clone(), self.groups.clone());
+        let with = Elsewhere { hosts: self.hosts.iter().chain(hosts).cloned().collect(), zones, fitting, groups, ..Elsewhere::unknown() };
         !matches!(with.prove(leaving), Proof::NoRoom { .. })
     }
 
@@ -260,31 +262,59 @@ impl Elsewhere {
     }
 }
 
-/// Other nodes of the rollout that are out at the same time, and whose turn is before this one's: those that are empty, those whose moves have begun, and
-/// those whose names come first, so that of two that look at each other one goes on.
+/// A node that was closed before this one, and whose name comes first, is given so long to begin with its moves: both may have been closed at the same moment.
+const BEGINS_WITHIN: Duration = Duration::from_secs(2 * 60);
+
+/// Other nodes that are being renewed just now, of whichever rollout: closed by us, and not left so by an operator. One that has neither begun to move
+/// nor is empty (it waits, or asks) is none of them.
 #[derive(Debug, Default)]
-pub(super) struct Before {
-    /// They take instances again once they are back.
+pub(super) struct Others {
+    /// They take instances again once they are back: with what is free there then.
     pub(super) hosts: Vec<Host>,
     /// What is still to leave them.
     pub(super) leaving: Vec<Instance>,
 }
 
-impl Before {
-    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Before, StepError> {
-        let mut before = Before::default();
-        for host in cx.ports.compute.hosts().await?.into_iter().filter(|host| !host.enabled) {
-            let Some(node) = order.later.iter().find(|node| node.as_str() == host.name) else { continue };
-            let on_node = cx.ports.instances.on(node).await?;
-            if node.as_str() > order.node.as_str() && !on_node.is_empty() && cx.ports.instances.moving(node).await?.is_empty() {
+impl Others {
+    pub(super) async fn look(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Others, StepError> {
+        let mut others = Others::default();
+        let new = cx.begun().is_some_and(|begun| cx.now().since(begun) < BEGINS_WITHIN);
+        for mut host in cx.ports.compute.hosts().await?.into_iter().filter(|host| !host.enabled && host.name != order.node.as_str()) {
+            // (A host with a name that is none of ours is no node of ours.)
+            let Ok(node) = host.name.parse::<NodeName>() else { continue };
+            let service = match cx.ports.compute.service(&node).await {
+                Ok(service) => service,
+                Err(error) if matches!(error.kind, PortErrorKind::NotFound | PortErrorKind::Refused { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if !is_being_renewed(service.disabled_reason.as_deref(), cx.id) {
+                continue;
+            }
+            let mut on_node = cx.ports.instances.on(&node).await?;
+            // One that is renewed already is tried out.
+            on_node.retain(|one| !one.name.starts_with(CANARY_NAME));
+            let away = |one: &Migration| {
+                one.state == MigrationState::InProgress && matches!(one.kind, MigrationKind::Live | MigrationKind::Cold) && one.source.as_deref() == Some(node.as_str())
+            };
+            let has_begun = on_node.is_empty() || cx.ports.instances.moving(&node).await?.iter().any(away);
+            if !has_begun && !(new && node < order.node) {
                 continue;
             }
             // What moves already, too: Nova counts it where it goes only once it has chosen.
-            let all = on_node.iter().filter(|one| matches!(classify(one, order.rules.pinned), Class::Move(_) | Class::Wait { .. }));
-            before.leaving.extend(all.cloned());
-            before.hosts.push(host);
+            on_node.retain(|one| matches!(classify(one, order.rules.pinned), Class::Move(_) | Class::Wait { .. }));
+            for Room { vcpus, memory_mb, disk_gb } in on_node.iter().map(|one| one.takes) {
+                host.free.vcpus += vcpus;
+                host.free.memory_mb += memory_mb;
+                host.free.disk_gb = host.free.disk_gb.map(|free| free + disk_gb.unwrap_or(0));
+            }
+            others.leaving.extend(on_node);
+            others.hosts.push(host);
         }
-        Ok(before)
+        Ok(others)
+    }
+
+    pub(super) fn names(&self) -> String {
+        self.hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 

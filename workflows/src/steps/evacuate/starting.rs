@@ -7,7 +7,7 @@ use tracing::warn;
 use super::class::{Class, Whom, classify};
 use super::moves::{MoveStage, Moving};
 use super::questions::question_opened;
-use super::room::{self, Before, Elsewhere, Patience, Proof};
+use super::room::{self, Elsewhere, Others, Patience, Proof};
 use super::{Evacuation, TRIES_MAX, cluster};
 use crate::clock::Timestamp;
 use crate::engine::StepError;
@@ -21,9 +21,6 @@ const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 /// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
 const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
 
-/// What is said while [`Evacuation::must_have_room`] is false.
-pub(super) const NO_ROOM_YET: &str = "waits for room: other nodes are out just now";
-
 impl Evacuation<'_, '_> {
     /// Whoever opens a node wants instances on it.
     pub(super) async fn must_be_closed(&self) -> Result<(), StepError> {
@@ -33,27 +30,40 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
-    /// Asks if there is none for all that is to leave. False while there is none only because of other nodes that are out at the same time. Once something has moved, the rest is
-    /// better moved too as far as it goes.
-    pub(super) async fn must_have_room(&mut self) -> Result<bool, StepError> {
-        if !self.moves.instances.is_empty() || room::leaving(&self.scene.on_node, self.order.rules.pinned).is_empty() {
-            return Ok(true);
+    /// Asks if there is none for all that is to leave. While there is none only because of other nodes that are being renewed, says what is waited for. Once something
+    /// has moved, the rest is better moved too as far as it goes.
+    pub(super) async fn must_have_room(&mut self) -> Result<Option<String>, StepError> {
+        let leaving: Vec<Instance> = room::leaving(&self.scene.on_node, self.order.rules.pinned).into_iter().cloned().collect();
+        if !self.moves.instances.is_empty() || leaving.is_empty() {
+            return Ok(None);
         }
-        let elsewhere = self.elsewhere().await?;
-        let mut leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
-        let before = Before::look(self.cx, self.order).await?;
-        if let Proof::NoRoom { why } = elsewhere.prove(&leaving) {
-            if before.hosts.is_empty() || !elsewhere.may_have_room_with(&before.hosts, &leaving) {
-                return Err(StepError::ask(room::question(&self.order.node, &why)));
+        let others = Others::look(self.cx, self.order).await?;
+        let elsewhere = self.elsewhere(&others.leaving).await?;
+        let mut leaving: Vec<&Instance> = leaving.iter().collect();
+        let waits = || Some(format!("waits for room: {} being emptied or renewed", others.names()));
+        let is_patient = self.cx.tried_since().is_none_or(|since| self.cx.now().since(since) < self.waits_for_room());
+        if let Proof::NoRoom { mut why } = elsewhere.prove(&leaving) {
+            let may_have = !others.hosts.is_empty() && elsewhere.may_have_room_with(&others.hosts, &leaving);
+            if may_have && is_patient {
+                return Ok(waits());
             }
-            return Ok(false);
+            if may_have {
+                why.push(format!("there may be room once {} are back, which have been waited for", others.names()));
+            }
+            return Err(StepError::ask(room::question(&self.order.node, &why)));
         }
-        leaving.extend(&before.leaving);
-        if !before.leaving.is_empty() && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
-            return Ok(false);
+        leaving.extend(&others.leaving);
+        if !others.leaving.is_empty() && is_patient && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
+            return Ok(waits());
         }
         self.elsewhere = Some(elsewhere);
-        Ok(true)
+        Ok(None)
+    }
+
+    /// How long other nodes are waited for: as long as a renewal takes until it asks itself, and not until this step's own deadline.
+    fn waits_for_room(&self) -> Duration {
+        let rules = &self.order.rules;
+        Duration::from_millis((rules.install_deadline_ms + rules.rejoin_deadline_ms).min(rules.evacuate_deadline_ms / 2))
     }
 
     /// What is on the node, but for nodes of the Kubernetes cluster that take pods: they have come here since its nodes were moved.
@@ -206,7 +216,7 @@ impl Evacuation<'_, '_> {
         if self.elsewhere.is_some() {
             return Ok(());
         }
-        let elsewhere = match self.elsewhere().await {
+        let elsewhere = match self.elsewhere(&[]).await {
             Ok(elsewhere) => elsewhere,
             Err(error) if self.has_patience() => return Err(error),
             Err(error) => {
@@ -218,9 +228,10 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
-    /// What is free elsewhere. For [`CHOICE_WAITS_MAX`] all of it has to be told, and then no more than the hosts.
-    pub(super) async fn elsewhere(&mut self) -> Result<Elsewhere, StepError> {
-        let leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+    /// What is free elsewhere, for what is to leave this node and for `others`. For [`CHOICE_WAITS_MAX`] all of it has to be told, and then no more than the hosts.
+    pub(super) async fn elsewhere(&mut self, others: &[Instance]) -> Result<Elsewhere, StepError> {
+        let mut leaving = room::leaving(&self.scene.on_node, self.order.rules.pinned);
+        leaving.extend(others);
         let patience = if self.has_patience() { Patience::Waits } else { Patience::GoesOn };
         let looked = Elsewhere::look(self.cx, self.order, &leaving, patience).await;
         if looked.as_ref().is_ok_and(|elsewhere| !elsewhere.is_kept_waiting()) {
