@@ -297,7 +297,8 @@ impl Others {
                 one.state == MigrationState::InProgress && matches!(one.kind, MigrationKind::Live | MigrationKind::Cold) && one.source.as_deref() == Some(node.as_str())
             };
             let has_begun = on_node.is_empty() || cx.ports.instances.moving(&node).await?.iter().any(away);
-            if !has_begun && !(new && node < order.node) {
+            let begins = new && node < order.node;
+            if !(has_begun || begins) {
                 continue;
             }
             // What moves already, too: Nova counts it where it goes only once it has chosen.
