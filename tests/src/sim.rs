@@ -242,8 +242,11 @@ impl Canaries for MortalPorts {
     async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
         self.mortal.call("put_canary", self.inner().canaries.put_on(id, node)).await
     }
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
-        self.mortal.call("boot_canary", self.inner().canaries.boot(id)).await
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.mortal.call("stop_canary", self.inner().canaries.stop(id)).await
+    }
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError> {
+        self.mortal.call("start_canary", self.inner().canaries.start(id)).await
     }
     async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
         self.inner().canaries.console(id).await

@@ -135,6 +135,49 @@ async fn one_that_does_not_start_there_is_a_question() {
     let renewal = Renewal::of(with(NodeFaults { canary_does_not_boot: true, ..NodeFaults::default() }), None).await;
     let why = renewal.why().await;
     assert!(why.starts_with("it did not start on the node: ") && why.ends_with("failed to initialize kvm: Permission denied"), "{why}");
+    assert_eq!(renewal.built(), 1);
+}
+
+#[tokio::test]
+async fn one_that_goes_on_running_as_another_host_has_started_it_is_none_that_has_started() {
+    let renewal = Renewal::of(with(NodeFaults { canary_does_not_stop: true, ..NodeFaults::default() }), None).await;
+    assert_eq!(renewal.why().await, "not done within 15 min: the canary was to be stopped on the node, and runs");
+    let renewal = Renewal::of(with(NodeFaults { canary_start_is_not_heard: true, ..NodeFaults::default() }), None).await;
+    assert_eq!(renewal.why().await, "not done within 15 min: the canary is powering-on on gpu-01");
+}
+
+#[tokio::test]
+async fn killed_at_any_point_one_that_does_not_start_is_asked_about_once() {
+    let plan = || with(NodeFaults { canary_does_not_boot: true, ..NodeFaults::default() });
+    let whole = Death::never();
+    Renewal::of(plan(), Some(whole.clone())).await.why().await;
+    let first = whole.names().iter().position(|name| name == "before create_canary").unwrap();
+    for point in u32::try_from(first).unwrap()..=whole.passed() {
+        let renewal = Renewal::of(plan(), Some(Death::at(point))).await;
+        let why = renewal.why().await;
+        assert!(why.starts_with("it did not start on the node: ") && why.ends_with("Permission denied"), "killed at point {point}: {why}");
+        assert_eq!(renewal.built(), 1, "killed at point {point}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_moves_is_stopped_when_an_operator_ends_there() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.latencies.live_migration = Duration::from_secs(48 * 3600);
+    let renewal = Renewal::of(plan.clone(), None).await;
+    let asked = |what: &Happened| matches!(what, Happened::MigrationRequested { to: Some(to), .. } if to == "gpu-01");
+    let moves = renewal.sim.world.events().iter().find(|event| asked(&event.what)).unwrap().at;
+    let from = moves.since(turnaround_tests::sim::MORNING) + Duration::from_secs(30);
+    plan.faults.outages = vec![Outage { api: Api::Nova, node: None, from, lasts: Duration::from_secs(3 * 3600) }];
+    let mut renewal = Renewal::of(plan, None).await;
+    assert_eq!(renewal.question().await.text, "`canary` of gpu-01 does not succeed: what now?");
+    renewal.sim.clock.advance(Duration::from_secs(4 * 3600));
+    renewal.answer("leave").await;
+    assert_eq!((renewal.sim.document(&renewal.node).await.status, renewal.is_open(), renewal.canaries()), (Status::Failed, false, 1));
+    renewal.sim.clock.advance(Duration::from_secs(60));
+    renewal.sim.world.snapshot();
+    let end = |what: &Happened| matches!(what, Happened::MigrationEnded { status, .. } if status == "cancelled");
+    assert_eq!(renewal.count(end), 1);
 }
 
 #[tokio::test]
@@ -170,7 +213,7 @@ async fn whoever_asks_for_another_try_in_other_words_gets_one() {
 
 #[tokio::test]
 async fn an_answer_that_is_lost_leads_to_no_second_canary_and_to_no_second_move() {
-    for call in [Call::CreateCanary, Call::PutCanary, Call::BootCanary, Call::RemoveCanary] {
+    for call in [Call::CreateCanary, Call::PutCanary, Call::StopCanary, Call::StartCanary, Call::RemoveCanary] {
         let renewal = Renewal::of(site().loses_answer(call, 1), None).await;
         renewal.is_well().await;
         assert_eq!(renewal.count(|what| matches!(what, Happened::AnswerLost { .. })), 1);
@@ -187,7 +230,7 @@ async fn an_answer_that_is_lost_leads_to_no_second_canary_and_to_no_second_move(
 async fn killed_at_any_point_one_is_tried_once_and_none_is_left() {
     let whole = Death::never();
     Renewal::of(site(), Some(whole.clone())).await.is_well().await;
-    let calls = ["create_canary", "put_canary", "boot_canary", "remove_canary"];
+    let calls = ["create_canary", "put_canary", "stop_canary", "start_canary", "remove_canary"];
     assert!(calls.iter().all(|call| whole.names().contains(&format!("after {call}"))), "{:?}", whole.names());
     for (point, name) in (1..).zip(whole.names()) {
         let renewal = Renewal::of(site(), Some(Death::at(point))).await;

@@ -299,10 +299,23 @@ async fn a_canary_is_built_elsewhere_and_put_onto_a_closed_host_by_force(on: On)
     assert_eq!(ports.instances.migrations(&built.id).await.unwrap()[0].state, MigrationState::Succeeded);
 
     assert!(!ports.canaries.console(&built.id).await.unwrap().contains("started on gpu-01"));
-    ports.canaries.boot(&built.id).await.unwrap();
-    assert_eq!(one().await.task_state.as_deref(), Some("rebooting_hard"));
+    let refused = async |asked: Result<(), PortError>, why: &str| {
+        let error = asked.unwrap_err();
+        let expected = format!("instance {} while it is in {why}", built.id);
+        assert!(matches!(&error.kind, PortErrorKind::Refused { reason } if reason.contains(&expected)), "{error}");
+    };
+    refused(ports.canaries.start(&built.id).await.map(drop), "vm_state active").await;
+    ports.canaries.stop(&built.id).await.unwrap();
+    assert_eq!((one().await.vm_state.as_str(), one().await.task_state.as_deref()), ("active", Some("powering-off")));
+    refused(ports.canaries.stop(&built.id).await, "task_state powering-off").await;
+    bench.settle();
+    assert_eq!((one().await.vm_state.as_str(), one().await.task_state), ("stopped", None));
+    refused(ports.canaries.stop(&built.id).await, "vm_state stopped").await;
+    let request = ports.canaries.start(&built.id).await.unwrap();
+    assert_eq!((one().await.vm_state.as_str(), one().await.task_state.as_deref()), ("stopped", Some("powering-on")));
     bench.settle();
     assert_eq!((one().await.vm_state.as_str(), one().await.task_state), ("active", None));
+    assert_eq!(ports.instances.why_failed(&built.id, &request).await.unwrap(), None);
     let said = ports.canaries.console(&built.id).await.unwrap();
     assert!(said.contains("started on gpu-01") && said.contains("login:"), "{said}");
 
@@ -336,11 +349,14 @@ async fn a_canary_that_does_not_come_up_says_why(on: On) {
     assert!(why.starts_with("Migration pre-check error"), "{why}");
     ports.canaries.put_on(&id, &node("gpu-02")).await.unwrap();
     bench.settle();
-    ports.canaries.boot(&id).await.unwrap();
+    ports.canaries.stop(&id).await.unwrap();
+    bench.settle();
+    let request = ports.canaries.start(&id).await.unwrap();
     bench.settle();
     let dead = one().await;
-    assert_eq!((dead.vm_state.as_str(), dead.task_state), ("error", None));
-    assert!(dead.fault.unwrap().contains("failed to initialize kvm"));
+    assert_eq!((dead.vm_state.as_str(), dead.task_state, dead.fault), ("stopped", None, None));
+    let why = ports.instances.why_failed(&id, &request).await.unwrap().unwrap();
+    assert!(why.contains("failed to initialize kvm"), "{why}");
 }
 
 async fn a_long_list_is_listed_to_its_end(on: On) {

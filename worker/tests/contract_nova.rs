@@ -298,8 +298,19 @@ async fn a_canary_is_put_onto_a_disabled_host_by_force_and_started_there() {
     migration(&ports, &built.id, &[MigrationState::Succeeded]).await;
     assert_eq!(ports.instances.why_failed(&built.id, &request).await.unwrap(), None);
 
-    ports.canaries.boot(&built.id).await.unwrap();
+    let error = ports.canaries.start(&built.id).await.unwrap_err();
+    assert!(reason(&error).contains("Cannot 'start' instance") && reason(&error).contains("vm_state active"), "{}", told(&error));
+    ports.canaries.stop(&built.id).await.unwrap();
+    let off = |one: &CanaryInstance| one.task_state.is_none() && one.vm_state == "stopped" && one.host.as_deref() == Some(node.as_str());
+    seen("stopped there", &off).await;
+    let error = ports.canaries.stop(&built.id).await.unwrap_err();
+    assert!(reason(&error).contains("Cannot 'stop' instance") && reason(&error).contains("vm_state stopped"), "{}", told(&error));
+    let request = ports.canaries.start(&built.id).await.unwrap();
     seen("started there", &here).await;
+    let path = format!("/servers/{}/os-instance-actions/{}", built.id, request.0);
+    let (_, action) = bed.admin().await.compute(Method::GET, &path, None).await;
+    assert_eq!(action["instanceAction"]["action"], "start", "{action}");
+    assert_eq!(ports.instances.why_failed(&built.id, &request).await.unwrap(), None);
     assert!(!ports.canaries.console(&built.id).await.unwrap().is_empty());
 
     ports.canaries.remove(&built.id).await.unwrap();

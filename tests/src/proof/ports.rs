@@ -104,8 +104,11 @@ impl Canaries for Gated {
     async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
         self.gate.call("put_canary", true, self.site.canaries.put_on(id, node)).await
     }
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
-        self.gate.call("boot_canary", true, self.site.canaries.boot(id)).await
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.gate.call("stop_canary", true, self.site.canaries.stop(id)).await
+    }
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError> {
+        self.gate.call("start_canary", true, self.site.canaries.start(id)).await
     }
     async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
         self.gate.call("console", false, self.site.canaries.console(id)).await

@@ -107,8 +107,11 @@ impl Canaries for Told {
     async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError> {
         effect("put_canary", &id.to_string(), self.0.canaries.put_on(id, node)).await
     }
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
-        effect("boot_canary", &id.to_string(), self.0.canaries.boot(id)).await
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError> {
+        effect("stop_canary", &id.to_string(), self.0.canaries.stop(id)).await
+    }
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError> {
+        effect("start_canary", &id.to_string(), self.0.canaries.start(id)).await
     }
     async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
         self.0.canaries.console(id).await

@@ -2,7 +2,8 @@
 //!
 //! How real Nova behaves here (observed on 33.0.2): its scheduler puts nothing on a disabled host, however that is named; a forced live migration
 //! passes it by. It is accepted at once; where it fails the instance stays ACTIVE on its old host without a fault, and only the migration
-//! and the action of that request tell.
+//! and the action of that request tell. A start that fails leaves it `stopped`, without a fault: again only the action of that request tells. (A
+//! hard reboot that fails while the old guest still runs leaves nothing at all to be seen: read in its source.)
 
 use async_trait::async_trait;
 use turnaround_config::NodeName;
@@ -54,8 +55,11 @@ pub trait Canaries: Send + Sync {
     /// at [`super::Instances::migrations`].
     async fn put_on(&self, id: &InstanceId, node: &NodeName) -> Result<RequestId, PortError>;
 
-    /// Has it started anew where it is: a hard reboot. Accepted is not done, but shows in its `task_state`.
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError>;
+    /// Has it stopped where it is. Accepted is not done, but shows in its `task_state`. Refused of one that does not run.
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError>;
+
+    /// Has it started where it is. Accepted is not done, but shows in its `task_state`. Refused of one that is not stopped.
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError>;
 
     /// What its console said last.
     async fn console(&self, id: &InstanceId) -> Result<String, PortError>;

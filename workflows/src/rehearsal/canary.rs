@@ -1,10 +1,10 @@
-//! Instances of our own at the simulated site, as a real Nova has them: built, moved by force, started anew, deleted.
+//! Instances of our own at the simulated site, as a real Nova has them: built, moved by force, stopped and started, deleted.
 
 use async_trait::async_trait;
 use turnaround_config::NodeName;
 
 use super::guest::{Guest, TaskState, VmState};
-use super::plan::{Api, Call, InstancePlan};
+use super::plan::{Api, Call, InstancePlan, NodeFaults};
 use super::site::{Due, Site};
 use super::trouble::Trouble;
 use super::world::World;
@@ -21,6 +21,9 @@ const UNFIT: &str = "Migration pre-check error: Unacceptable CPU info: CPU doesn
 
 /// Nova's words where libvirt can't start a guest.
 const NOT_STARTED: &str = "internal error: process exited while connecting to monitor: failed to initialize kvm: Permission denied";
+
+/// Nova's words where libvirt can't end one.
+const NOT_STOPPED: &str = "Failed to terminate process 4711 with SIGKILL: Device or resource busy";
 
 impl Site {
     fn create(&mut self, name: &str, project: &str) -> Result<InstanceId, Trouble> {
@@ -42,36 +45,69 @@ impl Site {
         self.nodes[node].faults.canary_fails.then(|| UNFIT.to_owned())
     }
 
-    fn request_reboot(&mut self, id: &InstanceId) -> Result<(), Trouble> {
-        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
-        let Guest { vm_state, task_state, .. } = &self.guests[guest];
-        let in_the_way = match (vm_state, task_state) {
-            (_, Some(TaskState::RebootingHard)) | (VmState::Active | VmState::Stopped | VmState::Paused | VmState::Suspended | VmState::Error, None) => None,
-            (_, Some(task)) => Some(format!("task_state {}", task.as_str())),
-            (state, None) => Some(format!("vm_state {}", state.as_str())),
-        };
-        if let Some(state) = in_the_way {
-            return Err(Trouble::refused(409, format!("Cannot 'reboot' instance {id} while it is in {state}")));
-        }
-        self.guests[guest].task_state = Some(TaskState::RebootingHard);
-        self.after(self.plan.latencies.build, Due::Booted(guest));
-        self.answer(Call::BootCanary, ())
+    fn request_stop_of_canary(&mut self, id: &InstanceId) -> Result<String, Trouble> {
+        let (action, request) = self.request_power(id, "stop", &[VmState::Active, VmState::Error], TaskState::PoweringOff)?;
+        self.after(self.plan.latencies.build, Due::PoweredOff(action));
+        self.answer(Call::StopCanary, request)
     }
 
-    pub(super) fn booted(&mut self, guest: usize) {
-        if self.guests[guest].deleted || self.guests[guest].task_state != Some(TaskState::RebootingHard) {
-            return;
+    fn request_start_of_canary(&mut self, id: &InstanceId) -> Result<String, Trouble> {
+        let (action, request) = self.request_power(id, "start", &[VmState::Stopped], TaskState::PoweringOn)?;
+        let heard = !self.faults_where(action).canary_start_is_not_heard;
+        if heard {
+            self.after(self.plan.latencies.build, Due::PoweredOn(action));
         }
-        let node = self.guests[guest].host.as_deref().and_then(|host| self.node_of_host(host));
-        let fails = node.is_some_and(|node| self.nodes[node].faults.canary_does_not_boot);
+        self.answer(Call::StartCanary, request)
+    }
+
+    /// The place of the action in the list, and the request's id.
+    fn request_power(&mut self, id: &InstanceId, name: &'static str, of: &[VmState], task: TaskState) -> Result<(usize, String), Trouble> {
+        let guest = self.guest(id).ok_or(Trouble::NotFound)?;
+        let Guest { vm_state, task_state, .. } = &self.guests[guest];
+        let in_the_way = match task_state {
+            Some(task) => Some(format!("task_state {}", task.as_str())),
+            None if of.contains(vm_state) => None,
+            None => Some(format!("vm_state {}", vm_state.as_str())),
+        };
+        if let Some(state) = in_the_way {
+            return Err(Trouble::refused(409, format!("Cannot '{name}' instance {id} while it is in {state}")));
+        }
+        self.guests[guest].task_state = Some(task);
+        let request = self.request_id();
+        self.remember_action(id, name, &request);
+        Ok((self.actions.len() - 1, request))
+    }
+
+    fn faults_where(&self, action: usize) -> NodeFaults {
+        let host = self.guest(&self.actions[action].instance).and_then(|guest| self.guests[guest].host.as_deref());
+        host.and_then(|host| self.node_of_host(host)).map(|node| self.nodes[node].faults.clone()).unwrap_or_default()
+    }
+
+    /// The instance whose stop or start ends; None if it is not at that any more.
+    fn doing(&self, action: usize, task: TaskState) -> Option<usize> {
+        self.guest(&self.actions[action].instance).filter(|&guest| self.guests[guest].task_state == Some(task))
+    }
+
+    pub(super) fn powered_off(&mut self, action: usize) {
+        let Some(guest) = self.doing(action, TaskState::PoweringOff) else { return };
+        self.guests[guest].task_state = None;
+        if self.faults_where(action).canary_does_not_stop {
+            let request = self.actions[action].request.clone();
+            return self.action_fails(&request, NOT_STOPPED);
+        }
+        (self.guests[guest].vm_state, self.guests[guest].started_on) = (VmState::Stopped, None);
+    }
+
+    pub(super) fn powered_on(&mut self, action: usize) {
+        let Some(guest) = self.doing(action, TaskState::PoweringOn) else { return };
+        self.guests[guest].task_state = None;
+        if self.faults_where(action).canary_does_not_boot {
+            let request = self.actions[action].request.clone();
+            return self.action_fails(&request, NOT_STARTED);
+        }
         let guest = &mut self.guests[guest];
-        guest.task_state = None;
-        if fails {
-            (guest.vm_state, guest.fault) = (VmState::Error, Some(NOT_STARTED.to_owned()));
-        } else {
-            (guest.vm_state, guest.fault) = (VmState::Active, None);
-            guest.started_on.clone_from(&guest.host);
-        }
+        guest.vm_state = VmState::Active;
+        guest.started_on.clone_from(&guest.host);
     }
 
     /// Nova takes it in any state. One that moves is gone with it; what it had taken is not given back by a real Nova.
@@ -104,8 +140,14 @@ impl World {
         self.asked(Api::Nova, None)?.request_forced(id, host)
     }
 
-    pub fn reboot_hard(&self, id: &InstanceId) -> Result<(), Trouble> {
-        self.asked(Api::Nova, None)?.request_reboot(id)
+    /// The request's id, once Nova has accepted it.
+    pub fn stop_instance(&self, id: &InstanceId) -> Result<String, Trouble> {
+        self.asked(Api::Nova, None)?.request_stop_of_canary(id)
+    }
+
+    /// The request's id, once Nova has accepted it.
+    pub fn start_instance(&self, id: &InstanceId) -> Result<String, Trouble> {
+        self.asked(Api::Nova, None)?.request_start_of_canary(id)
     }
 
     pub fn delete_instance(&self, id: &InstanceId) -> Result<(), Trouble> {
@@ -145,8 +187,12 @@ impl Canaries for World {
         request.map(RequestId).map_err(|e| e.while_trying_to(format_args!("live-migrate instance {id} onto {node} by force")))
     }
 
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
-        self.reboot_hard(id).map_err(|e| e.while_trying_to(format_args!("reboot instance {id}")))
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError> {
+        self.stop_instance(id).map(drop).map_err(|e| e.while_trying_to(format_args!("stop instance {id}")))
+    }
+
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError> {
+        self.start_instance(id).map(RequestId).map_err(|e| e.while_trying_to(format_args!("start instance {id}")))
     }
 
     async fn console(&self, id: &InstanceId) -> Result<String, PortError> {

@@ -52,7 +52,8 @@ pub enum TaskState {
     ResizeMigrating,
     ResizeMigrated,
     ResizeFinish,
-    RebootingHard,
+    PoweringOff,
+    PoweringOn,
     Deleting,
 }
 
@@ -66,7 +67,8 @@ impl TaskState {
             TaskState::ResizeMigrating => "resize_migrating",
             TaskState::ResizeMigrated => "resize_migrated",
             TaskState::ResizeFinish => "resize_finish",
-            TaskState::RebootingHard => "rebooting_hard",
+            TaskState::PoweringOff => "powering-off",
+            TaskState::PoweringOn => "powering-on",
             TaskState::Deleting => "deleting",
         }
     }
@@ -231,7 +233,7 @@ impl MigrationRecord {
 pub struct ActionRecord {
     pub request: String,
     pub instance: InstanceId,
-    /// Nova's name of the action: `live-migration`, `migrate`, `confirmResize`.
+    /// Nova's name of the action: `live-migration`, `migrate`, `confirmResize`, `stop`, `start`.
     pub action: &'static str,
     pub started: Timestamp,
     /// Why it failed, where it did.

@@ -115,7 +115,7 @@ impl Site {
         self.migrations.len() - 1
     }
 
-    fn remember_action(&mut self, id: &InstanceId, action: &'static str, request: &str) {
+    pub(super) fn remember_action(&mut self, id: &InstanceId, action: &'static str, request: &str) {
         self.actions.push(ActionRecord {
             request: request.to_owned(),
             instance: id.clone(),
@@ -314,7 +314,15 @@ impl Site {
                 TaskState::ResizeMigrated
             }
             Some(TaskState::ResizeMigrated) => TaskState::ResizeFinish,
-            Some(TaskState::ResizeFinish | TaskState::Migrating | TaskState::Scheduling | TaskState::Spawning | TaskState::RebootingHard | TaskState::Deleting)
+            Some(
+                TaskState::ResizeFinish
+                | TaskState::Migrating
+                | TaskState::Scheduling
+                | TaskState::Spawning
+                | TaskState::PoweringOff
+                | TaskState::PoweringOn
+                | TaskState::Deleting,
+            )
             | None => {
                 self.guests[guest].vm_state = VmState::Resized;
                 self.guests[guest].task_state = None;
@@ -395,10 +403,14 @@ impl Site {
             self.guests[guest].task_state = None;
         }
         let request = self.migrations[migration].request.clone();
+        self.action_fails(&request, reason);
+        self.end(migration, status, Some(reason.to_owned()));
+    }
+
+    pub(super) fn action_fails(&mut self, request: &str, reason: &str) {
         if let Some(action) = self.actions.iter_mut().find(|action| action.request == request) {
             action.failure = Some(reason.to_owned());
         }
-        self.end(migration, status, Some(reason.to_owned()));
     }
 
     fn end(&mut self, migration: usize, status: MigrationStatus, reason: Option<String>) {

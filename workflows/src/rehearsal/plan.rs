@@ -275,8 +275,12 @@ pub struct NodeFaults {
     pub alert_once_installed: Option<String>,
     /// Nothing that is moved onto it by force gets through the pre-check.
     pub canary_fails: bool,
-    /// An instance that is started there by a hard reboot ends in ERROR.
+    /// An instance that is stopped there can't be started again.
     pub canary_does_not_boot: bool,
+    /// None is stopped there: it goes on running.
+    pub canary_does_not_stop: bool,
+    /// Nobody there hears that an instance is to be started.
+    pub canary_start_is_not_heard: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -585,7 +589,8 @@ pub enum Call {
     Rebuild,
     CreateCanary,
     PutCanary,
-    BootCanary,
+    StopCanary,
+    StartCanary,
     RemoveCanary,
 }
 

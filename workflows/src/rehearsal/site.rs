@@ -33,8 +33,10 @@ pub(super) enum Due {
     /// A new instance shows on its host; and is active.
     BuildPlaced(usize),
     BuildDone(usize),
-    /// A hard reboot ends; an instance is gone.
-    Booted(usize),
+    /// By the action's place in the list: a stop and a start end.
+    PoweredOff(usize),
+    PoweredOn(usize),
+    /// An instance is gone.
     Deleted(usize),
     /// By the migration's place in the list.
     Decide(usize),
@@ -458,7 +460,8 @@ impl Site {
             Due::Happening(index) => self.happening(index),
             Due::BuildPlaced(guest) => self.build_placed(guest),
             Due::BuildDone(guest) => self.build_done(guest),
-            Due::Booted(guest) => self.booted(guest),
+            Due::PoweredOff(action) => self.powered_off(action),
+            Due::PoweredOn(action) => self.powered_on(action),
             Due::Deleted(guest) => self.deleted(guest),
             Due::Decide(migration) => self.decide(migration),
             Due::LiveFails(migration) => self.live_fails_midway(migration),

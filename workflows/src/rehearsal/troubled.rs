@@ -87,7 +87,7 @@ impl SitePlan {
             }
         }
         for _ in 0..random.random_range(0..3) {
-            let calls = [Call::CreateCanary, Call::PutCanary, Call::BootCanary, Call::RemoveCanary];
+            let calls = [Call::CreateCanary, Call::PutCanary, Call::StartCanary, Call::RemoveCanary];
             plan = plan.loses_answer(pick(&mut random, &calls), random.random_range(1..3));
         }
         plan

@@ -1,7 +1,8 @@
 //! The canary: an instance has to start on a renewed node before tenants' instances may.
 //!
-//! Nova's scheduler puts nothing on a disabled host, so the canary is built elsewhere, its live migration onto the node is forced, and a hard reboot
-//! has the node's hypervisor make and start its guest anew. (An instance that only moves in has been started by another host.)
+//! Nova's scheduler puts nothing on a disabled host, so the canary is built elsewhere, its live migration onto the node is forced, and there it is
+//! stopped and started: what runs once it was seen stopped on the node, the node's hypervisor has started. (An instance that only moves in has been
+//! started by another host; and so may be what runs after a hard reboot: Nova passes over one that fails while the old guest still runs.)
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use super::shown::{ACCEPT, Shown};
 use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
-use crate::ports::{CANARY_NAME, CanaryInstance, MigrationKind, MigrationState, NewCanary, PortError, PortErrorKind, RequestId};
+use crate::ports::{CANARY_NAME, CanaryInstance, Migration, MigrationKind, MigrationState, NewCanary, PortError, PortErrorKind, RequestId};
 use crate::store::Queue;
 use crate::updates::{NodeOrder, OrderedCanary};
 
@@ -47,7 +48,10 @@ struct Course {
     /// When it was last asked for.
     created: Option<Timestamp>,
     moved: Option<Moved>,
-    booted: Option<Booted>,
+    /// Its stop on the node.
+    stopped: Option<Asked>,
+    /// Its start there: asked for only where Nova had it as stopped there.
+    started: Option<Asked>,
     end: Option<End>,
     /// When this try began, about whose failure an operator is asked.
     shown: Option<Shown<Option<Timestamp>>>,
@@ -66,12 +70,26 @@ struct Moved {
     refused: Option<String>,
 }
 
-/// Its start there, as it was asked for.
+/// Its stop or its start, as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Booted {
+struct Asked {
     at: Timestamp,
-    accepted: bool,
+    /// None where Nova's answer was lost, and for a stop.
+    request: Option<RequestId>,
+    /// Why Nova did not accept it.
     refused: Option<String>,
+}
+
+impl Asked {
+    fn now(cx: &StepCx<'_>) -> Asked {
+        Asked { at: cx.now(), request: None, refused: None }
+    }
+
+    /// Nothing more is to be done about it before Nova has had its time.
+    fn waits(&self, what: &str, cx: &StepCx<'_>) -> Option<Seen> {
+        let refused = self.refused.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        (!is_over(self.at, HEARD_WITHIN, cx)).then(|| Seen::Going(format!("{what}{refused}")))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,10 +155,14 @@ impl Try<'_, '_> {
         if let Some(task) = &canary.task_state {
             return Ok(Seen::Going(format!("the canary is {task}{whereabouts}")));
         }
-        if canary.vm_state != "active" {
-            return Ok(Seen::Going(format!("the canary is {}{whereabouts}", canary.vm_state)));
+        match (canary.vm_state.as_str(), here(&canary)) {
+            ("active", false) => self.put(canary).await,
+            // As the other host has started it, unless it was seen stopped here.
+            ("active", true) if self.course.started.is_none() => self.stop(canary).await,
+            ("active", true) => self.listen(canary).await,
+            ("stopped", true) => self.start(canary).await,
+            (state, _) => Ok(Seen::Going(format!("the canary is {state}{whereabouts}"))),
         }
-        if here(&canary) { self.start(canary).await } else { self.put(canary).await }
     }
 
     /// What was being done with one that is in ERROR.
@@ -198,7 +220,7 @@ impl Try<'_, '_> {
             return Ok(Seen::Going("the canary does not move onto the node".to_owned()));
         }
         let moved = Moved { at: self.cx.now(), before: newest.map(|migration| migration.uuid), request: None, refused: None };
-        (self.course.moved, self.course.booted) = (Some(moved.clone()), None);
+        (self.course.moved, self.course.stopped, self.course.started) = (Some(moved.clone()), None, None);
         self.save("about to have the canary moved onto the node").await?;
         self.cx.guard().await?;
         match self.cx.ports.canaries.put_on(&canary.id, &self.order.node).await {
@@ -219,37 +241,67 @@ impl Try<'_, '_> {
         }
     }
 
-    /// It runs on the node, perhaps still as the other host has started it.
-    async fn start(&mut self, canary: &CanaryInstance) -> Result<Seen, StepError> {
-        match &self.course.booted {
-            Some(Booted { accepted: true, .. }) => return self.listen(canary).await,
-            Some(Booted { at, refused, .. }) if !is_over(*at, HEARD_WITHIN, self.cx) => {
-                let refused = refused.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-                return Ok(Seen::Going(format!("the canary was to be started on the node{refused}")));
-            }
-            // Once more does no harm.
-            Some(_) | None => {}
+    /// It runs on the node, as far as is known still as the other host has started it.
+    async fn stop(&mut self, canary: &CanaryInstance) -> Result<Seen, StepError> {
+        if let Some(seen) = self.course.stopped.as_ref().and_then(|asked| asked.waits("the canary was to be stopped on the node, and runs", self.cx)) {
+            return Ok(seen);
         }
         let newest = self.cx.ports.instances.migrations(&canary.id).await?.into_iter().next();
         if newest.is_some_and(|migration| migration.state == MigrationState::InProgress) {
             return Ok(Seen::Going("the canary arrives on the node".to_owned()));
         }
         if self.is_late() {
+            return Ok(Seen::Going("the canary is on the node, and was not stopped there, to be started anew".to_owned()));
+        }
+        let asked = Asked::now(self.cx);
+        self.course.stopped = Some(asked.clone());
+        self.save("about to have the canary stopped on the node").await?;
+        self.cx.guard().await?;
+        match self.cx.ports.canaries.stop(&canary.id).await {
+            Ok(()) => Ok(Seen::Going("the canary is being stopped on the node".to_owned())),
+            Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => {
+                let refused = StepError::from(error).chain();
+                self.course.stopped = Some(Asked { refused: Some(refused.clone()), ..asked });
+                self.save("the canary is not stopped on the node").await?;
+                Ok(Seen::Going(refused))
+            }
+            Err(error) if is_no(&error) => Ok(Seen::Failed(StepError::from(error).chain())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// It is stopped on the node: what runs from here on was started there.
+    async fn start(&mut self, canary: &CanaryInstance) -> Result<Seen, StepError> {
+        match &self.course.started {
+            // Accepted it has a task, until Nova has done with it.
+            Some(Asked { request: Some(request), .. }) => {
+                let why = self.cx.ports.instances.why_failed(&canary.id, request).await?;
+                let why = why.unwrap_or_else(|| format!("Nova has it as {}, and says no more", canary.vm_state));
+                return Ok(Seen::Failed(format!("it did not start on the node: {why}")));
+            }
+            Some(asked) => {
+                if let Some(seen) = asked.waits("the canary was to be started on the node, and is stopped", self.cx) {
+                    return Ok(seen);
+                }
+            }
+            None => {}
+        }
+        if self.is_late() {
             return Ok(Seen::Going("the canary is on the node, and was not started there".to_owned()));
         }
-        let booted = Booted { at: self.cx.now(), accepted: false, refused: None };
-        self.course.booted = Some(booted.clone());
+        let asked = Asked::now(self.cx);
+        self.course.started = Some(asked.clone());
         self.save("about to have the canary started on the node").await?;
         self.cx.guard().await?;
-        match self.cx.ports.canaries.boot(&canary.id).await {
-            Ok(()) => {
-                self.course.booted = Some(Booted { accepted: true, ..booted });
+        match self.cx.ports.canaries.start(&canary.id).await {
+            Ok(request) => {
+                self.course.started = Some(Asked { request: Some(request), ..asked });
                 self.save("the canary starts on the node").await?;
                 Ok(Seen::Going("the canary is being started on the node".to_owned()))
             }
             Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => {
                 let refused = StepError::from(error).chain();
-                self.course.booted = Some(Booted { refused: Some(refused.clone()), ..booted });
+                self.course.started = Some(Asked { refused: Some(refused.clone()), ..asked });
                 self.save("the canary is not started on the node").await?;
                 Ok(Seen::Going(refused))
             }
@@ -281,7 +333,7 @@ async fn remove(cx: &StepCx<'_>, found: &[CanaryInstance]) -> Result<String, Ste
     let mut note = "the canary is being removed".to_owned();
     for canary in found.iter().filter(|canary| canary.task_state.as_deref() != Some("deleting")) {
         if canary.is_moving() {
-            note = stop(cx, canary).await?;
+            note = stop_move(cx, canary).await?;
         } else {
             cx.guard().await?;
             cx.ports.canaries.remove(&canary.id).await?;
@@ -290,17 +342,23 @@ async fn remove(cx: &StepCx<'_>, found: &[CanaryInstance]) -> Result<String, Ste
     Ok(note)
 }
 
-async fn stop(cx: &StepCx<'_>, canary: &CanaryInstance) -> Result<String, StepError> {
+async fn stop_move(cx: &StepCx<'_>, canary: &CanaryInstance) -> Result<String, StepError> {
     let waits = format!("the canary {} is removed once it does not move any more", canary.id);
-    let migrations = cx.ports.instances.migrations(&canary.id).await?;
-    let Some(live) = migrations.iter().find(|one| one.kind == MigrationKind::Live && one.state == MigrationState::InProgress) else { return Ok(waits) };
+    let Some(live) = live_move(cx, canary).await? else { return Ok(waits) };
     cx.guard().await?;
-    match cx.ports.instances.stop_live(&canary.id, &live.uuid).await {
+    match cx.ports.instances.stop_live(&canary.id, &live).await {
         Ok(()) => Ok(waits),
         // It ends by itself, or else an operator is asked.
         Err(error) if is_no(&error) => Ok(format!("{waits}: {}", StepError::from(error).chain())),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The live migration that it is in.
+async fn live_move(cx: &StepCx<'_>, canary: &CanaryInstance) -> Result<Option<String>, StepError> {
+    let migrations = cx.ports.instances.migrations(&canary.id).await?;
+    let live = |one: &Migration| one.kind == MigrationKind::Live && one.state == MigrationState::InProgress;
+    Ok(migrations.into_iter().find(live).map(|one| one.uuid))
 }
 
 #[async_trait]
@@ -319,7 +377,7 @@ impl Step for Canary {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Tried>, StepError> {
         let NodeOrder { node, rules, .. } = order(cx)?;
         let Some(OrderedCanary { image, flavor, .. }) = rules.canary else { return Ok(Observed::AlreadyDone(Tried::NotOrdered)) };
-        let would = format!("have an instance of image {image} and flavour {flavor} built elsewhere, move it onto {node} by force, start it there anew, and remove it");
+        let would = format!("have an instance of image {image} and flavour {flavor} built elsewhere, move it onto {node} by force, stop and start it there, and remove it");
         Ok(Observed::ToDo { would })
     }
 
@@ -353,8 +411,8 @@ impl Step for Canary {
             return Ok(Progress::LookAgain { after, note: remove(cx, &found).await? });
         }
         // One that was never seen may still turn up.
-        let Course { created, moved, booted, end, accepted, .. } = &this.course;
-        if moved.is_none() && booted.is_none() && created.is_some_and(|at| !is_over(at, HEARD_WITHIN, cx)) {
+        let Course { created, moved, stopped, started, end, accepted, .. } = &this.course;
+        if moved.is_none() && stopped.is_none() && started.is_none() && created.is_some_and(|at| !is_over(at, HEARD_WITHIN, cx)) {
             return Ok(Progress::LookAgain { after, note: "a canary that was asked for may still turn up".to_owned() });
         }
         let Some(why) = end.as_ref().and_then(|end| end.why.clone()) else { return Ok(Progress::Done(Tried::Started)) };
@@ -401,13 +459,20 @@ impl Step for Canary {
         Ok(Undone::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: remove(cx, &found).await? })
     }
 
-    /// One that moves is left: nobody has to wait for it.
+    /// One that moves is stopped from that, as far as Nova does so, and left: nobody has to wait for it.
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
         if order(cx)?.rules.canary.is_none() || cx.output::<Canary>()?.is_some() {
             return Ok(());
         }
-        for canary in cx.ports.canaries.find(&name(cx)).await?.iter().filter(|canary| !canary.is_moving()) {
-            cx.ports.canaries.remove(&canary.id).await?;
+        for canary in cx.ports.canaries.find(&name(cx)).await? {
+            if !canary.is_moving() {
+                cx.ports.canaries.remove(&canary.id).await?;
+            } else if let Some(live) = live_move(cx, &canary).await? {
+                match cx.ports.instances.stop_live(&canary.id, &live).await {
+                    Err(error) if !is_no(&error) => return Err(error.into()),
+                    Ok(()) | Err(_) => {}
+                }
+            }
         }
         Ok(())
     }

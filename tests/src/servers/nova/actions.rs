@@ -57,10 +57,8 @@ pub(super) async fn act(
             nova.world.request_confirm(&guest.id).map_err(refuse)?;
             Ok(StatusCode::NO_CONTENT.into_response())
         }
-        "reboot" if what["type"] == "HARD" => {
-            nova.world.reboot_hard(&guest.id).map_err(refuse)?;
-            Ok(StatusCode::ACCEPTED.into_response())
-        }
+        "os-stop" => Ok(accepted(&nova.world.stop_instance(&guest.id).map_err(refuse)?)),
+        "os-start" => Ok(accepted(&nova.world.start_instance(&guest.id).map_err(refuse)?)),
         "os-getConsoleOutput" => {
             let output = nova.world.console_of(&guest.id).map_err(refuse)?;
             let lines: Vec<&str> = output.lines().collect();
@@ -161,6 +159,8 @@ fn events(action: &ActionRecord, minor: Minor) -> Value {
     let outer = match action.action {
         "live-migration" => "conductor_live_migrate_instance",
         "migrate" => "cold_migrate",
+        "stop" => "compute_stop_instance",
+        "start" => "compute_start_instance",
         _ => "compute_confirm_resize",
     };
     let event = |name: &str, failure: Option<&String>, later: u64| {
@@ -181,7 +181,7 @@ fn events(action: &ActionRecord, minor: Minor) -> Value {
     };
     match &action.failure {
         None => json!([event(outer, None, 0)]),
-        Some(reason) if reason.starts_with("No valid host") => json!([event(outer, Some(reason), 0)]),
+        Some(reason) if reason.starts_with("No valid host") || matches!(action.action, "stop" | "start") => json!([event(outer, Some(reason), 0)]),
         Some(reason) => {
             let around = "No valid host was found. There are not enough hosts available.".to_owned();
             json!([

@@ -29,7 +29,6 @@ fn status(guest: &Guest) -> &'static str {
             ),
         ) => "RESIZE",
         (VmState::Building, _) => "BUILD",
-        (VmState::Active, Some(TaskState::RebootingHard)) => "HARD_REBOOT",
         (VmState::Active, _) => "ACTIVE",
         (VmState::Paused, _) => "PAUSED",
         (VmState::Suspended, _) => "SUSPENDED",

@@ -7,7 +7,7 @@ use turnaround_config::NodeName;
 use turnaround_workflows::ports::{Canaries, CanaryInstance, InstanceId, NewCanary, PortError, PortErrorKind, RequestId};
 
 use super::instances::{cell_is_down, endless};
-use super::{Call, Microversion, Nova, PAGE, PAGES_MAX, wire};
+use super::{Answer, Call, Microversion, Nova, PAGE, PAGES_MAX, wire};
 
 /// The newest microversion in which a live migration may be forced.
 const FORCE: Microversion = Microversion { major: 2, minor: 67 };
@@ -57,18 +57,19 @@ impl Canaries for Nova {
         let body = json!({ "os-migrateLive": { "host": host, "block_migration": "auto", "force": true } });
         let path = ["servers", &id.0, "action"];
         let answer = self.send(Call::change(&operation, Method::POST, &path, body).at_most(FORCE)).await?;
-        match answer.header("x-openstack-request-id") {
-            Some(request) => Ok(RequestId(request.to_owned())),
-            None => {
-                Err(PortError::new(operation, PortErrorKind::OutcomeUnknown).with_source("it was accepted without a request id"))
-            }
-        }
+        request_id(&answer, operation)
     }
 
-    async fn boot(&self, id: &InstanceId) -> Result<(), PortError> {
+    async fn stop(&self, id: &InstanceId) -> Result<(), PortError> {
         let path = ["servers", &id.0, "action"];
-        let call = Call::change(format!("reboot instance {id}"), Method::POST, &path, json!({ "reboot": { "type": "HARD" } }));
-        self.send(call).await.map(drop)
+        self.send(Call::change(format!("stop instance {id}"), Method::POST, &path, json!({ "os-stop": null }))).await.map(drop)
+    }
+
+    async fn start(&self, id: &InstanceId) -> Result<RequestId, PortError> {
+        let operation = format!("start instance {id}");
+        let path = ["servers", &id.0, "action"];
+        let answer = self.send(Call::change(&operation, Method::POST, &path, json!({ "os-start": null }))).await?;
+        request_id(&answer, operation)
     }
 
     async fn console(&self, id: &InstanceId) -> Result<String, PortError> {
@@ -87,5 +88,13 @@ impl Canaries for Nova {
             Err(error) if error.kind == PortErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Under which Nova remembers what it has accepted.
+fn request_id(answer: &Answer, operation: String) -> Result<RequestId, PortError> {
+    match answer.header("x-openstack-request-id") {
+        Some(request) => Ok(RequestId(request.to_owned())),
+        None => Err(PortError::new(operation, PortErrorKind::OutcomeUnknown).with_source("it was accepted without a request id")),
     }
 }
