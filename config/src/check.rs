@@ -444,9 +444,10 @@ impl RawKubernetes {
 impl RawCanary {
     /// None inside: no instance is tried on a node.
     fn check(self, problems: &mut Problems<'_>) -> Option<Option<Canary>> {
-        let image = problems.maybe(&self.image, |text| values::word(text));
+        let image = problems.maybe(&self.image, |text| values::uuid(text));
+        // (An operator may have given a flavour any id.)
         let flavor = problems.maybe(&self.flavor, |text| values::word(text));
-        let network = problems.maybe(&self.network, |text| values::word(text));
+        let network = problems.maybe(&self.network, |text| values::uuid(text));
         let console = problems.maybe(&self.console, |text| values::line(text));
         let deadline = problems.length(&self.deadline, &limits::CANARY_DEADLINE);
         if self.image.is_nothing() {

@@ -70,6 +70,17 @@ pub(crate) fn word(text: &str) -> Result<String, Wrong> {
     Ok(word)
 }
 
+/// An id of OpenStack's, as Glance and Neutron have them: their APIs take no names.
+pub(crate) fn uuid(text: &str) -> Result<String, Wrong> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let is_hex = |part: &&str| part.chars().all(|c| c.is_ascii_hexdigit());
+    if parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12]) && parts.iter().all(is_hex) {
+        return Ok(text.to_owned());
+    }
+    let help = "write its id, such as `6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e55`: `openstack image show -f value -c id NAME`, or `openstack network show ...`";
+    Err(Wrong::new(format!("`{}` is not an id", show(text)), help))
+}
+
 /// One line for the login shell of a node.
 pub(crate) fn command(text: &str) -> Result<String, Wrong> {
     let good = !text.trim().is_empty() && text.chars().count() <= limits::ARGUMENT_CHARS_MAX && !text.contains(char::is_control);

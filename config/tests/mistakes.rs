@@ -466,11 +466,14 @@ fn a_canary_has_an_image_and_a_flavour_or_there_is_none() {
     for line in ["flavor = \"tiny\"", "network = \"n\"", "console = \"login:\"", "deadline = \"9min\""] {
         assert_only(&format!("[canary]\n{line}\n"), lonely.0, lonely.1);
     }
-    let canary = |more: &str| format!("[canary]\nimage = \"cirros\"\n{more}\n");
+    let canary = |more: &str| format!("[canary]\nimage = \"6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e55\"\n{more}\n");
     assert_good("[canary]\n");
-    assert_good(&canary("flavor = \"tiny\"\nnetwork = \"n\"\nconsole = \"ready to log in\"\ndeadline = \"9min\""));
+    assert_good(&canary("flavor = \"tiny\"\nnetwork = \"B9F0C6D4-5a3e-4a0b-8d57-2f0c9b1e7a33\"\nconsole = \"ready to log in\"\ndeadline = \"9min\""));
     let flavor = "add `flavor = \"3f1c7a52-0c3e-4d2f-9a51-6a0a1c1f7e10\"`";
     assert_only(&canary(""), "`flavor` is missing in `[canary]`", flavor);
+    for wrong in ["cirros", "6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e5", "6d1f7a0e8a4c4a579f6e0d3b2c1a4e55", "6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e5g"] {
+        assert_eq!(only(&canary(&format!("flavor = \"tiny\"\nnetwork = \"{wrong}\""))).0, format!("`{wrong}` is not an id"));
+    }
     assert_eq!(only(&canary("flavor = \"a tiny one\"")).0, "there is a blank in `a tiny one`");
     assert_eq!(only(&canary("flavor = \"tiny\"\nconsole = \"\"")).0, "this is empty");
 }

@@ -56,6 +56,8 @@ pub struct Settings {
     pub store: String,
     /// A cloud in place of the simulated one: its `clouds.yaml`, and the entry in it.
     pub cloud: Option<(PathBuf, String)>,
+    /// Image and flavour of the canary there.
+    pub canary: Option<(String, String)>,
 }
 
 impl Settings {
@@ -74,6 +76,7 @@ impl Settings {
             more: String::new(),
             store: String::new(),
             cloud: None,
+            canary: None,
         }
     }
 }
@@ -229,7 +232,10 @@ bmc = {{ protocol = "redfish", url = "{redfish}", system = "/redfish/v1/Systems/
             let _ = write!(toml, "\n[setup]\nprogram = \"{}\"\n{SETUP_ARGUMENTS}\n", at(SETUP_SCRIPT));
         }
         toml.push_str(&self.around_the_cloud(world));
-        toml.push_str("\n[canary]\nimage = \"cirros\"\nflavor = \"tiny\"\nconsole = \"login:\"\n");
+        match &settings.canary {
+            Some((image, flavor)) => drop(write!(toml, "\n[canary]\nimage = \"{image}\"\nflavor = \"{flavor}\"\n")),
+            None => toml.push_str("\n[canary]\nimage = \"6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e55\"\nflavor = \"tiny\"\nconsole = \"login:\"\n"),
+        }
         let _ = write!(toml, "\n[checks.gpus]\ncommand = \"{COUNT_GPUS}\"\nas_found = true\n");
         format!("{toml}\n{more}\n")
     }

@@ -45,8 +45,10 @@ impl<'a> Site<'a> {
         for (node, host) in plan.nodes.iter_mut().zip(&hosts) {
             node.nova_host = Some(host.clone());
         }
+        let canary = (bed.image().await, bed.flavor(64).await);
         let running = Running::start(plan, 2, |settings| {
             settings.cloud = Some((bed.clouds_file.clone(), bed.cloud.clone()));
+            settings.canary = Some(canary);
             // Each look is some requests to a Nova that shares this machine.
             "1s".clone_into(&mut settings.poll);
             "20min".clone_into(&mut settings.evacuate_deadline);

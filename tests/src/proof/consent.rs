@@ -141,11 +141,11 @@ mod tests {
 
     #[test]
     fn what_is_done_without_an_operators_word_is_told() {
-        let all = "host name: x; now it offers y; DiskFailing{}; turnaround-canary-w: it did not start";
+        let all = "host name: x; now it offers y; the-agent does not report; DiskFailing{}; turnaround-canary-w: it did not start";
         assert_eq!(against(OPENED, None).len(), 5);
         assert_eq!(against(OPENED, Some(("retry", all))).len(), 5);
         assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 4);
-        assert_eq!(against(OPENED, Some(("accept", "x does not report"))).len(), 5);
+        assert_eq!(against(OPENED, Some(("accept", "the-agent does not report"))).len(), 4);
         assert!(against(OPENED, Some(("accept", all))).is_empty());
         assert!(against("", None).is_empty(), "it was not opened");
         assert!(against(&OPENED.replace("caller", "other"), None).is_empty(), "it was not opened by us");

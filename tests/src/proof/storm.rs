@@ -324,6 +324,11 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     let open = crowd.list(Scope::Open);
     let asks = |document: &&Document| document.status == Status::NeedsOperator;
     rules.open_questions.extend(open.iter().filter(asks).map(|document| document.target.clone()));
+    // Whoever waits for the lock of one that asks waits for that answer.
+    let waits = |document: &&Document| document.headline.contains("cluster-nodes");
+    if !rules.open_questions.is_empty() {
+        rules.open_questions.extend(open.iter().filter(waits).map(|document| document.target.clone()));
+    }
     let log = crowd.log();
     let mut against: Vec<String> = judge(&log, &rules).iter().map(ToString::to_string).collect();
     let mut journals = Journals::new();

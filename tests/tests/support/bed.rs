@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use turnaround_tests::beds;
 use turnaround_tests::harness::until_within;
+use turnaround_workflows::ports::CANARY_NAME;
 
 /// What the tests create is called so, and nothing else is ever touched.
 pub(crate) const PREFIX: &str = "turnaround-renewal";
@@ -245,7 +246,7 @@ impl Bed {
     async fn ours(&self) -> Vec<String> {
         let servers = self.get("/servers?all_tenants=1").await;
         let all = servers["servers"].as_array().unwrap();
-        let ours = all.iter().filter(|server| server["name"].as_str().is_some_and(|name| name.starts_with(PREFIX)));
+        let ours = all.iter().filter(|server| server["name"].as_str().is_some_and(|name| name.starts_with(PREFIX) || name.starts_with(CANARY_NAME)));
         ours.map(|server| server["id"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -300,7 +301,7 @@ impl Bed {
         id
     }
 
-    async fn image(&self) -> String {
+    pub(crate) async fn image(&self) -> String {
         let known = self.call("image", Method::GET, &format!("/v2/images?name={PREFIX}&status=active"), None).await.1;
         if let Some(id) = known["images"][0]["id"].as_str() {
             return id.to_owned();

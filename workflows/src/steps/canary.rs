@@ -216,6 +216,9 @@ impl Try<'_, '_> {
                 Some(MigrationState::Succeeded | MigrationState::AwaitsConfirmation) | None => {}
             }
         }
+        if newest.as_ref().is_some_and(|migration| migration.state == MigrationState::InProgress) {
+            return Ok(Seen::Going("the canary is being moved by somebody else".to_owned()));
+        }
         if self.is_late() {
             return Ok(Seen::Going("the canary does not move onto the node".to_owned()));
         }

@@ -160,7 +160,8 @@ impl Step for Close {
         Ok(Vec::new())
     }
 
-    /// Nova's reason says so from then on. (It is for people: where Nova does not take it, the node is left all the same.)
+    /// Nova's reason says so from then on: to people, and to other nodes that look for room. Where Nova does not take it, the node is left all the same, and others
+    /// may wait for it, for a while.
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
         let node = order(cx)?.node;
         let Some(closed) = cx.checkpoint::<Closed>()?.filter(|closed| closed.reopen) else { return Ok(()) };

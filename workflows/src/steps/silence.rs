@@ -3,7 +3,6 @@
 //! Nobody should be woken by a node that goes down on purpose; but no renewal waits for what only spares people a noise: where it can't be done
 //! soon, the renewal goes on without, and says so. A silence that could not be ended ends by itself.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use turnaround_config::Matcher;
 
-use super::{order, queues, verify_alerts};
+use super::{order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{NewSilence, PortError};
@@ -40,10 +39,6 @@ pub enum Ended {
     /// For this reason; it ends by itself.
     NotEnded { why: String },
 }
-
-/// The alerts that fire about the node once it has been emptied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FiringWhenEmpty(pub(super) BTreeSet<String>);
 
 /// Begins a silence that carries this workflow's mark, unless there is one.
 pub struct Silence;
@@ -115,12 +110,6 @@ impl Step for Silence {
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Silenced>, StepError> {
         let order = order(cx)?;
         let Some(silence) = &order.rules.silence else { return Ok(Progress::Done(Silenced::NotOrdered)) };
-        // What its closing itself has caused is nobody's surprise at the alert gate. (Where nobody says, more is asked about there.)
-        if cx.checkpoint::<FiringWhenEmpty>()?.is_none()
-            && let Some(Ok(alerts)) = verify_alerts::firing(cx).await
-        {
-            cx.save(&FiringWhenEmpty(alerts), "alerts that fire now are no hindrance later").await?;
-        }
         let why = match begin(cx, &order, silence).await {
             Ok(Some(until)) => return Ok(Progress::Done(Silenced::Until(until))),
             Ok(None) => "it was accepted, and is not there".to_owned(),

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::shown::{ACCEPT, Accepted};
-use super::silence::{FiringWhenEmpty, for_node};
-use super::{Close, Silence, order, queues};
+use super::silence::for_node;
+use super::{Close, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::PortError;
 use crate::store::Queue;
@@ -24,7 +24,7 @@ pub struct VerifiedAlerts {
     pub firing: BTreeSet<String>,
 }
 
-/// Done when no alert fires about the node but those that fired when it was closed or had been emptied, and those that an operator takes as good.
+/// Done when no alert fires about the node but those that fired when it was closed, and those that an operator takes as good.
 pub struct VerifyAlerts;
 
 /// The alerts that fire about the node, silenced or not; None where the order has no gate.
@@ -55,11 +55,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     };
     // Of a node that an operator had left closed they may tell why.
     let closed = cx.output::<Close>()?.filter(|closed| !closed.was_left(cx.id));
-    let mut before = BTreeSet::new();
-    if let Some(closed) = closed {
-        before.extend(closed.alerts.into_iter().flatten());
-        before.extend(cx.checkpoint_of::<Silence, FiringWhenEmpty>()?.into_iter().flat_map(|firing| firing.0));
-    }
+    let before = closed.and_then(|closed| closed.alerts).unwrap_or_default();
     let new: BTreeSet<String> = firing.iter().filter(|alert| !before.contains(*alert) && !taken.contains(*alert)).cloned().collect();
     Ok(if new.is_empty() { Seen::Well(firing) } else { Seen::New(new) })
 }

@@ -59,8 +59,8 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
         return Ok(Seen::NotYet("its hypervisor is down".to_owned()));
     }
     let closed = cx.output::<Close>()?;
-    // Of one that an operator had left closed, perhaps because an agent was silent, all have to report that Neutron knows.
-    let all_agents = closed.as_ref().is_some_and(|closed| closed.was_left(cx.id));
+    // Of one that was down, or that an operator had left closed, perhaps because an agent was silent, all have to report that Neutron knows.
+    let all_agents = closed.as_ref().is_some_and(|closed| !closed.found.up || closed.was_left(cx.id));
     let (found, before, agents) = closed.map_or((None, None, None), |closed| (closed.hypervisor, closed.inventory, closed.agents));
     if let Some(before) = found
         && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))

@@ -263,7 +263,7 @@ impl Elsewhere {
 }
 
 /// A node that was closed before this one, and whose name comes first, is given so long to begin with its moves: both may have been closed at the same moment.
-const BEGINS_WITHIN: Duration = Duration::from_secs(2 * 60);
+pub(super) const BEGINS_WITHIN: Duration = Duration::from_secs(2 * 60);
 
 /// Other nodes that are being renewed just now, of whichever rollout: closed by us, and not left so by an operator. One that has neither begun to move
 /// nor is empty (it waits, or asks) is none of them.
@@ -273,6 +273,8 @@ pub(super) struct Others {
     pub(super) hosts: Vec<Host>,
     /// What is still to leave them.
     pub(super) leaving: Vec<Instance>,
+    /// There are more, of which it can't be told now whether they have begun.
+    pub(super) undecided: bool,
 }
 
 impl Others {
@@ -290,15 +292,21 @@ impl Others {
             if !is_being_renewed(service.disabled_reason.as_deref(), cx.id) {
                 continue;
             }
-            let mut on_node = cx.ports.instances.on(&node).await?;
+            let (mut on_node, moving) = match (cx.ports.instances.on(&node).await, cx.ports.instances.moving(&node).await) {
+                (Ok(on_node), Ok(moving)) => (on_node, moving),
+                (Err(error), _) | (_, Err(error)) if error.kind == PortErrorKind::Unavailable => return Err(error.into()),
+                // What is wrong with another node is no hindrance here.
+                (Err(_), _) | (_, Err(_)) => continue,
+            };
             // One that is renewed already is tried out.
             on_node.retain(|one| !one.name.starts_with(CANARY_NAME));
             let away = |one: &Migration| {
                 one.state == MigrationState::InProgress && matches!(one.kind, MigrationKind::Live | MigrationKind::Cold) && one.source.as_deref() == Some(node.as_str())
             };
-            let has_begun = on_node.is_empty() || cx.ports.instances.moving(&node).await?.iter().any(away);
+            let has_begun = on_node.is_empty() || moving.iter().any(away);
             let begins = new && node < order.node;
             if !(has_begun || begins) {
+                others.undecided = true;
                 continue;
             }
             // What moves already, too: Nova counts it where it goes only once it has chosen.

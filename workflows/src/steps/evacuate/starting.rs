@@ -7,7 +7,7 @@ use tracing::warn;
 use super::class::{Class, Whom, classify};
 use super::moves::{MoveStage, Moving};
 use super::questions::question_opened;
-use super::room::{self, Elsewhere, Others, Patience, Proof};
+use super::room::{self, BEGINS_WITHIN, Elsewhere, Others, Patience, Proof};
 use super::{Evacuation, TRIES_MAX, cluster};
 use crate::clock::Timestamp;
 use crate::engine::StepError;
@@ -47,6 +47,10 @@ impl Evacuation<'_, '_> {
             if may_have && is_patient {
                 return Ok(waits());
             }
+            // One may be between two of its moves just now.
+            if others.undecided && self.cx.tried_since().is_none_or(|since| self.cx.now().since(since) < BEGINS_WITHIN) {
+                return Ok(Some("waits for room: other nodes are closed, and have not begun to move".to_owned()));
+            }
             if may_have {
                 why.push(format!("there may be room once {} are back, which have been waited for", others.names()));
             }
@@ -56,7 +60,8 @@ impl Evacuation<'_, '_> {
         if !others.leaving.is_empty() && is_patient && matches!(elsewhere.prove(&leaving), Proof::NoRoom { .. }) {
             return Ok(waits());
         }
-        self.elsewhere = Some(elsewhere);
+        // (One that was made for others, too, does not know which of them are on their way.)
+        self.elsewhere = others.leaving.is_empty().then_some(elsewhere);
         Ok(None)
     }
 
