@@ -463,7 +463,7 @@ fn a_cluster_is_told_with_its_token_or_not_at_all() {
 #[test]
 fn a_canary_has_an_image_and_a_flavour_or_there_is_none() {
     let lonely = ("there is no `image` that this is for", "write `image` too, or leave it out");
-    for line in ["flavor = \"tiny\"", "network = \"n\"", "console = \"login:\"", "deadline = \"9min\""] {
+    for line in ["flavor = \"tiny\"", "network = \"b9f0c6d4-5a3e-4a0b-8d57-2f0c9b1e7a33\"", "console = \"login:\"", "deadline = \"9min\""] {
         assert_only(&format!("[canary]\n{line}\n"), lonely.0, lonely.1);
     }
     let canary = |more: &str| format!("[canary]\nimage = \"6d1f7a0e-8a4c-4a57-9f6e-0d3b2c1a4e55\"\n{more}\n");
