@@ -75,6 +75,8 @@ struct Asked {
     a_host_was_lost: bool,
     /// Nobody had told for a minute what is free on the hosts.
     nothing_was_told: bool,
+    /// Hosts that somebody else had opened in this very moment: whoever asked had looked before that.
+    just_opened: BTreeSet<String>,
     /// The workflow that moved it, and its rollout.
     renewal: String,
     rollout: String,
@@ -126,6 +128,8 @@ fn moved_twice(again: &[(&String, &Vec<Moved>)], foretold: &BTreeMap<String, usi
             } else if !this.asked.named_in_vain.is_empty() {
                 // By design: a host is named once, as the scheduler may know why it takes none of them.
                 "moved again: Nova did not take the host that was named, and no other one was named"
+            } else if this.asked.named.is_none() && this.asked.just_opened.contains(&this.to) {
+                "moved again: somebody had opened the host on which it came in this very moment"
             } else if this.asked.nothing_was_told {
                 "moved again: for a minute nobody had said what is free where"
             } else if this.asked.could_stay_on.is_empty() {
@@ -243,6 +247,8 @@ struct Node {
     up: bool,
     /// The workflow that has closed it last, as its reason says.
     closed_by: String,
+    /// When it was enabled last, if that was somebody else's doing.
+    opened_by_other: Option<i64>,
 }
 
 impl Story {
@@ -379,7 +385,8 @@ impl Reader<'_> {
             "service_enabled" => {
                 self.story.disabled.remove(&node);
                 self.story.site_faults += u64::from(by_other);
-                self.nodes.entry(node).or_default().enabled = true;
+                let node = self.nodes.entry(node).or_default();
+                (node.enabled, node.opened_by_other) = (true, event["at"].as_i64().filter(|_| by_other));
             }
             "service_down" => self.nodes.entry(node).or_default().up = false,
             "service_up" => self.nodes.entry(node).or_default().up = true,
@@ -443,6 +450,8 @@ impl Reader<'_> {
             asked.a_host_was_lost = self.nodes.iter().any(lost);
             let vain = |host: &str| self.vain.get(&renewal.id).and_then(|hosts| hosts.get(host)).copied().unwrap_or(0);
             let fits = |(host, state): &(&String, &Node)| **host != node && state.enabled && state.up && self.has_room(host, at) && self.story.lasts(host, renewal) && vain(host) < 2;
+            let just_now = |(_, state): &(&String, &Node)| state.opened_by_other.is_some_and(|opened| at - opened < A_LOOK);
+            asked.just_opened = self.nodes.iter().filter(just_now).map(|(host, _)| host.clone()).collect();
             asked.could_stay_on = self.nodes.iter().filter(fits).map(|(host, _)| host.clone()).collect();
         } else {
             self.story.strange.push(format!("a move of {instance} is asked for off {node}, which no workflow renews"));

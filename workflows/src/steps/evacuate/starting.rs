@@ -19,7 +19,7 @@ const NOT_THE_HOST: &str = "while it is in task_state";
 // Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
 const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 /// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
-const CHOICE_IS_OLD: Duration = Duration::from_secs(10 * 60);
+const CHOICE_IS_OLD: Duration = Duration::from_secs(5 * 60);
 
 impl Evacuation<'_, '_> {
     /// Whoever opens a node wants instances on it.
