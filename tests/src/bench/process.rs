@@ -6,6 +6,9 @@ use std::time::Duration;
 /// Ticks of `/proc/PID/stat` in a second: USER_HZ, which Linux never changes for programs.
 const TICKS_PER_SECOND: u32 = 100;
 
+/// `ESRCH`: what the kernel says of a thread that ends while its file is read.
+const NO_SUCH_PROCESS: i32 = 3;
+
 /// User and system time of all threads of process `pid`, also of those that have ended. To 10 ms.
 pub(super) fn cpu(pid: u32) -> io::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -30,10 +33,16 @@ pub(super) fn usage(pid: u32) -> io::Result<Usage> {
     let mut usage = Usage { cpu: Duration::ZERO, sleeps: 0 };
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread = thread?.path();
-        let schedstat = std::fs::read_to_string(thread.join("schedstat"))?;
+        let read = |file: &str| std::fs::read_to_string(thread.join(file));
+        let (schedstat, status) = match (read("schedstat"), read("status")) {
+            (Ok(schedstat), Ok(status)) => (schedstat, status),
+            // It has ended since the list was made.
+            (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(NO_SUCH_PROCESS) => continue,
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
         let nanos = schedstat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
         usage.cpu += Duration::from_nanos(nanos.ok_or_else(|| io::Error::other(format!("can't read {schedstat}")))?);
-        usage.sleeps += field(&std::fs::read_to_string(thread.join("status"))?, "voluntary_ctxt_switches")?;
+        usage.sleeps += field(&status, "voluntary_ctxt_switches")?;
     }
     Ok(usage)
 }
