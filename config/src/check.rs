@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Canary, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Canary, Compared, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
@@ -487,6 +487,14 @@ impl RawNodeOs {
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
         let rejoin_settle = problems.length(&self.rejoin_settle, &limits::REJOIN_SETTLE);
+        let words = Compared::ALL.map(|compared| (compared.as_str(), compared));
+        let compare = match self.compare.written() {
+            Some(list) => {
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::one_of(text, &words))).collect();
+                all.into_iter().collect()
+            }
+            None => self.compare.is_nothing().then(|| Compared::ALL.into()),
+        };
         let poll = problems.length(&self.poll, &limits::NODE_POLL);
         Some(NodeOs {
             max_out: max_out?,
@@ -498,6 +506,7 @@ impl RawNodeOs {
             install_deadline: install_deadline?,
             rejoin_deadline: rejoin_deadline?,
             rejoin_settle: rejoin_settle?,
+            compare: compare?,
             poll: poll?,
         })
     }

@@ -258,6 +258,8 @@ pub struct NodeOs {
     pub rejoin_deadline: Duration,
     /// A node is given back once its compute service has reported for so long without a break.
     pub rejoin_settle: Duration,
+    /// What a renewed node is compared in with how it was found.
+    pub compare: BTreeSet<Compared>,
     /// How often a node that is being installed or verified is looked at.
     pub poll: Duration,
 }
@@ -271,6 +273,34 @@ pub enum Pinned {
     Ask,
     /// It is moved cold: stopped, moved, and started again.
     Cold,
+}
+
+/// What of a renewed node is compared, without a check of the site's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compared {
+    /// With the clock of the host of the worker.
+    Clock,
+    /// The disks that the system was not on, with what they held.
+    DataDisks,
+    /// Words of the kernel's command line for devices, memory and processors of guests.
+    KernelParameters,
+    /// VLAN interfaces.
+    Vlans,
+}
+
+impl Compared {
+    pub const ALL: [Compared; 4] = [Compared::Clock, Compared::DataDisks, Compared::KernelParameters, Compared::Vlans];
+
+    /// Its word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Compared::Clock => "clock",
+            Compared::DataDisks => "data-disks",
+            Compared::KernelParameters => "kernel-parameters",
+            Compared::Vlans => "vlans",
+        }
+    }
 }
 
 /// A command that only looks, and what it must say on a renewed node.

@@ -177,6 +177,7 @@ tables! {
         install_deadline: Timespan,
         rejoin_deadline: Timespan,
         rejoin_settle: Timespan,
+        compare: Texts,
         poll: Timespan,
     }
 

@@ -3,7 +3,7 @@
 //! Times are RFC 3339 in UTC with milliseconds, lengths are numbers whose names end in their unit. Fields are only ever
 //! added. Texts that came from outside (Nova, instance names) are passed on as they are: whoever shows them escapes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat};
@@ -321,6 +321,9 @@ pub struct QuestionView {
     pub text: String,
     /// What was seen, one fact each.
     pub seen: Vec<String>,
+    /// Why it is asked, as words that scripts can go by (docs/checks.md); empty where it has none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reasons: BTreeSet<String>,
     pub answers: Vec<AnswerView>,
 }
 

@@ -13,7 +13,7 @@ use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
@@ -306,6 +306,9 @@ impl NodeFacts for MortalPorts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.inner().facts.facts(node).await
     }
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
+        self.inner().facts.stock(node).await
+    }
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         self.inner().facts.run(node, command, time_limit).await
     }
@@ -527,6 +530,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             install_deadline_ms: 3_600_000,
             rejoin_deadline_ms: 3_600_000,
             rejoin_settle_ms: 120_000,
+            compare: Compared::ALL.into(),
             move_poll_ms: 5_000,
             node_poll_ms: 10_000,
             silence: Some(OrderedSilence {

@@ -131,6 +131,7 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
     let question = state.question().map(|question| QuestionView {
         text: question.text.clone(),
         seen: question.seen.clone(),
+        reasons: question.reasons.clone(),
         answers: question
             .answers
             .iter()

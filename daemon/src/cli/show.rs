@@ -158,6 +158,10 @@ fn ask(question: &QuestionView, style: Style) -> String {
             text.push_str(&format!("    - {fact}\n"));
         }
     }
+    if !question.reasons.is_empty() {
+        let reasons: Vec<&str> = question.reasons.iter().map(String::as_str).collect();
+        text.push_str(&format!("  reasons: {}\n", reasons.join(", ")));
+    }
     text.push_str("  answers:\n");
     for answer in &question.answers {
         text.push_str(&format!("    {}: {}\n", style.strong(&answer.key), answer.consequence));

@@ -17,15 +17,18 @@ use std::hash::BuildHasher as _;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What `ssh` ends with for its own errors.
 const SSH_FAILED: u8 = 255;
 /// Stands at the beginning and the end of the report of the command that is known here.
 const BEGIN: &str = "turnaround-facts 1";
 const END: &str = "turnaround-facts end";
+/// The same of the command that asks what a node has.
+const STOCK_BEGIN: &str = "turnaround-stock 1";
+const STOCK_END: &str = "turnaround-stock end";
 /// Without `-o ConnectTimeout`.
 const CONNECT_SECS: u64 = 10;
 
@@ -157,7 +160,8 @@ fn ask() -> Result<String, Failed> {
         return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
-    if !asked.command.contains(BEGIN) {
+    let of_stock = asked.command.contains(STOCK_BEGIN);
+    if !asked.command.contains(BEGIN) && !of_stock {
         return command(&asked, &url, &key, Duration::from_secs(timeout));
     }
     let (status, body) =
@@ -171,25 +175,17 @@ fn ask() -> Result<String, Failed> {
     if status == 401 {
         return Err(failed(format!("{user}@{address}: Permission denied (publickey).")));
     }
-    let facts = &answer["facts"];
     // Each word of the command that this stand-in answers: if the command changes, so must it.
-    let known = [
-        BEGIN,
-        END,
-        "boot_id ",
-        "/proc/sys/kernel/random/boot_id",
-        "uname -n",
-        "uname -r",
-        "/etc/os-release",
-        "/etc/turnaround/installed",
-    ];
+    let of_facts = ["boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", BEGIN, END];
+    let of_what_it_has = ["date +%s", "/proc/cmdline", "lsblk -J", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_BEGIN, STOCK_END];
+    let known: &[&str] = if of_stock { &of_what_it_has } else { &of_facts };
     if let Some(missing) = known.iter().find(|word| !asked.command.contains(*word)) {
         return Err((
             127,
             format!("site-ssh: the command has no `{missing}`: it is not the one that this stand-in answers"),
         ));
     }
-    Ok(report(facts))
+    Ok(if of_stock { stock(&answer["stock"]) } else { report(&answer["facts"]) })
 }
 
 /// Another command than the one that asks for facts: the site knows how it ends.
@@ -229,6 +225,44 @@ fn report(facts: &Value) -> String {
         lines.push(format!("installed {}", facts["installed"]));
     }
     lines.push(END.to_owned());
+    lines.join("\n") + "\n"
+}
+
+/// What the command prints on a node that has this.
+#[expect(clippy::disallowed_methods, reason = "what a node's `date` prints")]
+fn stock(stock: &Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(0));
+    let mut lines = vec![STOCK_BEGIN.to_owned(), format!("clock {}", (now + stock["clock_ahead_ms"].as_i64().unwrap_or(0)) / 1000)];
+    let words = stock["kernel_parameters"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.extend(["BOOT_IMAGE=/vmlinuz", "ro", "quiet"].into_iter().chain(words).map(|word| format!("parameter {word}")));
+    if let Some(disks) = stock["disks"].as_object() {
+        let disk = |(place, (serial, holds)): (usize, (&String, &Value))| {
+            let name = format!("sd{}", char::from(b'a' + u8::try_from(place % 26).unwrap_or(0)));
+            let mut disk = json!({ "name": name, "type": "disk", "tran": "sata", "serial": serial, "wwn": null, "fstype": null, "uuid": null, "partuuid": null, "mountpoint": null });
+            match holds["data"].as_str() {
+                None => {
+                    disk["children"] = json!([{ "name": format!("{name}1"), "type": "part", "tran": null, "serial": null, "wwn": null, "fstype": "ext4",
+                        "uuid": "0f0f", "partuuid": "1e1e", "mountpoint": "/" }]);
+                }
+                Some(holds) => {
+                    let (fstype, uuid) = holds.split_once(' ').unwrap_or((holds, ""));
+                    disk["fstype"] = if fstype.is_empty() { Value::Null } else { fstype.into() };
+                    disk["uuid"] = if uuid.is_empty() { Value::Null } else { uuid.into() };
+                }
+            }
+            disk
+        };
+        lines.push(format!("disks {}", json!({ "blockdevices": disks.iter().enumerate().map(disk).collect::<Vec<_>>() })));
+    }
+    if let Some(vlans) = stock["vlans"].as_array() {
+        let vlan = |vlan: &Value| {
+            let (name, rest) = vlan.as_str()?.split_once(": VLAN ")?;
+            let (id, link) = rest.split_once(" on ")?;
+            Some(json!({ "ifname": name, "link": link, "linkinfo": { "info_kind": "vlan", "info_data": { "protocol": "802.1Q", "id": id.parse::<u16>().ok()? } } }))
+        };
+        lines.push(format!("vlans {}", Value::from(vlans.iter().filter_map(vlan).collect::<Vec<_>>())));
+    }
+    lines.push(STOCK_END.to_owned());
     lines.join("\n") + "\n"
 }
 

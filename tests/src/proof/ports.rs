@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use turnaround_config::{Matcher, NodeName};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
@@ -167,6 +167,9 @@ impl Rebuilder for Gated {
 impl NodeFacts for Gated {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.gate.call("facts", false, self.site.facts.facts(node)).await
+    }
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
+        self.gate.call("stock", false, self.site.facts.stock(node)).await
     }
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         self.gate.call("run", false, self.site.facts.run(node, command, time_limit)).await

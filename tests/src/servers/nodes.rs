@@ -46,12 +46,12 @@ pub(crate) fn host_key(node: &str, installed: Option<&str>) -> String {
 
 /// What a login on the node would find: 200 with its facts, 401 for a wrong key or user, 503 while it does not answer.
 async fn facts(State(nodes): State<Arc<Nodes>>, Path(node): Path<String>, headers: HeaderMap) -> Response {
-    let Ok(facts) = nodes.world.facts_of(&node) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    let (Ok(facts), Ok(stock)) = (nodes.world.facts_of(&node), nodes.world.stock_of(&node)) else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
     // Whoever is not let in has seen the host key all the same.
     let status = if nodes.lets_in(&headers) { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
     let host_key = host_key(&node, facts.installed.as_ref().map(|installed| installed.token.0.as_str()));
-    let facts = if status == StatusCode::OK { json!(facts) } else { json!(null) };
-    (status, Json(json!({ "host_key": host_key, "facts": facts }))).into_response()
+    let told = if status == StatusCode::OK { json!({ "facts": facts, "stock": stock }) } else { json!({}) };
+    (status, Json(json!({ "host_key": host_key, "facts": told["facts"], "stock": told["stock"] }))).into_response()
 }
 
 /// How the command in the body ends on the node.

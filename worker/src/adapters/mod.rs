@@ -50,6 +50,7 @@ mod ironic;
 mod keystone;
 mod kubernetes;
 mod netboot;
+mod node_stock;
 mod nova;
 mod program;
 mod redfish;

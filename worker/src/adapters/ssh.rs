@@ -25,11 +25,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use turnaround_config::{NodeName, Ssh};
-use turnaround_workflows::ports::{CommandEnd, Facts, Installed, NodeFacts, PortError, PortErrorKind};
+use turnaround_workflows::clock::{Clock as _, SystemClock};
+use turnaround_workflows::ports::{CommandEnd, Facts, Installed, NodeFacts, NodeStock, PortError, PortErrorKind};
 
 use super::http::{BoxError, foreign_text};
 use super::ironic::{Ironic, Ordered};
 use super::netboot::BootFolder;
+use super::node_stock;
 use super::program::{Finished, Program};
 
 /// Time for the login and the command, after the connection stands.
@@ -94,6 +96,13 @@ impl SshFacts {
         Ok(SshFacts { ssh, keys, addresses, orders, ironic })
     }
 
+    fn address(&self, node: &NodeName, operation: &str) -> Result<&String, PortError> {
+        self.addresses.get(node).ok_or_else(|| {
+            let reason = format!("{node} is not a node of the configuration");
+            PortError::new(operation, PortErrorKind::Refused { reason })
+        })
+    }
+
     fn key_file(&self, node: &NodeName) -> PathBuf {
         self.keys.join(node.as_str())
     }
@@ -111,10 +120,7 @@ impl SshFacts {
 
     /// Asks once for its facts.
     async fn ask(&self, node: &NodeName, operation: &str, keys: Keys<'_>) -> Result<Asked, PortError> {
-        let Some(address) = self.addresses.get(node) else {
-            let reason = format!("{node} is not a node of the configuration");
-            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
-        };
+        let address = self.address(node, operation)?;
         let finished = self.connect(address, operation, keys, COMMAND, COMMAND_TIME_MAX).await?;
         match finished.code {
             Some(0) => match parse(&finished.stdout) {
@@ -196,12 +202,25 @@ impl NodeFacts for SshFacts {
         }
     }
 
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
+        let operation = format!("ask {node} by ssh for its disks, VLANs and clock");
+        let address = self.address(node, &operation)?;
+        let from = SystemClock.now();
+        let finished = self.connect(address, &operation, Keys::Known(&self.key_file(node)), node_stock::COMMAND, COMMAND_TIME_MAX).await?;
+        match finished.code {
+            Some(0) => node_stock::parse(&finished.stdout, from, SystemClock.now()).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason })),
+            // 255 is ssh's own: no connection, no login, or cut.
+            Some(255) | None => Err(unavailable(&operation, finished.complaint())),
+            Some(code) => {
+                let reason = format!("the command on the node ended with exit code {code}: {}", finished.complaint());
+                Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
+            }
+        }
+    }
+
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         let operation = format!("run `{command}` on {node} by ssh");
-        let Some(address) = self.addresses.get(node) else {
-            let reason = format!("{node} is not a node of the configuration");
-            return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
-        };
+        let address = self.address(node, &operation)?;
         // A key that is not known by now is accepted by `facts` alone, which asks for the mark of an installation.
         let finished = self.connect(address, &operation, Keys::Known(&self.key_file(node)), command, time_limit).await?;
         match finished.code {

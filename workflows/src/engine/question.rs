@@ -1,5 +1,8 @@
 //! What an operator is asked, and what each answer does.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A workflow that can't go on by itself asks. It is never a dead end: every question has answers, and each
@@ -10,6 +13,9 @@ pub struct Question {
     pub text: String,
     /// What was seen, one fact a line, others' own words included.
     pub seen: Vec<String>,
+    /// Why it is asked, as words that scripts and statistics can go by; empty where nobody has given it one. Older questions have none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub reasons: BTreeSet<String>,
     pub answers: Vec<Answer>,
 }
 
@@ -35,12 +41,18 @@ pub enum AnswerEffect {
 
 impl Question {
     pub fn new(text: impl Into<String>) -> Question {
-        Question { text: text.into(), seen: Vec::new(), answers: Vec::new() }
+        Question { text: text.into(), seen: Vec::new(), reasons: BTreeSet::new(), answers: Vec::new() }
     }
 
     pub fn seen(mut self, fact: impl Into<String>) -> Question {
         self.seen.push(fact.into());
         self
+    }
+
+    /// A fact, and the word for why it is asked about.
+    pub fn because(mut self, reason: impl fmt::Display, fact: impl Into<String>) -> Question {
+        self.reasons.insert(reason.to_string());
+        self.seen(fact)
     }
 
     pub fn answer(mut self, key: &str, effect: AnswerEffect, consequence: impl Into<String>) -> Question {

@@ -10,7 +10,7 @@ use turnaround_config::{Matcher, NodeName};
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveProgress, MoveStarted, NetBoot, NodeFacts, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
@@ -170,6 +170,9 @@ impl Rebuilder for Told {
 impl NodeFacts for Told {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.0.facts.facts(node).await
+    }
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
+        self.0.facts.stock(node).await
     }
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         self.0.facts.run(node, command, time_limit).await

@@ -22,6 +22,9 @@ pub struct ComputeService {
 /// What the hypervisor of a node offers. Compared before and after.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hypervisor {
+    /// Who it is to Nova: the UUID of its compute node, which the node keeps in `compute_id` since 2023.1. None: whoever wrote this down did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub up: bool,
     pub vcpus: u32,
     pub memory_mb: u64,

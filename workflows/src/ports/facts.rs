@@ -1,5 +1,6 @@
 //! What a node says of itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,6 +31,29 @@ pub struct Facts {
     pub installed: Option<Installed>,
 }
 
+/// What is on a disk of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskHolds {
+    /// The system that runs, or a part of it.
+    System,
+    /// File systems, members of volume groups and of arrays, partitions, by type and UUID; empty: nothing that is known.
+    Data(String),
+}
+
+/// What of a node its renewal has to leave as it was, and whether its clock goes right.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStock {
+    /// How far its clock is certainly ahead of ours, in milliseconds; behind it: negative.
+    pub clock_ahead_ms: i64,
+    /// Its own disks, by serial number (or WWN, or name, where it has none): not those that it has over a network. None: it can't tell.
+    pub disks: Option<BTreeMap<String, DiskHolds>>,
+    /// Words of its kernel's command line that concern devices, memory and processors of guests.
+    pub kernel_parameters: BTreeSet<String>,
+    /// Its VLAN interfaces, each with its VLAN and what it is on. None: it can't tell.
+    pub vlans: Option<BTreeSet<String>>,
+}
+
 /// How a command on a node ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandEnd {
@@ -42,6 +66,9 @@ pub struct CommandEnd {
 pub trait NodeFacts: Send + Sync {
     /// Asks the node itself. `Unavailable` while it does not answer, which is normal while it boots.
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError>;
+
+    /// Asks the node itself what of it is to stay as it is. `Unavailable` while it does not answer; `Garbled` where it says something else.
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError>;
 
     /// Runs a command that only looks, in the node's login shell. `Unavailable` while the node does not answer, or not in `time_limit`;
     /// `Refused` where it says more than can be kept.

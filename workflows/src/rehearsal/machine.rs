@@ -9,7 +9,7 @@ use super::rebuilds::Record;
 use super::site::{Due, Site};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
-use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, Power, Token};
+use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, NodeStock, Power, Token};
 
 /// As a shell tells of a program that is not there.
 const NO_SUCH_COMMAND: i32 = 127;
@@ -205,6 +205,12 @@ impl Machine {
         (self.phase == Phase::Running).then(|| answer().map_or_else(unknown, |output| CommandEnd { code: 0, output }))
     }
 
+    /// None while it does not answer.
+    pub(super) fn stock(&self) -> Option<NodeStock> {
+        let changed = self.disk.installed.as_ref().and_then(|_| self.plan.faults.stock_once_installed.as_ref());
+        (self.phase == Phase::Running).then(|| changed.unwrap_or(&self.plan.stock).clone())
+    }
+
     pub(super) fn is_stranger(&self) -> bool {
         self.stranger
     }
@@ -397,6 +403,11 @@ impl Site {
             machine.devices.remove(&class);
         }
         machine.memory_mb = machine.memory_mb.saturating_sub(std::mem::take(&mut machine.faults.loses_memory_mb));
+        if std::mem::take(&mut machine.faults.new_identity) {
+            let id = self.uuid();
+            self.nodes[node].service_id = id;
+        }
+        let machine = &mut self.nodes[node];
         let (name, host, enabled) = (machine.name.clone(), machine.host.clone(), machine.enabled);
         self.record(Happened::ImageWritten {
             node: name,

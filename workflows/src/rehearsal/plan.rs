@@ -1,12 +1,12 @@
 //! What a simulated site is made of, and what goes wrong there: all of it data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::guest::VmState;
-use crate::ports::{GroupRule, Move};
+use crate::ports::{DiskHolds, GroupRule, Move, NodeStock};
 
 /// A command that every node of the simulated site knows.
 pub const COUNT_GPUS: &str = "nvidia-smi -L | wc -l";
@@ -158,6 +158,8 @@ pub struct NodePlan {
     pub kernel: String,
     /// What it writes when it is asked to run these commands; it has no others.
     pub answers: BTreeMap<String, String>,
+    /// What of it is to stay as it is, and its clock.
+    pub stock: NodeStock,
     /// Its compute service is disabled when the simulation begins, with this reason.
     pub disabled: Option<String>,
     /// An alert of this name fires about it all the time.
@@ -196,6 +198,7 @@ impl Default for NodePlan {
             os_version_id: "22.04".to_owned(),
             kernel: "5.15.0-119-generic".to_owned(),
             answers: BTreeMap::from([(COUNT_GPUS.to_owned(), "8".to_owned())]),
+            stock: NodePlan::usual_stock(),
             disabled: None,
             alert: None,
             ironic: None,
@@ -207,6 +210,19 @@ impl Default for NodePlan {
 impl NodePlan {
     pub fn new(name: &str) -> NodePlan {
         NodePlan { name: name.to_owned(), ..NodePlan::default() }
+    }
+
+    /// A system disk, one with data, an IOMMU for guests' devices, one VLAN.
+    pub fn usual_stock() -> NodeStock {
+        NodeStock {
+            clock_ahead_ms: 0,
+            disks: Some(BTreeMap::from([
+                ("SYSTEM1".to_owned(), DiskHolds::System),
+                ("DATA1".to_owned(), DiskHolds::Data("LVM2_member 5xcrGD-2Jyo-PhCX".to_owned())),
+            ])),
+            kernel_parameters: BTreeSet::from(["intel_iommu=on".to_owned()]),
+            vlans: Some(BTreeSet::from(["bond0.100: VLAN 100 on bond0".to_owned()])),
+        }
     }
 
     pub fn disabled(mut self, reason: &str) -> NodePlan {
@@ -253,6 +269,8 @@ pub struct NodeFaults {
     pub hypervisor_stays_away: u32,
     /// What it writes from its installation on in place of its plan's answers: short of a GPU, for instance.
     pub answers_after_installation: BTreeMap<String, String>,
+    /// What it has from its installation on, in place of what its plan says.
+    pub stock_once_installed: Option<NodeStock>,
     /// Ironic's rebuild ends as `deploy failed`.
     pub rebuild_fails: u32,
     /// It never ends.
@@ -263,6 +281,8 @@ pub struct NodeFaults {
     pub rebuild_unmarked: u32,
     /// A proxy repeats the request for a rebuild: it is accepted, and the answer is that to the second one.
     pub rebuild_repeated: u32,
+    /// After an installation its compute service is another one to Nova, of the same name.
+    pub new_identity: bool,
     /// Devices of this resource class are gone after an installation: its driver is, or a card.
     pub loses_devices: Option<String>,
     /// Memory that the hypervisor does not offer any more after an installation.

@@ -13,7 +13,7 @@ use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
+    MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
     Installed, PROTECTED_BY_US, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, lacks_group_policy,
 };
 
@@ -78,7 +78,7 @@ impl ComputeServices for World {
         let read = || {
             let service = self.service_of(node)?;
             let running = self.instances_of(node)?.into_iter().map(|instance| instance.id.0).collect();
-            Ok(Hypervisor { up: service.up, vcpus: service.vcpus, memory_mb: service.memory_mb, running })
+            Ok(Hypervisor { id: Some(service.id), up: service.up, vcpus: service.vcpus, memory_mb: service.memory_mb, running })
         };
         read().map_err(|e: Trouble| e.while_trying_to(format_args!("read the hypervisor of {node}")))
     }
@@ -317,6 +317,10 @@ impl Rebuilder for World {
 impl NodeFacts for World {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.facts_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it runs")))
+    }
+
+    async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
+        self.stock_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it has")))
     }
 
     async fn run(&self, node: &NodeName, command: &str, _time_limit: Duration) -> Result<CommandEnd, PortError> {

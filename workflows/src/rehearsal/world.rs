@@ -16,7 +16,7 @@ use super::trouble::Trouble;
 use crate::clock::{Clock, Timestamp};
 use crate::ports::{
     BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, InstanceId, MigrationKind, Move, MoveProgress, Ports, Power, RebuildOrder, Room, ScriptRun, ScriptState,
-    ServerGroup,
+    ServerGroup, NodeStock,
 };
 
 /// A site that exists only in memory, behind every port.
@@ -338,6 +338,12 @@ impl World {
             return Err(Trouble::refused(400, "its host key is not known, and it does not show the mark of the installation that was ordered"));
         }
         Ok(facts)
+    }
+
+    pub fn stock_of(&self, node: &str) -> Result<NodeStock, Trouble> {
+        let site = self.asked(Api::Ssh, Some(node))?;
+        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        site.nodes[node].stock().ok_or(Trouble::Unavailable)
     }
 
     /// What `command` ends with on a node.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
-use super::{Reprovision, StageImage, needed, order, queues};
+use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{BootDevice, Facts, PortError, PortErrorKind, Power};
@@ -187,7 +187,7 @@ fn came_back_wrong(node: &NodeName, facts: &Facts) -> Question {
         None => "it carries no installation mark".to_owned(),
     };
     let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
-        .seen(format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
+        .because(Reason::OtherSystem, format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
         .seen(installed);
     with_answers(question, "looks again, after you have mended it")
 }
@@ -218,7 +218,7 @@ async fn did_not_come_back(cx: &StepCx<'_>, again: &Again) -> Result<Question, S
         Ok(None) => "its boot ticket is GONE: a netboot installs nothing".to_owned(),
         Err(error) => format!("its boot ticket can't be read: {}", words(error)),
     };
-    let question = Question::new(format!("{node} has not come back from its installation: what now?")).seen(format!("its reset was ordered at {newest}"));
+    let question = Question::new(format!("{node} has not come back from its installation: what now?")).because(Reason::DidNotComeBack, format!("its reset was ordered at {newest}"));
     let question = [silent, power, next_boot, ticket].into_iter().fold(question, Question::seen);
     Ok(with_answers(question.seen("its console (BMC) shows where it is"), "waits as long again, and resets nothing"))
 }

@@ -8,7 +8,7 @@ use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
 use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, word_of};
-use super::{Rebuild, needed, order, queues};
+use super::{Reason, Rebuild, needed, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{PortErrorKind, RebuildRecord, RebuildState};
 use crate::store::Queue;
@@ -73,7 +73,7 @@ async fn look(cx: &StepCx<'_>, intent: &Intent) -> Result<Seen, StepError> {
     if let Some(by) = &record.locked_by {
         return Ok(Seen::NotYet(format!("locked by {by}")));
     }
-    let something_else = || Question::new(format!("{node} runs something else than what was to be installed: what now?")).seen("Ironic says that it is done".to_owned());
+    let something_else = || Question::new(format!("{node} runs something else than what was to be installed: what now?")).because(Reason::OtherSystem, "Ironic says that it is done");
     let facts = match word_of(cx, &node).await? {
         Word::Facts(facts) => facts,
         Word::Silent => return Ok(Seen::NotYet("boots".to_owned())),
@@ -191,7 +191,7 @@ impl Step for AwaitRebuild {
         (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
         cx.save(&kept, "it has not come back").await?;
         let question = Question::new(format!("{node} has not come back from its rebuild: what now?"))
-            .seen(format!("the rebuild was asked for at {}; it {note}", intent.intended))
+            .because(Reason::DidNotComeBack, format!("the rebuild was asked for at {}; it {note}", intent.intended))
             .seen(format!("Ironic has it as `{}`, and {error}{}", record.called, record.locked_by.as_ref().map_or(String::new(), |by| format!("; {by} has it locked"))))
             .seen(says);
         let retry = "waits as long again, and has nothing rebuilt";

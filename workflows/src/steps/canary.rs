@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::shown::{ACCEPT, Shown};
-use super::{order, queues};
+use super::{Reason, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
 use crate::ports::{CANARY_NAME, CanaryInstance, Migration, MigrationKind, MigrationState, NewCanary, PortError, PortErrorKind, RequestId};
@@ -423,7 +423,7 @@ impl Step for Canary {
             return Ok(Progress::Done(Tried::Accepted { why }));
         }
         let question = Question::new(format!("{} is renewed, and no instance has started on it: what now?", order.node))
-            .seen(format!("{}: {why}", this.name))
+            .because(Reason::CanaryFailed, format!("{}: {why}", this.name))
             .answer("retry", AnswerEffect::Retry, "tries another one, after you have mended it: nova-compute, libvirt and the network on the node; room elsewhere to build it")
             .answer(ACCEPT, AnswerEffect::Retry, format!("gives {} back without one", order.node))
             .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node));
@@ -442,7 +442,8 @@ impl Step for Canary {
         }
         let state = |one: &CanaryInstance| format!("{} ({}): {}, {}", name(cx), one.id, one.vm_state, one.task_state.as_deref().unwrap_or("no task"));
         let question = Question::new(format!("the instance that was tried on {} is not removed: what now?", cx.target()));
-        let question = found.iter().map(state).chain(why).fold(question, Question::seen);
+        let mut question = found.iter().map(state).chain(why).fold(question, Question::seen);
+        question.reasons.insert(Reason::CanaryStays.to_string());
         Ok(PastDeadline::Ask(
             question
                 .answer("retry", AnswerEffect::Retry, "goes on removing it, once you have ended its migration, or deleted it")

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::close::reopen_if_ours;
-use super::{Close, needed, node_lock, node_out, order, queues};
+use super::{Close, Reason, needed, node_lock, node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::store::{Queue, Resource};
@@ -93,7 +93,7 @@ impl Step for Reopen {
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         let node = order(cx)?.node;
         let Some(why) = unsettled(cx).await? else { return Ok(PastDeadline::Act) };
-        let question = Question::new(format!("{node} is renewed, and its nova-compute comes and goes: what now?")).seen(why);
+        let question = Question::new(format!("{node} is renewed, and its nova-compute comes and goes: what now?")).because(Reason::NotBackInNova, why);
         Ok(PastDeadline::Ask(
             question
                 .answer("retry", AnswerEffect::Retry, "waits as long again, after you have mended it")

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::compared::untold;
 use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
-use crate::ports::{CommandEnd, PortErrorKind};
+use crate::ports::{CommandEnd, NodeStock, PortErrorKind};
 use crate::store::Queue;
 use crate::updates::Expected;
 
@@ -16,6 +17,9 @@ use crate::updates::Expected;
 pub struct Stock {
     /// What the node called itself. None: it did not answer.
     pub hostname: Option<String>,
+    /// What of it is to stay as it is. None: it did not say, or that is not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeStock>,
     /// How each check that is compared ended before the node was emptied, by its name. Where the node did not answer, it is not there.
     pub checks: BTreeMap<String, CommandEnd>,
 }
@@ -33,6 +37,8 @@ struct Taken {
     stock: Stock,
     /// To what the node gave no answer.
     silent: Vec<String>,
+    /// What it can't tell.
+    unable: Vec<&'static str>,
     /// Checks that fail already, one phrase each.
     failing: Vec<String>,
 }
@@ -41,8 +47,9 @@ impl Taken {
     /// What there will be nothing to compare with, in one line; None if nothing.
     fn not_compared(&self) -> Option<String> {
         let silent = (!self.silent.is_empty()).then(|| format!("does not answer: {}", self.silent.join(", ")));
+        let unable = (!self.unable.is_empty()).then(|| format!("can't tell: {}", self.unable.join(", ")));
         let failing = (!self.failing.is_empty()).then(|| format!("fails already: {}", self.failing.join(", ")));
-        let lines: Vec<String> = [silent, failing].into_iter().flatten().collect();
+        let lines: Vec<String> = [silent, unable, failing].into_iter().flatten().collect();
         (!lines.is_empty()).then(|| format!("nothing to compare with afterwards: {}", lines.join("; ")))
     }
 }
@@ -75,7 +82,7 @@ impl Step for TakeStock {
 
 async fn look(cx: &StepCx<'_>) -> Result<Taken, StepError> {
     let order = order(cx)?;
-    let mut taken = Taken { stock: Stock::default(), silent: Vec::new(), failing: Vec::new() };
+    let mut taken = Taken { stock: Stock::default(), silent: Vec::new(), unable: Vec::new(), failing: Vec::new() };
     match cx.ports.facts.facts(&order.node).await {
         Ok(facts) => taken.stock.hostname = Some(facts.hostname),
         Err(error) => match error.kind {
@@ -84,6 +91,19 @@ async fn look(cx: &StepCx<'_>) -> Result<Taken, StepError> {
             PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => taken.silent.push(format!("its host name ({reason})")),
             PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => return Err(error.into()),
         },
+    }
+    if !order.rules.compare.is_empty() {
+        match cx.ports.facts.stock(&order.node).await {
+            Ok(stock) => {
+                taken.unable = untold(&order.rules.compare, &stock);
+                taken.stock.node = Some(stock);
+            }
+            Err(error) => match error.kind {
+                PortErrorKind::Unavailable => taken.silent.push("what it has".to_owned()),
+                PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => taken.silent.push(format!("what it has ({reason})")),
+                PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => return Err(error.into()),
+            },
+        }
     }
     for check in order.rules.checks.iter().filter(|check| check.expect == Expected::AsFound) {
         match cx.ports.facts.run(&order.node, &check.command, Duration::from_millis(check.time_limit_ms)).await {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shown::{ACCEPT, Accepted};
 use super::silence::for_node;
-use super::{Close, order, queues};
+use super::{Close, Reason, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::PortError;
 use crate::store::Queue;
@@ -97,16 +97,16 @@ impl Step for VerifyAlerts {
         if matches!(seen, Seen::New(_)) && taken.remove(NOBODY_SAYS) {
             Accepted::replace(cx, taken.clone(), "which alerts fire is told again").await?;
         }
-        let (note, shown, text) = match seen {
+        let (note, shown, text, reason) = match seen {
             Seen::Well(firing) => return Ok(Progress::Done(VerifiedAlerts { firing })),
-            Seen::New(new) => (format!("alerts fire: {}", listed(&new)), new, "alerts fire about it that did not fire before"),
-            Seen::Unknown(why) => (why, BTreeSet::from([NOBODY_SAYS.to_owned()]), "whether alerts fire about it can't be told"),
+            Seen::New(new) => (format!("alerts fire: {}", listed(&new)), new, "alerts fire about it that did not fire before", Reason::Alerts),
+            Seen::Unknown(why) => (why, BTreeSet::from([NOBODY_SAYS.to_owned()]), "whether alerts fire about it can't be told", Reason::NotTold),
         };
         if cx.tried_since().is_none_or(|since| cx.now().since(since) < END_WITHIN) {
             return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
         }
         let question = Question::new(format!("{} is renewed, and {text}: what now?", order.node))
-            .seen(note)
+            .because(reason, note)
             .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it")
             .answer(ACCEPT, AnswerEffect::Retry, format!("takes that as no hindrance; if no other alert fires, {} is given back", order.node))
             .answer("leave", AnswerEffect::Leave, format!("ends here; {} stays closed", order.node));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::shown::{ACCEPT, Accepted};
-use super::{Close, DeployOpenStack, order, queues};
+use super::{Close, DeployOpenStack, Reason, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{PortError, PortErrorKind};
 use crate::store::Queue;
@@ -38,10 +38,30 @@ const SIZES: [&str; 4] = ["VCPU", "PCPU", "MEMORY_MB", "DISK_GB"];
 /// least as much of everything (but for what another kernel takes of the memory, and for disks), and every network agent reports that did then. A node that came back short of a DIMM, or of a GPU that tenants ask Placement for, stays closed.
 pub struct VerifyHypervisor;
 
+/// What is missing, one phrase each, and why it is asked about.
+#[derive(Default)]
+struct Missing {
+    phrases: Vec<String>,
+    reasons: BTreeSet<Reason>,
+}
+
+impl Missing {
+    fn add(&mut self, reason: Reason, phrases: impl IntoIterator<Item = String>) {
+        for phrase in phrases {
+            self.phrases.push(phrase);
+            self.reasons.insert(reason);
+        }
+    }
+
+    fn told(&self) -> String {
+        self.phrases.join(", ")
+    }
+}
+
 enum Seen {
     Back(VerifiedHypervisor),
     /// It is back, and Placement has less of it than before, an agent of its does not report, or nobody says: what is missing.
-    Less(String),
+    Less(Missing),
     NotYet(String),
 }
 
@@ -62,7 +82,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     // Of one that was down, or that an operator had left closed, perhaps because an agent was silent, all have to report that Neutron knows.
     let all_agents = closed.as_ref().is_some_and(|closed| !closed.found.up || closed.was_left(cx.id));
     let (found, before, agents) = closed.map_or((None, None, None), |closed| (closed.hypervisor, closed.inventory, closed.agents));
-    if let Some(before) = found
+    if let Some(before) = &found
         && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))
     {
         return Ok(Seen::NotYet(format!(
@@ -70,28 +90,34 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
             hypervisor.vcpus, hypervisor.memory_mb, before.vcpus, before.memory_mb
         )));
     }
-    let (mut inventory, mut missing) = (BTreeMap::new(), Vec::new());
+    let (mut inventory, mut missing) = (BTreeMap::new(), Missing::default());
+    if let Some(before) = &found
+        && let (Some(before), Some(now)) = (&before.id, &hypervisor.id)
+        && before != now
+    {
+        missing.add(Reason::Identity, [format!("to Nova it was {before}, and is {now} now (`compute_id`): what was recorded of it is not its own any more")]);
+    }
     if let Some(before) = before {
         match cx.ports.compute.inventory(&node).await {
             Ok(now) => {
-                missing = less(&before, &now);
+                missing.add(Reason::Inventory, less(&before, &now));
                 inventory = now;
             }
             Err(error) if error.kind == PortErrorKind::NotFound => return Ok(Seen::NotYet("Placement has nothing of it yet".to_owned())),
-            Err(error) => missing.push(untold(error)?),
+            Err(error) => missing.add(Reason::NotTold, [untold(error)?]),
         }
     }
     if let Some(agents) = agents {
         match cx.ports.compute.agents(&node).await {
             Ok(now) => {
                 let known: BTreeSet<&String> = if all_agents { agents.iter().chain(now.keys()).collect() } else { agents.iter().collect() };
-                missing.extend(known.into_iter().filter(|agent| now.get(*agent) != Some(&true)).map(|agent| format!("{agent} does not report")));
+                let silent = known.into_iter().filter(|agent| now.get(*agent) != Some(&true));
+                missing.add(Reason::NetworkAgent, silent.map(|agent| format!("{agent} does not report")));
             }
-            Err(error) => missing.push(untold(error)?),
+            Err(error) => missing.add(Reason::NotTold, [untold(error)?]),
         }
     }
-    let missing = missing.join(", ");
-    if !missing.is_empty() && !Accepted::is(cx, &missing)? {
+    if !missing.phrases.is_empty() && !Accepted::is(cx, &missing.told())? {
         return Ok(Seen::Less(missing));
     }
     Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
@@ -108,9 +134,10 @@ fn untold(error: PortError) -> Result<String, StepError> {
 /// What Placement has is reported by nova-compute once a minute; some of it only when drivers have settled. Agents report twice a minute. After so long that is a question.
 const REPORTED_WITHIN: Duration = Duration::from_secs(10 * 60);
 
-fn question_less(node: &NodeName, less: String) -> Question {
-    Question::new(format!("{node} is renewed, and not all that it had before is back in OpenStack: what now?"))
-        .seen(less)
+fn question_less(node: &NodeName, missing: &Missing) -> Question {
+    let mut question = Question::new(format!("{node} is renewed, and not all that it had before is back in OpenStack: what now?")).seen(missing.told());
+    question.reasons = missing.reasons.iter().map(ToString::to_string).collect();
+    question
         .answer("retry", AnswerEffect::Retry, "looks again, and waits as long again, after you have mended it: the drivers and agents on the node, nova-compute's configuration")
         .answer(ACCEPT, AnswerEffect::Retry, format!("takes that as all that {node} must have, as where its configuration was changed on purpose"))
         .answer("leave", AnswerEffect::Leave, format!("ends here; {node} stays closed"))
@@ -151,7 +178,7 @@ impl Step for VerifyHypervisor {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedHypervisor>, StepError> {
         Ok(match look(cx).await? {
             Seen::Back(verified) => Observed::AlreadyDone(verified),
-            Seen::Less(why) => Observed::ToDo { would: format!("wait until all that {} had before is back in OpenStack; now: {why}", cx.target()) },
+            Seen::Less(missing) => Observed::ToDo { would: format!("wait until all that {} had before is back in OpenStack; now: {}", cx.target(), missing.told()) },
             Seen::NotYet(why) => Observed::ToDo { would: format!("wait until {} is back in Nova; now: {why}", cx.target()) },
         })
     }
@@ -162,11 +189,11 @@ impl Step for VerifyHypervisor {
         Accepted::<String>::keep(cx).await?;
         Ok(match look(cx).await? {
             Seen::Back(verified) => Progress::Done(verified),
-            Seen::Less(less) if cx.tried_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
-                Accepted::is_about_to_show(cx, less.clone(), "not all is back").await?;
-                return Err(StepError::ask(question_less(&order.node, less)));
+            Seen::Less(missing) if cx.tried_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
+                Accepted::is_about_to_show(cx, missing.told(), "not all is back").await?;
+                return Err(StepError::ask(question_less(&order.node, &missing)));
             }
-            Seen::Less(less) => Progress::LookAgain { after, note: format!("not all that it had before is back in OpenStack: {less}") },
+            Seen::Less(missing) => Progress::LookAgain { after, note: format!("not all that it had before is back in OpenStack: {}", missing.told()) },
             Seen::NotYet(note) => Progress::LookAgain { after, note },
         })
     }
@@ -179,7 +206,7 @@ impl Step for VerifyHypervisor {
             Some(run) => format!("what puts OpenStack on it was run as {run}: its log is `turnaround show {} --log`", cx.id),
             None => "nothing was run that puts OpenStack on it: its image has to bring it".to_owned(),
         };
-        let question = Question::new(format!("{} is renewed, and is not back in Nova as it was: what now?", order.node)).seen(why).seen(by_script);
+        let question = Question::new(format!("{} is renewed, and is not back in Nova as it was: what now?", order.node)).because(Reason::NotBackInNova, why).seen(by_script);
         let retry = "waits as long again, after you have mended it: look at nova-compute on the node, or run the setup script for it by hand";
         Ok(PastDeadline::Ask(
             question

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::Compared;
 
 use super::shown::{ACCEPT, Shown};
-use super::{Close, TakeStock, VerifyHypervisor, order, queues};
+use super::compared::{Difference, differences};
+use super::{Close, Reason, TakeStock, VerifyHypervisor, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
-use crate::ports::{CommandEnd, PortErrorKind};
+use crate::ports::{CommandEnd, NodeStock, PortErrorKind};
 use crate::store::Queue;
 use crate::updates::{Expected, OrderedCheck};
 
@@ -23,7 +25,7 @@ pub struct VerifiedNode {
     pub checks: usize,
 }
 
-/// Done when every check of the order has come out well, and an operator has said so of what could not be compared.
+/// Done when the node has what it had, and every check of the order has come out well, or an operator has said so of what differs or could not be compared.
 pub struct VerifyNode;
 
 /// Under which name what the hypervisor offers is accepted. (No check has a name with a blank.)
@@ -49,32 +51,42 @@ enum Measure<'a> {
     Nothing(&'static str),
 }
 
-enum Complaint {
-    /// It is not as it has to be.
-    Wrong(String),
-    /// Perhaps it is.
-    NotCompared { name: String, said: String, line: String },
+struct Complaint {
+    reason: Reason,
+    line: String,
+    /// It may come out well by itself: what starts late does.
+    may_pass: bool,
+    /// What an operator may take as good, by its name. None: it is not as it has to be.
+    shown: Option<(String, String)>,
 }
 
 impl Complaint {
-    fn line(&self) -> &str {
-        match self {
-            Complaint::Wrong(line) | Complaint::NotCompared { line, .. } => line,
-        }
+    /// It is not as it has to be.
+    fn wrong(reason: Reason, line: String) -> Complaint {
+        Complaint { reason, line, may_pass: true, shown: None }
     }
 
-    fn is_wrong(&self) -> bool {
-        matches!(self, Complaint::Wrong(_))
+    /// Perhaps it is.
+    fn not_compared(reason: Reason, name: &str, said: String, line: String) -> Complaint {
+        Complaint { reason, line, may_pass: false, shown: Some((name.to_owned(), said)) }
+    }
+}
+
+impl From<Difference> for Complaint {
+    fn from(Difference { reason, what, line, may_be_meant }: Difference) -> Complaint {
+        // (No check has a name with a blank.)
+        let shown = may_be_meant.then(|| (what.to_owned(), line.clone()));
+        Complaint { reason, line, may_pass: reason != Reason::NotCompared, shown }
     }
 }
 
 /// What is wrong with how a check ended; None if nothing.
 fn complaint(check: &OrderedCheck, end: &CommandEnd, measure: Measure<'_>) -> Option<Complaint> {
     let about = format!("{} ({})", check.name, check.command);
-    let wrong = |wrong: String| Some(Complaint::Wrong(format!("{about}: {wrong}, now {}", told(end))));
+    let wrong = |wrong: String| Some(Complaint::wrong(Reason::CheckFailed, format!("{about}: {wrong}, now {}", told(end))));
     let not_compared = |why: &str| {
         let line = format!("{about}: {why}; now {}", told(end));
-        Some(Complaint::NotCompared { name: check.name.clone(), said: told(end), line })
+        Some(Complaint::not_compared(Reason::NotCompared, &check.name, told(end), line))
     };
     match (&check.expect, measure) {
         // Broken in the same way proves nothing: perhaps the command is wrong.
@@ -111,22 +123,22 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
     let closed = cx.output::<Close>()?;
     let was_left = closed.as_ref().is_some_and(|closed| closed.was_left(cx.id));
     let knew_none = closed.is_some_and(|closed| closed.hypervisor.is_none());
-    let mut complaints = Vec::new();
+    let mut complaints = of_its_own(cx, stock.node.as_ref(), was_left).await?;
     for check in &order.rules.checks {
         // A dry run has nothing yet to compare with, and has taken stock just now.
         if cx.begun().is_none() && check.expect == Expected::AsFound {
             continue;
         }
         let measure = match stock.checks.get(&check.name) {
-            Some(_) if was_left => Measure::Nothing("an operator had left the node closed, so how it was found is nothing to compare with"),
+            Some(_) if was_left => Measure::Nothing(WAS_LEFT),
             Some(found) => Measure::Found(found),
-            None => Measure::Nothing("the node did not answer before, so there is nothing to compare with"),
+            None => Measure::Nothing(WAS_SILENT),
         };
         match cx.ports.facts.run(&order.node, &check.command, Duration::from_millis(check.time_limit_ms)).await {
             Ok(end) => complaints.extend(complaint(check, &end, measure)),
             // Too slow, or the node is away just now.
             Err(error) if error.kind == PortErrorKind::Unavailable => {
-                complaints.push(Complaint::Wrong(format!("{}: {}", check.name, StepError::from(error).chain())));
+                complaints.push(Complaint::wrong(Reason::NodeSilent, format!("{}: {}", check.name, StepError::from(error).chain())));
             }
             Err(error) => return Err(error.into()),
         }
@@ -138,14 +150,40 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
         } else {
             format!("Nova knew of no hypervisor of it before; now it offers {said}")
         };
-        complaints.push(Complaint::NotCompared { name: OFFERED.to_owned(), said, line });
+        let reason = if was_left { Reason::WasLeft } else { Reason::NotCompared };
+        complaints.push(Complaint::not_compared(reason, OFFERED, said, line));
     }
     let (accepted, _) = accepted(cx)?;
-    complaints.retain(|complaint| match complaint {
-        Complaint::Wrong(_) => true,
-        Complaint::NotCompared { name, said, .. } => accepted.get(name) != Some(said),
-    });
+    complaints.retain(|complaint| complaint.shown.as_ref().is_none_or(|(name, said)| accepted.get(name) != Some(said)));
     Ok(complaints)
+}
+
+const WAS_LEFT: &str = "an operator had left the node closed, so how it was found is nothing to compare with";
+const WAS_SILENT: &str = "the node did not answer before, so there is nothing to compare with";
+
+/// In what it differs from how it was `found`, without a check of the site's own.
+async fn of_its_own(cx: &StepCx<'_>, found: Option<&NodeStock>, was_left: bool) -> Result<Vec<Complaint>, StepError> {
+    let order = order(cx)?;
+    let mut compare = order.rules.compare;
+    // A dry run has nothing yet to compare with.
+    if cx.begun().is_none() {
+        compare.retain(|compared| *compared == Compared::Clock);
+    }
+    if compare.is_empty() {
+        return Ok(Vec::new());
+    }
+    let before = if was_left { Err(WAS_LEFT) } else { found.ok_or(WAS_SILENT) };
+    match cx.ports.facts.stock(&order.node).await {
+        Ok(now) => Ok(differences(&compare, before, &now).into_iter().map(Complaint::from).collect()),
+        Err(error) => match &error.kind {
+            PortErrorKind::Unavailable => Ok(vec![Complaint::wrong(Reason::NodeSilent, StepError::from(error).chain())]),
+            PortErrorKind::Refused { .. } | PortErrorKind::Garbled { .. } => {
+                let line = StepError::from(error).chain();
+                Ok(vec![Complaint::not_compared(Reason::NotCompared, "what it has", line.clone(), line)])
+            }
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => Err(error.into()),
+        },
+    }
 }
 
 #[async_trait]
@@ -160,8 +198,8 @@ impl Step for VerifyNode {
         if complaints.is_empty() {
             return Ok(Observed::AlreadyDone(VerifiedNode { checks }));
         }
-        let lines: Vec<&str> = complaints.iter().map(Complaint::line).collect();
-        Ok(Observed::ToDo { would: format!("run {checks} checks on {}; now: {}", cx.target(), lines.join("; ")) })
+        let lines: Vec<&str> = complaints.iter().map(|complaint| complaint.line.as_str()).collect();
+        Ok(Observed::ToDo { would: format!("run {checks} checks on {}, and compare it with how it was found; now: {}", cx.target(), lines.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedNode>, StepError> {
@@ -175,28 +213,24 @@ impl Step for VerifyNode {
             return Ok(Progress::Done(VerifiedNode { checks: order.rules.checks.len() }));
         }
         let settles = cx.tried_since().is_none_or(|since| cx.now().since(since) < SETTLES_WITHIN);
-        if settles && let Some(wrong) = complaints.iter().find(|complaint| complaint.is_wrong()) {
+        if settles && let Some(wrong) = complaints.iter().find(|complaint| complaint.may_pass) {
             let after = Duration::from_millis(order.rules.node_poll_ms);
-            return Ok(Progress::LookAgain { after, note: wrong.line().to_owned() });
+            return Ok(Progress::LookAgain { after, note: wrong.line.clone() });
         }
-        let mut question = Question::new(if complaints.iter().any(Complaint::is_wrong) {
-            format!("{} is renewed, and is not as the site's checks want it: what now?", order.node)
-        } else {
-            format!("{} is renewed, and whether it has all that it must have can't be told by comparing: is it well?", order.node)
+        let wrong = complaints.iter().any(|complaint| complaint.shown.is_none());
+        let differs = complaints.iter().any(|complaint| complaint.may_pass);
+        let mut question = Question::new(match (wrong, differs) {
+            (true, _) => format!("{} is renewed, and is not as it has to be: what now?", order.node),
+            (false, true) => format!("{} is renewed, and is not as it was found: what now?", order.node),
+            (false, false) => format!("{} is renewed, and whether it has all that it must have can't be told by comparing: is it well?", order.node),
         });
         for complaint in &complaints {
-            question = question.seen(complaint.line());
+            question = question.because(complaint.reason, complaint.line.clone());
         }
         question = question.answer("retry", AnswerEffect::Retry, "looks and runs the checks again, after you have mended it");
-        let shown: Words = complaints
-            .into_iter()
-            .filter_map(|complaint| match complaint {
-                Complaint::Wrong(_) => None,
-                Complaint::NotCompared { name, said, .. } => Some((name, said)),
-            })
-            .collect();
+        let shown: Words = complaints.into_iter().filter_map(|complaint| complaint.shown).collect();
         if !shown.is_empty() {
-            let consequence = format!("takes what could not be compared as good as it is here; if nothing else is wrong, {} is given back", order.node);
+            let consequence = format!("takes what differs or could not be compared as good as it is here; if nothing else is wrong, {} is given back", order.node);
             question = question.answer(ACCEPT, AnswerEffect::Retry, consequence);
             let (words, _) = accepted(cx)?;
             cx.save(&Accepted { words, shown: Shown::now(cx, shown) }, "could not be compared").await?;
@@ -218,7 +252,7 @@ mod tests {
     }
 
     fn said(check: &OrderedCheck, end: &CommandEnd, measure: Measure<'_>) -> Option<String> {
-        complaint(check, end, measure).map(|complaint| format!("{}{}", if complaint.is_wrong() { "" } else { "perhaps: " }, complaint.line()))
+        complaint(check, end, measure).map(|complaint| format!("{}{}", if complaint.shown.is_none() { "" } else { "perhaps: " }, complaint.line))
     }
 
     #[test]

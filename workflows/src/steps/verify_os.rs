@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::shown::{ACCEPT, Accepted};
-use super::{Close, TakeStock, order, queues};
+use super::{Close, Reason, TakeStock, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
 
@@ -22,12 +22,12 @@ pub struct VerifyOs;
 struct Seen {
     os: VerifiedOs,
     hostname: String,
-    differences: Vec<String>,
-    wrong_name: Option<String>,
+    differences: Vec<(Reason, String)>,
+    wrong_name: Option<(Reason, String)>,
 }
 
 impl Seen {
-    fn all(&self) -> impl Iterator<Item = &String> {
+    fn all(&self) -> impl Iterator<Item = &(Reason, String)> {
         self.differences.iter().chain(&self.wrong_name)
     }
 }
@@ -41,13 +41,13 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     let order = order(cx)?;
     let facts = cx.ports.facts.facts(&order.node).await?;
     let wanted = [
-        ("OS release", &order.image.os_version_id, &facts.os_version_id),
-        ("kernel", &order.image.kernel, &facts.kernel),
+        (Reason::OsRelease, "OS release", &order.image.os_version_id, &facts.os_version_id),
+        (Reason::Kernel, "kernel", &order.image.kernel, &facts.kernel),
     ];
     let differences = wanted
         .into_iter()
-        .filter(|(_, wanted, found)| wanted != found)
-        .map(|(what, wanted, found)| format!("{what}: expected {wanted}, found {found}"))
+        .filter(|(_, _, wanted, found)| wanted != found)
+        .map(|(reason, what, wanted, found)| (reason, format!("{what}: expected {wanted}, found {found}")))
         .collect();
     let os = VerifiedOs { os_version_id: facts.os_version_id, kernel: facts.kernel };
     let mut seen = Seen { os, hostname: facts.hostname, differences, wrong_name: None };
@@ -60,7 +60,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
         // Where it could not be asked, it is called as Nova knows it, or as we do.
         let names = found.map_or_else(|| [order.node.to_string()].into_iter().chain(order.host).collect(), |found| vec![found]);
         if names.iter().all(|name| label(name) != label(&seen.hostname)) && !is_accepted {
-            seen.wrong_name = Some(format!("host name: expected {}, found {}", names.join(" or "), seen.hostname));
+            seen.wrong_name = Some((Reason::HostName, format!("host name: expected {}, found {}", names.join(" or "), seen.hostname)));
         }
     }
     Ok(seen)
@@ -74,7 +74,7 @@ impl Step for VerifyOs {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedOs>, StepError> {
         let seen = look(cx).await?;
-        let differences: Vec<&str> = seen.all().map(String::as_str).collect();
+        let differences: Vec<&str> = seen.all().map(|(_, difference)| difference.as_str()).collect();
         if differences.is_empty() {
             return Ok(Observed::AlreadyDone(seen.os));
         }
@@ -89,8 +89,8 @@ impl Step for VerifyOs {
             return Ok(Progress::Done(seen.os));
         }
         let mut question = Question::new(format!("{node} was installed, and does not run what was ordered: what now?"));
-        for difference in seen.all() {
-            question = question.seen(difference.clone());
+        for (reason, difference) in seen.all() {
+            question = question.because(reason, difference.clone());
         }
         question = question.answer("retry", AnswerEffect::Retry, "looks again, after you have mended it");
         if seen.wrong_name.is_some() {

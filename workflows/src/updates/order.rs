@@ -3,12 +3,12 @@
 //! An order carries everything that the work depends on, so that a configuration that changes later does not
 //! change work that has begun.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use super::{NODE_OS, NODE_OS_IRONIC};
-use turnaround_config::{Carries, Config, Expect, ImageName, Matcher, Node, NodeName, Pinned};
+use turnaround_config::{Carries, Compared, Config, Expect, ImageName, Matcher, Node, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,9 @@ pub struct Rules {
     /// So long a compute service that is back has to report without a break. Older orders don't say.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rejoin_settle_ms: u64,
+    /// In what the renewed node is compared with how it was found. Older orders don't say.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub compare: BTreeSet<Compared>,
     /// How often a moving instance is looked at.
     pub move_poll_ms: u64,
     /// How often a node that is being installed or verified is looked at.
@@ -286,6 +289,7 @@ impl RolloutOrder {
             install_deadline_ms: millis(config.node_os.install_deadline),
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
             rejoin_settle_ms: millis(config.node_os.rejoin_settle),
+            compare: config.node_os.compare.clone(),
             move_poll_ms: millis(config.openstack.poll),
             node_poll_ms: millis(config.node_os.poll),
             fetch: config.setup.as_ref().filter(|setup| !setup.fetch.is_empty()).map(|setup| Deploy {

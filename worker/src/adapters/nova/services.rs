@@ -46,6 +46,7 @@ impl ComputeServices for Nova {
     async fn hypervisor(&self, node: &NodeName) -> Result<Hypervisor, PortError> {
         let found = self.hypervisor_of(node, &format!("look at the hypervisor of {node}")).await?;
         Ok(Hypervisor {
+            id: Some(found.id),
             up: found.state == "up",
             vcpus: found.vcpus.unwrap_or(0),
             memory_mb: found.memory_mb.unwrap_or(0),

@@ -1,0 +1,322 @@
+//! What a node says of its disks, VLANs, kernel parameters and clock: the command that asks for it, and the reading of its report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use turnaround_workflows::clock::Timestamp;
+use turnaround_workflows::ports::{DiskHolds, NodeStock};
+
+use super::http::foreign_text;
+
+/// A login shell may say something before our command does; what counts begins here.
+const BEGIN: &str = "turnaround-stock 1";
+const END: &str = "turnaround-stock end";
+
+/// What is run on the node, as anybody may. No word of it comes from anywhere else. `sh` because the login shell may be another.
+///
+/// `lsblk(8)` reads what is on the disks from udev's database, for which it needs no rights. Disks over a network belong to instances, and go with
+/// them: those of NVMe over fabrics are told by their controllers' transport, since `lsblk` calls them `nvme` like others.
+pub(crate) const COMMAND: &str = concat!(
+    "exec sh -c 'LC_ALL=C; PATH=\"$PATH:/usr/sbin:/sbin\"; export LC_ALL PATH; echo \"turnaround-stock 1\"; ",
+    "echo \"clock $(date +%s)\"; ",
+    "tr \" \" \"\\n\" </proc/cmdline | sed \"s/^/parameter /\"; ",
+    "for nvme in /sys/class/nvme/nvme*; do if [ -e \"$nvme/transport\" ]; then echo \"nvme ${nvme##*/} $(cat \"$nvme/transport\")\"; fi; done; ",
+    "set -f; ",
+    "disks=$(lsblk -J -o NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT 2>/dev/null) && echo disks $disks; ",
+    "vlans=$(ip -j -d link show type vlan 2>/dev/null) && echo vlans $vlans; ",
+    "echo \"turnaround-stock end\"'"
+);
+
+/// Words of a kernel's command line that concern devices, memory and processors of guests: these, or with one of these before their `=`, or before their first dot.
+// From the kernel's own list (Documentation/admin-guide/kernel-parameters.txt), those that guides to PCI passthrough, huge pages and pinned processors name
+// (Nova's, Red Hat's, NVIDIA's).
+const KERNEL_PARAMETERS: [&str; 21] = [
+    "amd_iommu",
+    "default_hugepagesz",
+    "hugepages",
+    "hugepagesz",
+    "intel_iommu",
+    "iommu",
+    "iommu.passthrough",
+    "irqaffinity",
+    "isolcpus",
+    "kvm",
+    "kvm_amd",
+    "kvm_intel",
+    "mitigations",
+    "nohz_full",
+    "nosmt",
+    "pci",
+    "pcie_acs_override",
+    "rcu_nocbs",
+    "vfio",
+    "vfio_iommu_type1",
+    "vfio_pci",
+];
+
+/// Where the system's own file systems are. A disk under one of them is the installation's to write.
+const SYSTEM_MOUNTS: [&str; 5] = ["/", "/boot", "/usr", "/var", "[SWAP]"];
+
+/// Kinds of block devices that `lsblk` calls disks, and that are none of the node's own.
+const NO_DISKS: [&str; 6] = ["zram", "ram", "loop", "nbd", "rbd", "drbd"];
+
+/// How disks are attached that are another machine's.
+const NETWORKS: [&str; 3] = ["iscsi", "fc", "fcoe"];
+
+/// Lengths of what a node says that is kept: a serial number has 20 characters, a UUID 36, an interface's name 15.
+const WORD_CHARS_MAX: usize = 128;
+
+/// Disks of a node. The largest chassis take a hundred.
+const DISKS_MAX: usize = 512;
+
+/// VLAN interfaces of a node: there are no more VLANs than that.
+const VLANS_MAX: usize = 4_096;
+
+#[derive(Deserialize)]
+struct Lsblk {
+    blockdevices: Vec<Block>,
+}
+
+#[derive(Deserialize)]
+struct Block {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    tran: Option<String>,
+    serial: Option<String>,
+    wwn: Option<String>,
+    fstype: Option<String>,
+    uuid: Option<String>,
+    partuuid: Option<String>,
+    mountpoint: Option<String>,
+    #[serde(default)]
+    children: Vec<Block>,
+}
+
+impl Block {
+    fn is_own_disk(&self, fabrics: &BTreeSet<&str>) -> bool {
+        let kind = self.name.trim_end_matches(|c: char| c.is_ascii_digit());
+        let of_a_fabric = fabrics.iter().any(|controller| self.name.strip_prefix(controller).is_some_and(|rest| rest.starts_with('n')));
+        self.kind == "disk" && !NO_DISKS.contains(&kind) && !self.tran.as_deref().is_some_and(|tran| NETWORKS.contains(&tran)) && !of_a_fabric
+    }
+
+    fn carries_the_system(&self) -> bool {
+        let mounted = self.mountpoint.as_deref().is_some_and(|at| SYSTEM_MOUNTS.contains(&at) || at.starts_with("/boot/"));
+        mounted || self.children.iter().any(Block::carries_the_system)
+    }
+
+    /// What is on the device itself, in one phrase; None if nothing that is known.
+    fn content(&self) -> Option<String> {
+        let words: Vec<String> = [&self.fstype, &self.uuid, &self.partuuid].into_iter().flatten().filter(|word| !word.is_empty()).map(|word| kept(word)).collect();
+        (!words.is_empty()).then(|| words.join(" "))
+    }
+
+    /// What is on a disk and its partitions. What is made of these (volume groups, arrays) is there only once somebody has started it.
+    fn holds(&self) -> BTreeSet<String> {
+        let partitions = self.children.iter().filter(|child| child.kind == "part");
+        self.content().into_iter().chain(partitions.map(|part| part.content().unwrap_or_else(|| "a partition".to_owned()))).collect()
+    }
+
+    fn key(&self) -> String {
+        let named = [&self.serial, &self.wwn].into_iter().flatten().map(|word| word.trim()).find(|word| !word.is_empty());
+        kept(named.unwrap_or(&self.name))
+    }
+}
+
+#[derive(Deserialize)]
+struct Link {
+    /// Some versions of `ip` print an empty object for each interface that is of another kind.
+    ifname: Option<String>,
+    link: Option<String>,
+    linkinfo: Option<LinkInfo>,
+}
+
+#[derive(Deserialize)]
+struct LinkInfo {
+    info_data: Option<LinkData>,
+}
+
+#[derive(Deserialize)]
+struct LinkData {
+    id: Option<u16>,
+}
+
+fn kept(word: &str) -> String {
+    foreign_text(word).chars().take(WORD_CHARS_MAX).collect()
+}
+
+/// The disks in the words of `lsblk`.
+fn disks(json: &str, fabrics: &BTreeSet<&str>) -> Result<BTreeMap<String, DiskHolds>, String> {
+    let lsblk: Lsblk = serde_json::from_str(json).map_err(|error| format!("what `lsblk` says of its disks can't be read: {error}"))?;
+    // A disk that is reached by two ways is there twice.
+    let mut found: BTreeMap<String, (bool, BTreeSet<String>)> = BTreeMap::new();
+    for disk in lsblk.blockdevices.iter().filter(|block| block.is_own_disk(fabrics)) {
+        let (system, holds) = found.entry(disk.key()).or_default();
+        *system |= disk.carries_the_system();
+        holds.extend(disk.holds());
+    }
+    if found.len() > DISKS_MAX {
+        return Err(format!("it tells of more than {DISKS_MAX} disks"));
+    }
+    let told = |(disk, (system, holds)): (String, (bool, BTreeSet<String>))| {
+        let holds = if system { DiskHolds::System } else { DiskHolds::Data(holds.into_iter().collect::<Vec<_>>().join(", ")) };
+        (disk, holds)
+    };
+    Ok(found.into_iter().map(told).collect())
+}
+
+/// The VLAN interfaces in the words of `ip`.
+fn vlans(json: &str) -> Result<BTreeSet<String>, String> {
+    if json.trim().is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let links: Vec<Link> = serde_json::from_str(json).map_err(|error| format!("what `ip` says of its VLANs can't be read: {error}"))?;
+    if links.len() > VLANS_MAX {
+        return Err(format!("it tells of more than {VLANS_MAX} VLANs"));
+    }
+    let told = |link: Link| {
+        let id = link.linkinfo?.info_data?.id?;
+        Some(format!("{}: VLAN {id} on {}", kept(&link.ifname?), link.link.map_or_else(|| "nothing".to_owned(), |link| kept(&link))))
+    };
+    Ok(links.into_iter().filter_map(told).collect())
+}
+
+fn is_kept_parameter(word: &str) -> bool {
+    // (The kernel takes dashes for underscores.)
+    let word = word.replace('-', "_");
+    let key = word.split_once('=').map_or(word.as_str(), |(key, _)| key);
+    let module = key.split_once('.').map_or(key, |(module, _)| module);
+    KERNEL_PARAMETERS.iter().any(|known| *known == key || *known == module)
+}
+
+/// How far a clock that said `node` (in whole seconds) is certainly ahead of ours, which said `from` before it was asked, and `until` afterwards.
+fn certainly_ahead_ms(node_s: i64, from: Timestamp, until: Timestamp) -> i64 {
+    let (from, until) = (from.millis(), until.millis());
+    let least = node_s.saturating_mul(1_000);
+    let most = least.saturating_add(999);
+    if least > until {
+        least - until
+    } else if most < from {
+        most - from
+    } else {
+        0
+    }
+}
+
+/// The report of [`COMMAND`], or what is wrong with it; `from` and `until` are our own time before and after.
+pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<NodeStock, String> {
+    let lines: Vec<&str> = stdout.lines().skip_while(|line| *line != BEGIN).skip(1).take_while(|line| *line != END).collect();
+    if !stdout.lines().any(|line| line == END) {
+        return Err("the node's report is cut short".to_owned());
+    }
+    let (mut clock, mut parameters, mut fabrics) = (None, BTreeSet::new(), BTreeSet::new());
+    let (mut told_disks, mut told_vlans) = (None, None);
+    for line in lines {
+        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+        match key {
+            "clock" => clock = value.parse::<i64>().ok(),
+            "parameter" => {
+                if is_kept_parameter(value) {
+                    parameters.insert(kept(value));
+                }
+            }
+            "nvme" => {
+                if let Some((controller, transport)) = value.split_once(' ')
+                    && transport != "pcie"
+                {
+                    fabrics.insert(controller);
+                }
+            }
+            "disks" => told_disks = Some(value),
+            "vlans" => told_vlans = Some(value),
+            _ => return Err(format!("the node's report has a line that was not asked for: `{}`", foreign_text(line))),
+        }
+    }
+    Ok(NodeStock {
+        clock_ahead_ms: certainly_ahead_ms(clock.ok_or("the node's report has no clock")?, from, until),
+        disks: told_disks.map(|json| disks(json, &fabrics)).transpose()?,
+        kernel_parameters: parameters,
+        vlans: told_vlans.map(vlans).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_500);
+
+    fn report(lines: &[&str]) -> String {
+        format!("Welcome!\n{BEGIN}\n{}\n{END}\n", lines.join("\n"))
+    }
+
+    #[test]
+    fn a_clock_is_off_only_by_what_is_certain() {
+        let ahead = |node_s, from, until| certainly_ahead_ms(node_s, Timestamp::from_millis(from), Timestamp::from_millis(until));
+        assert_eq!(ahead(100, 100_500, 100_600), 0);
+        // A slow connection proves nothing.
+        assert_eq!(ahead(100, 90_000, 130_000), 0);
+        assert_eq!((ahead(100, 101_000, 101_000), ahead(101, 101_000, 101_000), ahead(102, 101_000, 101_500)), (-1, 0, 500));
+        assert_eq!((ahead(100, 103_000, 104_000), ahead(i64::MAX, 0, 0)), (-2_001, i64::MAX));
+    }
+
+    #[test]
+    fn disks_are_told_by_serial_number_and_what_the_system_is_on_is_told_apart() {
+        let json = r#"disks {"blockdevices": [
+            {"name":"sda","type":"disk","tran":"sata","serial":"SYS1","wwn":"0x5","fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
+                {"name":"sda1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"vfat","uuid":"AB-CD","partuuid":"p1","mountpoint":"/boot/efi"},
+                {"name":"sda2","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"linux_raid_member","uuid":"r","partuuid":"p2","mountpoint":null,"children":[
+                    {"name":"md0","type":"raid1","tran":null,"serial":null,"wwn":null,"fstype":"ext4","uuid":"u","partuuid":null,"mountpoint":"/"}]}]},
+            {"name":"sdb","type":"disk","tran":"sas","serial":"SYS2","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
+                {"name":"sdb2","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"linux_raid_member","uuid":"r","partuuid":"p3","mountpoint":null,"children":[
+                    {"name":"md0","type":"raid1","tran":null,"serial":null,"wwn":null,"fstype":"ext4","uuid":"u","partuuid":null,"mountpoint":"/"}]}]},
+            {"name":"nvme0n1","type":"disk","tran":"nvme","serial":"OSD1","wwn":"eui.1","fstype":"LVM2_member","uuid":"pv-1","partuuid":null,"mountpoint":null,"children":[
+                {"name":"ceph--1-osd--block","type":"lvm","tran":null,"serial":null,"wwn":null,"fstype":"ceph_bluestore","uuid":null,"partuuid":null,"mountpoint":null}]},
+            {"name":"nvme10n1","type":"disk","tran":"nvme","serial":"  ","wwn":"eui.2","fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
+            {"name":"nvme1n1","type":"disk","tran":"nvme","serial":"FABRIC","wwn":null,"fstype":"ext4","uuid":"t","partuuid":null,"mountpoint":null},
+            {"name":"sdc","type":"disk","tran":"iscsi","serial":"VOLUME","wwn":null,"fstype":"xfs","uuid":"v","partuuid":null,"mountpoint":null},
+            {"name":"sdd","type":"disk","tran":"sas","serial":"TWICE","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
+                {"name":"sdd1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":"/srv/data"}]},
+            {"name":"sde","type":"disk","tran":"sas","serial":"TWICE","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
+                {"name":"sde1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":null}]},
+            {"name":"rbd0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
+            {"name":"sr0","type":"rom","tran":"sata","serial":"CD","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
+            {"name":"vda","type":"disk","tran":"virtio","serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null}]}"#;
+        let json = json.replace('\n', " ");
+        let stock = parse(&report(&["clock 1800000000", "nvme nvme0 pcie", "nvme nvme1 tcp", &json]), NOW, NOW).unwrap();
+        let data = |text: &str| DiskHolds::Data(text.to_owned());
+        let expected = [
+            ("OSD1", data("LVM2_member pv-1")),
+            ("SYS1", DiskHolds::System),
+            ("SYS2", DiskHolds::System),
+            ("TWICE", data("xfs d1 p4")),
+            ("eui.2", data("")),
+            ("vda", data("")),
+        ];
+        assert_eq!(stock.disks.unwrap(), expected.map(|(disk, holds)| (disk.to_owned(), holds)).into());
+        assert_eq!((stock.vlans, stock.clock_ahead_ms), (None, 0));
+    }
+
+    #[test]
+    fn vlans_and_the_parameters_that_matter_are_kept() {
+        let vlans = r#"vlans [{},{"ifname":"bond0.100","link":"bond0","linkinfo":{"info_kind":"vlan","info_data":{"protocol":"802.1Q","id":100,"flags":["REORDER_HDR"]}}}]"#;
+        let words = ["BOOT_IMAGE=/vmlinuz", "root=UUID=1", "quiet", "intel_iommu=on", "vfio-pci.ids=10de:2330", "hugepages=64", "pci=realloc", "kvm.ignore_msrs=1", "iommu=pt", "pcie_aspm=off"];
+        let words: Vec<String> = words.iter().map(|word| format!("parameter {word}")).collect();
+        let lines: Vec<&str> = words.iter().map(String::as_str).chain(["clock 1800000000", vlans]).collect();
+        let stock = parse(&report(&lines), NOW, NOW).unwrap();
+        assert_eq!(stock.vlans.unwrap(), ["bond0.100: VLAN 100 on bond0".to_owned()].into());
+        let kept = ["hugepages=64", "intel_iommu=on", "iommu=pt", "kvm.ignore_msrs=1", "pci=realloc", "vfio-pci.ids=10de:2330"];
+        assert_eq!(stock.kernel_parameters, kept.map(str::to_owned).into());
+        assert_eq!(parse(&report(&["clock 1800000000", "vlans"]), NOW, NOW).unwrap().vlans, Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_report_that_is_cut_or_strange_is_none() {
+        let cut = format!("{BEGIN}\nclock 1800000000\n");
+        assert_eq!(parse(&cut, NOW, NOW).unwrap_err(), "the node's report is cut short");
+        assert_eq!(parse(&report(&["parameter quiet"]), NOW, NOW).unwrap_err(), "the node's report has no clock");
+        assert!(parse(&report(&["clock 1", "disks {\"blockdevices\": 3}"]), NOW, NOW).unwrap_err().starts_with("what `lsblk` says of its disks can't be read"));
+        assert!(parse(&report(&["clock 1", "vlans [1]"]), NOW, NOW).unwrap_err().starts_with("what `ip` says of its VLANs can't be read"));
+        assert_eq!(parse(&report(&["clock 1", "rm -rf"]), NOW, NOW).unwrap_err(), "the node's report has a line that was not asked for: `rm -rf`");
+    }
+}

@@ -1,0 +1,212 @@
+//! In what a renewed node differs from how it was found, without a check of the site's own.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use turnaround_config::Compared;
+
+use super::Reason;
+use crate::ports::{DiskHolds, NodeStock};
+
+/// A clock that is certainly off by so much is wrong.
+// A host that keeps time is within milliseconds (chrony, NTP); one that does not is soon seconds off, which is when Ceph complains (0.05 s), then
+// certificates and tokens of Keystone do.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) reason: Reason,
+    /// What was compared, for people.
+    pub(super) what: &'static str,
+    pub(super) line: String,
+    /// An operator may say that it is meant to be so.
+    pub(super) may_be_meant: bool,
+}
+
+/// In what `now` is not as it has to be. `Err(why)`: there is nothing to compare it with.
+pub(super) fn differences(compare: &BTreeSet<Compared>, before: Result<&NodeStock, &str>, now: &NodeStock) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for compared in compare {
+        let (reason, what) = (reason(*compared), what(*compared));
+        match compared {
+            Compared::Clock => {
+                if now.clock_ahead_ms.unsigned_abs() >= u64::try_from(CLOCK_OFF_MAX.as_millis()).unwrap_or(u64::MAX) {
+                    let line = format!("its clock is {}: have it synchronized (chrony, NTP)", off_by(now.clock_ahead_ms));
+                    found.push(Difference { reason, what, line, may_be_meant: false });
+                }
+            }
+            Compared::DataDisks | Compared::KernelParameters | Compared::Vlans => {
+                let told = match before {
+                    Err(why) => Err(format!("{why}; now: {}", shown(*compared, now))),
+                    Ok(before) => changes(*compared, before, now),
+                };
+                match told {
+                    Ok(changes) if changes.is_empty() => {}
+                    Ok(changes) => found.push(Difference { reason, what, line: format!("{what}: {}", changes.join("; ")), may_be_meant: true }),
+                    Err(why) => found.push(Difference { reason: Reason::NotCompared, what, line: format!("{what}: {why}"), may_be_meant: true }),
+                }
+            }
+        }
+    }
+    found
+}
+
+fn reason(compared: Compared) -> Reason {
+    match compared {
+        Compared::Clock => Reason::Clock,
+        Compared::DataDisks => Reason::DataDisks,
+        Compared::KernelParameters => Reason::KernelParameters,
+        Compared::Vlans => Reason::Vlans,
+    }
+}
+
+fn what(compared: Compared) -> &'static str {
+    match compared {
+        Compared::Clock => "its clock",
+        Compared::DataDisks => "its data disks",
+        Compared::KernelParameters => "its kernel's parameters",
+        Compared::Vlans => "its VLANs",
+    }
+}
+
+/// What there will be nothing to compare with, if this is all that a node tells of itself.
+pub(super) fn untold(compare: &BTreeSet<Compared>, stock: &NodeStock) -> Vec<&'static str> {
+    let is_untold = |compared: &&Compared| match compared {
+        Compared::Clock | Compared::KernelParameters => false,
+        Compared::DataDisks => stock.disks.is_none(),
+        Compared::Vlans => stock.vlans.is_none(),
+    };
+    compare.iter().filter(is_untold).map(|compared| what(*compared)).collect()
+}
+
+/// What of it there is no more, or is another; `Err(why)` where that can't be told.
+fn changes(compared: Compared, before: &NodeStock, now: &NodeStock) -> Result<Vec<String>, String> {
+    const UNTOLD: &str = "the node could not tell";
+    match compared {
+        Compared::Clock => Ok(Vec::new()),
+        Compared::DataDisks => {
+            let Some(before) = &before.disks else { return Err(format!("{UNTOLD} before; now: {}", shown(compared, now))) };
+            let Some(now) = &now.disks else { return Err(format!("{UNTOLD}")) };
+            let changed = |(disk, held): (&String, &DiskHolds)| match (held, now.get(disk)) {
+                (DiskHolds::System, _) => None,
+                (held, Some(holds)) if held == holds => None,
+                (DiskHolds::Data(held), None) => Some(format!("disk {disk} is gone, which held {}", contents(held))),
+                (DiskHolds::Data(held), Some(DiskHolds::System)) => Some(format!("the SYSTEM is on disk {disk} now, which held {}", contents(held))),
+                (DiskHolds::Data(held), Some(DiskHolds::Data(holds))) => Some(format!("disk {disk} held {}, and holds {} now", contents(held), contents(holds))),
+            };
+            Ok(before.iter().filter_map(changed).collect())
+        }
+        // What an image adds is its own affair.
+        Compared::KernelParameters => Ok(before.kernel_parameters.difference(&now.kernel_parameters).map(|word| format!("`{word}` is gone")).collect()),
+        Compared::Vlans => {
+            let Some(before) = &before.vlans else { return Err(format!("{UNTOLD} before; now: {}", shown(compared, now))) };
+            let Some(now) = &now.vlans else { return Err(format!("{UNTOLD}")) };
+            Ok(before.difference(now).map(|vlan| format!("{vlan} is gone")).collect())
+        }
+    }
+}
+
+fn contents(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+fn shown(compared: Compared, stock: &NodeStock) -> String {
+    let or_none = |all: Vec<String>| if all.is_empty() { "none".to_owned() } else { all.join("; ") };
+    match compared {
+        Compared::Clock => off_by(stock.clock_ahead_ms),
+        Compared::DataDisks => stock.disks.as_ref().map_or_else(
+            || "it can't tell".to_owned(),
+            |disks| {
+                let data = disks.iter().filter_map(|(disk, holds)| match holds {
+                    DiskHolds::System => None,
+                    DiskHolds::Data(holds) => Some(format!("{disk} holds {}", contents(holds))),
+                });
+                or_none(data.collect())
+            },
+        ),
+        Compared::KernelParameters => or_none(stock.kernel_parameters.iter().cloned().collect()),
+        Compared::Vlans => stock.vlans.as_ref().map_or_else(|| "it can't tell".to_owned(), |vlans| or_none(vlans.iter().cloned().collect())),
+    }
+}
+
+fn off_by(ahead_ms: i64) -> String {
+    let length = Duration::from_millis(ahead_ms.unsigned_abs());
+    if ahead_ms < 0 { format!("at least {length:?} behind") } else { format!("at least {length:?} ahead") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stock() -> NodeStock {
+        let disks = [("SYS", DiskHolds::System), ("OSD", DiskHolds::Data("LVM2_member x".to_owned())), ("NEW", DiskHolds::Data(String::new()))];
+        NodeStock {
+            clock_ahead_ms: 0,
+            disks: Some(disks.map(|(disk, holds)| (disk.to_owned(), holds)).into()),
+            kernel_parameters: ["intel_iommu=on", "hugepages=64"].map(str::to_owned).into(),
+            vlans: Some(["bond0.100: VLAN 100 on bond0"].map(str::to_owned).into()),
+        }
+    }
+
+    fn told(before: Result<&NodeStock, &str>, now: &NodeStock) -> Vec<(Reason, String)> {
+        differences(&Compared::ALL.into(), before, now).into_iter().map(|difference| (difference.reason, difference.line)).collect()
+    }
+
+    #[test]
+    fn what_is_as_it_was_and_what_is_new_is_no_difference() {
+        let (before, mut now) = (stock(), stock());
+        assert_eq!(told(Ok(&before), &now), []);
+        now.kernel_parameters.insert("isolcpus=2-31".to_owned());
+        now.vlans.as_mut().unwrap().insert("bond0.200: VLAN 200 on bond0".to_owned());
+        let disks = now.disks.as_mut().unwrap();
+        // Another disk in place of the system's.
+        disks.remove("SYS");
+        disks.insert("SYS2".to_owned(), DiskHolds::System);
+        now.clock_ahead_ms = -1_999;
+        assert_eq!(told(Ok(&before), &now), []);
+    }
+
+    #[test]
+    fn what_the_installation_has_overwritten_or_lost_is_named() {
+        let (before, mut now) = (stock(), stock());
+        let disks = now.disks.as_mut().unwrap();
+        disks.insert("OSD".to_owned(), DiskHolds::System);
+        disks.insert("NEW".to_owned(), DiskHolds::Data("ext4 y".to_owned()));
+        now.kernel_parameters = ["hugepages=32".to_owned()].into();
+        now.vlans = Some(BTreeSet::new());
+        now.clock_ahead_ms = -2_000;
+        assert_eq!(
+            told(Ok(&before), &now),
+            [
+                (Reason::Clock, "its clock is at least 2s behind: have it synchronized (chrony, NTP)".to_owned()),
+                (Reason::DataDisks, "its data disks: disk NEW held nothing, and holds ext4 y now; the SYSTEM is on disk OSD now, which held LVM2_member x".to_owned()),
+                (Reason::KernelParameters, "its kernel's parameters: `hugepages=64` is gone; `intel_iommu=on` is gone".to_owned()),
+                (Reason::Vlans, "its VLANs: bond0.100: VLAN 100 on bond0 is gone".to_owned()),
+            ]
+        );
+        now.disks.as_mut().unwrap().remove("OSD");
+        assert!(told(Ok(&before), &now)[1].1.contains("disk OSD is gone, which held LVM2_member x"));
+    }
+
+    #[test]
+    fn what_can_not_be_told_is_not_taken_as_good() {
+        let unable = NodeStock { disks: None, vlans: None, ..stock() };
+        for (before, now, reason) in [(&unable, &stock(), "could not tell before"), (&stock(), &unable, "could not tell"), (&unable, &unable, "could not tell before")] {
+            let told = told(Ok(before), now);
+            assert_eq!(told.iter().map(|(reason, _)| *reason).collect::<Vec<_>>(), [Reason::NotCompared; 2]);
+            assert!(told.iter().all(|(_, line)| line.contains(reason)), "{told:?}");
+        }
+        assert_eq!(untold(&Compared::ALL.into(), &unable), ["its data disks", "its VLANs"]);
+        let told = told(Err("it was silent"), &stock());
+        let lines: Vec<&str> = told.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(
+            lines,
+            [
+                "its data disks: it was silent; now: NEW holds nothing; OSD holds LVM2_member x",
+                "its kernel's parameters: it was silent; now: hugepages=64; intel_iommu=on",
+                "its VLANs: it was silent; now: bond0.100: VLAN 100 on bond0",
+            ]
+        );
+    }
+}
