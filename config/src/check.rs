@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Canary, Compared, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Canary, Compared, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, MoveHow, MoveRule, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
 use crate::problems::{Problems, Span, Wrong};
 use crate::raw::{
-    RawCanary, RawConfig, RawDaemon, RawIpmi, RawIronic, RawKubernetes, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
+    RawCanary, RawConfig, RawDaemon, RawIpmi, RawIronic, RawKubernetes, RawMoveRule, RawNetBoot, RawNodeOs, RawOpenStack, RawSetup, RawSilences, RawSsh, RawStore, RawTelemetry, RawWorker,
 };
 use crate::read::{Field, Here, Hidden, Table, Texts};
 use crate::report::Report;
@@ -129,6 +129,7 @@ impl RawConfig {
         let node_os = self.node_os.table().and_then(|raw| raw.check(problems));
         let known_images = schedules::Known::names(&self.images);
         let known_nodes = schedules::Known::names(&self.nodes);
+        let moves = nodes::named(self.moves, problems, |_, raw, problems| raw.check(problems));
         let checks = nodes::checks(self.checks, &known_nodes, problems);
         let kept = nodes::kept_from_renewal(&self.nodes);
         let images = nodes::images(self.images, problems);
@@ -151,6 +152,7 @@ impl RawConfig {
             kubernetes: kubernetes?,
             canary: canary?,
             node_os: node_os?,
+            moves: moves?,
             checks: checks?,
             images: images?,
             nodes: nodes?,
@@ -509,6 +511,27 @@ impl RawNodeOs {
             compare: compare?,
             poll: poll?,
         })
+    }
+}
+
+impl RawMoveRule {
+    fn check(self, problems: &mut Problems<'_>) -> Option<MoveRule> {
+        let mut patterns = |field: &Field<Texts>| match field.written() {
+            Some(list) => {
+                let all: Vec<_> = list.value.iter().map(|one| problems.take(one, |text| values::line(text))).collect();
+                all.into_iter().collect::<Option<Vec<_>>>()
+            }
+            None => field.is_nothing().then(Vec::new),
+        };
+        let (flavors, projects) = (patterns(&self.flavors), patterns(&self.projects));
+        let words = [("ask", MoveHow::Ask), ("live", MoveHow::Live), ("cold", MoveHow::Cold)];
+        let how = problems.need(&self.here, &self.how, "\"cold\"", |text| values::one_of(text, &words));
+        let (flavors, projects) = (flavors?, projects?);
+        if flavors.is_empty() && projects.is_empty() {
+            problems.missing(&self.here, "flavors", "[\"gpu.*\"]");
+            return None;
+        }
+        Some(MoveRule { flavors, projects, how: how? })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{CheckName, ImageName, NodeName, ScheduleName};
+use crate::names::{CheckName, ImageName, MoveRuleName, NodeName, ScheduleName};
 use crate::schedule::Schedule;
 use crate::secret::Secret;
 
@@ -38,6 +38,8 @@ pub struct Config {
     /// The instance that is run on a renewed node before it is given back. None: none.
     pub canary: Option<Canary>,
     pub node_os: NodeOs,
+    /// How certain instances are moved, by name.
+    pub moves: BTreeMap<MoveRuleName, MoveRule>,
     /// What is checked on a node before it is given back, by name.
     pub checks: BTreeMap<CheckName, Check>,
     /// The images that nodes can be renewed to, by name.
@@ -272,6 +274,28 @@ pub enum Pinned {
     #[default]
     Ask,
     /// It is moved cold: stopped, moved, and started again.
+    Cold,
+}
+
+/// How the site has certain instances moved off a node. What an owner says of an instance counts more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRule {
+    /// Of flavours with such a name: patterns, in which `*` stands for any characters. Empty: of any.
+    pub flavors: Vec<String>,
+    /// Of projects with such an id: patterns likewise. Empty: of any.
+    pub projects: Vec<String>,
+    pub how: MoveHow,
+}
+
+/// The most careful first: where several rules are about an instance, that one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveHow {
+    /// Not without an operator.
+    Ask,
+    /// Live, also what has something that is known to keep an instance from that.
+    Live,
+    /// Stopped, moved, and started again.
     Cold,
 }
 

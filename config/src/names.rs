@@ -64,6 +64,9 @@ name!(
     /// An entry of `[images]`.
     ImageName, "image name");
 name!(
+    /// An entry of `[moves]`.
+    MoveRuleName, "name of a rule for moves");
+name!(
     /// An entry of `[checks]`.
     CheckName, "check name");
 name!(

@@ -56,6 +56,7 @@ tables! {
         kubernetes: RawKubernetes,
         canary: RawCanary,
         node_os: RawNodeOs,
+        moves: Named<RawMoveRule>,
         checks: Named<RawCheck>,
         images: Named<RawImage>,
         nodes: Named<RawNode>,
@@ -179,6 +180,13 @@ tables! {
         rejoin_settle: Timespan,
         compare: Texts,
         poll: Timespan,
+    }
+
+    /// `[moves.NAME]`
+    RawMoveRule {
+        flavors: Texts,
+        projects: Texts,
+        how: String,
     }
 
     /// `[checks.NAME]`

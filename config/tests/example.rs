@@ -41,7 +41,7 @@ fn settings() -> Vec<Setting> {
 /// `nodes.gpu-01.bmc` becomes `nodes.NAME.bmc`.
 fn generic(table: &str) -> String {
     let mut parts: Vec<&str> = table.split('.').collect();
-    if matches!(parts[0], "checks" | "images" | "nodes" | "schedules") {
+    if matches!(parts[0], "checks" | "images" | "moves" | "nodes" | "schedules") {
         parts[1] = "NAME";
     }
     parts.join(".")

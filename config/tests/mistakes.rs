@@ -248,6 +248,25 @@ fn what_is_done_with_pinned_instances_is_one_of_two_words() {
 }
 
 #[test]
+fn a_rule_for_moves_says_which_instances_and_how() {
+    assert_only("[moves.a]\nflavors = [\"gpu.*\"]\nhow = \"never\"", "`never` is not one of `ask`, `live` or `cold`", "write `ask`, `live` or `cold`");
+    assert_only("[moves.a]\nflavors = [\"\"]\nhow = \"cold\"", "this is empty", "write something between the quotes");
+    assert_good("[moves.a]\nprojects = [\"4f1e*\"]\nhow = \"ask\"");
+    for tail in ["[moves.a]\nhow = \"cold\"", "[moves.a]\nflavors = []\nhow = \"cold\"", "[moves.a]\nflavors = [\"x\"]"] {
+        only(tail);
+    }
+}
+
+#[test]
+fn what_is_compared_is_a_list_of_known_words() {
+    let known = "`clock`, `data-disks`, `kernel-parameters` or `vlans`";
+    assert_only("node_os.compare = [\"vlan\"]", &format!("`vlan` is not one of {known}"), "did you mean `vlans`?");
+    assert_only("node_os.compare = [\"clock\", \"gpus\"]", &format!("`gpus` is not one of {known}"), &format!("write {known}"));
+    assert_good("node_os.compare = []");
+    assert_good("node_os.compare = [\"clock\", \"vlans\"]");
+}
+
+#[test]
 fn paths_are_absolute_and_sockets_fit() {
     for (tail, reason) in [
         ("state_dir = \"lib\"", "`lib` is not an absolute path"),

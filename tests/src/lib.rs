@@ -11,6 +11,7 @@ pub mod lab;
 pub mod metal;
 pub mod otlp;
 pub mod proof;
+pub mod renewal;
 pub mod servers;
 pub mod sim;
 pub mod site;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
-use turnaround_config::{Matcher, NodeName, Pinned};
+use turnaround_config::{Compared, Matcher, NodeName, Pinned};
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
@@ -204,6 +204,9 @@ impl Instances for MortalPorts {
     }
     async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
         self.inner().instances.device_ports(node).await
+    }
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError> {
+        self.inner().instances.allocations(id).await
     }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.inner().instances.groups().await
@@ -524,6 +527,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             max_out,
             moves_at_once: 2,
             pinned: Pinned::Ask,
+            moves: Vec::new(),
             owner_wait_ms: 0,
             settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,

@@ -3,85 +3,42 @@
 
 use std::time::Duration;
 
-use turnaround_tests::sim::{Death, Sim, order};
-use turnaround_workflows::engine::{Question, SignalKind};
+use turnaround_tests::renewal::Renewal;
+use turnaround_tests::sim::Death;
+use turnaround_workflows::engine::SignalKind;
 use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Api, Call, Happened, NodeFaults, Outage, SitePlan};
-use turnaround_workflows::store::{Status, WorkflowId};
+use turnaround_workflows::store::Status;
 use turnaround_workflows::updates::RolloutOrder;
 
 const ASKS: &str = "gpu-01 is renewed, and no instance has started on it: what now?";
 
-struct Renewal {
-    sim: Sim,
-    node: WorkflowId,
+/// What was seen, without the name of the canary, of which none is left.
+async fn why_asked(renewal: &Renewal) -> String {
+    let question = renewal.question().await;
+    assert_eq!(question.text, ASKS);
+    assert!(!renewal.is_open());
+    assert_eq!(canaries(renewal), 0);
+    question.seen[0].strip_prefix(&format!("{CANARY_NAME}{}: ", renewal.node)).unwrap().to_owned()
 }
 
-impl Renewal {
-    /// Of `gpu-01`, to its end or its first question.
-    async fn of(plan: SitePlan, death: Option<Death>) -> Renewal {
-        Renewal::with(plan, death, |_| ()).await
-    }
+/// Those that are there.
+fn canaries(renewal: &Renewal) -> usize {
+    renewal.sim.world.snapshot().instances.iter().filter(|one| one.name.starts_with(CANARY_NAME)).count()
+}
 
-    async fn with(plan: SitePlan, death: Option<Death>, change: impl FnOnce(&mut RolloutOrder)) -> Renewal {
-        let mut order = order(&plan, 1);
-        order.nodes.truncate(1);
-        change(&mut order);
-        let mut sim = Sim::new(plan, 7);
-        sim.deaths.extend(death);
-        let rollout = sim.order(&order).await;
-        let node = sim.child(&rollout, "gpu-01").await;
-        sim.run().await;
-        Renewal { sim, node }
-    }
+/// Those that there ever were.
+fn built(renewal: &Renewal) -> usize {
+    renewal.count(|what| matches!(what, Happened::InstanceCreated { name, .. } if name.starts_with(CANARY_NAME)))
+}
 
-    async fn question(&self) -> Question {
-        let state = self.sim.state(&self.node).await;
-        state.question().cloned().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()))
-    }
+async fn tried(renewal: &Renewal) -> String {
+    renewal.output("canary").await
+}
 
-    /// What was seen, without the name of the canary, of which none is left.
-    async fn why(&self) -> String {
-        let question = self.question().await;
-        assert_eq!(question.text, ASKS);
-        assert!(!self.is_open());
-        assert_eq!(self.canaries(), 0);
-        question.seen[0].strip_prefix(&format!("{CANARY_NAME}{}: ", self.node)).unwrap().to_owned()
-    }
-
-    async fn answer(&mut self, key: &str) {
-        self.sim.clock.advance(Duration::from_secs(1));
-        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
-        self.sim.run().await;
-    }
-
-    fn is_open(&self) -> bool {
-        self.sim.world.snapshot().node("gpu-01").unwrap().enabled
-    }
-
-    /// Those that are there.
-    fn canaries(&self) -> usize {
-        self.sim.world.snapshot().instances.iter().filter(|one| one.name.starts_with(CANARY_NAME)).count()
-    }
-
-    /// Those that there ever were.
-    fn built(&self) -> usize {
-        let is_one = |what: &Happened| matches!(what, Happened::InstanceCreated { name, .. } if name.starts_with(CANARY_NAME));
-        self.sim.world.events().iter().filter(|event| is_one(&event.what)).count()
-    }
-
-    fn count(&self, is: impl Fn(&Happened) -> bool) -> usize {
-        self.sim.world.events().iter().filter(|event| is(&event.what)).count()
-    }
-
-    async fn tried(&self) -> String {
-        self.sim.state(&self.node).await.record("canary").unwrap().output.as_ref().unwrap().to_string()
-    }
-
-    async fn is_well(&self) {
-        let headline = self.sim.document(&self.node).await.headline;
-        assert_eq!((self.sim.document(&self.node).await.status, self.is_open(), self.canaries()), (Status::Succeeded, true, 0), "{headline}");
-    }
+async fn is_well(renewal: &Renewal) {
+    let headline = renewal.sim.document(&renewal.node).await.headline;
+    assert_eq!((renewal.status().await, renewal.is_open(), canaries(renewal)), (Status::Succeeded, true, 0), "{headline}");
 }
 
 fn site() -> SitePlan {
@@ -101,14 +58,14 @@ fn fails() -> SitePlan {
 #[tokio::test]
 async fn one_is_built_elsewhere_moved_onto_the_node_and_removed() {
     let renewal = Renewal::of(site(), None).await;
-    renewal.is_well().await;
-    assert_eq!((renewal.built(), renewal.tried().await), (1, r#""started""#.to_owned()));
+    is_well(&renewal).await;
+    assert_eq!((built(&renewal), tried(&renewal).await), (1, r#""started""#.to_owned()));
     let to = |what: &Happened| matches!(what, Happened::InstanceMoved { to, .. } if to == "gpu-01");
     assert_eq!(renewal.count(to), 1);
     // Where none is ordered, there is none.
     let renewal = Renewal::with(site(), None, |order| order.rules.canary = None).await;
-    renewal.is_well().await;
-    assert_eq!((renewal.built(), renewal.tried().await), (0, r#""not-ordered""#.to_owned()));
+    is_well(&renewal).await;
+    assert_eq!((built(&renewal), tried(&renewal).await), (0, r#""not-ordered""#.to_owned()));
 }
 
 #[tokio::test]
@@ -116,47 +73,47 @@ async fn one_that_can_not_be_moved_onto_the_node_is_a_question_and_the_node_stay
     let why = "it could not be moved onto the node: Migration pre-check error: Unacceptable CPU info: CPU doesn't have compatibility.";
     for last in ["accept", "leave"] {
         let mut renewal = Renewal::of(fails(), None).await;
-        assert_eq!(renewal.why().await, why);
+        assert_eq!(why_asked(&renewal).await, why);
         renewal.answer("retry").await;
-        assert_eq!((renewal.why().await.as_str(), renewal.built()), (why, 2));
+        assert_eq!((why_asked(&renewal).await.as_str(), built(&renewal)), (why, 2));
         renewal.answer(last).await;
         if last == "accept" {
-            renewal.is_well().await;
-            assert_eq!(renewal.tried().await, format!(r#"{{"accepted":{{"why":"{why}"}}}}"#));
+            is_well(&renewal).await;
+            assert_eq!(tried(&renewal).await, format!(r#"{{"accepted":{{"why":"{why}"}}}}"#));
         } else {
-            assert_eq!((renewal.sim.document(&renewal.node).await.status, renewal.is_open(), renewal.canaries()), (Status::Failed, false, 0));
+            assert_eq!((renewal.sim.document(&renewal.node).await.status, renewal.is_open(), canaries(&renewal)), (Status::Failed, false, 0));
         }
-        assert_eq!(renewal.built(), 2);
+        assert_eq!(built(&renewal), 2);
     }
 }
 
 #[tokio::test]
 async fn one_that_does_not_start_there_is_a_question() {
     let renewal = Renewal::of(with(NodeFaults { canary_does_not_boot: true, ..NodeFaults::default() }), None).await;
-    let why = renewal.why().await;
+    let why = why_asked(&renewal).await;
     assert!(why.starts_with("it did not start on the node: ") && why.ends_with("failed to initialize kvm: Permission denied"), "{why}");
-    assert_eq!(renewal.built(), 1);
+    assert_eq!(built(&renewal), 1);
 }
 
 #[tokio::test]
 async fn one_that_goes_on_running_as_another_host_has_started_it_is_none_that_has_started() {
     let renewal = Renewal::of(with(NodeFaults { canary_does_not_stop: true, ..NodeFaults::default() }), None).await;
-    assert_eq!(renewal.why().await, "not done within 15 min: the canary was to be stopped on the node, and runs");
+    assert_eq!(why_asked(&renewal).await, "not done within 15 min: the canary was to be stopped on the node, and runs");
     let renewal = Renewal::of(with(NodeFaults { canary_start_is_not_heard: true, ..NodeFaults::default() }), None).await;
-    assert_eq!(renewal.why().await, "not done within 15 min: the canary is powering-on on gpu-01");
+    assert_eq!(why_asked(&renewal).await, "not done within 15 min: the canary is powering-on on gpu-01");
 }
 
 #[tokio::test]
 async fn killed_at_any_point_one_that_does_not_start_is_asked_about_once() {
     let plan = || with(NodeFaults { canary_does_not_boot: true, ..NodeFaults::default() });
     let whole = Death::never();
-    Renewal::of(plan(), Some(whole.clone())).await.why().await;
+    why_asked(&Renewal::of(plan(), Some(whole.clone())).await).await;
     let first = whole.names().iter().position(|name| name == "before create_canary").unwrap();
     for point in u32::try_from(first).unwrap()..=whole.passed() {
         let renewal = Renewal::of(plan(), Some(Death::at(point))).await;
-        let why = renewal.why().await;
+        let why = why_asked(&renewal).await;
         assert!(why.starts_with("it did not start on the node: ") && why.ends_with("Permission denied"), "killed at point {point}: {why}");
-        assert_eq!(renewal.built(), 1, "killed at point {point}");
+        assert_eq!(built(&renewal), 1, "killed at point {point}");
     }
 }
 
@@ -173,7 +130,7 @@ async fn one_that_moves_is_stopped_when_an_operator_ends_there() {
     assert_eq!(renewal.question().await.text, "`canary` of gpu-01 does not succeed: what now?");
     renewal.sim.clock.advance(Duration::from_secs(4 * 3600));
     renewal.answer("leave").await;
-    assert_eq!((renewal.sim.document(&renewal.node).await.status, renewal.is_open(), renewal.canaries()), (Status::Failed, false, 1));
+    assert_eq!((renewal.sim.document(&renewal.node).await.status, renewal.is_open(), canaries(&renewal)), (Status::Failed, false, 1));
     renewal.sim.clock.advance(Duration::from_secs(60));
     renewal.sim.world.snapshot();
     let end = |what: &Happened| matches!(what, Happened::MigrationEnded { status, .. } if status == "cancelled");
@@ -185,7 +142,7 @@ async fn one_whose_console_does_not_say_what_it_should_is_a_question() {
     let speechless = |order: &mut RolloutOrder| order.rules.canary.as_mut().unwrap().console = Some("ready".to_owned());
     let renewal = Renewal::with(site(), None, speechless).await;
     let said = format!("its last line is `{CANARY_NAME}{} login: `", renewal.node);
-    assert_eq!(renewal.why().await, format!("not done within 15 min: the canary's console does not say `ready`; {said}"));
+    assert_eq!(why_asked(&renewal).await, format!("not done within 15 min: the canary's console does not say `ready`; {said}"));
 }
 
 #[tokio::test]
@@ -194,48 +151,48 @@ async fn one_for_which_there_is_no_room_elsewhere_is_a_question() {
     plan.node("gpu-02").unwrap().disabled = Some("broken fan, ask bob".to_owned());
     let mut renewal = Renewal::of(plan, None).await;
     let why = "it could not be built on another host: No valid host was found. There are not enough hosts available.";
-    assert_eq!(renewal.why().await, why);
+    assert_eq!(why_asked(&renewal).await, why);
     renewal.sim.world.enable_service("gpu-02").unwrap();
     renewal.answer("retry").await;
-    renewal.is_well().await;
+    is_well(&renewal).await;
 }
 
 #[tokio::test]
 async fn whoever_asks_for_another_try_in_other_words_gets_one() {
     let mut renewal = Renewal::of(fails(), None).await;
-    renewal.why().await;
+    why_asked(&renewal).await;
     renewal.sim.clock.advance(Duration::from_secs(1));
     renewal.sim.signal(&renewal.node.clone(), SignalKind::Retry).await;
     renewal.sim.run().await;
-    renewal.why().await;
-    assert_eq!(renewal.built(), 2);
+    why_asked(&renewal).await;
+    assert_eq!(built(&renewal), 2);
 }
 
 #[tokio::test]
 async fn an_answer_that_is_lost_leads_to_no_second_canary_and_to_no_second_move() {
     for call in [Call::CreateCanary, Call::PutCanary, Call::StopCanary, Call::StartCanary, Call::RemoveCanary] {
         let renewal = Renewal::of(site().loses_answer(call, 1), None).await;
-        renewal.is_well().await;
+        is_well(&renewal).await;
         assert_eq!(renewal.count(|what| matches!(what, Happened::AnswerLost { .. })), 1);
-        assert_eq!(renewal.built(), 1, "{call:?}");
+        assert_eq!(built(&renewal), 1, "{call:?}");
         let to = |what: &Happened| matches!(what, Happened::MigrationRequested { to: Some(to), .. } if to == "gpu-01");
         assert_eq!(renewal.count(to), 1, "{call:?}");
     }
     // Nova's reason is in the action of a request whose id is not known.
     let renewal = Renewal::of(fails().loses_answer(Call::PutCanary, 1), None).await;
-    assert_eq!(renewal.why().await, "it could not be moved onto the node: Nova has its migration as `error`, and says no more");
+    assert_eq!(why_asked(&renewal).await, "it could not be moved onto the node: Nova has its migration as `error`, and says no more");
 }
 
 #[tokio::test]
 async fn killed_at_any_point_one_is_tried_once_and_none_is_left() {
     let whole = Death::never();
-    Renewal::of(site(), Some(whole.clone())).await.is_well().await;
+    is_well(&Renewal::of(site(), Some(whole.clone())).await).await;
     let calls = ["create_canary", "put_canary", "stop_canary", "start_canary", "remove_canary"];
     assert!(calls.iter().all(|call| whole.names().contains(&format!("after {call}"))), "{:?}", whole.names());
     for (point, name) in (1..).zip(whole.names()) {
         let renewal = Renewal::of(site(), Some(Death::at(point))).await;
-        renewal.is_well().await;
-        assert_eq!(renewal.built(), 1, "killed at point {point}: {name}");
+        is_well(&renewal).await;
+        assert_eq!(built(&renewal), 1, "killed at point {point}: {name}");
     }
 }
 
@@ -244,14 +201,14 @@ async fn killed_at_any_point_one_that_fails_is_asked_about_and_the_answer_counts
     let whole = Death::never();
     let mut renewal = Renewal::of(fails(), Some(whole.clone())).await;
     renewal.answer("accept").await;
-    renewal.is_well().await;
+    is_well(&renewal).await;
     let first = whole.names().iter().position(|name| name == "before create_canary").unwrap();
     for point in u32::try_from(first).unwrap()..=whole.passed() {
         let mut renewal = Renewal::of(fails(), Some(Death::at(point))).await;
-        renewal.why().await;
+        why_asked(&renewal).await;
         renewal.answer("accept").await;
-        renewal.is_well().await;
-        assert_eq!(renewal.built(), 1, "killed at point {point}");
+        is_well(&renewal).await;
+        assert_eq!(built(&renewal), 1, "killed at point {point}");
     }
 }
 
@@ -261,7 +218,7 @@ async fn one_that_never_arrives_is_stopped_before_it_is_removed() {
     // Longer than anybody waits.
     plan.latencies.live_migration = Duration::from_secs(48 * 3600);
     let renewal = Renewal::of(plan, None).await;
-    let why = renewal.why().await;
+    let why = why_asked(&renewal).await;
     assert!(why.starts_with("not done within 15 min: the canary is migrating on gpu-0"), "{why}");
     let end = |what: &Happened| matches!(what, Happened::MigrationEnded { status, .. } if status == "cancelled");
     assert_eq!(renewal.count(end), 1);
@@ -277,12 +234,12 @@ async fn one_that_nova_does_not_delete_is_a_question_of_its_own() {
         assert_eq!(question.text, "the instance that was tried on gpu-01 is not removed: what now?");
         assert!(question.seen[0].ends_with("building, deleting"), "{question:?}");
         assert_eq!(question.seen[1], "not done within 15 min: the canary is scheduling");
-        assert_eq!((renewal.is_open(), renewal.canaries()), (false, 1));
+        assert_eq!((renewal.is_open(), canaries(&renewal)), (false, 1));
         renewal.answer("retry").await;
     }
     renewal.sim.clock.advance(Duration::from_secs(60 * 3600));
     renewal.answer("retry").await;
-    assert_eq!(renewal.why().await, "not done within 15 min: the canary is scheduling");
+    assert_eq!(why_asked(&renewal).await, "not done within 15 min: the canary is scheduling");
 }
 
 #[tokio::test]
@@ -298,7 +255,7 @@ async fn a_nova_that_is_away_is_waited_for() {
     let first = begun.since(turnaround_tests::sim::MORNING).as_secs();
     for from in first..first + 120 {
         let renewal = Renewal::of(away(from), None).await;
-        renewal.is_well().await;
-        assert_eq!(renewal.built(), 1, "away from {from} s on");
+        is_well(&renewal).await;
+        assert_eq!(built(&renewal), 1, "away from {from} s on");
     }
 }

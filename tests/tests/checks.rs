@@ -41,7 +41,7 @@ async fn renewed(plan: SitePlan, checks: &[OrderedCheck]) -> (Sim, WorkflowId) {
 async fn question(sim: &Sim, node: &WorkflowId) -> Vec<String> {
     let state = sim.state(node).await;
     let question = state.question().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()));
-    assert_eq!(question.text, "gpu-01 is renewed, and is not as the site's checks want it: what now?");
+    assert_eq!(question.text, "gpu-01 is renewed, and is not as it has to be: what now?");
     question.seen.clone()
 }
 

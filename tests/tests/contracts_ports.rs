@@ -149,6 +149,8 @@ contracts! {
     what_nova_does_not_know_never_looks_empty,
     every_instance_of_every_project_and_state_is_listed,
     what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move,
+    what_placement_has_for_an_instance_is_told,
+    what_a_node_has_is_told_before_and_after,
     a_canary_is_built_elsewhere_and_put_onto_a_closed_host_by_force,
     a_canary_that_does_not_come_up_says_why,
     a_long_list_is_listed_to_its_end,
@@ -251,7 +253,7 @@ async fn what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move(on: O
     plan.instances.push(pinned.metadata("turnaround:move", "cold\x1b[2J").metadata("turnaround", "never"));
     let bench = on.site(plan).await;
     let free = bench.instance("gpu-01-a").await;
-    assert_eq!((free.pinned_by.len(), free.owner_wants), (0, None));
+    assert_eq!((free.pinned_by.len(), free.owner_wants, free.flavor.as_str()), (0, None, "c4"));
     let train = bench.instance("train").await;
     assert_eq!(train.pinned_by, ["pci_passthrough:alias=h100:8", "resources2:VGPU=1"]);
     // Nobody's terminal is told what to do by a tenant.
@@ -270,6 +272,42 @@ async fn what_ties_an_instance_to_its_node_is_told_and_forbids_a_live_move(on: O
     bench.settle();
     let moved = bench.instance("train").await;
     assert_eq!((moved.host.as_deref(), moved.vm_state.as_str()), (Some("gpu-02"), "active"), "as it was found");
+}
+
+async fn what_placement_has_for_an_instance_is_told(on: On) {
+    let mut plan = SitePlan::uniform(2, 0);
+    let mut hidden = InstancePlan::new("hidden").on("gpu-01").size(4, 8_192);
+    hidden.holds.insert("CUSTOM_PCI_10DE_2330".to_owned(), 2);
+    plan.instances.extend([hidden, InstancePlan::new("plain").on("gpu-01").size(2, 4_096)]);
+    let bench = on.site(plan).await;
+    let of = async |name: &str| bench.ports.instances.allocations(&bench.id(name)).await.unwrap();
+    let has = |all: &[(&str, u64)]| all.iter().map(|(class, amount)| ((*class).to_owned(), *amount)).collect::<BTreeMap<_, _>>();
+    assert_eq!(of("hidden").await, has(&[("VCPU", 4), ("MEMORY_MB", 8_192), ("CUSTOM_PCI_10DE_2330", 2)]));
+    assert_eq!(of("plain").await, has(&[("VCPU", 2), ("MEMORY_MB", 4_096)]));
+    assert_eq!(bench.instance("hidden").await.pinned_by.len(), 0, "its flavour says nothing of it");
+    let nobody = InstanceId("6f1c3f5e-0000-4000-8000-00000000dead".to_owned());
+    assert!(bench.ports.instances.allocations(&nobody).await.unwrap().is_empty());
+}
+
+async fn what_a_node_has_is_told_before_and_after(on: On) {
+    let mut plan = SitePlan::uniform(1, 0);
+    let mut changed = NodePlan::usual_stock();
+    changed.clock_ahead_ms = -3_600_000;
+    changed.vlans = Some(BTreeSet::new());
+    changed.disks = None;
+    changed.kernel_parameters.insert("hugepages=64".to_owned());
+    plan.node("gpu-01").unwrap().faults.stock_once_installed = Some(changed.clone());
+    let bench = on.site(plan).await;
+    let stock = async || bench.ports.facts.stock(&node("gpu-01")).await.unwrap();
+    assert_eq!(stock().await, NodePlan::usual_stock());
+    bench.renew("gpu-01", "token-1").await;
+    bench.settle();
+    // Whose key is not known is asked for its facts first.
+    bench.ports.facts.facts(&node("gpu-01")).await.unwrap();
+    let mut now = stock().await;
+    assert!((-3_601_000..=-3_590_000).contains(&now.clock_ahead_ms), "{now:?}");
+    now.clock_ahead_ms = changed.clock_ahead_ms;
+    assert_eq!(now, changed);
 }
 
 async fn a_canary_is_built_elsewhere_and_put_onto_a_closed_host_by_force(on: On) {
@@ -374,10 +412,14 @@ async fn the_hypervisor_is_a_second_witness(on: On) {
     *plan.node("gpu-01").unwrap() = NodePlan::new("gpu-01").size(48, 384 * 1024);
     let bench = on.site(plan).await;
     let mut hypervisor = bench.ports.compute.hypervisor(&node("gpu-01")).await.unwrap();
+    // The same each time, and not that of another node.
+    let id = hypervisor.id.take();
+    let of = async |name: &str| bench.ports.compute.hypervisor(&node(name)).await.unwrap().id;
+    assert!(id.is_some() && id == of("gpu-01").await && id != of("gpu-02").await, "{id:?}");
     let mut running = vec![bench.id("gpu-01-a").0, bench.id("gpu-01-b").0];
     running.sort();
     hypervisor.running.sort();
-    assert_eq!(hypervisor, Hypervisor { up: true, vcpus: 48, memory_mb: 384 * 1024, running });
+    assert_eq!(hypervisor, Hypervisor { id: None, up: true, vcpus: 48, memory_mb: 384 * 1024, running });
 }
 
 async fn what_placement_has_of_a_host_is_told_also_where_nothing_is_free(on: On) {

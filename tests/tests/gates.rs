@@ -3,68 +3,24 @@
 
 use std::time::Duration;
 
-use turnaround_tests::sim::{Death, MORNING, Sim, order};
-use turnaround_workflows::engine::{Question, SignalKind};
-use turnaround_workflows::rehearsal::{ALWAYS, Api, Happened, NodePlan, Outage, SitePlan};
-use turnaround_workflows::store::{Status, WorkflowId};
+use turnaround_tests::renewal::{Renewal, site_with};
+use turnaround_tests::sim::{Death, MORNING};
+use turnaround_workflows::rehearsal::{ALWAYS, Api, Happened, Outage};
+use turnaround_workflows::store::Status;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const FAILING: &str = r#"DiskFailing{instance="gpu-01"}"#;
 
-struct Renewal {
-    sim: Sim,
-    node: WorkflowId,
-}
-
-impl Renewal {
-    /// Of `gpu-01`, to its end or its first question.
-    async fn of(plan: SitePlan, death: Option<Death>) -> Renewal {
-        let mut order = order(&plan, 1);
-        order.nodes.truncate(1);
-        let mut sim = Sim::new(plan, 7);
-        sim.deaths.extend(death);
-        let rollout = sim.order(&order).await;
-        let node = sim.child(&rollout, "gpu-01").await;
-        sim.run().await;
-        Renewal { sim, node }
-    }
-
-    async fn question(&self) -> Question {
-        let state = self.sim.state(&self.node).await;
-        state.question().cloned().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline()))
-    }
-
-    async fn answer(&mut self, key: &str) {
-        self.sim.clock.advance(Duration::from_secs(1));
-        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
-        self.sim.run().await;
-    }
-
-    fn is_open(&self) -> bool {
-        self.sim.world.snapshot().node("gpu-01").unwrap().enabled
-    }
-
-    async fn status(&self) -> Status {
-        self.sim.document(&self.node).await.status
-    }
-
-    /// How long it took from the return of the compute service until the node was given back.
-    fn waited(&self) -> Duration {
-        let at = |is: fn(&Happened) -> bool| self.sim.world.events().iter().rev().find(|event| is(&event.what)).unwrap().at;
-        at(|what| matches!(what, Happened::ServiceEnabled { .. })).since(at(|what| matches!(what, Happened::ServiceUp { .. })))
-    }
-}
-
-fn with(change: impl FnOnce(&mut NodePlan)) -> SitePlan {
-    let mut plan = SitePlan::uniform(3, 1);
-    change(plan.node("gpu-01").unwrap());
-    plan
+/// How long it took from the return of the compute service until the node was given back.
+fn waited(renewal: &Renewal) -> Duration {
+    let at = |is: fn(&Happened) -> bool| renewal.sim.world.events().iter().rev().find(|event| is(&event.what)).unwrap().at;
+    at(|what| matches!(what, Happened::ServiceEnabled { .. })).since(at(|what| matches!(what, Happened::ServiceUp { .. })))
 }
 
 #[tokio::test]
 async fn a_network_agent_that_does_not_come_back_is_a_question_and_the_node_stays_closed() {
-    let mut renewal = Renewal::of(with(|node| node.faults.agent_stays_away = true), None).await;
+    let mut renewal = Renewal::of(site_with(|node| node.faults.agent_stays_away = true), None).await;
     let question = renewal.question().await;
     assert_eq!(question.text, "gpu-01 is renewed, and not all that it had before is back in OpenStack: what now?");
     assert_eq!(question.seen, ["neutron-openvswitch-agent does not report"]);
@@ -77,26 +33,22 @@ async fn a_network_agent_that_does_not_come_back_is_a_question_and_the_node_stay
 
 #[tokio::test]
 async fn a_node_that_was_left_without_its_network_agent_is_asked_about_again() {
-    let plan = with(|node| node.faults.agent_stays_away = true);
+    let plan = site_with(|node| node.faults.agent_stays_away = true);
     let mut renewal = Renewal::of(plan.clone(), None).await;
     renewal.answer("leave").await;
-    let mut order = order(&plan, 1);
-    order.nodes.truncate(1);
-    let rollout = renewal.sim.order(&order).await;
-    renewal.node = renewal.sim.child(&rollout, "gpu-01").await;
-    renewal.sim.run().await;
+    renewal.again(&plan).await;
     assert_eq!(renewal.question().await.seen, ["neutron-openvswitch-agent does not report"]);
     assert!(!renewal.is_open());
 }
 
 #[tokio::test]
 async fn a_compute_service_that_comes_and_goes_is_not_back_until_it_has_reported_for_a_while() {
-    let renewal = Renewal::of(with(|node| node.faults.flaps = 3), None).await;
+    let renewal = Renewal::of(site_with(|node| node.faults.flaps = 3), None).await;
     assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
     let events = renewal.sim.world.events();
     assert_eq!(events.iter().filter(|event| matches!(event.what, Happened::ServiceDown { .. })).count(), 4, "for its installation, and three times since");
-    assert!(renewal.waited() >= 2 * MINUTE, "{:?}", renewal.waited());
-    let mut renewal = Renewal::of(with(|node| node.faults.flaps = ALWAYS), None).await;
+    assert!(waited(&renewal) >= 2 * MINUTE, "{:?}", waited(&renewal));
+    let mut renewal = Renewal::of(site_with(|node| node.faults.flaps = ALWAYS), None).await;
     let question = renewal.question().await;
     assert_eq!(question.text, "gpu-01 is renewed, and its nova-compute comes and goes: what now?");
     assert!(!renewal.is_open());
@@ -107,7 +59,7 @@ async fn a_compute_service_that_comes_and_goes_is_not_back_until_it_has_reported
 #[tokio::test]
 async fn an_alert_that_did_not_fire_before_is_a_question_and_the_node_stays_closed() {
     for last in ["accept", "leave"] {
-        let plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+        let plan = site_with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
         let mut renewal = Renewal::of(plan, None).await;
         let question = renewal.question().await;
         assert_eq!(question.text, "gpu-01 is renewed, and alerts fire about it that did not fire before: what now?");
@@ -124,17 +76,16 @@ async fn an_alert_that_did_not_fire_before_is_a_question_and_the_node_stays_clos
 
 #[tokio::test]
 async fn what_fires_all_the_time_is_no_hindrance_and_what_its_absence_has_caused_is_waited_out() {
-    let renewal = Renewal::of(with(|node| node.alert = Some("FanSlow".to_owned())), None).await;
+    let renewal = Renewal::of(site_with(|node| node.alert = Some("FanSlow".to_owned())), None).await;
     assert_eq!(renewal.status().await, Status::Succeeded);
-    let told = renewal.sim.state(&renewal.node).await.record("verify-alerts").unwrap().output.as_ref().unwrap().to_string();
-    assert_eq!(told, r#"{"firing":["FanSlow{instance=\"gpu-01\"}"]}"#);
+    assert_eq!(renewal.output("verify-alerts").await, r#"{"firing":["FanSlow{instance=\"gpu-01\"}"]}"#);
     // `NodeDown` ends a minute after the compute service is back.
-    assert!(renewal.waited() >= MINUTE, "{:?}", renewal.waited());
+    assert!(waited(&renewal) >= MINUTE, "{:?}", waited(&renewal));
 }
 
 #[tokio::test]
 async fn where_nobody_says_which_alerts_fire_an_operator_is_asked() {
-    let mut plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    let mut plan = site_with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
     plan.faults.outages = vec![Outage { api: Api::Monitoring, node: None, from: 5 * MINUTE, lasts: 2 * HOUR }];
     let mut renewal = Renewal::of(plan, None).await;
     let question = renewal.question().await;
@@ -152,7 +103,7 @@ async fn where_nobody_says_which_alerts_fire_an_operator_is_asked() {
 
 #[tokio::test]
 async fn that_nobody_says_is_taken_as_good_only_until_somebody_does() {
-    let mut plan = with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    let mut plan = site_with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
     let out = |from, lasts| Outage { api: Api::Monitoring, node: None, from, lasts };
     // It answers for some minutes in between.
     plan.faults.outages = vec![out(5 * MINUTE, 2 * HOUR), out(2 * HOUR + 10 * MINUTE, 48 * HOUR)];
@@ -166,7 +117,7 @@ async fn that_nobody_says_is_taken_as_good_only_until_somebody_does() {
 
 #[tokio::test]
 async fn a_monitoring_that_never_answers_keeps_no_node_whose_operator_says_so() {
-    let mut plan = with(|_| {});
+    let mut plan = site_with(|_| {});
     plan.faults.outages = vec![Outage { api: Api::Monitoring, node: None, from: Duration::ZERO, lasts: 100 * HOUR }];
     let mut renewal = Renewal::of(plan, None).await;
     assert!(!renewal.is_open());
@@ -176,7 +127,7 @@ async fn a_monitoring_that_never_answers_keeps_no_node_whose_operator_says_so() 
 
 #[tokio::test]
 async fn what_was_accepted_stays_so_whoever_is_killed() {
-    let faults = || with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
+    let faults = || site_with(|node| node.faults.alert_once_installed = Some("DiskFailing".to_owned()));
     let whole = Death::never();
     let mut renewal = Renewal::of(faults(), Some(whole.clone())).await;
     renewal.answer("accept").await;

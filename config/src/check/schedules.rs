@@ -9,6 +9,7 @@ use crate::cron_expression::CronExpression;
 use crate::limits;
 use crate::names::{ImageName, NodeName, ScheduleName};
 use crate::nearest::{nearest, suggest};
+use crate::pattern::pattern_fits;
 use crate::problems::{Problems, Wrong, show};
 use crate::raw::RawSchedule;
 use crate::read::{Field, Found, Kind, Named, Written};
@@ -52,7 +53,7 @@ impl Known {
 
     /// Those of these nodes that `pattern` means: a node's name, in which `*` stands for any characters. A faulty name is a problem of its own.
     pub(super) fn that_fit(&self, pattern: &str) -> Result<Vec<NodeName>, Wrong> {
-        let found: Vec<&String> = self.names.iter().filter(|name| fits(pattern, name)).collect();
+        let found: Vec<&String> = self.names.iter().filter(|name| pattern_fits(pattern, name)).collect();
         if !found.is_empty() || self.unreadable {
             return Ok(found.into_iter().filter_map(|name| name.parse().ok()).collect());
         }
@@ -76,21 +77,6 @@ pub(super) fn schedules(
     problems: &mut Problems<'_>,
 ) -> Option<BTreeMap<ScheduleName, Schedule>> {
     super::nodes::named(field, problems, |_, raw, problems| raw.check(images, nodes, ways, problems))
-}
-
-/// Does `name` fit? As in a shell, where `*` stands for any characters, also for none. Nothing else has a meaning.
-fn fits(pattern: &str, name: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut left) = name.strip_prefix(first) else { return false };
-    let mut parts: Vec<&str> = rest.split('*').collect();
-    let last = parts.pop().unwrap_or_default();
-    for part in parts {
-        match left.split_once(part) {
-            Some((_, behind)) => left = behind,
-            None => return false,
-        }
-    }
-    left.ends_with(last)
 }
 
 /// The two words for [`Starts`].

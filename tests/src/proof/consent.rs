@@ -13,6 +13,12 @@ use super::journals::Journals;
 pub struct Site<'a> {
     pub log: &'a str,
     pub journals: &'a Journals,
+    /// Nodes whose clock goes wrong once they are installed: nobody can take that as good.
+    pub off: BTreeSet<String>,
+    /// Nodes that come back with other disks, VLANs or kernel parameters.
+    pub changed: BTreeSet<String>,
+    /// Nodes that come back as another compute node of Nova's.
+    pub another: BTreeSet<String>,
     /// Nodes that come back under another name.
     pub misnamed: BTreeSet<String>,
     /// Nodes that come back with less memory, or without some of their devices.
@@ -54,6 +60,9 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
             of_the_node().any(|answer| answer.key == "accept" && answer.at <= succeeded && answer.seen.iter().any(says))
         };
         for (such, words, how) in [
+            (&site.off, &[][..], "with a clock that goes wrong"),
+            (&site.changed, &["its data disks", "its VLANs", "its kernel's parameters"], "other than it was found"),
+            (&site.another, &["compute_id"], "as another compute node"),
             (&site.misnamed, &["host name"][..], "under another name"),
             (&site.short, &["now it offers", " VGPU"], "short of what it had"),
             (&site.mute, &["agent does not report"], "without its network agent"),
@@ -136,16 +145,16 @@ mod tests {
         entries.push(json!({ "event": "ended", "outcome": "succeeded", "at": 30 }));
         let journals = Journals::from([("w".to_owned(), entries.iter().map(|entry| (String::new(), entry.to_string())).collect())]);
         let of_it = BTreeSet::from(["a".to_owned()]);
-        judge(&Site { log, journals: &journals, misnamed: of_it.clone(), short: of_it.clone(), mute: of_it.clone(), alerting: of_it.clone(), canary: of_it })
+        judge(&Site { log, journals: &journals, off: BTreeSet::new(), changed: of_it.clone(), another: of_it.clone(), misnamed: of_it.clone(), short: of_it.clone(), mute: of_it.clone(), alerting: of_it.clone(), canary: of_it })
     }
 
     #[test]
     fn what_is_done_without_an_operators_word_is_told() {
-        let all = "host name: x; now it offers y; the-agent does not report; DiskFailing{}; turnaround-canary-w: it did not start";
-        assert_eq!(against(OPENED, None).len(), 5);
-        assert_eq!(against(OPENED, Some(("retry", all))).len(), 5);
-        assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 4);
-        assert_eq!(against(OPENED, Some(("accept", "the-agent does not report"))).len(), 4);
+        let all = "its VLANs: x; `compute_id`; host name: x; now it offers y; the-agent does not report; DiskFailing{}; turnaround-canary-w: it did not start";
+        assert_eq!(against(OPENED, None).len(), 7);
+        assert_eq!(against(OPENED, Some(("retry", all))).len(), 7);
+        assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 6);
+        assert_eq!(against(OPENED, Some(("accept", "the-agent does not report"))).len(), 6);
         assert!(against(OPENED, Some(("accept", all))).is_empty());
         assert!(against("", None).is_empty(), "it was not opened");
         assert!(against(&OPENED.replace("caller", "other"), None).is_empty(), "it was not opened by us");

@@ -67,6 +67,9 @@ impl Instances for Gated {
     async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
         self.gate.call("device ports", false, self.site.instances.device_ports(node)).await
     }
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError> {
+        self.gate.call("allocations", false, self.site.instances.allocations(id)).await
+    }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.gate.call("server groups", false, self.site.instances.groups()).await
     }

@@ -346,6 +346,9 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     against.extend(consent::judge(&consent::Site {
         log: &log,
         journals: &journals,
+        off: with_fault(|node| node.faults.stock_once_installed.as_ref().is_some_and(|stock| stock.clock_ahead_ms != 0)),
+        changed: with_fault(|node| node.faults.stock_once_installed.as_ref().is_some_and(|stock| stock.clock_ahead_ms == 0)),
+        another: with_fault(|node| node.faults.new_identity),
         misnamed: with_fault(|node| node.faults.wrong_hostname.is_some()),
         short: with_fault(|node| node.faults.loses_memory_mb > 0 || node.faults.loses_devices.is_some()),
         mute: with_fault(|node| node.faults.agent_stays_away),

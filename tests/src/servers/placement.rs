@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
+use turnaround_workflows::ports::InstanceId;
 use turnaround_workflows::rehearsal::{Trouble, World};
 
 use super::tokens::Tokens;
@@ -46,6 +47,7 @@ fn understood(query: &BTreeMap<String, String>) -> Option<(BTreeMap<String, Stri
 pub(super) fn routes(placement: Placement) -> Router {
     Router::new()
         .route("/allocation_candidates", get(candidates))
+        .route("/allocations/{consumer}", get(allocations))
         .route("/resource_providers", get(providers))
         .route("/resource_providers/{uuid}/inventories", get(inventories))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "Not Found", "The resource could not be found."))
@@ -91,6 +93,23 @@ async fn providers(State(placement): State<Arc<Placement>>, headers: HeaderMap, 
         vec![of(root.clone(), service.host.clone(), None), of(format!("{root}-devices"), format!("{}_devices", service.host), Some(root))]
     });
     Json(json!({ "resource_providers": tree.unwrap_or_default() })).into_response()
+}
+
+/// What an instance has: its size of its host, its devices of the provider below that.
+async fn allocations(State(placement): State<Arc<Placement>>, headers: HeaderMap, Path(consumer): Path<String>) -> Response {
+    if let Some(refused) = refusal(&placement, &headers, "placement:allocations:list") {
+        return refused;
+    }
+    let Ok(has) = placement.world.allocations_of(&InstanceId(consumer)) else { return away() };
+    let (size, devices): (Vec<_>, Vec<_>) = has.into_iter().partition(|(class, _)| ["VCPU", "MEMORY_MB"].contains(&class.as_str()));
+    let of = |resources: Vec<(String, u64)>| json!({ "generation": 3, "resources": resources.into_iter().collect::<BTreeMap<_, _>>() });
+    let mut all = Map::new();
+    for (provider, resources) in [("host", size), ("host-devices", devices)] {
+        if !resources.is_empty() {
+            all.insert(provider.to_owned(), of(resources));
+        }
+    }
+    Json(json!({ "allocations": all })).into_response()
 }
 
 async fn inventories(State(placement): State<Arc<Placement>>, headers: HeaderMap, Path(uuid): Path<String>) -> Response {

@@ -70,6 +70,9 @@ impl Instances for Told {
     async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError> {
         self.0.instances.device_ports(node).await
     }
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError> {
+        self.0.instances.allocations(id).await
+    }
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.0.instances.groups().await
     }

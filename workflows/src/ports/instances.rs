@@ -51,6 +51,8 @@ pub struct Instance {
     pub zone: Option<String>,
     /// What else its flavour asks of Placement: see [`asks`].
     pub asks: BTreeMap<String, String>,
+    /// The name of its flavour when it was made; empty where Nova does not say.
+    pub flavor: String,
     /// What in its flavour keeps it from being moved live, as `key=value`: see [`pins`].
     pub pinned_by: Vec<String>,
     /// What its owner wants of moves: the value of its metadata [`MOVE_METADATA`].
@@ -67,6 +69,13 @@ const DEVICE_CLASSES: [&str; 3] = ["VGPU", "PGPU", "PCI_DEVICE"];
 /// memory (`nova/compute/api.py`, `live_migrate` and its decorators). What it moves in neither way (accelerators of Cyborg's), or live under some
 /// conditions (a TPM), it has to say itself.
 const PINNING: [&str; 2] = ["pci_passthrough:alias", "hw:pmem"];
+
+/// Does an instance that has some of this resource class by Placement have a device of its node, or something else that Nova doesn't move live, whatever its
+/// flavour says? PCI devices that Placement counts are of the class that their `[pci]device_spec` names, or of `CUSTOM_PCI_vendor_product`
+/// (Nova's manual, "Attaching physical PCI devices to guests"); persistent memory is `CUSTOM_PMEM_NAMESPACE_label`.
+pub fn holds_device(class: &str) -> bool {
+    DEVICE_CLASSES.contains(&class) || ["FPGA", "MEM_ENCRYPTION_CONTEXT"].contains(&class) || ["CUSTOM_PCI_", "CUSTOM_PMEM_NAMESPACE_"].iter().any(|prefix| class.starts_with(prefix))
+}
 
 /// Does this extra spec of a flavour give its instances a device of their node, or something else that Nova doesn't move live?
 pub fn pins(key: &str, value: &str) -> bool {
@@ -243,6 +252,9 @@ pub trait Instances: Send + Sync {
     /// Ports with a device of their host (SR-IOV and the like) of instances on `node`, by Neutron's `binding:vnic_type`.
     async fn device_ports(&self, node: &NodeName) -> Result<BTreeMap<InstanceId, Vec<String>>, PortError>;
 
+    /// What the instance has by Placement, on all hosts: how much of which resource class. Empty where Placement knows nothing of it.
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError>;
+
     /// Server groups of all projects that have a hard rule.
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError>;
 
@@ -252,7 +264,7 @@ pub trait Instances: Send + Sync {
 
 #[cfg(test)]
 mod tests {
-    use super::{asks, devices, pins};
+    use super::{asks, devices, holds_device, pins};
 
     #[test]
     fn what_a_flavour_asks_of_placement_is_told_apart_from_its_size() {
@@ -287,6 +299,17 @@ mod tests {
             ("VGPU", "1"),
         ] {
             assert!(!pins(key, value), "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn what_placement_calls_a_device_is_one() {
+        for class in ["VGPU", "PGPU", "PCI_DEVICE", "FPGA", "CUSTOM_PCI_10DE_2330", "CUSTOM_PMEM_NAMESPACE_6GB", "MEM_ENCRYPTION_CONTEXT"] {
+            assert!(holds_device(class), "{class}");
+        }
+        // Nova takes virtual functions of a network out for a live migration, and puts others in.
+        for class in ["VCPU", "PCPU", "MEMORY_MB", "DISK_GB", "SRIOV_NET_VF", "NET_BW_EGR_KILOBIT_PER_SEC", "CUSTOM_LICENSE"] {
+            assert!(!holds_device(class), "{class}");
         }
     }
 }

@@ -25,7 +25,7 @@ pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
 pub use facts::{CommandEnd, DiskHolds, Facts, Installed, NodeFacts, NodeStock};
 pub use instances::{
-    GroupRule, ServerGroup, asks, devices, lacks_group_policy,
+    GroupRule, ServerGroup, asks, devices, holds_device, lacks_group_policy,
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, RequestId, pins, resource_class,
 };
 pub use netboot::{BootTicket, NetBoot, Token};

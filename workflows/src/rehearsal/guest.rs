@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::MoveFault;
 use crate::clock::Timestamp;
-use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, asks, pins};
+use crate::ports::{Instance, InstanceId, MOVE_METADATA, Migration, MigrationKind, MigrationState, Room, asks, devices, holds_device, pins};
 
 /// Nova's `vm_state`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +93,10 @@ pub struct Guest {
     pub before_resize: VmState,
     pub fault: Option<String>,
     pub locked: bool,
+    pub flavor: String,
     pub extra_specs: BTreeMap<String, String>,
+    /// By resource class: what else it has by Placement, of which its flavour says nothing.
+    pub holds: BTreeMap<String, u64>,
     pub metadata: BTreeMap<String, String>,
     pub created: Timestamp,
     pub(super) deleted: bool,
@@ -116,6 +119,7 @@ impl Guest {
             takes: Room { vcpus: u64::from(self.vcpus), memory_mb: self.memory_mb, disk_gb: (self.disk_gb > 0).then_some(self.disk_gb) },
             zone: self.zone.clone(),
             asks: self.asks(),
+            flavor: self.flavor.clone(),
             pinned_by: self.pinned_by(),
             owner_wants: self.metadata.get(MOVE_METADATA).cloned(),
         }
@@ -123,6 +127,19 @@ impl Guest {
 
     pub(super) fn asks(&self) -> BTreeMap<String, String> {
         asks(&self.extra_specs)
+    }
+
+    /// What Placement has for it.
+    pub(super) fn allocations(&self) -> BTreeMap<String, u64> {
+        let mut all = devices(&self.asks());
+        all.extend([("VCPU".to_owned(), u64::from(self.vcpus)), ("MEMORY_MB".to_owned(), self.memory_mb)]);
+        all.extend(self.holds.clone());
+        all
+    }
+
+    /// Does it have something with which Nova does not move it live?
+    pub(super) fn has_device(&self) -> bool {
+        !self.pinned_by().is_empty() || self.holds.keys().any(|class| holds_device(class))
     }
 
     pub(super) fn pinned_by(&self) -> Vec<String> {

@@ -180,7 +180,7 @@ impl Site {
             let reason = format!("Compute service of {source} is unavailable at this time.");
             return self.fail(migration, MigrationStatus::Error, &reason);
         }
-        if how == Move::Live && !self.guests[guest].pinned_by().is_empty() {
+        if how == Move::Live && self.guests[guest].has_device() && !self.plan.devices_move_live {
             return self.fail(migration, MigrationStatus::Error, NOT_LIVE_MIGRATABLE);
         }
         if let Some(reason) = self.goes_wrong(guest, how, MoveGoesWrong::PreCheck) {

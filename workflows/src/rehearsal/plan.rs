@@ -32,6 +32,8 @@ pub struct SitePlan {
     pub setup: Option<SetupPlan>,
     /// The Kubernetes cluster on the site's instances. None: there is none.
     pub cluster: Option<ClusterPlan>,
+    /// Its Nova, drivers and devices are such that instances with devices move live.
+    pub devices_move_live: bool,
 }
 
 /// A server group.
@@ -322,6 +324,10 @@ pub struct InstancePlan {
     pub locked: bool,
     /// Of its flavour.
     pub extra_specs: BTreeMap<String, String>,
+    /// The name of its flavour; derived from its processors where it is empty.
+    pub flavor: String,
+    /// By resource class: what else it has by Placement, of which its flavour says nothing.
+    pub holds: BTreeMap<String, u64>,
     /// Its owner's.
     pub metadata: BTreeMap<String, String>,
     pub fault: MoveFault,
@@ -341,6 +347,8 @@ impl Default for InstancePlan {
             vm_state: VmState::Active,
             locked: false,
             extra_specs: BTreeMap::new(),
+            flavor: String::new(),
+            holds: BTreeMap::new(),
             metadata: BTreeMap::new(),
             fault: MoveFault::default(),
         }

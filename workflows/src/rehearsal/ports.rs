@@ -184,6 +184,10 @@ impl Instances for World {
         Ok(guests.into_iter().map(|guest| (guest.id, guest.device_ports)).collect())
     }
 
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError> {
+        self.allocations_of(id).map_err(|e| e.while_trying_to(format_args!("ask Placement what instance {id} has")))
+    }
+
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         self.server_groups().map_err(|e| e.while_trying_to("list the server groups"))
     }

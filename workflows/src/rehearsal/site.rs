@@ -426,6 +426,8 @@ impl Site {
             before_resize: VmState::Active,
             fault: None,
             locked: plan.locked,
+            flavor: if plan.flavor.is_empty() { format!("c{}", plan.vcpus) } else { plan.flavor.clone() },
+            holds: plan.holds.clone(),
             extra_specs: plan.extra_specs.clone(),
             metadata: plan.metadata.clone(),
             created: self.now,

@@ -7,10 +7,10 @@ use rand::{Rng, SeedableRng};
 
 use super::guest::VmState;
 use super::plan::{
-    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, Outage, ScriptGoesWrong,
+    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, NodePlan, Outage, ScriptGoesWrong,
     SitePlan,
 };
-use crate::ports::Move;
+use crate::ports::{DiskHolds, Move};
 
 /// In this time, from the beginning, others do what they do. A renewal takes about ten minutes.
 const MEANWHILE_SECS: u64 = 45 * 60;
@@ -90,8 +90,29 @@ impl SitePlan {
             let calls = [Call::CreateCanary, Call::PutCanary, Call::StartCanary, Call::RemoveCanary];
             plan = plan.loses_answer(pick(&mut random, &calls), random.random_range(1..3));
         }
+        if one_in(&mut random, 6) {
+            let index = random.random_range(0..plan.nodes.len());
+            comes_back_other(&mut random, &mut plan.nodes[index].faults);
+        }
         plan
     }
+}
+
+/// An installation that takes something of its node with it.
+fn comes_back_other(random: &mut StdRng, faults: &mut NodeFaults) {
+    let mut stock = NodePlan::usual_stock();
+    match random.random_range(0..6) {
+        0 => stock.disks = Some([("SYSTEM1", DiskHolds::System), ("DATA1", DiskHolds::System)].map(|(disk, holds)| (disk.to_owned(), holds)).into()),
+        1 => stock.disks = None,
+        2 => stock.kernel_parameters.clear(),
+        3 => stock.vlans = Some(std::collections::BTreeSet::new()),
+        4 => stock.clock_ahead_ms = 90_000,
+        _ => {
+            faults.new_identity = true;
+            return;
+        }
+    }
+    faults.stock_once_installed = Some(stock);
 }
 
 fn one_in(random: &mut StdRng, chance: u32) -> bool {

@@ -208,6 +208,12 @@ impl World {
         Ok(offering.map(|node| (site.nodes[node].host.clone(), site.devices_left(node))).collect())
     }
 
+    /// What Placement has for the instance; nothing where it knows none.
+    pub fn allocations_of(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, Trouble> {
+        let site = self.asked(Api::Nova, None)?;
+        Ok(site.guest(id).map(|guest| site.guests[guest].allocations()).unwrap_or_default())
+    }
+
     /// How far the live migration of this instance is, if one is being carried out.
     pub fn progress_of(&self, id: &InstanceId) -> Result<Option<MoveProgress>, Trouble> {
         let site = self.asked(Api::Nova, None)?;

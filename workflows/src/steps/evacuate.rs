@@ -83,13 +83,18 @@ impl Step for Evacuate {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Evacuated>, StepError> {
         let order = order(cx)?;
         let moves: Moves = cx.checkpoint()?.unwrap_or_default();
-        let scene = Scene::look(cx, &order.node, &moves).await?;
+        let mut scene = Scene::look(cx, &order.node, &moves).await?;
         if scene.is_empty() && moves.instances.values().all(Moving::has_left) && unsettled(cx)?.is_zero() {
             return Ok(Observed::AlreadyDone(moves.report()));
         }
-        let mut would = summary(&order.node, &scene.on_node, order.rules.pinned);
         // Only a dry run has not begun, and only there is it read.
-        let leaving = room::leaving(&scene.on_node, order.rules.pinned);
+        if cx.begun().is_none() {
+            for instance in &mut scene.on_node {
+                starting::add_devices(cx, instance).await;
+            }
+        }
+        let mut would = summary(&order.node, &scene.on_node, order.rules.move_rules());
+        let leaving = room::leaving(&scene.on_node, order.rules.move_rules());
         if cx.begun().is_none() && !leaving.is_empty() {
             let elsewhere = Elsewhere::look(cx, &order, &leaving, Patience::Waits).await?;
             let proof = elsewhere.prove(&leaving);

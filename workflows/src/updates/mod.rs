@@ -15,7 +15,10 @@ mod rollout;
 mod survey;
 
 pub use dry_run::{DryRunLine, DryRunReport};
-pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
+pub use order::{
+    BadOrder, Deploy, Expected, MoveRules, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedMoveRule, OrderedSilence, RolloutOrder,
+    Rules, SurveyOrder,
+};
 pub use survey::{NodeSurvey, SurveyReport};
 
 /// Renews the operating system of one node. Started by a rollout.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use super::{NODE_OS, NODE_OS_IRONIC};
-use turnaround_config::{Carries, Compared, Config, Expect, ImageName, Matcher, Node, NodeName, Pinned};
+use turnaround_config::{Carries, Compared, Config, Expect, ImageName, Matcher, MoveRule, Node, NodeName, Pinned};
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct Rules {
     /// What is done with running instances that can't be moved live. Older orders don't say.
     #[serde(default)]
     pub pinned: Pinned,
+    /// How certain instances are moved. Older orders don't say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<OrderedMoveRule>,
     /// Owners of instances that only they can have moved are waited for so long. Older orders don't say.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub owner_wait_ms: u64,
@@ -77,6 +80,27 @@ pub struct Rules {
     /// The instance that has to start on the node before it is given back. None: none; older orders don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<OrderedCanary>,
+}
+
+/// How instances of certain flavours or projects are moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedMoveRule {
+    pub name: String,
+    #[serde(flatten)]
+    pub rule: MoveRule,
+}
+
+/// What decides how an instance is moved, besides itself and its owner.
+#[derive(Debug, Clone, Copy)]
+pub struct MoveRules<'a> {
+    pub pinned: Pinned,
+    pub rules: &'a [OrderedMoveRule],
+}
+
+impl Rules {
+    pub fn move_rules(&self) -> MoveRules<'_> {
+        MoveRules { pinned: self.pinned, rules: &self.moves }
+    }
 }
 
 /// A small instance, by Nova's, Glance's and Neutron's ids.
@@ -283,6 +307,7 @@ impl RolloutOrder {
             max_out: u32::from(config.node_os.max_out),
             moves_at_once: u32::from(config.node_os.moves_at_once),
             pinned: config.node_os.pinned,
+            moves: config.moves.iter().map(|(name, rule)| OrderedMoveRule { name: name.to_string(), rule: rule.clone() }).collect(),
             owner_wait_ms: millis(config.node_os.owner_wait),
             settle_ms: millis(config.node_os.settle),
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),

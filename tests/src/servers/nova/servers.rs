@@ -79,8 +79,7 @@ fn document(nova: &Nova, guest: &Guest, minor: Minor, admin: bool) -> Value {
         "OS-DCF:diskConfig": "MANUAL",
     });
     if minor >= FLAVOR_INSIDE {
-        let name = format!("c{}", guest.vcpus);
-        document["flavor"] = json!({ "original_name": name, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": if guest.disk_gb == 0 { 20 } else { guest.disk_gb }, "ephemeral": 0, "swap": 0, "extra_specs": guest.extra_specs });
+        document["flavor"] = json!({ "original_name": guest.flavor, "vcpus": guest.vcpus, "ram": guest.memory_mb, "disk": if guest.disk_gb == 0 { 20 } else { guest.disk_gb }, "ephemeral": 0, "swap": 0, "extra_specs": guest.extra_specs });
     }
     if minor >= PINNED_ZONE {
         document["pinned_availability_zone"] = json!(guest.zone);

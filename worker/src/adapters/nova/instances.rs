@@ -154,6 +154,10 @@ impl Instances for Nova {
         self.device_ports_on(&operation, host).await
     }
 
+    async fn allocations(&self, id: &InstanceId) -> Result<BTreeMap<String, u64>, PortError> {
+        self.allocations_of(&format!("ask Placement what instance {id} has"), &id.0).await
+    }
+
     async fn groups(&self) -> Result<Vec<ServerGroup>, PortError> {
         let operation = "list the server groups";
         let (mut groups, mut offset) = (Vec::new(), 0);

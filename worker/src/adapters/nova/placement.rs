@@ -66,6 +66,17 @@ const PROCESSORS: [&str; 2] = ["VCPU", "PCPU"];
 /// Parts of a host whose inventories are read, each by a call of its own. Nova has one for each NUMA cell and each GPU, or slice of one.
 const PARTS_MAX: usize = 200;
 
+/// By the provider that it is of.
+#[derive(Deserialize)]
+struct Allocations {
+    allocations: BTreeMap<String, Allocation>,
+}
+
+#[derive(Deserialize)]
+struct Allocation {
+    resources: BTreeMap<String, u64>,
+}
+
 #[derive(Deserialize)]
 struct Tree {
     resource_providers: Vec<Part>,
@@ -176,6 +187,17 @@ impl Nova {
                 let sum: &mut u64 = all.entry(class).or_default();
                 *sum = sum.saturating_add(total);
             }
+        }
+        Ok(all)
+    }
+
+    /// What Placement has for the instance of that UUID, on all hosts. Empty where it knows nothing of it.
+    pub(super) async fn allocations_of(&self, operation: &str, instance: &str) -> Result<BTreeMap<String, u64>, PortError> {
+        let found: Allocations = self.placement(operation, &["allocations", instance], &[], &MICROVERSION, "Placement's allocations").await?;
+        let mut all = BTreeMap::new();
+        for (class, amount) in found.allocations.into_values().flat_map(|allocation| allocation.resources) {
+            let sum: &mut u64 = all.entry(class).or_default();
+            *sum = sum.saturating_add(amount);
         }
         Ok(all)
     }

@@ -140,6 +140,9 @@ pub(super) struct Server {
 /// As it was when the instance was made; inside the server since microversion 2.47.
 #[derive(Default, Deserialize)]
 struct Flavor {
+    /// Its name when the instance was made.
+    #[serde(default)]
+    original_name: String,
     #[serde(default)]
     vcpus: u64,
     /// In MiB.
@@ -179,6 +182,7 @@ impl Server {
             takes: self.flavor.takes(!matches!(&self.image, serde_json::Value::String(id) if id.is_empty())),
             zone: self.pinned_availability_zone.filter(|zone| !zone.is_empty()).map(|zone| foreign_text(&zone)),
             asks: self.flavor.asks(),
+            flavor: foreign_text(&self.flavor.original_name),
             pinned_by: self.flavor.pinning(),
             owner_wants: self.metadata.get(MOVE_METADATA).map(|wanted| foreign_text(wanted)),
         })

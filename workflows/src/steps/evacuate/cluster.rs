@@ -272,7 +272,7 @@ impl Look<'_, '_> {
         if let Some(note) = waits.filter(|_| self.evacuation.moves.turn.is_none()) {
             return Ok(self.look_again(note));
         }
-        if let Class::Block { why, .. } = classify(&instance, order.rules.pinned) {
+        if let Class::Block { why, .. } = classify(&instance, order.rules.move_rules()) {
             let stuck = Stuck::of(format!("{} ({}) {why}", instance.name, instance.id));
             return Err(StepError::ask(question(&order.node, &stuck)));
         }

@@ -7,13 +7,13 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use turnaround_config::{NodeName, Pinned};
+use turnaround_config::NodeName;
 
 use super::class::{Class, classify};
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
 use crate::ports::{CANARY_NAME, GroupRule, Host, Instance, InstanceId, Migration, MigrationKind, MigrationState, PortError, PortErrorKind, Room, devices};
 use crate::steps::close::is_being_renewed;
-use crate::updates::NodeOrder;
+use crate::updates::{MoveRules, NodeOrder};
 
 /// Placements that are tried out before it counts as undecided whether all fit.
 // It only comes to trying where the room is tight. Each is a look at every host: some 20 ms in all with 1,000 of them. It is
@@ -310,7 +310,7 @@ impl Others {
                 continue;
             }
             // What moves already, too: Nova counts it where it goes only once it has chosen.
-            on_node.retain(|one| matches!(classify(one, order.rules.pinned), Class::Move(_) | Class::Wait { .. }));
+            on_node.retain(|one| matches!(classify(one, order.rules.move_rules()), Class::Move(_) | Class::Wait { .. }));
             for Room { vcpus, memory_mb, disk_gb } in on_node.iter().map(|one| one.takes) {
                 host.free.vcpus += vcpus;
                 host.free.memory_mb += memory_mb;
@@ -328,8 +328,8 @@ impl Others {
 }
 
 /// Those of `on_node` that can be moved, and take anything.
-pub(super) fn leaving(on_node: &[Instance], pinned: Pinned) -> Vec<&Instance> {
-    let moves = |instance: &&Instance| matches!(classify(instance, pinned), Class::Move(_)) && instance.takes != Room::default();
+pub(super) fn leaving<'a>(on_node: &'a [Instance], rules: MoveRules<'_>) -> Vec<&'a Instance> {
+    let moves = |instance: &&Instance| matches!(classify(instance, rules), Class::Move(_)) && instance.takes != Room::default();
     on_node.iter().filter(moves).collect()
 }
 
@@ -613,6 +613,7 @@ mod tests {
             takes: room(vcpus, memory_mb),
             zone: None,
             asks: BTreeMap::new(),
+            flavor: String::new(),
             pinned_by: Vec::new(),
             owner_wants: None,
         };
