@@ -80,7 +80,7 @@ async fn what_is_not_to_be_moved_without_an_operator_stays_until_somebody_says_h
 
 #[tokio::test]
 async fn a_device_that_only_placement_knows_of_costs_no_failed_move() {
-    let hidden = || site(|one| drop(one.holds.insert("CUSTOM_PCI_10DE_2330".to_owned(), 2)));
+    let hidden = || site(|one| one.holds = [("CUSTOM_PCI_10DE_2330".to_owned(), 2)].into());
     let renewal = Renewal::of(hidden(), None).await;
     let seen = renewal.question().await.seen.join("; ");
     assert!(seen.contains("has what can't be moved live (by Placement, 2 CUSTOM_PCI_10DE_2330): have its owner stop it"), "{seen}");

@@ -85,3 +85,20 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Reason;
+
+    #[test]
+    fn each_reason_is_a_word_of_its_own_and_explained() {
+        let page = include_str!("../../../docs/checks.md");
+        let words: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        for word in words {
+            assert!(page.contains(&format!("`{word}`")), "{word} is not in docs/checks.md");
+        }
+    }
+}
