@@ -307,6 +307,8 @@ pub enum Compared {
     Clock,
     /// The disks that the system was not on, with what they held.
     DataDisks,
+    /// Graphics cards, accelerators and network cards, what drives them, and their lanes.
+    PciDevices,
     /// Words of the kernel's command line for devices, memory and processors of guests.
     KernelParameters,
     /// VLAN interfaces.
@@ -314,13 +316,14 @@ pub enum Compared {
 }
 
 impl Compared {
-    pub const ALL: [Compared; 4] = [Compared::Clock, Compared::DataDisks, Compared::KernelParameters, Compared::Vlans];
+    pub const ALL: [Compared; 5] = [Compared::Clock, Compared::DataDisks, Compared::PciDevices, Compared::KernelParameters, Compared::Vlans];
 
     /// Its word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Compared::Clock => "clock",
             Compared::DataDisks => "data-disks",
+            Compared::PciDevices => "pci-devices",
             Compared::KernelParameters => "kernel-parameters",
             Compared::Vlans => "vlans",
         }

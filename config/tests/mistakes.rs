@@ -259,7 +259,7 @@ fn a_rule_for_moves_says_which_instances_and_how() {
 
 #[test]
 fn what_is_compared_is_a_list_of_known_words() {
-    let known = "`clock`, `data-disks`, `kernel-parameters` or `vlans`";
+    let known = "`clock`, `data-disks`, `pci-devices`, `kernel-parameters` or `vlans`";
     assert_only("node_os.compare = [\"vlan\"]", &format!("`vlan` is not one of {known}"), "did you mean `vlans`?");
     assert_only("node_os.compare = [\"clock\", \"gpus\"]", &format!("`gpus` is not one of {known}"), &format!("write {known}"));
     assert_good("node_os.compare = []");

@@ -30,8 +30,9 @@ fn overwritten() -> SitePlan {
 
 #[tokio::test]
 async fn what_an_installation_has_taken_of_a_node_is_a_question_and_no_tenant_is_let_on_it() {
-    let cases: [(SitePlan, &str, &str); 3] = [
+    let cases: [(SitePlan, &str, &str); 4] = [
         (overwritten(), "data-disks", "its data disks: the SYSTEM is on disk DATA1 now, which held LVM2_member 5xcrGD-2Jyo-PhCX"),
+        (comes_back(|stock| stock.devices.clear()), "pci-devices", "its PCI devices: 0000:17:00.0 (10de:2330, driven by vfio-pci, 16 lanes) is gone"),
         (comes_back(|stock| stock.kernel_parameters = BTreeSet::new()), "kernel-parameters", "its kernel's parameters: `intel_iommu=on` is gone"),
         (comes_back(|stock| stock.vlans = Some(BTreeSet::new())), "vlans", "its VLANs: bond0.100: VLAN 100 on bond0 is gone"),
     ];
@@ -80,10 +81,11 @@ async fn a_node_that_was_silent_before_or_can_not_tell_is_asked_about() {
     let before = "the node did not answer before, so there is nothing to compare with";
     let usual = |line: &str| match line {
         "disks" => "DATA1 holds LVM2_member 5xcrGD-2Jyo-PhCX",
+        "cards" => "0000:17:00.0 (10de:2330, driven by vfio-pci, 16 lanes); 8 virtual functions 15b3:101e",
         "words" => "intel_iommu=on",
         _ => "bond0.100: VLAN 100 on bond0",
     };
-    let all = [("its data disks", "disks"), ("its kernel's parameters", "words"), ("its VLANs", "vlans")].map(|(what, of)| format!("{what}: {before}; now: {}", usual(of)));
+    let all = [("its data disks", "disks"), ("its PCI devices", "cards"), ("its kernel's parameters", "words"), ("its VLANs", "vlans")].map(|(what, of)| format!("{what}: {before}; now: {}", usual(of)));
     let cannot = ["its data disks: the node could not tell before; now: DATA1 holds LVM2_member 5xcrGD-2Jyo-PhCX".to_owned()];
     for (plan, seen) in [(silent, &all[..]), (mute, &cannot[..])] {
         let mut renewal = Renewal::with(plan, None, |order| order.rules.checks.clear()).await;

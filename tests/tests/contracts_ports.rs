@@ -295,6 +295,8 @@ async fn what_a_node_has_is_told_before_and_after(on: On) {
     changed.clock_ahead_ms = -3_600_000;
     changed.vlans = Some(BTreeSet::new());
     changed.disks = None;
+    changed.devices.clear();
+    changed.virtual_functions.insert("15b3:101e".to_owned(), 3);
     changed.kernel_parameters.insert("hugepages=64".to_owned());
     plan.node("gpu-01").unwrap().faults.stock_once_installed = Some(changed.clone());
     let bench = on.site(plan).await;

@@ -140,6 +140,10 @@ async fn what_placement_has_of_a_host_is_told() {
     let ports = site.ports();
     let hypervisor = ports.compute.hypervisor(&node_of(&host)).await.unwrap();
     let inventory = ports.compute.inventory(&node_of(&host)).await.unwrap();
+    let id = hypervisor.id.as_deref().unwrap_or_default();
+    assert_eq!((id.len(), ports.compute.hypervisor(&node_of(&host)).await.unwrap().id.as_deref()), (36, Some(id)), "a UUID, the same each time");
+    let nobody = InstanceId("6f1c3f5e-0000-4000-8000-00000000dead".to_owned());
+    assert!(ports.instances.allocations(&nobody).await.unwrap().is_empty());
     assert_eq!((inventory.get("VCPU").copied(), inventory.get("MEMORY_MB").copied()), (Some(u64::from(hypervisor.vcpus)), Some(hypervisor.memory_mb)), "{inventory:?}");
     let error = ports.compute.inventory(&node_of("turnaround-nowhere")).await.unwrap_err();
     assert!(matches!(error.kind, PortErrorKind::NotFound | PortErrorKind::Refused { .. }), "{error:?}");
@@ -250,6 +254,10 @@ async fn hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_
     admin.compute(Method::POST, &format!("/flavors/{flavor}/os-extra_specs"), Some(specs)).await;
     let id = InstanceId(admin.server_of(&flavor, None, json!({})).await);
     let instance = ports.instances.get(&id).await.unwrap().unwrap();
+    let has = ports.instances.allocations(&id).await.unwrap();
+    let of = |class: &str| has.get(class).copied();
+    assert_eq!((of(CLASS), of("VCPU"), of("MEMORY_MB")), (Some(3), Some(instance.takes.vcpus), Some(instance.takes.memory_mb)), "{has:?}");
+    assert!(instance.flavor.ends_with("with-three"), "{}", instance.flavor);
     assert_eq!((instance.host.as_deref(), instance.asks), (Some(first.as_str()), [(format!("resources:{CLASS}"), "3".to_owned())].into()));
     assert_eq!(told(&[("resources:CLASS", "1")]).await, [(first.clone(), 1)]);
     let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();

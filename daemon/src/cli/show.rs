@@ -192,6 +192,7 @@ mod tests {
             "question": {
                 "text": "1 instance can't leave gpu-01: what now?",
                 "seen": ["train-7 (4f0c): No valid host was found.\u{1b}[2J"],
+                "reasons": ["other", "stuck"],
                 "answers": [
                     { "key": "retry", "consequence": "tries again", "effect": "retry",
                       "command": "turnaround answer node-os-rollout-a.gpu-01 retry" },
@@ -235,6 +236,7 @@ NEEDS YOU: k
 NEEDS YOU: 1 instance can't leave gpu-01: what now?
   seen:
     - train-7 (4f0c): No valid host was found.\\u{1b}[2J
+  reasons: other, stuck
   answers:
     retry: tries again
       turnaround answer node-os-rollout-a.gpu-01 retry

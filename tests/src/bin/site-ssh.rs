@@ -177,7 +177,7 @@ fn ask() -> Result<String, Failed> {
     }
     // Each word of the command that this stand-in answers: if the command changes, so must it.
     let of_facts = ["boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", BEGIN, END];
-    let of_what_it_has = ["date +%s", "/proc/cmdline", "lsblk -J", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_BEGIN, STOCK_END];
+    let of_what_it_has = ["date +%s", "/proc/cmdline", "lsblk -J", "/sys/bus/pci/devices", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_BEGIN, STOCK_END];
     let known: &[&str] = if of_stock { &of_what_it_has } else { &of_facts };
     if let Some(missing) = known.iter().find(|word| !asked.command.contains(*word)) {
         return Err((
@@ -235,6 +235,18 @@ fn stock(stock: &Value) -> String {
     let mut lines = vec![STOCK_BEGIN.to_owned(), format!("clock {}", (now + stock["clock_ahead_ms"].as_i64().unwrap_or(0)) / 1000)];
     let words = stock["kernel_parameters"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(["BOOT_IMAGE=/vmlinuz", "ro", "quiet"].into_iter().chain(words).map(|word| format!("parameter {word}")));
+    let class = |id: &str| if id.starts_with("15b3") { "0x020000" } else { "0x030200" };
+    let pci = |address: &str, id: &str, driver: &str, lanes: u64, function: &str| {
+        let (vendor, device) = id.split_once(':').unwrap_or((id, ""));
+        format!("pci {address} {} 0x{vendor} 0x{device} {driver} {lanes} {function}", class(id))
+    };
+    for (address, device) in stock["devices"].as_object().into_iter().flatten() {
+        let driver = device["driver"].as_str().unwrap_or("-");
+        lines.push(pci(address, device["id"].as_str().unwrap_or_default(), driver, device["lanes"].as_u64().unwrap_or(0), "-"));
+    }
+    for (id, count) in stock["virtual_functions"].as_object().into_iter().flatten() {
+        lines.extend((0..count.as_u64().unwrap_or(0)).map(|place| pci(&format!("0000:3d:00.{place}"), id, "-", 0, "vf")));
+    }
     if let Some(disks) = stock["disks"].as_object() {
         let disk = |(place, (serial, holds)): (usize, (&String, &Value))| {
             let name = format!("sd{}", char::from(b'a' + u8::try_from(place % 26).unwrap_or(0)));

@@ -317,7 +317,7 @@ install_deadline = "10min"
 rejoin_deadline = "2min"
 rejoin_settle = "1s"
 # (Its system is busybox alone, which has neither `lsblk` nor such an `ip`.)
-compare = ["clock", "kernel-parameters"]
+compare = ["clock", "pci-devices", "kernel-parameters"]
 poll = "1s"
 
 [checks.board]

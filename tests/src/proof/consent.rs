@@ -61,7 +61,7 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
         };
         for (such, words, how) in [
             (&site.off, &[][..], "with a clock that goes wrong"),
-            (&site.changed, &["its data disks", "its VLANs", "its kernel's parameters"], "other than it was found"),
+            (&site.changed, &["its data disks", "its PCI devices", "its VLANs", "its kernel's parameters"], "other than it was found"),
             (&site.another, &["compute_id"], "as another compute node"),
             (&site.misnamed, &["host name"][..], "under another name"),
             (&site.short, &["now it offers", " VGPU"], "short of what it had"),

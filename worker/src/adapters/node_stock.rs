@@ -1,10 +1,10 @@
-//! What a node says of its disks, VLANs, kernel parameters and clock: the command that asks for it, and the reading of its report.
+//! What a node says of its disks, PCI devices, VLANs, kernel parameters and clock: the command that asks for it, and the reading of its report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use turnaround_workflows::clock::Timestamp;
-use turnaround_workflows::ports::{DiskHolds, NodeStock};
+use turnaround_workflows::ports::{DiskHolds, NodeStock, PciDevice};
 
 use super::http::foreign_text;
 
@@ -21,6 +21,11 @@ pub(crate) const COMMAND: &str = concat!(
     "echo \"clock $(date +%s)\"; ",
     "tr \" \" \"\\n\" </proc/cmdline | sed \"s/^/parameter /\"; ",
     "for nvme in /sys/class/nvme/nvme*; do if [ -e \"$nvme/transport\" ]; then echo \"nvme ${nvme##*/} $(cat \"$nvme/transport\")\"; fi; done; ",
+    "for pci in /sys/bus/pci/devices/*; do ",
+    "read -r class <\"$pci/class\" || continue; case $class in 0x02* | 0x03* | 0x0680* | 0x12*) ;; *) continue ;; esac; ",
+    "read -r vendor <\"$pci/vendor\"; read -r device <\"$pci/device\"; lanes=0; read -r lanes 2>/dev/null <\"$pci/current_link_width\"; ",
+    "driver=$(readlink \"$pci/driver\"); driver=${driver##*/}; vf=-; if [ -e \"$pci/physfn\" ]; then vf=vf; fi; ",
+    "echo \"pci ${pci##*/} $class $vendor $device ${driver:--} ${lanes:-0} $vf\"; done 2>/dev/null; ",
     "set -f; ",
     "disks=$(lsblk -J -o NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT 2>/dev/null) && echo disks $disks; ",
     "vlans=$(ip -j -d link show type vlan 2>/dev/null) && echo vlans $vlans; ",
@@ -68,6 +73,15 @@ const WORD_CHARS_MAX: usize = 128;
 
 /// Disks of a node. The largest chassis take a hundred.
 const DISKS_MAX: usize = 512;
+
+/// Graphics, accelerator and network cards of a node, and switches of those, but for virtual functions. Sixteen of the largest are in one chassis.
+const DEVICES_MAX: usize = 512;
+
+/// PCIe has no wider link.
+const LANES_MAX: u32 = 32;
+
+/// NVIDIA's, whose NVSwitches say that they are bridges of some other kind.
+const NVIDIA: &str = "0x10de";
 
 /// VLAN interfaces of a node: there are no more VLANs than that.
 const VLANS_MAX: usize = 4_096;
@@ -181,6 +195,11 @@ fn vlans(json: &str) -> Result<BTreeSet<String>, String> {
     Ok(links.into_iter().filter_map(told).collect())
 }
 
+/// Does a device of this class matter to guests: a network card (0x02), a graphics card (0x03), an accelerator (0x12), an NVSwitch?
+fn matters(class: &str, vendor: &str) -> bool {
+    ["0x02", "0x03", "0x12"].iter().any(|of| class.starts_with(of)) || class.starts_with("0x0680") && vendor == NVIDIA
+}
+
 fn is_kept_parameter(word: &str) -> bool {
     // (The kernel takes dashes for underscores.)
     let word = word.replace('-', "_");
@@ -210,6 +229,7 @@ pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<N
         return Err("the node's report is cut short".to_owned());
     }
     let (mut clock, mut parameters, mut fabrics) = (None, BTreeSet::new(), BTreeSet::new());
+    let (mut devices, mut functions) = (BTreeMap::new(), BTreeMap::new());
     let (mut told_disks, mut told_vlans) = (None, None);
     for line in lines {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
@@ -227,12 +247,30 @@ pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<N
                     fabrics.insert(controller);
                 }
             }
+            "pci" => match *value.split(' ').collect::<Vec<_>>() {
+                [address, class, vendor, device, driver, lanes, function] if matters(class, vendor) => {
+                    let id = kept(&format!("{}:{}", vendor.trim_start_matches("0x"), device.trim_start_matches("0x")));
+                    if function == "vf" {
+                        *functions.entry(id).or_insert(0) += 1;
+                    } else {
+                        // (`current_link_width` is 255 where the device does not say.)
+                        let lanes = lanes.parse().ok().filter(|lanes| *lanes <= LANES_MAX).unwrap_or(0);
+                        devices.insert(kept(address), PciDevice { id, driver: (driver != "-").then(|| kept(driver)), lanes });
+                    }
+                }
+                _ => {}
+            },
             "disks" => told_disks = Some(value),
             "vlans" => told_vlans = Some(value),
             _ => return Err(format!("the node's report has a line that was not asked for: `{}`", foreign_text(line))),
         }
     }
+    if devices.len() > DEVICES_MAX {
+        return Err(format!("it tells of more than {DEVICES_MAX} PCI devices"));
+    }
     Ok(NodeStock {
+        devices,
+        virtual_functions: functions,
         clock_ahead_ms: certainly_ahead_ms(clock.ok_or("the node's report has no clock")?, from, until),
         disks: told_disks.map(|json| disks(json, &fabrics)).transpose()?,
         kernel_parameters: parameters,
@@ -308,6 +346,29 @@ mod tests {
         let kept = ["hugepages=64", "intel_iommu=on", "iommu=pt", "kvm.ignore_msrs=1", "pci=realloc", "vfio-pci.ids=10de:2330"];
         assert_eq!(stock.kernel_parameters, kept.map(str::to_owned).into());
         assert_eq!(parse(&report(&["clock 1800000000", "vlans"]), NOW, NOW).unwrap().vlans, Some(BTreeSet::new()));
+    }
+
+    #[test]
+    fn cards_are_told_by_address_and_virtual_functions_are_counted() {
+        let lines = [
+            "clock 1800000000",
+            "pci 0000:17:00.0 0x030200 0x10de 0x2330 vfio-pci 16 -",
+            "pci 0000:18:00.0 0x068000 0x10de 0x22a3 - 2 -",
+            "pci 0000:00:1f.0 0x068000 0x8086 0x1234 - 0 -",
+            "pci 0000:3d:00.0 0x020000 0x15b3 0x101d mlx5_core 255 -",
+            "pci 0000:3d:00.1 0x020000 0x15b3 0x101e mlx5_core 0 vf",
+            "pci 0000:3d:00.2 0x020000 0x15b3 0x101e vfio-pci 0 vf",
+            "pci 0000:3d:00.3 0x020000",
+        ];
+        let stock = parse(&report(&lines), NOW, NOW).unwrap();
+        let card = |id: &str, driver: Option<&str>, lanes| PciDevice { id: id.to_owned(), driver: driver.map(str::to_owned), lanes };
+        let expected = [
+            ("0000:17:00.0", card("10de:2330", Some("vfio-pci"), 16)),
+            ("0000:18:00.0", card("10de:22a3", None, 2)),
+            ("0000:3d:00.0", card("15b3:101d", Some("mlx5_core"), 0)),
+        ];
+        assert_eq!(stock.devices, expected.map(|(address, card)| (address.to_owned(), card)).into());
+        assert_eq!(stock.virtual_functions, [("15b3:101e".to_owned(), 2)].into());
     }
 
     #[test]

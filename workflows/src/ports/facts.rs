@@ -41,6 +41,17 @@ pub enum DiskHolds {
     Data(String),
 }
 
+/// A graphics card, accelerator, switch of those, or network card of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciDevice {
+    /// `vendor:device`, in hexadecimal.
+    pub id: String,
+    /// What drives it; None: nothing.
+    pub driver: Option<String>,
+    /// Lanes of PCIe that it has in use; 0: it does not say.
+    pub lanes: u32,
+}
+
 /// What of a node its renewal has to leave as it was, and whether its clock goes right.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStock {
@@ -48,6 +59,12 @@ pub struct NodeStock {
     pub clock_ahead_ms: i64,
     /// Its own disks, by serial number (or WWN, or name, where it has none): not those that it has over a network. None: it can't tell.
     pub disks: Option<BTreeMap<String, DiskHolds>>,
+    /// Its PCI devices that matter to guests, by address, but for virtual functions.
+    #[serde(default)]
+    pub devices: BTreeMap<String, PciDevice>,
+    /// How many virtual functions of such devices there are, by `vendor:device`. (What drives them changes with the instances that have them.)
+    #[serde(default)]
+    pub virtual_functions: BTreeMap<String, u32>,
     /// Words of its kernel's command line that concern devices, memory and processors of guests.
     pub kernel_parameters: BTreeSet<String>,
     /// Its VLAN interfaces, each with its VLAN and what it is on. None: it can't tell.

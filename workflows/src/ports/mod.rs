@@ -23,7 +23,7 @@ pub use canary::{CANARY_NAME, Canaries, CanaryInstance, NewCanary};
 pub use cluster::{ClusterNode, ClusterNodes, Cordon, Eviction, Pod};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};
 pub use error::{PortError, PortErrorKind};
-pub use facts::{CommandEnd, DiskHolds, Facts, Installed, NodeFacts, NodeStock};
+pub use facts::{CommandEnd, DiskHolds, Facts, Installed, NodeFacts, NodeStock, PciDevice};
 pub use instances::{
     GroupRule, ServerGroup, asks, devices, holds_device, lacks_group_policy,
     Instance, InstanceId, Instances, MOVE_METADATA, Migration, MigrationKind, MigrationState, Move, MoveProgress, MoveStarted, RequestId, pins, resource_class,

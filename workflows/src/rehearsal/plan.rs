@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::guest::VmState;
-use crate::ports::{DiskHolds, GroupRule, Move, NodeStock};
+use crate::ports::{DiskHolds, GroupRule, Move, NodeStock, PciDevice};
 
 /// A command that every node of the simulated site knows.
 pub const COUNT_GPUS: &str = "nvidia-smi -L | wc -l";
@@ -218,6 +218,8 @@ impl NodePlan {
     pub fn usual_stock() -> NodeStock {
         NodeStock {
             clock_ahead_ms: 0,
+            devices: [("0000:17:00.0".to_owned(), PciDevice { id: "10de:2330".to_owned(), driver: Some("vfio-pci".to_owned()), lanes: 16 })].into(),
+            virtual_functions: [("15b3:101e".to_owned(), 8)].into(),
             disks: Some(BTreeMap::from([
                 ("SYSTEM1".to_owned(), DiskHolds::System),
                 ("DATA1".to_owned(), DiskHolds::Data("LVM2_member 5xcrGD-2Jyo-PhCX".to_owned())),

@@ -101,12 +101,13 @@ impl SitePlan {
 /// An installation that takes something of its node with it.
 fn comes_back_other(random: &mut StdRng, faults: &mut NodeFaults) {
     let mut stock = NodePlan::usual_stock();
-    match random.random_range(0..6) {
+    match random.random_range(0..7) {
         0 => stock.disks = Some([("SYSTEM1", DiskHolds::System), ("DATA1", DiskHolds::System)].map(|(disk, holds)| (disk.to_owned(), holds)).into()),
         1 => stock.disks = None,
         2 => stock.kernel_parameters.clear(),
         3 => stock.vlans = Some(std::collections::BTreeSet::new()),
         4 => stock.clock_ahead_ms = 90_000,
+        5 => stock.devices.clear(),
         _ => {
             faults.new_identity = true;
             return;

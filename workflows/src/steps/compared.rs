@@ -6,7 +6,7 @@ use std::time::Duration;
 use turnaround_config::Compared;
 
 use super::Reason;
-use crate::ports::{DiskHolds, NodeStock};
+use crate::ports::{DiskHolds, NodeStock, PciDevice};
 
 /// A clock that is certainly off by so much is wrong.
 // A host that keeps time is within milliseconds (chrony, NTP); one that does not is soon seconds off, which is when Ceph complains (0.05 s), then
@@ -36,7 +36,7 @@ pub(super) fn differences(compare: &BTreeSet<Compared>, before: Result<&NodeStoc
                     found.push(Difference { reason, what, line, may_be_meant: false });
                 }
             }
-            Compared::DataDisks | Compared::KernelParameters | Compared::Vlans => {
+            Compared::DataDisks | Compared::PciDevices | Compared::KernelParameters | Compared::Vlans => {
                 let told = match before {
                     Err(why) => Err(format!("{why}; now: {}", shown(*compared, now))),
                     Ok(before) => changes(*compared, before, now),
@@ -56,6 +56,7 @@ fn reason(compared: Compared) -> Reason {
     match compared {
         Compared::Clock => Reason::Clock,
         Compared::DataDisks => Reason::DataDisks,
+        Compared::PciDevices => Reason::PciDevices,
         Compared::KernelParameters => Reason::KernelParameters,
         Compared::Vlans => Reason::Vlans,
     }
@@ -65,6 +66,7 @@ fn what(compared: Compared) -> &'static str {
     match compared {
         Compared::Clock => "its clock",
         Compared::DataDisks => "its data disks",
+        Compared::PciDevices => "its PCI devices",
         Compared::KernelParameters => "its kernel's parameters",
         Compared::Vlans => "its VLANs",
     }
@@ -73,7 +75,7 @@ fn what(compared: Compared) -> &'static str {
 /// What there will be nothing to compare with, if this is all that a node tells of itself.
 pub(super) fn untold(compare: &BTreeSet<Compared>, stock: &NodeStock) -> Vec<&'static str> {
     let is_untold = |compared: &&Compared| match compared {
-        Compared::Clock | Compared::KernelParameters => false,
+        Compared::Clock | Compared::PciDevices | Compared::KernelParameters => false,
         Compared::DataDisks => stock.disks.is_none(),
         Compared::Vlans => stock.vlans.is_none(),
     };
@@ -97,6 +99,7 @@ fn changes(compared: Compared, before: &NodeStock, now: &NodeStock) -> Result<Ve
             };
             Ok(before.iter().filter_map(changed).collect())
         }
+        Compared::PciDevices => Ok(devices(before, now)),
         // What an image adds is its own affair.
         Compared::KernelParameters => Ok(before.kernel_parameters.difference(&now.kernel_parameters).map(|word| format!("`{word}` is gone")).collect()),
         Compared::Vlans => {
@@ -105,6 +108,30 @@ fn changes(compared: Compared, before: &NodeStock, now: &NodeStock) -> Result<Ve
             Ok(before.difference(now).map(|vlan| format!("{vlan} is gone")).collect())
         }
     }
+}
+
+/// What of its PCI devices is gone, driven by something else, or slower.
+fn devices(before: &NodeStock, now: &NodeStock) -> Vec<String> {
+    let changed = |(address, was): (&String, &PciDevice)| {
+        let Some(is) = now.devices.get(address).filter(|is| is.id == was.id) else { return Some(format!("{} is gone", device(address, was))) };
+        if is.driver != was.driver {
+            return Some(format!("{address} ({}) was driven by {}, and is by {} now", is.id, driver(was), driver(is)));
+        }
+        (is.lanes < was.lanes).then(|| format!("{address} ({}) had {} lanes, and has {} now", is.id, was.lanes, is.lanes))
+    };
+    let fewer = |(id, was): (&String, &u32)| {
+        let is = now.virtual_functions.get(id).copied().unwrap_or(0);
+        (is < *was).then(|| format!("{is} of {was} virtual functions {id} are left"))
+    };
+    before.devices.iter().filter_map(changed).chain(before.virtual_functions.iter().filter_map(fewer)).collect()
+}
+
+fn driver(device: &PciDevice) -> &str {
+    device.driver.as_deref().unwrap_or("nothing")
+}
+
+fn device(address: &str, of: &PciDevice) -> String {
+    format!("{address} ({}, driven by {}, {} lanes)", of.id, driver(of), of.lanes)
 }
 
 fn contents(text: &str) -> &str {
@@ -125,6 +152,10 @@ fn shown(compared: Compared, stock: &NodeStock) -> String {
                 or_none(data.collect())
             },
         ),
+        Compared::PciDevices => {
+            let functions = stock.virtual_functions.iter().map(|(id, count)| format!("{count} virtual functions {id}"));
+            or_none(stock.devices.iter().map(|(address, of)| device(address, of)).chain(functions).collect())
+        }
         Compared::KernelParameters => or_none(stock.kernel_parameters.iter().cloned().collect()),
         Compared::Vlans => stock.vlans.as_ref().map_or_else(|| "it can't tell".to_owned(), |vlans| or_none(vlans.iter().cloned().collect())),
     }
@@ -139,10 +170,16 @@ fn off_by(ahead_ms: i64) -> String {
 mod tests {
     use super::*;
 
+    fn gpu(driver: &str, lanes: u32) -> PciDevice {
+        PciDevice { id: "10de:2330".to_owned(), driver: Some(driver.to_owned()), lanes }
+    }
+
     fn stock() -> NodeStock {
         let disks = [("SYS", DiskHolds::System), ("OSD", DiskHolds::Data("LVM2_member x".to_owned())), ("NEW", DiskHolds::Data(String::new()))];
         NodeStock {
             clock_ahead_ms: 0,
+            devices: [("17:00.0", gpu("vfio-pci", 16)), ("3d:00.0", gpu("vfio-pci", 16)), ("5e:00.0", gpu("vfio-pci", 16))].map(|(at, gpu)| (at.to_owned(), gpu)).into(),
+            virtual_functions: [("15b3:101e".to_owned(), 16)].into(),
             disks: Some(disks.map(|(disk, holds)| (disk.to_owned(), holds)).into()),
             kernel_parameters: ["intel_iommu=on", "hugepages=64"].map(str::to_owned).into(),
             vlans: Some(["bond0.100: VLAN 100 on bond0"].map(str::to_owned).into()),
@@ -163,6 +200,8 @@ mod tests {
         // Another disk in place of the system's.
         disks.remove("SYS");
         disks.insert("SYS2".to_owned(), DiskHolds::System);
+        now.devices.insert("af:00.0".to_owned(), gpu("nvidia", 8));
+        now.virtual_functions = [("15b3:101e".to_owned(), 32)].into();
         now.clock_ahead_ms = -1_999;
         assert_eq!(told(Ok(&before), &now), []);
     }
@@ -175,12 +214,20 @@ mod tests {
         disks.insert("NEW".to_owned(), DiskHolds::Data("ext4 y".to_owned()));
         now.kernel_parameters = ["hugepages=32".to_owned()].into();
         now.vlans = Some(BTreeSet::new());
+        now.devices = [("17:00.0", gpu("nouveau", 16)), ("3d:00.0", gpu("vfio-pci", 8))].map(|(at, gpu)| (at.to_owned(), gpu)).into();
+        now.virtual_functions.clear();
         now.clock_ahead_ms = -2_000;
         assert_eq!(
             told(Ok(&before), &now),
             [
                 (Reason::Clock, "its clock is at least 2s behind: have it synchronized (chrony, NTP)".to_owned()),
                 (Reason::DataDisks, "its data disks: disk NEW held nothing, and holds ext4 y now; the SYSTEM is on disk OSD now, which held LVM2_member x".to_owned()),
+                (
+                    Reason::PciDevices,
+                    "its PCI devices: 17:00.0 (10de:2330) was driven by vfio-pci, and is by nouveau now; 3d:00.0 (10de:2330) had 16 lanes, and has 8 now; \
+                     5e:00.0 (10de:2330, driven by vfio-pci, 16 lanes) is gone; 0 of 16 virtual functions 15b3:101e are left"
+                        .to_owned()
+                ),
                 (Reason::KernelParameters, "its kernel's parameters: `hugepages=64` is gone; `intel_iommu=on` is gone".to_owned()),
                 (Reason::Vlans, "its VLANs: bond0.100: VLAN 100 on bond0 is gone".to_owned()),
             ]
@@ -204,6 +251,8 @@ mod tests {
             lines,
             [
                 "its data disks: it was silent; now: NEW holds nothing; OSD holds LVM2_member x",
+                "its PCI devices: it was silent; now: 17:00.0 (10de:2330, driven by vfio-pci, 16 lanes); 3d:00.0 (10de:2330, driven by vfio-pci, 16 lanes); \
+                 5e:00.0 (10de:2330, driven by vfio-pci, 16 lanes); 16 virtual functions 15b3:101e",
                 "its kernel's parameters: it was silent; now: hugepages=64; intel_iommu=on",
                 "its VLANs: it was silent; now: bond0.100: VLAN 100 on bond0",
             ]

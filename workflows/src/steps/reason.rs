@@ -19,6 +19,7 @@ pub enum Reason {
     NodeSilent,
     Clock,
     DataDisks,
+    PciDevices,
     KernelParameters,
     Vlans,
     NotCompared,
@@ -29,7 +30,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::DidNotComeBack,
         Reason::OtherSystem,
         Reason::OsRelease,
@@ -44,6 +45,7 @@ impl Reason {
         Reason::NodeSilent,
         Reason::Clock,
         Reason::DataDisks,
+        Reason::PciDevices,
         Reason::KernelParameters,
         Reason::Vlans,
         Reason::NotCompared,
@@ -69,6 +71,7 @@ impl Reason {
             Reason::NodeSilent => "node-silent",
             Reason::Clock => "clock",
             Reason::DataDisks => "data-disks",
+            Reason::PciDevices => "pci-devices",
             Reason::KernelParameters => "kernel-parameters",
             Reason::Vlans => "vlans",
             Reason::NotCompared => "not-compared",
