@@ -24,7 +24,7 @@ fn site() -> Site {
 }
 
 fn ticket(token: &str) -> BootTicket {
-    BootTicket { token: Token(token.to_owned()), image: "noble".parse().unwrap(), sha256: SHA256.to_owned() }
+    BootTicket { token: Token(token.to_owned()), image: "noble".parse().unwrap(), sha256: SHA256.to_owned(), report: None }
 }
 
 fn reason(kind: PortErrorKind) -> String {

@@ -8,6 +8,7 @@ use crate::store::WorkflowId;
 use crate::telemetry;
 
 mod dry_run;
+mod installer_reports;
 mod node_os;
 mod node_os_ironic;
 mod order;
@@ -15,7 +16,9 @@ mod rollout;
 mod survey;
 
 pub use dry_run::{DryRunLine, DryRunReport};
-pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
+pub use installer_reports::{InstallerReports, REASON_CHARS_MAX, ReportError, Taken};
+pub use crate::steps::installer::Word;
+pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedReports, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
 pub use survey::{NodeSurvey, SurveyReport};
 
 /// Renews the operating system of one node. Started by a rollout.
