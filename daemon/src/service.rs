@@ -10,7 +10,7 @@ use turnaround_config::Config;
 use turnaround_workflows::clock::{Clock, SystemClock};
 use turnaround_workflows::store::Store;
 use turnaround_workflows::store::embedded::Health;
-use turnaround_workflows::updates::{self, InstallerReports};
+use turnaround_workflows::updates::{self, ReportDesk};
 
 use crate::alarms::{AlarmCode, Alarms};
 use crate::api::app::App;
@@ -118,7 +118,7 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
 /// Where the configuration says so.
 fn listens_to_installers(app: &Arc<App>) -> Option<tokio::task::JoinHandle<()>> {
     let address = app.config.netboot.as_ref()?.reports.as_ref()?.listen;
-    let reports = InstallerReports::new(Arc::clone(&app.store), app.registry.clone());
+    let reports = ReportDesk::new(Arc::clone(&app.store), app.registry.clone());
     let listening = installers::run(address, reports, Arc::clone(&app.clock), Arc::clone(&app.alarms), app.stop.clone());
     Some(tokio::spawn(listening))
 }

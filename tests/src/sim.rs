@@ -21,7 +21,7 @@ use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, InstallerReports, Expected, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedReports, OrderedSilence, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, ReportDesk, Expected, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedReports, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -380,14 +380,14 @@ pub struct Sim {
     pub store_outage: Option<(Timestamp, Timestamp)>,
     signals: u32,
     /// What the daemon does with what installers say. None: nobody listens at this site.
-    reports: Option<InstallerReports>,
+    reports: Option<ReportDesk>,
 }
 
 impl Sim {
     pub fn new(plan: SitePlan, seed: u64) -> Sim {
         let clock = Arc::new(HandClock::at(MORNING));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
-        let reports = plan.installers_report.then(|| InstallerReports::new(store.clone(), updates::registry()));
+        let reports = plan.installers_report.then(|| ReportDesk::new(store.clone(), updates::registry()));
         let world = World::new(clock.clone(), plan, seed);
         Sim {
             clock,

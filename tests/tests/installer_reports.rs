@@ -10,7 +10,7 @@ use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Entry, Event, Question, Signal, SignalKind, State, check_chain};
 use turnaround_workflows::rehearsal::{ALWAYS, Happened, NodeFaults, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};
-use turnaround_workflows::updates::{InstallerReports, Taken, Word};
+use turnaround_workflows::updates::{ReportDesk, Taken, Word};
 
 const NODE: &str = "gpu-01";
 const SECOND: Duration = Duration::from_secs(1);
@@ -224,7 +224,7 @@ async fn an_installer_that_is_slow_and_unheard_is_a_question_and_the_answer_find
 async fn what_is_said_by_others_installs_nothing_opens_nothing_and_wipes_nothing() {
     let mut scenario = Scenario::new(NodeFaults::default()).await;
     scenario.until_said("await-install: its installer has not reported yet").await;
-    let reports = InstallerReports::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
+    let reports = ReportDesk::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
     let token = scenario.token();
     for (token, word) in [("nonsense".to_owned(), Word::Failed), (token.replace("-", "_"), Word::Failed), (format!("{}0", &token[..token.len() - 1]), Word::Failed)] {
         if token != scenario.token() {

@@ -1,7 +1,7 @@
 //! Listens, by plain HTTP, to what installers say of themselves: `PUT` or `POST /installer/TOKEN/started`, `/failed` or `/installed`.
 //!
 //! It is a network in which nobody is trusted, and nobody is asked who he is. So everything here has a bound, and what comes of it is judged by
-//! [`InstallerReports`]: a word that names a staged token is kept once, and all else is answered and forgotten.
+//! [`ReportDesk`]: a word that names a staged token is kept once, and all else is answered and forgotten.
 
 mod budget;
 mod listener;
@@ -19,7 +19,7 @@ use axum::routing::put;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 use turnaround_workflows::clock::Clock;
-use turnaround_workflows::updates::{InstallerReports, Taken, Word};
+use turnaround_workflows::updates::{ReportDesk, Taken, Word};
 
 use crate::alarms::{AlarmCode, Alarms};
 use budget::Budget;
@@ -32,14 +32,14 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a report is taken with.
 struct Desk {
-    reports: InstallerReports,
+    reports: ReportDesk,
     clock: Arc<dyn Clock>,
     budget: Mutex<Budget>,
 }
 
 /// Listens on `address` until `stop`. Where that is not possible an alarm is raised, it is tried again, and everything else goes on: nothing depends
 /// on what is heard here.
-pub async fn run(address: SocketAddr, reports: InstallerReports, clock: Arc<dyn Clock>, alarms: Arc<Alarms>, stop: CancellationToken) {
+pub async fn run(address: SocketAddr, reports: ReportDesk, clock: Arc<dyn Clock>, alarms: Arc<Alarms>, stop: CancellationToken) {
     let desk = Arc::new(Desk { reports, clock, budget: Mutex::default() });
     while !stop.is_cancelled() {
         match ReportListener::bind(address).await {
@@ -58,7 +58,7 @@ pub async fn run(address: SocketAddr, reports: InstallerReports, clock: Arc<dyn 
 }
 
 /// Serves what `listener` accepts, until `stop`. For tests, which choose the port.
-pub async fn serve_on(listener: ReportListener, reports: InstallerReports, clock: Arc<dyn Clock>, stop: CancellationToken) {
+pub async fn serve_on(listener: ReportListener, reports: ReportDesk, clock: Arc<dyn Clock>, stop: CancellationToken) {
     serve(listener, Arc::new(Desk { reports, clock, budget: Mutex::default() }), stop).await;
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use turnaround_daemon::installers::{BODY_BYTES_MAX, ReportListener, serve_on};
+use turnaround_daemon::installers::{BODY_BYTES_MAX, ReportListener, run, serve_on};
 use turnaround_workflows::engine::{Event, Outcome, Signal, SignalKind, Start, start};
 use turnaround_workflows::store::{Next, Store as _, WorkflowId};
-use turnaround_workflows::updates::{InstallerReports, NODE_OS, REASON_CHARS_MAX, registry};
+use turnaround_workflows::updates::{NODE_OS, REASON_CHARS_MAX, ReportDesk, registry};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, at, begun, claim, ended};
 
@@ -61,7 +61,7 @@ async fn bench() -> Bench {
     site.work(&id, events, Next::At(at("2026-11-22T12:30:00Z"))).await;
     let listener = ReportListener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.address().unwrap();
-    let reports = InstallerReports::new(site.app.store.clone(), registry());
+    let reports = ReportDesk::new(site.app.store.clone(), registry());
     tokio::spawn(serve_on(listener, reports, site.app.clock.clone(), site.app.stop.clone()));
     Bench { site, id, address }
 }
@@ -171,6 +171,30 @@ async fn who_floods_is_told_to_wait_and_what_hangs_is_cut_off() {
     }
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     bench.ten_seconds_pass();
+    assert_eq!(bench.says("started", b"").await, 200);
+}
+
+#[tokio::test]
+async fn where_nobody_can_be_listened_to_an_alarm_says_so_until_it_is_mended() {
+    let bench = bench().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let app = &bench.site.app;
+    let reports = ReportDesk::new(app.store.clone(), registry());
+    tokio::spawn(run(address, reports, app.clock.clone(), app.alarms.clone(), app.stop.clone()));
+    let until = async |raised: bool| {
+        let is_so = async || {
+            while app.alarms.views().iter().any(|alarm| alarm.code == "installer-reports") != raised {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_so()).await.unwrap_or_else(|_| panic!("the alarm is not {raised}"));
+    };
+    until(true).await;
+    assert!(app.alarms.views()[0].detail.starts_with(&format!("{address}: ")), "{:?}", app.alarms.views());
+    drop(taken);
+    until(false).await;
+    let bench = Bench { address, ..bench };
     assert_eq!(bench.says("started", b"").await, 200);
 }
 

@@ -12,7 +12,7 @@ use turnaround_workflows::engine::{Activation, Engine, Registry, Signal, SignalK
 use turnaround_workflows::rehearsal::{InstallerSaid, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{Advance, Advanced, Claim, Claimed, Document, Fence, Query, Scope, Signalled, Status, Store, WorkflowId};
-use turnaround_workflows::updates::{InstallerReports, Taken};
+use turnaround_workflows::updates::{ReportDesk, Taken};
 
 use super::gate::{At, Befalls, Fate, Gate, Moment};
 use super::lease::{GatedLease, down_until};
@@ -91,7 +91,7 @@ pub struct Crowd {
     orphans: BTreeSet<WorkflowId>,
     signals: u32,
     /// What the daemon does with what installers say. None: nobody listens at this site.
-    reports: Option<InstallerReports>,
+    reports: Option<ReportDesk>,
     /// What installers say again and again until they are answered.
     said: Vec<InstallerSaid>,
 }
@@ -121,7 +121,7 @@ impl Crowd {
             unheard_until: MORNING,
             orphans: BTreeSet::new(),
             signals: 0,
-            reports: listens.then(|| InstallerReports::new(store.clone(), registry.clone())),
+            reports: listens.then(|| ReportDesk::new(store.clone(), registry.clone())),
             said: Vec::new(),
         }
     }

@@ -44,16 +44,16 @@ pub enum ReportError {
 }
 
 /// Takes reports, from as many installers at once as like.
-pub struct InstallerReports {
+pub struct ReportDesk {
     store: Arc<dyn Store>,
     registry: Registry,
     /// By token, word and reset.
     kept: Mutex<BTreeSet<(String, Word, Timestamp)>>,
 }
 
-impl InstallerReports {
-    pub fn new(store: Arc<dyn Store>, registry: Registry) -> InstallerReports {
-        InstallerReports { store, registry, kept: Mutex::default() }
+impl ReportDesk {
+    pub fn new(store: Arc<dyn Store>, registry: Registry) -> ReportDesk {
+        ReportDesk { store, registry, kept: Mutex::default() }
     }
 
     /// On return of [`Taken::Kept`] the workflow will read it. Saying it again is harmless.

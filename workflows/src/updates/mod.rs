@@ -16,7 +16,7 @@ mod rollout;
 mod survey;
 
 pub use dry_run::{DryRunLine, DryRunReport};
-pub use installer_reports::{InstallerReports, REASON_CHARS_MAX, ReportError, Taken};
+pub use installer_reports::{REASON_CHARS_MAX, ReportDesk, ReportError, Taken};
 pub use crate::steps::installer::Word;
 pub use order::{BadOrder, Deploy, Expected, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedReports, OrderedSilence, RolloutOrder, Rules, SurveyOrder};
 pub use survey::{NodeSurvey, SurveyReport};

@@ -9,9 +9,10 @@ mount -t proc proc /proc && mount -t sysfs sys /sys && mount -t devtmpfs dev /de
 say() { echo "installer: $*" >/dev/console; }
 restart() { sync; reboot -f; }
 # A report is a courtesy: who does not hear it asks an operator later.
+# Not by -T: busybox 1.35 as Debian 12 has it (busybox-static) then ends by a segmentation fault.
 report() {
     [ -n "$reports" ] || return 0
-    for try in 1 2 3; do wget -q -T 5 -O /dev/null --post-data "$2" "$reports/$1" && return; sleep 1; done
+    for try in 1 2 3; do timeout 5 wget -q -O /dev/null --post-data "$2" "$reports/$1" && return; sleep 1; done
     say "could not report $1"
 }
 give_up() { say "gives up: $*"; report failed "$*"; restart; }
