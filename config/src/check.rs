@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use crate::config::{
-    Canary, Compared, Config, Daemon, Ipmi, Ironic, Kubernetes, Matcher, MoveHow, MoveRule, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
+    Canary, Compared, Config, Daemon, InstallerReports, Ipmi, Ironic, Kubernetes, Matcher, MoveHow, MoveRule, NetBoot, NodeOs, OpenStack, OtlpProtocol, Pinned, Redis, Setup, Silences, Ssh, Store, Telemetry, Worker,
 };
 use crate::length::show_length;
 use crate::limits;
@@ -280,13 +280,34 @@ impl RawOpenStack {
 impl RawNetBoot {
     /// None inside: it is left out, and no node needs it.
     fn check(self, may_be_left_out: bool, problems: &mut Problems<'_>) -> Option<Option<NetBoot>> {
-        if may_be_left_out && self.directory.is_nothing() && self.url.is_nothing() {
+        let reports = self.reports(problems);
+        if may_be_left_out && self.directory.is_nothing() && self.url.is_nothing() && self.reports_listen.is_nothing() && self.reports_url.is_nothing() {
             return Some(None);
         }
         let directory =
             problems.need(&self.here, &self.directory, "\"/srv/netboot\"", |text| values::absolute_path(text));
         let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::web_url(text));
-        Some(Some(NetBoot { directory: directory?, url: url? }))
+        Some(Some(NetBoot { directory: directory?, url: url?, reports: reports? }))
+    }
+
+    /// None inside: nobody listens to installers.
+    fn reports(&self, problems: &mut Problems<'_>) -> Option<Option<InstallerReports>> {
+        let listen = problems.maybe(&self.reports_listen, |text| values::listen(text));
+        let url = problems.maybe(&self.reports_url, |text| values::reports_url(text));
+        match (self.reports_listen.written(), self.reports_url.written()) {
+            (Some(listen), None) if self.reports_url.is_nothing() => {
+                problems.add(&listen.span, "nodes are not told where this is", "write `reports_url` too: the same as nodes have it, such as \"http://192.0.2.1:8470\"");
+                None
+            }
+            (None, Some(url)) if self.reports_listen.is_nothing() => {
+                problems.add(&url.span, "nobody listens there", "write `reports_listen` too: the address and port of this host, such as \"192.0.2.1:8470\"");
+                None
+            }
+            _ => match (listen?, url?) {
+                (Some(listen), Some(url)) => Some(Some(InstallerReports { listen, url })),
+                _ => Some(None),
+            },
+        }
     }
 }
 
@@ -487,6 +508,7 @@ impl RawNodeOs {
             problems.add(&written.span, "owners can't be waited for until `evacuate_deadline`, when an operator is asked about the whole node", help);
         }
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
+        let installer_deadline = problems.length(&self.installer_deadline, &limits::INSTALLER_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);
         let rejoin_settle = problems.length(&self.rejoin_settle, &limits::REJOIN_SETTLE);
         let words = Compared::ALL.map(|compared| (compared.as_str(), compared));
@@ -506,6 +528,7 @@ impl RawNodeOs {
             settle: settle?,
             evacuate_deadline: evacuate_deadline?,
             install_deadline: install_deadline?,
+            installer_deadline: installer_deadline?,
             rejoin_deadline: rejoin_deadline?,
             rejoin_settle: rejoin_settle?,
             compare: compare?,

@@ -4,6 +4,7 @@
 //! Nothing in here is optional because somebody forgot it: defaults have been filled in.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -128,6 +129,17 @@ pub struct NetBoot {
     /// Folder with one GRUB configuration per node (`<mac>.cfg`), as served by the PXE server.
     pub directory: PathBuf,
     /// URL prefix under which the PXE server offers kernel, initrd and image files. `http`: GRUB has no TLS.
+    pub url: String,
+    /// None: nobody listens to installers.
+    pub reports: Option<InstallerReports>,
+}
+
+/// Where installers say how far they are.
+#[derive(Debug, Clone)]
+pub struct InstallerReports {
+    /// Where the daemon listens.
+    pub listen: SocketAddr,
+    /// The same as nodes have it.
     pub url: String,
 }
 
@@ -256,6 +268,8 @@ pub struct NodeOs {
     pub evacuate_deadline: Duration,
     /// A node that has not reported its installation after this long becomes a question.
     pub install_deadline: Duration,
+    /// Where installers report: a node whose installer has not said anything after this long becomes a question.
+    pub installer_deadline: Duration,
     /// A node whose hypervisor is not back in Nova after this long becomes a question.
     pub rejoin_deadline: Duration,
     /// A node is given back once its compute service has reported for so long without a break.

@@ -181,6 +181,14 @@ pub(crate) const ARGUMENT_CHARS_MAX: usize = 1024;
 pub(crate) const INSTALL_DEADLINE: Limits<Duration> =
     Limits { least: seconds(1), default: minutes(60), most: days(7) };
 
+/// Until an operator is asked about an installer that has not reported, where they do.
+// A server's self-test takes up to 15 min where it has much memory, and the transfer of kernel and initrd a minute or two.
+pub(crate) const INSTALLER_DEADLINE: Limits<Duration> =
+    Limits { least: seconds(1), default: minutes(20), most: days(7) };
+
+/// Longest URL for reports. It goes into the kernel's command line with a token of up to 128 characters, and x86 has room for 2,048 in all.
+pub(crate) const REPORTS_URL_CHARS_MAX: usize = 200;
+
 /// Until an operator is asked about a hypervisor that is not back.
 // It follows a deployment by Ansible of up to 40 min.
 pub(crate) const REJOIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1), default: minutes(60), most: days(7) };

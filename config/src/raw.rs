@@ -101,6 +101,8 @@ tables! {
     RawNetBoot {
         directory: String,
         url: String,
+        reports_listen: String,
+        reports_url: String,
     }
 
     /// `[ssh]`
@@ -176,6 +178,7 @@ tables! {
         settle: Timespan,
         evacuate_deadline: Timespan,
         install_deadline: Timespan,
+        installer_deadline: Timespan,
         rejoin_deadline: Timespan,
         rejoin_settle: Timespan,
         compare: Texts,

@@ -2,7 +2,7 @@
 //!
 //! Because these end up in argument lists, boot configurations, paths and URLs, each is an allow-list.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::config::Matcher;
@@ -276,6 +276,23 @@ pub(crate) fn web_url(text: &str) -> Result<String, Wrong> {
         Wrong::new(format!("`{}` has no sound host and port", show_url(text)), example)
     })?;
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Where installers report, as nodes have it: a word of the kernel's command line.
+pub(crate) fn reports_url(text: &str) -> Result<String, Wrong> {
+    let url = web_url(text)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '[' | ']');
+    if url.len() > limits::REPORTS_URL_CHARS_MAX || !url.chars().all(plain) {
+        let help = format!("write a host, a port and perhaps a path of letters, digits and `-_.`, at most {} characters", limits::REPORTS_URL_CHARS_MAX);
+        return Err(Wrong::new(format!("`{}` does not fit into the kernel's command line", show_url(text)), help));
+    }
+    Ok(url)
+}
+
+/// An address of this host and a port.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, Wrong> {
+    let wrong = || Wrong::new(format!("`{}` is not an address and a port", show(text)), "write both, such as \"192.0.2.1:8470\" or \"[2001:db8::1]:8470\"");
+    text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0).ok_or_else(wrong)
 }
 
 fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {

@@ -583,6 +583,32 @@ fn what_can_not_be_renewed_is_in_no_schedule() {
 }
 
 #[test]
+fn where_installers_report_is_said_twice_or_not_at_all() {
+    let site = |further: &str| {
+        let netboot = "[netboot]\ndirectory = \"/srv/boot\"\nurl = \"http://192.0.2.1/boot\"\n";
+        check_text("c", &format!("site = \"lab\"\nopenstack.cloud = \"lab\"\n{netboot}{further}"))
+    };
+    assert!(site("").unwrap().netboot.unwrap().reports.is_none());
+    let reports = site("reports_listen = \"[2001:db8::1]:8470\"\nreports_url = \"http://pxe.example:8470/x/\"\n").unwrap().netboot.unwrap().reports.unwrap();
+    assert_eq!((reports.listen.to_string(), reports.url), ("[2001:db8::1]:8470".to_owned(), "http://pxe.example:8470/x".to_owned()));
+    let wrong = |further: &str| {
+        let report = site(further).unwrap_err();
+        assert_eq!(report.count(), 1, "{report}");
+        assert!(report.to_string().contains("c:6:"), "{report}");
+        report.problems()[0].reason().to_owned()
+    };
+    assert_eq!(wrong("reports_listen = \"192.0.2.1:8470\"\n"), "nodes are not told where this is");
+    assert_eq!(wrong("reports_url = \"http://192.0.2.1:8470\"\n"), "nobody listens there");
+    for listen in ["192.0.2.1", "pxe.example:8470", "192.0.2.1:0", ":8470"] {
+        assert_eq!(wrong(&format!("reports_listen = \"{listen}\"\nreports_url = \"http://h\"\n")), format!("`{listen}` is not an address and a port"));
+    }
+    let long = format!("http://h/{}", "x".repeat(200));
+    for url in ["http://h/a'b", "http://h/$x", &long] {
+        assert!(site(&format!("reports_listen = \"192.0.2.1:8470\"\nreports_url = \"{url}\"\n")).unwrap_err().to_string().contains("does not fit into the kernel's command line"));
+    }
+}
+
+#[test]
 fn the_run_for_the_pxe_server_is_for_no_node() {
     let (reason, _) = only("[setup]\nprogram = \"/opt/setup.sh\"\nfetch = [\"--limit={node}\"]\n");
     assert_eq!(reason, "this run is for all nodes at once");

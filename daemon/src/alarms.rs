@@ -23,12 +23,14 @@ pub enum AlarmCode {
     PrivateRedis,
     /// Workflows that can't be right were set apart.
     Quarantined,
+    /// Installers can't be listened to.
+    InstallerReports,
 }
 
 impl AlarmCode {
     /// Every code that there is.
     pub fn all() -> impl Iterator<Item = AlarmCode> {
-        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis, AlarmCode::Quarantined])
+        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis, AlarmCode::Quarantined, AlarmCode::InstallerReports])
     }
 
     pub fn as_str(self) -> &'static str {
@@ -37,6 +39,7 @@ impl AlarmCode {
             AlarmCode::HighWaterFile => "high-water-file",
             AlarmCode::PrivateRedis => "private-redis",
             AlarmCode::Quarantined => "quarantined",
+            AlarmCode::InstallerReports => "installer-reports",
         }
     }
 
@@ -46,6 +49,7 @@ impl AlarmCode {
             AlarmCode::HighWaterFile => "what this daemon remembers of the store can't be kept, so that a loss may go unnoticed",
             AlarmCode::PrivateRedis => "the private Redis ended by itself, and is started again",
             AlarmCode::Quarantined => "what is kept of these workflows can't be right: nobody works on them, and all others go on",
+            AlarmCode::InstallerReports => "installers can't be listened to: nodes whose installation takes long will be asked about",
         }
     }
 
@@ -55,6 +59,7 @@ impl AlarmCode {
             AlarmCode::HighWaterFile => "see that the state directory can be written to and has room; a damaged file is for you to remove",
             AlarmCode::PrivateRedis => "read what it said last; a full disk or a damaged file does not mend itself",
             AlarmCode::Quarantined => "look at each with `turnaround show ID`, and at its node by hand; then `retry` or `abort` it",
+            AlarmCode::InstallerReports => "see that this host has the address of `netboot.reports_listen`, and that nobody else listens there",
         }
     }
 
@@ -65,7 +70,7 @@ impl AlarmCode {
                 Trouble::Halted | Trouble::DiskFull | Trouble::MemoryFull | Trouble::Unusable | Trouble::Damaged => true,
                 Trouble::Unreachable | Trouble::Silent | Trouble::Loading | Trouble::Demoted | Trouble::FewReplicas | Trouble::Busy => false,
             },
-            AlarmCode::HighWaterFile | AlarmCode::Quarantined => true,
+            AlarmCode::HighWaterFile | AlarmCode::Quarantined | AlarmCode::InstallerReports => true,
             AlarmCode::PrivateRedis => false,
         }
     }

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod exit;
 pub mod feed;
 pub mod high_water_file;
+pub mod installers;
 pub mod jobs;
 pub mod schedule;
 pub mod service;

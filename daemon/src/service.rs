@@ -10,7 +10,7 @@ use turnaround_config::Config;
 use turnaround_workflows::clock::{Clock, SystemClock};
 use turnaround_workflows::store::Store;
 use turnaround_workflows::store::embedded::Health;
-use turnaround_workflows::updates;
+use turnaround_workflows::updates::{self, ReportDesk};
 
 use crate::alarms::{AlarmCode, Alarms};
 use crate::api::app::App;
@@ -18,6 +18,7 @@ use crate::api::caller::Access;
 use crate::api::socket::ApiListener;
 use crate::archive::Archive;
 use crate::feed::EventFeed;
+use crate::installers;
 use crate::jobs::{ArchiveFinished, Driver, JobBoard, JobDefinition, Overdue, Sweep, Watch};
 use crate::schedule::{self, Schedules};
 use crate::store_watch::StoreWatch;
@@ -81,6 +82,7 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
     if let Err(error) = &pulse {
         error!(%error, "no pulse: schedules are looked at every {} s instead of every second", schedule::WITHOUT_PULSE.as_secs());
     }
+    let installers = listens_to_installers(&app);
     let mut serving = tokio::spawn(crate::api::serve(listener, Arc::clone(&app)));
     let served = tokio::select! {
         () = stop.cancelled() => None,
@@ -93,6 +95,9 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
     }
     driver.finish().await;
     feed.abort();
+    if let Some(installers) = installers {
+        installers.abort();
+    }
     if let Some(health) = health {
         health.abort();
     }
@@ -108,6 +113,14 @@ pub async fn run(app: Arc<App>, listener: ApiListener) -> std::io::Result<()> {
         },
     };
     served.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
+}
+
+/// Where the configuration says so.
+fn listens_to_installers(app: &Arc<App>) -> Option<tokio::task::JoinHandle<()>> {
+    let address = app.config.netboot.as_ref()?.reports.as_ref()?.listen;
+    let reports = ReportDesk::new(Arc::clone(&app.store), app.registry.clone());
+    let listening = installers::run(address, reports, Arc::clone(&app.clock), Arc::clone(&app.alarms), app.stop.clone());
+    Some(tokio::spawn(listening))
 }
 
 /// Raises an alarm for as long as the private Redis is down.

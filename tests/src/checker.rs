@@ -371,7 +371,7 @@ impl<'a> Judge<'a> {
             "node_crashed" => (node.running, node.crashed) = (false, true),
             "ticket_staged" => node.staged = Some(text(event, "token").to_owned()),
             "ticket_withdrawn" => node.staged = None,
-            "boot_override" | "power_back" | "netbooted" | "disk_booted" | "came_up" => {}
+            "boot_override" | "power_back" | "netbooted" | "installer_reported" | "disk_booted" | "came_up" => {}
             _ => self.say(Rule::LogIsWhole, format!("`{kind}` is not an event that is known here")),
         }
     }

@@ -16,12 +16,12 @@ use turnaround_workflows::ports::{
     Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
-use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan, World};
+use turnaround_workflows::rehearsal::{COUNT_GPUS, InstallerSaid, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{
     Advance, Claim, Claimed, Commit, Committed, Document, Query, Queue, Scope, Store, WorkflowId,
 };
-use turnaround_workflows::updates::{self, Deploy, Expected, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedSilence, RolloutOrder, Rules};
+use turnaround_workflows::updates::{self, Deploy, ReportDesk, Expected, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedReports, OrderedSilence, RolloutOrder, Rules};
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -385,12 +385,15 @@ pub struct Sim {
     /// From when until when the store does not answer a worker that holds a lease.
     pub store_outage: Option<(Timestamp, Timestamp)>,
     signals: u32,
+    /// What the daemon does with what installers say. None: nobody listens at this site.
+    reports: Option<ReportDesk>,
 }
 
 impl Sim {
     pub fn new(plan: SitePlan, seed: u64) -> Sim {
         let clock = Arc::new(HandClock::at(MORNING));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let reports = plan.installers_report.then(|| ReportDesk::new(store.clone(), updates::registry()));
         let world = World::new(clock.clone(), plan, seed);
         Sim {
             clock,
@@ -402,6 +405,7 @@ impl Sim {
             call_takes: Duration::ZERO,
             store_outage: None,
             signals: 0,
+            reports,
         }
     }
 
@@ -451,12 +455,21 @@ impl Sim {
         self.run_until(async |_| false).await;
     }
 
+    /// Takes what installers have said, as the daemon does.
+    pub async fn hear(&self) {
+        let Some(reports) = &self.reports else { return };
+        for InstallerSaid { token, word, reason } in self.world.said_by_installers() {
+            reports.take(&token, word, &reason).await.expect("the memory store always answers");
+        }
+    }
+
     fn served(&self) -> Vec<Queue> {
         self.queues.clone().unwrap_or_else(|| self.registry.queues())
     }
 
     /// Brings on what is due, or else moves the clock to what comes next. False if nothing will ever happen.
     async fn turn(&mut self) -> bool {
+        self.hear().await;
         let claim = Claim { max: 1, lease: LEASE, worker: "simulated".to_owned(), queues: self.served() };
         let advanced = self.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
         if let Some(claimed) = advanced.claimed.into_iter().next() {
@@ -532,6 +545,7 @@ pub fn order(plan: &SitePlan, max_out: u32) -> RolloutOrder {
             settle_ms: 30_000,
             evacuate_deadline_ms: 4 * 3_600_000,
             install_deadline_ms: 3_600_000,
+            installer: plan.installers_report.then(|| OrderedReports { url: "http://192.0.2.1:8470".to_owned(), deadline_ms: 20 * 60_000 }),
             rejoin_deadline_ms: 3_600_000,
             rejoin_settle_ms: 120_000,
             compare: Compared::ALL.into(),

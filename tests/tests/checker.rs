@@ -579,7 +579,7 @@ mod of_a_simulated_site {
         async fn install(&self, name: &str, token: &str) {
             let (node, image) = (name.parse().unwrap(), self.world.images().remove(0));
             let (token, image_name) = (Token(token.to_owned()), image.name.parse().unwrap());
-            let ticket = BootTicket { token, image: image_name, sha256: image.sha256 };
+            let ticket = BootTicket { token, image: image_name, sha256: image.sha256, report: None };
             self.ports.netboot.stage(&node, &ticket).await.unwrap();
             self.ports.bmc.netboot_next(&node).await.unwrap();
             self.ports.bmc.reset(&node).await.unwrap();

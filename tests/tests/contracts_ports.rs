@@ -113,7 +113,7 @@ impl Bench {
 
     fn ticket(&self, token: &str) -> BootTicket {
         let image = self.world.images().remove(0);
-        BootTicket { token: Token(token.to_owned()), image: image.name.parse().unwrap(), sha256: image.sha256 }
+        BootTicket { token: Token(token.to_owned()), image: image.name.parse().unwrap(), sha256: image.sha256, report: None }
     }
 
     fn happened(&self, wanted: impl Fn(&Happened) -> bool) -> usize {

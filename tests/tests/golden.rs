@@ -18,7 +18,7 @@ use turnaround_workflows::store::{Document, Status, StoredEntry, WorkflowId};
 use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_DRY_RUN, NODE_OS_IRONIC, NODE_OS_ROLLOUT, SURVEY, SurveyOrder};
 
 /// Every event that a journal may have. One that no golden journal shows would not be known to be read for ever.
-const EVENTS: [&str; 19] = [
+const EVENTS: [&str; 20] = [
     "child-ended",
     "children-started",
     "created",
@@ -26,6 +26,7 @@ const EVENTS: [&str; 19] = [
     "operator-answered",
     "operator-asked",
     "paused",
+    "reported",
     "resource-awaited",
     "resumed",
     "retry-requested",
@@ -284,6 +285,24 @@ async fn write_journals() {
     write_ways_back().await;
     write_questions().await;
     write_looks().await;
+    write_reports().await;
+}
+
+/// An installer that gives up; once more, and well.
+async fn write_reports() {
+    let mut plan = plan().with_reports();
+    plan.node("gpu-01").unwrap().faults.installer_gives_up = 1;
+    let mut ordered = order(&plan, 1);
+    ordered.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&ordered).await;
+    let child = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    sim.clock.advance(std::time::Duration::from_secs(60));
+    sim.signal(&child, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&child).await.status, Status::Succeeded);
+    write(&sim, &child, "renewed-after-its-installer-gave-up").await;
 }
 
 /// By Ironic: once well; and once failed, asked, tried again, and well.

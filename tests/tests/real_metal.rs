@@ -81,6 +81,13 @@ async fn asks(bed: &Bed, id: &str) -> (String, Vec<String>) {
     .unwrap()
 }
 
+/// The next question may follow at once.
+async fn answer_and_look(bed: &Bed, id: &str, key: &str) {
+    let (before, _) = asks(bed, id).await;
+    bed.turnaround(&["answer", id, key]).await.unwrap();
+    bed.until("another question, or none", async |bed| bed.show(id).await?.question.is_none_or(|now| now.text != before).then_some(())).await.unwrap();
+}
+
 async fn answer(bed: &Bed, id: &str, key: &str) {
     bed.turnaround(&["answer", id, key]).await.unwrap();
     bed.until("the question to be gone", async |bed| bed.show(id).await?.question.is_none().then_some(())).await.unwrap();
@@ -130,6 +137,10 @@ async fn renewed_with_a_kill_in_every_step(mut bed: Bed) {
     bed.site.servers.mishaps.clear();
     ends_well(&bed, &id).await;
     println!("{:6.1} s  renewed", bed.age().as_secs_f64());
+    let journal = bed.turnaround(&["journal", &id]).await.unwrap();
+    for word in ["started", "installed"] {
+        assert_eq!(journal.matches(&format!("reported from outside: {word}")).count(), 1, "{journal}");
+    }
     assert_eq!(bed.machine.starts(), [BY_BMC, NETBOOT, BY_ITSELF]);
     is_renewed(&bed, 1).await;
     bed.end().await.unwrap();
@@ -208,6 +219,15 @@ async fn a_wrong_image_is_not_installed_and_that_is_noticed_and_a_withdrawn_orde
     let id = bed.renew().await.unwrap();
     bed.until("GRUB to be refused", async |bed| bed.machine.said().contains("error: connection refused").then_some(())).await.unwrap();
     bed.start_boot_server().unwrap();
+    // The installer's own words, while it restarts.
+    let (question, seen) = asks(&bed, &id).await;
+    println!("{:6.1} s  heard: {question} {seen:?}", bed.age().as_secs_f64());
+    assert_eq!(question, "gpu-01 was not installed: its installer has given up: what now?");
+    let reason = format!("and {} was ordered", bed.image.sha256);
+    assert!(seen[0].contains(": the image has SHA-256 ") && seen[0].ends_with(&reason), "{seen:?}");
+    assert!(seen[1].starts_with("its installer has started at "), "{seen:?}");
+    bed.until("the old system", async |bed| (times(bed, "node: \"1\" is up") == 2).then_some(())).await.unwrap();
+    answer_and_look(&bed, &id, "retry").await;
     is_noticed(&bed, &id, "1", NO_MARK).await;
     assert_eq!(times(&bed, "installer: gives up: the image has SHA-256"), 1);
     assert_eq!(times(&bed, "installer: writes the disk"), 0);

@@ -15,13 +15,15 @@ use turnaround_workflows::updates;
 const SEEDS: std::ops::Range<u64> = if cfg!(debug_assertions) { 0..1_000 } else { 0..10_000 };
 
 /// What must have come about at least once in a run of as many seeds as [`SEEDS`] or more: a fault that never struck proves nothing.
-const SOMETIMES: [&str; 25] = [
+const SOMETIMES: [&str; 27] = [
     "aborted",
     "activation lost",
     "claim whose answer was lost",
     "commit fenced",
     "commit whose answer was lost",
     "guard refused",
+    "installer heard",
+    "installer heard again",
     "lease lost",
     "paused",
     "question answered",

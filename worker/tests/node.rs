@@ -24,7 +24,7 @@ fn site() -> Site {
 }
 
 fn ticket(token: &str) -> BootTicket {
-    BootTicket { token: Token(token.to_owned()), image: "noble".parse().unwrap(), sha256: SHA256.to_owned() }
+    BootTicket { token: Token(token.to_owned()), image: "noble".parse().unwrap(), sha256: SHA256.to_owned(), report: None }
 }
 
 fn reason(kind: PortErrorKind) -> String {
@@ -146,9 +146,29 @@ async fn a_ticket_that_does_not_fit_the_configuration_is_refused_before_anything
     for token in ["", "a b", "a'b", "$(reboot)", "a\nb", &"x".repeat(129)] {
         assert_eq!(refused(ticket(token)).await, "the token is not made of letters, digits and `-_.:/`", "{token:?}");
     }
+    for report in ["http://h/a b", "http://h/$(reboot)", "http://h/a'b", &format!("http://h/{}", "x".repeat(400))] {
+        let reason = refused(BootTicket { report: Some(report.to_owned()), ..ticket("t") }).await;
+        assert_eq!(reason, "the URL for reports is not made of letters, digits and `-_.:/`, or too long", "{report:?}");
+    }
     assert_eq!(fs::read_dir(site.path("netboot")).unwrap().count(), 0);
     fs::remove_dir(site.path("netboot")).unwrap();
     assert_eq!(ports.netboot.stage(&gpu, &ticket("t")).await.unwrap_err().kind, PortErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn the_installer_is_told_where_to_report() {
+    let site = site().with_node("gpu-01", "gpu-01");
+    let (gpu, ports, file) = (node("gpu-01"), site.ports(), site.path("netboot/02:00:5e:10:00:00.cfg"));
+    for url in ["http://192.0.2.1:8470/installer/node-7.1", "http://[2001:db8::1]:8470/installer/node-7.1"] {
+        let ticket = BootTicket { report: Some(url.to_owned()), ..ticket("node-7.1") };
+        ports.netboot.stage(&gpu, &ticket).await.unwrap();
+        assert_eq!(ports.netboot.staged(&gpu).await.unwrap(), Some(ticket));
+        let text = fs::read_to_string(&file).unwrap();
+        let word = format!("turnaround.report={url}");
+        let line = text.lines().find(|line| line.contains("if linux ")).unwrap();
+        assert!(line.contains(&format!(" turnaround.token=node-7.1 turnaround.sha256={SHA256} {word};")) || line.contains(&format!(" '{word}';")), "{line}");
+        parses_as_grub(&file, "the_installer_is_told_where_to_report");
+    }
 }
 
 #[test]

@@ -130,6 +130,7 @@ fn tell(steps: &mut Vec<StepView>, entry: &Entry) {
         | Event::ChildEnded { .. }
         | Event::Paused { .. }
         | Event::Resumed { .. }
+        | Event::Reported { .. }
         | Event::SignalRefused { .. } => {}
     }
 }

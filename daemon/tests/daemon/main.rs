@@ -7,6 +7,7 @@ mod archive;
 mod beds;
 mod cli;
 mod events;
+mod installers;
 mod jobs;
 mod outage;
 mod process;

@@ -139,7 +139,7 @@ impl Bed {
         let late = format!("case \"$*\" in *\"power cycle\") sleep {ANSWER_LATE} ;; esac");
         program(&folder.join("ipmitool"), &format!("#!/bin/sh\nipmitool \"$@\"\ncode=$?\n{late}\nexit $code\n"))?;
         program(&folder.join("platform-setup.sh"), &setup_script())?;
-        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &boot_server.url(), &bmc) + &site.around_the_cloud(&world))?;
+        fs::write(folder.join("config.toml"), config(&folder, &image, &hardware.mac, &boot_server.url(), free_port()?, &bmc) + &site.around_the_cloud(&world))?;
         let processes = Processes::new(programs.clone(), &folder, &folder.join("config.toml"), 1);
         let client = Client::new(&site.socket())?;
         let mut bed = Bed { site, world, processes, machine, client, image, born, folder, programs, bmc, boot_server };
@@ -271,7 +271,7 @@ fn setup_script() -> String {
     )
 }
 
-fn config(folder: &Path, image: &NodeImage, mac: &str, images_url: &str, bmc: &Bmc) -> String {
+fn config(folder: &Path, image: &NodeImage, mac: &str, images_url: &str, reports: u16, bmc: &Bmc) -> String {
     let at = |name: &str| folder.join(name).display().to_string();
     let NodeImage { version, kernel, sha256, .. } = image;
     format!(
@@ -296,6 +296,8 @@ poll = "300ms"
 [netboot]
 directory = "{nodes}"
 url = "{images_url}/boot"
+reports_listen = "127.0.0.1:{reports}"
+reports_url = "http://10.0.2.2:{reports}"
 
 [ssh]
 program = "{ssh}"

@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use turnaround_workflows::clock::{Clock as _, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Engine, Registry, Signal, SignalKind, Start, State, start};
-use turnaround_workflows::rehearsal::{SitePlan, World};
+use turnaround_workflows::rehearsal::{InstallerSaid, SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{Advance, Advanced, Claim, Claimed, Document, Fence, Query, Scope, Signalled, Status, Store, WorkflowId};
+use turnaround_workflows::updates::{ReportDesk, Taken};
 
 use super::gate::{At, Befalls, Fate, Gate, Moment};
 use super::lease::{GatedLease, down_until};
@@ -89,12 +90,17 @@ pub struct Crowd {
     /// Workflows whose worker was killed.
     orphans: BTreeSet<WorkflowId>,
     signals: u32,
+    /// What the daemon does with what installers say. None: nobody listens at this site.
+    reports: Option<ReportDesk>,
+    /// What installers say again and again until they are answered.
+    said: Vec<InstallerSaid>,
 }
 
 impl Crowd {
     pub fn new(plan: SitePlan, seed: u64, workers: usize, registry: &Registry, fate: Box<dyn Fate>) -> Crowd {
         let clock = Arc::new(HandClock::at(MORNING));
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let listens = plan.installers_report;
         let world = World::new(clock.clone(), plan, seed);
         let gate = Arc::new(Gate::new(clock.clone(), workers, fate));
         let registry = watched(registry, &gate);
@@ -104,17 +110,19 @@ impl Crowd {
         let workers = (0..workers).map(|_| Worker { job: None, look_at: MORNING, up_at: MORNING }).collect();
         Crowd {
             clock,
-            store,
+            store: store.clone(),
             world,
             sometimes: Arc::default(),
             outages: Arc::default(),
-            registry,
+            registry: registry.clone(),
             gate,
             engine,
             workers,
             unheard_until: MORNING,
             orphans: BTreeSet::new(),
             signals: 0,
+            reports: listens.then(|| ReportDesk::new(store.clone(), registry.clone())),
+            said: Vec::new(),
         }
     }
 
@@ -142,6 +150,23 @@ impl Crowd {
             told = done(self.store.signal(id, signal.stored().unwrap())).expect("the memory store always answers");
         }
         told
+    }
+
+    /// Takes what installers have said, as the daemon does, once the store answers.
+    fn hear(&mut self) {
+        let Some(reports) = &self.reports else { return };
+        self.said.extend(self.world.said_by_installers());
+        if down_until(&self.outages, self.clock.now()).is_some() {
+            return;
+        }
+        for InstallerSaid { token, word, reason } in std::mem::take(&mut self.said) {
+            let taken = done(reports.take(&token, word, &reason)).expect("the memory store always answers");
+            self.sometimes.count(match taken {
+                Taken::Kept => "installer heard",
+                Taken::Nothing => "installer heard again",
+                Taken::Unknown | Taken::Full => "installer not listened to",
+            });
+        }
     }
 
     pub fn document(&self, id: &WorkflowId) -> Option<Document> {
@@ -224,6 +249,7 @@ impl Crowd {
         for (id, kind) in self.gate.told() {
             self.tell(&id, kind, 1);
         }
+        self.hear();
         if self.renew_one() || self.bring_one_on() || self.claim_one() || self.ring() {
             return Round::Did;
         }

@@ -36,6 +36,8 @@ pub fn judge(journals: &Journals) -> Vec<String> {
 /// What one journal has told so far.
 #[derive(Default)]
 struct Story {
+    /// Words that were reported since the newest reset.
+    said: BTreeSet<String>,
     created: bool,
     ended: Option<String>,
     unwinding: bool,
@@ -112,7 +114,19 @@ impl Reader<'_> {
             "resource-awaited" | "paused" | "resumed" | "signal-refused" => {}
             "retry-requested" => self.story.asking = false,
             "step-begun" => self.begun(step, entry),
-            "step-checkpointed" | "step-parked" | "step-failed" => self.under_way(step),
+            "step-checkpointed" | "step-parked" | "step-failed" => {
+                self.under_way(step);
+                if text(entry, "note").starts_with("about to reset it into the network") {
+                    self.story.said.clear();
+                }
+            }
+            // Whoever repeats himself must not fill a journal.
+            "reported" => {
+                let word = text(&entry["report"], "word").to_owned();
+                if !self.story.said.insert(word.clone()) {
+                    self.say(format_args!("`{word}` is reported twice after one reset"));
+                }
+            }
             "operator-asked" => {
                 self.under_way(step);
                 self.story.asking = true;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use turnaround_workflows::engine::{AnyStep, Definition, Observed, PastDeadline, Policy, Progress, Registry, StepCx, StepError, Undone};
+use turnaround_workflows::engine::{AnyStep, Definition, Observed, PastDeadline, Policy, Progress, Registry, Report, State, StepCx, StepError, Undone};
 use turnaround_workflows::store::{Queue, Resource, Take};
 
 use super::gate::{At, Gate, Moment};
@@ -85,6 +85,10 @@ impl AnyStep for Watched {
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         self.step().overdue(cx).await
     }
+    fn hears(&self, so_far: &State, report: &Report) -> bool {
+        self.step().hears(so_far, report)
+    }
+
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {
         self.watch(cx, true, true, |_| true, self.step().undo(cx)).await
     }

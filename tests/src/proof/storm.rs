@@ -165,7 +165,7 @@ impl People {
             SignalKind::Abort { .. } => "told to abort",
             SignalKind::Retry => "told to try again",
             SignalKind::Answer { .. } => "told an answer in passing",
-            SignalKind::ChildEnded { .. } => "told of a child",
+            SignalKind::Report { .. } | SignalKind::ChildEnded { .. } => "told of a child",
         });
         let times = if self.one_in(3) { self.random.random_range(2..4) } else { 1 };
         crowd.tell(&document.id.clone(), kind, times);

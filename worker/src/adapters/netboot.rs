@@ -38,6 +38,9 @@ const FILE_MODE: u32 = 0o644;
 /// A token longer than this would not fit into a kernel command line (2 KiB on x86) beside everything else.
 const TOKEN_CHARS_MAX: usize = 128;
 
+/// The same for the URL for reports, which has the token in it.
+const REPORT_CHARS_MAX: usize = 384;
+
 /// GRUB tries so often to load an installer, as the words that it counts by. After a failure it would stay in its menu until somebody pressed a key.
 // A server that was restarted is back within a minute. One that says nothing costs GRUB half a minute each time.
 const LOAD_TRIES: &str = "1 2 3 4 5";
@@ -148,14 +151,23 @@ impl BootFolder {
         let token = &ticket.token.0;
         if token.is_empty()
             || token.len() > TOKEN_CHARS_MAX
-            || !token.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/'))
+            || token.contains(|c| !is_plain(c))
         {
             return Err("the token is not made of letters, digits and `-_.:/`".to_owned());
         }
+        let report = match &ticket.report {
+            // (Brackets stand in the URL of an IPv6 address.)
+            Some(url) if url.len() > REPORT_CHARS_MAX || url.contains(|c| !is_plain(c) && !matches!(c, '[' | ']')) => {
+                return Err("the URL for reports is not made of letters, digits and `-_.:/`, or too long".to_owned());
+            }
+            Some(url) => format!("turnaround.report={url}"),
+            None => String::new(),
+        };
         let words = [
             boot.arguments.as_str(),
             &format!("turnaround.token={token}"),
             &format!("turnaround.sha256={}", ticket.sha256),
+            &report,
         ];
         let arguments = words.iter().flat_map(|words| words.split_whitespace()).map(grub_quoted).collect::<Vec<_>>().join(" ");
         let file = |path: &str| grub_quoted(&format!("{}/{}", self.device, path.trim_start_matches('/')));
@@ -261,6 +273,11 @@ fn grub_device(url: &str) -> Result<String, NotForGrub> {
         return Err(NotForGrub);
     }
     Ok(format!("({},{host}{port}){}", url.scheme(), url.path().trim_end_matches('/')))
+}
+
+/// Characters that mean nothing to GRUB or to the kernel.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/')
 }
 
 /// One word of a GRUB script. Within single quotes every character stands for itself, but for the quote.

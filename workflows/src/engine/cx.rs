@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use super::{Child, Course, State, Step, StepError, UnwindCause};
+use super::{Child, Course, Report, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
 use crate::store::{Fence, WorkflowId};
@@ -153,6 +153,16 @@ impl<'a> StepCx<'a> {
     pub async fn guard(&self) -> Result<(), StepError> {
         let Some(run) = self.run else { return Err(StepError::fatal("a dry run changes nothing")) };
         run.lock().await.guard().await
+    }
+
+    /// What was said from outside, and heard: the newest of each word about each thing.
+    pub fn reports(&self) -> &[Report] {
+        &self.state.reports
+    }
+
+    /// Where the workflow stood when this call began.
+    pub fn so_far(&self) -> &State {
+        &self.state
     }
 
     /// The workflow's children, by key.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::AnyStep;
+use super::{AnyStep, Report, State};
 use crate::store::Queue;
 
 /// A kind of workflow: its steps in order, to be read aloud.
@@ -23,6 +23,11 @@ impl Definition {
 
     pub fn step(&self, name: &str) -> Option<&dyn AnyStep> {
         self.steps.iter().find(|step| step.name() == name).map(|step| &**step)
+    }
+
+    /// Does a step that has begun want to know of `report`? Asked by whoever takes reports, and again by the worker that reads them.
+    pub fn hears(&self, so_far: &State, report: &Report) -> bool {
+        so_far.steps.iter().filter_map(|record| self.step(&record.step)).any(|step| step.hears(so_far, report))
     }
 }
 

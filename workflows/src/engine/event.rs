@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Question;
+use super::{Question, Report};
 use crate::clock::Timestamp;
 use crate::store::{Resource, WorkflowId};
 
@@ -46,6 +46,8 @@ pub enum Event {
     ChildEnded { key: String, outcome: Outcome, headline: String },
     Paused { by: String, why: String },
     Resumed { by: String },
+    /// Something was said from outside that a step listens to. Nobody vouches for it.
+    Reported { report: Report },
     /// A signal that could not be followed, and why.
     SignalRefused { by: String, signal: String, why: String },
     UnwindBegun { cause: UnwindCause },
@@ -106,6 +108,8 @@ impl Event {
             Event::Paused { by, why } if why.is_empty() => format!("paused by {by}"),
             Event::Paused { by, why } => format!("paused by {by}: {why}"),
             Event::Resumed { by } => format!("resumed by {by}"),
+            Event::Reported { report: Report { word, text, .. } } if text.is_empty() => format!("reported from outside: {word}"),
+            Event::Reported { report: Report { word, text, .. } } => format!("reported from outside: {word}: {text}"),
             Event::SignalRefused { by, signal, why } => format!("`{signal}` by {by} was not followed: {why}"),
             Event::UnwindBegun { cause } => format!("goes back: {cause}"),
             Event::UndoBegun { step, .. } => format!("{step}: undo begun"),

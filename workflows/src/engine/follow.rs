@@ -8,7 +8,7 @@ use tracing::{error, info};
 use super::activation::LeaseLost;
 use super::driver::Driver;
 use super::run::Run;
-use super::{AnswerEffect, Course, Event, Outcome, Remedy, Signal, SignalKind, Stage, StepCx, StepError, UnwindCause};
+use super::{AnswerEffect, Course, Event, Outcome, Remedy, Report, Signal, SignalKind, Stage, StepCx, StepError, UnwindCause};
 
 impl Driver<'_> {
     /// Folds unread signals into the state.
@@ -26,7 +26,7 @@ impl Driver<'_> {
     }
 
     async fn follow(&self, run: &mut Run<'_>, signal: Signal) -> Result<(), LeaseLost> {
-        let Signal { id, by, kind, .. } = signal;
+        let Signal { id, at, by, kind } = signal;
         if let Course::Ended { .. } = run.state.course {
             return Ok(());
         }
@@ -54,6 +54,16 @@ impl Driver<'_> {
                 None => refuse(run, by, "retry", "no step is under way"),
             },
             SignalKind::Answer { key } => self.answer(run, by, key).await,
+            SignalKind::Report { about, word, text } => {
+                let report = Report { about, word, text, received: at };
+                if self.definition.hears(&run.state, &report) {
+                    run.push(Event::Reported { report })
+                } else {
+                    info!(workflow = %self.id, word = report.word, "a report that nobody listens to was dropped");
+                    run.follows_nothing();
+                    Ok(())
+                }
+            }
             SignalKind::ChildEnded { key, outcome, headline, .. } => {
                 run.push(Event::ChildEnded { key, outcome, headline })
             }

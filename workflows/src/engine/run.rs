@@ -119,6 +119,11 @@ impl<'a> Run<'a> {
         new
     }
 
+    /// No entry comes of the signal in hand.
+    pub(super) fn follows_nothing(&mut self) {
+        self.following = None;
+    }
+
     pub(super) fn now(&self) -> Timestamp {
         self.committer.now()
     }

@@ -28,6 +28,8 @@ pub enum SignalKind {
     Retry,
     /// One of the answers of the question that is open.
     Answer { key: String },
+    /// Somebody outside said something, whom nobody vouches for. `at` is when it was taken, by the store's clock.
+    Report { about: String, word: String, text: String },
     /// A child has ended.
     ChildEnded { key: String, id: WorkflowId, outcome: Outcome, headline: String },
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Event, Outcome, Question, UnwindCause};
+use super::{Event, Outcome, Question, Report, UnwindCause};
 use crate::clock::Timestamp;
 use crate::store::{Resource, Status, WorkflowId};
 
@@ -28,6 +28,9 @@ pub struct State {
     pub children: BTreeMap<String, Child>,
     pub held: BTreeSet<Resource>,
     pub paused: Option<Pause>,
+    /// What was said from outside: the newest of each word about each thing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reports: Vec<Report>,
     /// Newest remark, for people.
     pub note: String,
 }
@@ -129,6 +132,7 @@ impl State {
             children: BTreeMap::new(),
             held: BTreeSet::new(),
             paused: None,
+            reports: Vec::new(),
             note: String::new(),
         })
     }
@@ -236,6 +240,16 @@ impl State {
                 // A pause uses up nobody's patience.
                 if let (Some(pause), Some(current)) = (self.paused.take(), &mut self.current) {
                     current.deadline = current.deadline + at.since(pause.since);
+                }
+            }
+            Event::Reported { report } => {
+                self.reports.retain(|known| (&known.about, &known.word) != (&report.about, &report.word));
+                self.reports.push(report.clone());
+                // Whoever waits looks at once.
+                if let Some(current) = &mut self.current
+                    && matches!(current.stage, Stage::Parked { until: Some(_) })
+                {
+                    current.stage = Stage::Running;
                 }
             }
             Event::SignalRefused { .. } => {}

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Question, StepCx};
+use super::{Question, Report, State, StepCx};
 use crate::clock::Timestamp;
 use crate::ports::{PortError, PortErrorKind};
 use crate::store::{InvalidWorkflowId, Queue, Resource, Take};
@@ -53,6 +53,12 @@ pub trait Step: Send + Sync + 'static {
     /// Takes back what the step may have done. What a step took is given back when this returns `Done`.
     async fn undo(&self, _cx: &StepCx<'_>) -> Result<Undone, StepError> {
         Ok(Undone::Done { note: "nothing to undo".to_owned() })
+    }
+
+    /// Does this step, which has begun, want to know of `report`? Everything that is said and not wanted is dropped, so that what is
+    /// written down has a bound: a step must not want the same thing again and again.
+    fn hears(&self, _so_far: &State, _report: &Report) -> bool {
+        false
     }
 
     /// Takes away what must not stay behind when an operator leaves everything as it is: what would harm later. May run
@@ -237,6 +243,7 @@ pub trait AnyStep: Send + Sync {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Value>, StepError>;
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Value>, StepError>;
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError>;
+    fn hears(&self, so_far: &State, report: &Report) -> bool;
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError>;
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError>;
 }
@@ -296,6 +303,10 @@ impl<S: Step> AnyStep for Erased<S> {
 
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         self.0.overdue(cx).await
+    }
+
+    fn hears(&self, so_far: &State, report: &Report) -> bool {
+        self.0.hears(so_far, report)
     }
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {

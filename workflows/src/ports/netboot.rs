@@ -27,6 +27,9 @@ pub struct BootTicket {
     pub image: ImageName,
     /// SHA-256 of the image file, lower-case hex.
     pub sha256: String,
+    /// The URL below which the installer says how far it is. None: nobody listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
 }
 
 /// The PXE server's per-node boot configuration.

@@ -213,6 +213,13 @@ pub enum Happened {
     DiskBooted {
         node: String,
     },
+    /// An installer said something; `lost` if nobody heard it.
+    InstallerReported {
+        node: String,
+        token: String,
+        word: String,
+        lost: bool,
+    },
     ImageWritten {
         node: String,
         token: String,

@@ -10,6 +10,7 @@ use super::site::{Due, Site};
 use super::trouble::Trouble;
 use crate::clock::Timestamp;
 use crate::ports::{BootDevice, BootOverride, BootTicket, CommandEnd, Facts, Installed, NodeStock, Power, Token};
+use crate::steps::installer::Word;
 
 /// As a shell tells of a program that is not there.
 const NO_SUCH_COMMAND: i32 = 127;
@@ -19,6 +20,20 @@ const NETWORK_AGENT: &str = "neutron-openvswitch-agent";
 
 /// The alert that fires while a compute service does not report.
 const NODE_DOWN: &str = "NodeDown";
+
+/// The words of an installer that gives up.
+const WRONG_IMAGE: &str = "the image is another one than was ordered";
+
+/// Most times that one report is sent.
+const REPEATED_MAX: u32 = 10;
+
+/// What an installer said, on its way to whoever listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallerSaid {
+    pub token: String,
+    pub word: Word,
+    pub reason: String,
+}
 
 /// What runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +105,8 @@ pub(super) struct Machine {
     pub(super) epoch: u64,
     next_boot: BootOverride,
     override_forgotten: bool,
+    /// Nothing gets through of what its installer says.
+    unheard: bool,
     pub(super) disk: Disk,
     boot_id: String,
 }
@@ -135,6 +152,7 @@ impl Machine {
             epoch: 0,
             next_boot: BootOverride { device: BootDevice::None, efi: true },
             override_forgotten: false,
+            unheard: false,
             disk: Disk {
                 os_version_id: plan.os_version_id.clone(),
                 kernel: plan.kernel.clone(),
@@ -372,12 +390,45 @@ impl Site {
     fn install(&mut self, node: usize, ticket: BootTicket) {
         let known = self.plan.images.iter().any(|image| image.name == ticket.image.as_str());
         let machine = &mut self.nodes[node];
-        machine.phase = Phase::Installing(ticket);
+        machine.unheard = takes(&mut machine.faults.reports_lost);
+        machine.phase = Phase::Installing(ticket.clone());
         let (epoch, length) = (machine.epoch, machine.plan.install_time);
+        self.report(node, &ticket, Word::Started, "");
+        let faults = &mut self.nodes[node].faults;
         // An installer that finds no image to write waits for somebody to look at its console.
-        if known && !takes(&mut machine.faults.installer_hangs) {
+        if !known {
+            self.report(node, &ticket, Word::Failed, &format!("there is no image {} to write", ticket.image));
+        } else if takes(&mut faults.installer_gives_up) {
+            self.after(length / 2, Due::GivesUp { node, epoch, restarts: false });
+        } else if takes(&mut faults.installer_gives_up_and_restarts) {
+            self.after(length / 2, Due::GivesUp { node, epoch, restarts: true });
+        } else if !takes(&mut faults.installer_hangs) {
             self.after(length, Due::Installed { node, epoch });
         }
+    }
+
+    pub(super) fn gives_up(&mut self, node: usize, restarts: bool) {
+        let Phase::Installing(ticket) = self.nodes[node].phase.clone() else { return };
+        self.report(node, &ticket, Word::Failed, WRONG_IMAGE);
+        if restarts {
+            self.nodes[node].epoch += 1;
+            self.self_test(node);
+        }
+    }
+
+    /// The installer says something, where its boot ticket says that somebody listens.
+    fn report(&mut self, node: usize, ticket: &BootTicket, word: Word, reason: &str) {
+        let machine = &self.nodes[node];
+        if ticket.report.is_none() {
+            return;
+        }
+        let (name, lost, times) = (machine.name.clone(), machine.unheard, machine.faults.reports_repeated.saturating_add(1).min(REPEATED_MAX));
+        let token = ticket.token.0.clone();
+        if !lost {
+            let said = InstallerSaid { token: token.clone(), word, reason: reason.to_owned() };
+            self.said.extend(std::iter::repeat_n(said, times as usize));
+        }
+        self.record(Happened::InstallerReported { node: name, token, word: word.as_str().to_owned(), lost });
     }
 
     pub(super) fn installed(&mut self, node: usize) {
@@ -385,6 +436,7 @@ impl Site {
         let Some(image) = self.plan.images.iter().find(|image| image.name == ticket.image.as_str()).cloned() else {
             return;
         };
+        self.report(node, &ticket, Word::Installed, "");
         let machine = &mut self.nodes[node];
         let faults = &machine.faults;
         let sha256 = faults.wrong_sha256.clone().unwrap_or(image.sha256);

@@ -28,6 +28,7 @@ mod tests;
 
 pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
 pub use log::{By, Happened, NodeAtStart, WorldEvent};
+pub use machine::InstallerSaid;
 pub use plan::{
     ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, GroupPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
     MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, RecordPlan, ScriptGoesWrong, SetupPlan, SitePlan,

@@ -34,6 +34,8 @@ pub struct SitePlan {
     pub cluster: Option<ClusterPlan>,
     /// Its Nova, drivers and devices are such that instances with devices move live.
     pub devices_move_live: bool,
+    /// Orders say where installers report.
+    pub installers_report: bool,
 }
 
 /// A server group.
@@ -261,6 +263,14 @@ pub struct NodeFaults {
     pub netboot_fails: u32,
     /// The installer starts and never ends.
     pub installer_hangs: u32,
+    /// The installer gives up, says why where somebody listens, and the node waits for somebody to look at its console.
+    pub installer_gives_up: u32,
+    /// The same, and it restarts: the old system comes up.
+    pub installer_gives_up_and_restarts: u32,
+    /// Of so many installations no report gets through.
+    pub reports_lost: u32,
+    /// Each report is sent so many times more.
+    pub reports_repeated: u32,
     /// The image is written and the node is never heard of again.
     pub never_comes_back: u32,
     /// After an installation another kernel runs than the image has.
@@ -692,6 +702,12 @@ impl SitePlan {
             budgets: BTreeMap::from([("console".to_owned(), nodes.len().saturating_sub(1))]),
             ..ClusterPlan::default()
         });
+        self
+    }
+
+    /// The same site, where orders say where installers report.
+    pub fn with_reports(mut self) -> SitePlan {
+        self.installers_report = true;
         self
     }
 

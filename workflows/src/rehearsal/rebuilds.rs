@@ -173,6 +173,7 @@ impl Site {
             token: mark.token,
             image,
             sha256: mark.sha256,
+            report: None,
         });
         let machine = &mut self.nodes[node];
         let (epoch, length) = (machine.epoch, machine.plan.install_time);

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use super::cluster::Cluster;
 use super::guest::{ActionRecord, Guest, MigrationRecord, TaskState, VmState};
 use super::log::{By, Happened, Log, NodeAtStart};
-use super::machine::Machine;
+use super::machine::{InstallerSaid, Machine};
 use super::plan::{Api, Call, Happens, InstancePlan, SitePlan};
 use super::script::Run;
 use super::silences::Begun;
@@ -79,6 +79,11 @@ pub(super) enum Due {
         node: usize,
         epoch: u64,
     },
+    GivesUp {
+        node: usize,
+        epoch: u64,
+        restarts: bool,
+    },
     SystemUp {
         node: usize,
         epoch: u64,
@@ -113,6 +118,8 @@ pub(super) struct Site {
     pub(super) actions: Vec<ActionRecord>,
     pub(super) tickets: TicketsInMemory,
     pub(super) tickets_elsewhere: Option<Arc<dyn TicketSource>>,
+    /// What installers have said since somebody last listened.
+    pub(super) said: Vec<InstallerSaid>,
     calls: BTreeMap<Call, u32>,
     /// Instances that are being built, with the host that was chosen for them.
     building: VecDeque<(usize, Option<String>)>,
@@ -139,6 +146,7 @@ impl Site {
             actions: Vec::new(),
             tickets: TicketsInMemory::default(),
             tickets_elsewhere: None,
+            said: Vec::new(),
             calls: BTreeMap::new(),
             building: VecDeque::new(),
             unread: Vec::new(),
@@ -482,6 +490,7 @@ impl Site {
             Due::PowerBack { node, epoch } => self.if_epoch(node, epoch, Site::power_back),
             Due::ChooseBootDevice { node, epoch } => self.if_epoch(node, epoch, Site::choose_boot_device),
             Due::Installed { node, epoch } => self.if_epoch(node, epoch, Site::installed),
+            Due::GivesUp { node, epoch, restarts } => self.if_epoch(node, epoch, |site, node| site.gives_up(node, restarts)),
             Due::SystemUp { node, epoch } => self.if_epoch(node, epoch, Site::system_up),
             Due::Rejoins { node, epoch } => self.if_epoch(node, epoch, Site::rejoins),
             Due::FallsSilent { node, epoch } => self.if_epoch(node, epoch, Site::falls_silent),
@@ -489,7 +498,7 @@ impl Site {
         }
     }
 
-    fn if_epoch(&mut self, node: usize, epoch: u64, what: fn(&mut Site, usize)) {
+    fn if_epoch(&mut self, node: usize, epoch: u64, what: impl FnOnce(&mut Site, usize)) {
         if self.nodes[node].epoch == epoch {
             what(self, node);
         }

@@ -90,6 +90,9 @@ impl SitePlan {
             let calls = [Call::CreateCanary, Call::PutCanary, Call::StartCanary, Call::RemoveCanary];
             plan = plan.loses_answer(pick(&mut random, &calls), random.random_range(1..3));
         }
+        if one_in(&mut random, 2) {
+            plan = reports(&mut random, plan);
+        }
         if one_in(&mut random, 6) {
             let index = random.random_range(0..plan.nodes.len());
             comes_back_other(&mut random, &mut plan.nodes[index].faults);
@@ -114,6 +117,27 @@ fn comes_back_other(random: &mut StdRng, faults: &mut NodeFaults) {
         }
     }
     faults.stock_once_installed = Some(stock);
+}
+
+/// Installers report, some of them more than once, some in vain, and some have nothing good to say.
+fn reports(random: &mut StdRng, plan: SitePlan) -> SitePlan {
+    let mut plan = plan.with_reports();
+    for node in &mut plan.nodes {
+        let mut sometimes = |chance: u32, times: &mut u32| {
+            if one_in(random, chance) {
+                *times = random.random_range(1..4);
+            }
+        };
+        sometimes(5, &mut node.faults.reports_lost);
+        sometimes(5, &mut node.faults.reports_repeated);
+        sometimes(10, &mut node.faults.installer_gives_up);
+        sometimes(10, &mut node.faults.installer_gives_up_and_restarts);
+        if one_in(random, 6) {
+            // Slower than an operator is patient with one that says nothing.
+            node.install_time = Duration::from_secs(random.random_range(10..40) * 60);
+        }
+    }
+    plan
 }
 
 fn one_in(random: &mut StdRng, chance: u32) -> bool {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus};
 use super::log::{By, WorldEvent};
+use super::machine::InstallerSaid;
 use super::plan::{Api, Call, ImagePlan, SitePlan};
 use super::rebuilds::IronicNode;
 use super::site::Site;
@@ -106,6 +107,11 @@ impl World {
     /// Nodes that netboot ask `tickets` from now on, and not what came through [`Ports::netboot`].
     pub fn take_tickets_from(&self, tickets: Arc<dyn TicketSource>) {
         self.site().tickets_elsewhere = Some(tickets);
+    }
+
+    /// What installers have said since this was last asked: for whoever takes reports at this site.
+    pub fn said_by_installers(&self) -> Vec<InstallerSaid> {
+        std::mem::take(&mut self.site().said)
     }
 
     /// Writes what happened so far, and everything from now on, to a new file: one JSON object a line.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
+use super::installer::Heard;
 use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
 use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
@@ -27,20 +28,46 @@ const NETBOOT: &str = "netboot";
 
 /// The further netboot that an operator wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Again {
+pub(super) struct Again {
     /// When the operator was asked.
     asked: Option<Timestamp>,
     /// What that was about: the boot id that the node had; None if it did not answer. A consent is good for nothing else.
     about: Option<String>,
     /// When the operator wanted that. It stands until it is carried out, or another question is asked: what keeps it from that may be one of its own.
     wanted: Option<Timestamp>,
-    reset: Option<Reset>,
+    pub(super) reset: Option<Reset>,
+    /// The newest failure of an installer of which the operator was told; and the newest reset without a word of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told_failure: Option<Told>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told_silence: Option<Told>,
+}
+
+/// What an operator was told by a question, so that it is not asked for twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    /// When it was heard of, or the reset.
+    of: Timestamp,
+    at: Timestamp,
+}
+
+impl Told {
+    /// Has somebody reacted to what was told of this? It may never have been asked: the worker died before.
+    fn is_over(told: Option<&Told>, of: Timestamp, cx: &StepCx<'_>) -> bool {
+        told.is_some_and(|told| told.of == of && cx.tried_since() > Some(told.at))
+    }
 }
 
 impl Again {
     /// Is a reset of the node wanted that shows this?
     fn is_wanted(&self, about: Option<&String>) -> bool {
         self.wanted > self.asked && self.about.as_ref() == about
+    }
+
+    /// Is a silent node to be reset once more, and has not been yet?
+    fn is_still_wanted(&self) -> bool {
+        let carried_out = |reset: &Reset| !reset.never_sent && Some(reset.intended) >= self.wanted;
+        self.is_wanted(None) && !self.reset.as_ref().is_some_and(carried_out)
     }
 }
 
@@ -104,7 +131,12 @@ impl Step for AwaitInstall {
         let order = order(cx)?;
         let poll = Duration::from_millis(order.rules.node_poll_ms);
         match look(cx).await? {
-            Seen::NotYet => netboot_again(cx, None, poll).await,
+            Seen::NotYet => {
+                if let Some(question) = about_the_installer(cx).await? {
+                    return Err(StepError::ask(question));
+                }
+                netboot_again(cx, None, poll).await
+            }
             Seen::Ours(installed) => {
                 // Whoever netboots this node next must not wipe it.
                 cx.guard().await?;
@@ -120,27 +152,55 @@ impl Step for AwaitInstall {
             return Ok(PastDeadline::Act);
         }
         let again: Again = cx.checkpoint()?.unwrap_or_default();
-        let question = did_not_come_back(cx, &again).await?;
-        is_about_to_ask(cx, again, None).await?;
+        let question = did_not_come_back(cx, &again, "has not come back from its installation", Reason::DidNotComeBack).await?;
+        is_about_to_ask(cx, again, None, "has not come back").await?;
         Ok(PastDeadline::Ask(question))
     }
 }
 
 /// Writes down what an operator is asked about.
-async fn is_about_to_ask(cx: &StepCx<'_>, again: Again, about: Option<String>) -> Result<(), StepError> {
-    let note = if about.is_some() { "came back with something else" } else { "has not come back" };
-    cx.save(&Again { asked: Some(cx.now()), about, ..again }, note).await
+async fn is_about_to_ask(cx: &StepCx<'_>, again: Again, about: Option<String>, note: &str) -> Result<(), StepError> {
+    let heard = Heard::of(cx)?;
+    let told = |of: Option<Timestamp>, before: Option<Told>| of.map(|of| Told { of, at: cx.now() }).or(before);
+    let told_failure = told(heard.gave_up(), again.told_failure);
+    let told_silence = told(heard.is_missing(cx.now()), again.told_silence);
+    cx.save(&Again { asked: Some(cx.now()), about, told_failure, told_silence, ..again }, note).await
+}
+
+/// What an operator is asked because of what the installer has said, or hasn't; None while there is nothing new. The node is still away.
+async fn about_the_installer(cx: &StepCx<'_>) -> Result<Option<Question>, StepError> {
+    let heard = Heard::of(cx)?;
+    let again: Again = cx.checkpoint()?.unwrap_or_default();
+    // Whoever wants it to be reset once more is not asked whether.
+    if again.is_still_wanted() || newly_wanted(cx, &again).is_some() {
+        return Ok(None);
+    }
+    let failure = heard.gave_up().filter(|at| !Told::is_over(again.told_failure.as_ref(), *at, cx));
+    let silence = heard.is_missing(cx.now()).filter(|reset| !Told::is_over(again.told_silence.as_ref(), *reset, cx));
+    let (what, note, reason) = match (failure, silence) {
+        (Some(_), _) => ("was not installed: its installer has given up", "its installer has given up", Reason::InstallerFailed),
+        (None, Some(_)) => ("was reset, and no installer has reported", "no installer has reported", Reason::InstallerSilent),
+        (None, None) => return Ok(None),
+    };
+    let question = did_not_come_back(cx, &again, what, reason).await?;
+    is_about_to_ask(cx, again, None, note).await?;
+    Ok(Some(question))
+}
+
+/// When an operator has answered that it is to be reset once more, if that is not written down yet.
+fn newly_wanted(cx: &StepCx<'_>, again: &Again) -> Option<Timestamp> {
+    cx.answered_at().filter(|answered| cx.answered() == Some(NETBOOT) && Some(*answered) > again.asked.max(again.wanted))
 }
 
 /// It has not come back, or with something else (`facts`), about which an operator is asked. Netboots it once more if that is the answer.
 async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
     let node = order(cx)?.node;
-    let installs = Progress::LookAgain { after: poll, note: "installs".to_owned() };
+    let heard = Heard::of(cx)?;
+    let installs = Progress::LookAgain { after: poll, note: heard.note() };
     let mut again: Again = cx.checkpoint()?.unwrap_or_default();
     let about = facts.map(|facts| facts.boot_id.clone());
-    let answered = cx.answered_at().filter(|_| cx.answered() == Some(NETBOOT));
-    if answered > again.asked.max(again.wanted) {
-        again.wanted = answered;
+    if let Some(answered) = newly_wanted(cx, &again) {
+        again.wanted = Some(answered);
         cx.save(&again, "is to be reset into the network once more").await?;
     }
     // Each wish is good for one reset.
@@ -156,8 +216,8 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
         Some(Settled::NeverHappened) | None if again.is_wanted(about.as_ref()) => {}
         Some(Settled::Happened | Settled::NeverHappened) | None => {
             let Some(facts) = facts else { return Ok(installs) };
-            is_about_to_ask(cx, again, about).await?;
-            return Err(StepError::ask(came_back_wrong(&node, facts)));
+            is_about_to_ask(cx, again, about, "came back with something else").await?;
+            return Err(StepError::ask(came_back_wrong(&node, facts, &heard)));
         }
     }
     let mut reset = prepare(cx, &node).await?;
@@ -178,10 +238,10 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
     reset.acknowledged = true;
     again.reset = Some(reset);
     cx.save(&again, "reset once more").await?;
-    Ok(installs)
+    Ok(Progress::LookAgain { after: poll, note: heard.nothing_yet().note() })
 }
 
-fn came_back_wrong(node: &NodeName, facts: &Facts) -> Question {
+fn came_back_wrong(node: &NodeName, facts: &Facts, heard: &Heard) -> Question {
     let installed = match &facts.installed {
         Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
         None => "it carries no installation mark".to_owned(),
@@ -189,11 +249,12 @@ fn came_back_wrong(node: &NodeName, facts: &Facts) -> Question {
     let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
         .because(Reason::OtherSystem, format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
         .seen(installed);
+    let question = heard.seen().into_iter().fold(question, Question::seen);
     with_answers(question, "looks again, after you have mended it")
 }
 
 /// With all that can be seen of a node that is silent.
-async fn did_not_come_back(cx: &StepCx<'_>, again: &Again) -> Result<Question, StepError> {
+async fn did_not_come_back(cx: &StepCx<'_>, again: &Again, what: &str, reason: Reason) -> Result<Question, StepError> {
     let node = order(cx)?.node;
     let reset = needed(cx.output::<Reprovision>()?, Reprovision::NAME)?;
     let newest = again.reset.as_ref().filter(|again| !again.never_sent).map_or(reset.reset_at, |again| again.intended);
@@ -218,7 +279,8 @@ async fn did_not_come_back(cx: &StepCx<'_>, again: &Again) -> Result<Question, S
         Ok(None) => "its boot ticket is GONE: a netboot installs nothing".to_owned(),
         Err(error) => format!("its boot ticket can't be read: {}", words(error)),
     };
-    let question = Question::new(format!("{node} has not come back from its installation: what now?")).because(Reason::DidNotComeBack, format!("its reset was ordered at {newest}"));
+    let question = Question::new(format!("{node} {what}: what now?"));
+    let question = Heard::of(cx)?.seen().into_iter().fold(question, Question::seen).because(reason, format!("its reset was ordered at {newest}"));
     let question = [silent, power, next_boot, ticket].into_iter().fold(question, Question::seen);
     Ok(with_answers(question.seen("its console (BMC) shows where it is"), "waits as long again, and resets nothing"))
 }

@@ -14,6 +14,7 @@ mod confirm_empty;
 mod deploy_openstack;
 mod evacuate;
 mod fetch_image;
+pub mod installer;
 mod netboot;
 pub mod queues;
 mod reason;

@@ -6,6 +6,8 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     DidNotComeBack,
+    InstallerFailed,
+    InstallerSilent,
     OtherSystem,
     OsRelease,
     Kernel,
@@ -30,8 +32,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 24] = [
         Reason::DidNotComeBack,
+        Reason::InstallerFailed,
+        Reason::InstallerSilent,
         Reason::OtherSystem,
         Reason::OsRelease,
         Reason::Kernel,
@@ -58,6 +62,8 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::DidNotComeBack => "did-not-come-back",
+            Reason::InstallerFailed => "installer-failed",
+            Reason::InstallerSilent => "installer-silent",
             Reason::OtherSystem => "other-system",
             Reason::OsRelease => "os-release",
             Reason::Kernel => "kernel",

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, prepare, settle};
-use super::{node_out, order, queues};
+use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
-use crate::engine::{Observed, Progress, Step, StepCx, StepError};
+use crate::engine::{Observed, Progress, Report, State, Step, StepCx, StepError};
 use crate::store::{Queue, Resource};
 
 /// How often a reset of unknown outcome is looked at.
@@ -33,6 +33,10 @@ impl Step for Reprovision {
 
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
         Ok(if cfg!(feature = "bug-budget-given-back-early") { vec![node_out(&order(cx)?)] } else { Vec::new() })
+    }
+
+    fn hears(&self, so_far: &State, report: &Report) -> bool {
+        installer::is_news(so_far, report)
     }
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Reprovisioned>, StepError> {

@@ -23,7 +23,8 @@ pub struct StageImage;
 
 fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
     let token = Token(format!("{}-{}-{:08x}", cx.id, cx.fence().0, chance::draw(|random| random.next_u32())));
-    BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone() }
+    let report = order.rules.installer.as_ref().map(|reports| format!("{}/installer/{token}", reports.url));
+    BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone(), report }
 }
 
 #[async_trait]

@@ -8,6 +8,7 @@ use crate::store::WorkflowId;
 use crate::telemetry;
 
 mod dry_run;
+mod installer_reports;
 mod node_os;
 mod node_os_ironic;
 mod order;
@@ -15,11 +16,13 @@ mod rollout;
 mod survey;
 
 pub use dry_run::{DryRunLine, DryRunReport};
+pub use installer_reports::{REASON_CHARS_MAX, ReportDesk, ReportError, Taken};
 pub use order::{
-    BadOrder, Deploy, Expected, MoveRules, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedMoveRule, OrderedSilence, RolloutOrder,
-    Rules, SurveyOrder,
+    BadOrder, Deploy, Expected, MoveRules, NodeOrder, OrderedCanary, OrderedCheck, OrderedCluster, OrderedImage, OrderedIronicImage, OrderedMoveRule, OrderedReports, OrderedSilence,
+    RolloutOrder, Rules, SurveyOrder,
 };
 pub use survey::{NodeSurvey, SurveyReport};
+pub use crate::steps::installer::Word;
 
 /// Renews the operating system of one node. Started by a rollout.
 pub const NODE_OS: &str = "node-os";

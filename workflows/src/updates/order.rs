@@ -51,6 +51,9 @@ pub struct Rules {
     pub settle_ms: u64,
     pub evacuate_deadline_ms: u64,
     pub install_deadline_ms: u64,
+    /// How installers report, and how long the first word of one is waited for. None: none does; older orders don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installer: Option<OrderedReports>,
     pub rejoin_deadline_ms: u64,
     /// So long a compute service that is back has to report without a break. Older orders don't say.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -101,6 +104,15 @@ impl Rules {
     pub fn move_rules(&self) -> MoveRules<'_> {
         MoveRules { pinned: self.pinned, rules: &self.moves }
     }
+}
+
+/// Where installers say how far they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderedReports {
+    /// The URL of the daemon as nodes have it.
+    pub url: String,
+    /// From a node's reset until an operator is asked about an installer that has not said anything.
+    pub deadline_ms: u64,
 }
 
 /// A small instance, by Nova's, Glance's and Neutron's ids.
@@ -312,6 +324,10 @@ impl RolloutOrder {
             settle_ms: millis(config.node_os.settle),
             evacuate_deadline_ms: millis(config.node_os.evacuate_deadline),
             install_deadline_ms: millis(config.node_os.install_deadline),
+            installer: config.netboot.as_ref().and_then(|netboot| netboot.reports.as_ref()).map(|reports| OrderedReports {
+                url: reports.url.clone(),
+                deadline_ms: millis(config.node_os.installer_deadline),
+            }),
             rejoin_deadline_ms: millis(config.node_os.rejoin_deadline),
             rejoin_settle_ms: millis(config.node_os.rejoin_settle),
             compare: config.node_os.compare.clone(),

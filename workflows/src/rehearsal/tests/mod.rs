@@ -105,7 +105,7 @@ impl Bench {
     fn stage(&self, name: &str, token: &str) {
         let image = ImagePlan::new("node-26.1.1", "", "");
         let ticket =
-            BootTicket { token: Token(token.to_owned()), image: image.name.parse().unwrap(), sha256: image.sha256 };
+            BootTicket { token: Token(token.to_owned()), image: image.name.parse().unwrap(), sha256: image.sha256, report: None };
         block_on(self.ports.netboot.stage(&node(name), &ticket)).unwrap();
     }
 
