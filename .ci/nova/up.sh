@@ -2,7 +2,7 @@
 # ../beds, whose helpers it uses: each process has its folder and its log, all that they share is in $beds/nova.
 
 hosts=(c1 c2 c3)
-nova_processes=(c1 c2 c3 nova-api nova-scheduler nova-conductor neutron glance placement keystone queue epmd database)
+nova_processes=(c1 c2 c3 nova-api nova-paged nova-scheduler nova-conductor neutron glance placement keystone queue epmd database)
 secret=bed # Of everybody, on loopback.
 
 # What a service finds in its file beyond its own sections.
@@ -169,6 +169,10 @@ CONF
         } >"nova-$host.conf"
     done
     mv nova-control.conf nova.conf
+    # And once more, for whoever has to read its lists in pages of two.
+    mkdir paged
+    cp api-paste.ini paged
+    sed 's/^\[api\]$/&\nmax_limit = 2/' nova.conf >paged/nova.conf
     echo 'clouds:' >clouds.yaml
     local cloud user
     # An administrator's, and that of somebody without any right beyond their own project.
@@ -259,8 +263,8 @@ begin_nova() {
 
 up_nova() {
     local conf=$beds/nova keystone rabbit host name
-    local port_database port_queue port_erlang port_epmd port_keystone port_placement port_nova port_glance port_neutron
-    read -r port_database port_queue port_erlang port_epmd port_keystone port_placement port_nova port_glance port_neutron < <(ports 9)
+    local port_database port_queue port_erlang port_epmd port_keystone port_placement port_nova port_paged port_glance port_neutron
+    read -r port_database port_queue port_erlang port_epmd port_keystone port_placement port_nova port_paged port_glance port_neutron < <(ports 10)
     keystone=http://127.0.0.1:$port_keystone/v3
     rabbit=rabbit://bed:$secret@127.0.0.1:$port_queue/
     local nova_manage=("$venv/bin/nova-manage" --config-file "$conf/nova.conf")
@@ -284,6 +288,7 @@ up_nova() {
     start nova-conductor "$venv/bin/nova-conductor" --config-file "$conf/nova.conf"
     start nova-scheduler "$venv/bin/nova-scheduler" --config-file "$conf/nova.conf"
     serve nova-api "$port_nova" 8 nova.wsgi.osapi_compute OS_NOVA_CONFIG_DIR="$conf"
+    serve nova-paged "$port_paged" 2 nova.wsgi.osapi_compute OS_NOVA_CONFIG_DIR="$conf/paged"
     listens placement "$port_placement"
     for host in "${hosts[@]}"; do
         start "$host" env BED_HOST="$conf/hosts/$host" "$venv/bin/nova-compute" --config-file "$conf/nova-$host.conf"
@@ -292,7 +297,9 @@ up_nova() {
     listens neutron "$port_neutron"
     listens glance "$port_glance"
     listens nova-api "$port_nova"
+    listens nova-paged "$port_paged"
     prepare nova-api "$venv/bin/python" .ci/nova/cloud.py ready "$keystone" "$secret" "${hosts[@]}"
     prepare nova-api "${nova_manage[@]}" cell_v2 discover_hosts
     echo "export TURNAROUND_BED_CLOUDS=$conf/clouds.yaml TURNAROUND_BED_CLOUD=real TURNAROUND_BED_FAULTS=$conf/hosts"
+    echo "export TURNAROUND_BED_PAGED_NOVA=http://127.0.0.1:$port_paged/v2.1"
 }
