@@ -1,5 +1,8 @@
 //! Tests against real counterparts need something that may not be here. Without it they are skipped, and where that must not be they fail.
 //!
+//! `.ci/beds up` brings up a real Ironic, a Redfish emulator and a real Nova with three hosts that fail on demand (`ironic`, `redfish`, `nova`, `nova-faults`,
+//! `nova-paged`), and prints what to export; `.ci/run` uses them.
+//!
 //! `TURNAROUND_REQUIRE_BEDS` is a list such as `ipmi,ssh`, or `all`. Test programs of other crates have this file by its path: it is no part of the product, and
 //! needs nothing.
 #![allow(unreachable_pub, dead_code, reason = "public in the crate that it belongs to, and used in part elsewhere")]

@@ -1,6 +1,6 @@
 //! The whole node OS update, by real processes, against a real Nova: what the simulated one was made after.
 //!
-//! Runs where `TURNAROUND_BED_CLOUDS` (a clouds.yaml) and `TURNAROUND_BED_CLOUD` (an administrator's cloud in it) lead to a test
+//! `.ci/beds up nova` makes such a bed. Runs where `TURNAROUND_BED_CLOUDS` (a clouds.yaml) and `TURNAROUND_BED_CLOUD` (an administrator's cloud in it) lead to a test
 //! OpenStack with three or more compute hosts that nobody else uses; skipped elsewhere. Faults of its hosts are
 //! injected where `TURNAROUND_BED_FAULTS` is the folder in which each host, in a folder of its own name, looks for
 //! `faults.json`. That cloud has no machines: BMCs, PXE and SSH are the simulated site's, whose own Nova nobody asks.

@@ -1,6 +1,6 @@
 //! The ports `ComputeServices` and `Instances` against a real Nova, through the real adapter.
 //!
-//! Runs where `TURNAROUND_BED_CLOUDS` (a clouds.yaml) and `TURNAROUND_BED_CLOUD` (an administrator's cloud in it, with a
+//! `.ci/beds up nova` makes such a bed. Runs where `TURNAROUND_BED_CLOUDS` (a clouds.yaml) and `TURNAROUND_BED_CLOUD` (an administrator's cloud in it, with a
 //! member's beside it, called the same with `-demo`) lead to a test OpenStack with two or more compute hosts; skipped
 //! elsewhere. Where `TURNAROUND_BED_PAGED_NOVA` is the address of a further Nova API of that cloud, with
 //! `[api] max_limit = 2`, lists are read in pages too. It creates servers called `turnaround-contract-*`, closes hosts, and tidies up before and after itself.
@@ -336,7 +336,7 @@ async fn a_list_longer_than_novas_page_is_listed_wholly() {
         beds::skip(
             "nova-paged",
             "a_list_longer_than_novas_page_is_listed_wholly",
-            "set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`",
+            "export what `.ci/beds up nova` prints, or set TURNAROUND_BED_PAGED_NOVA to a Nova API of the same cloud with `[api] max_limit = 2`",
         );
         return;
     };

@@ -60,7 +60,7 @@ impl Bed {
             beds::skip(
                 "nova",
                 test,
-                "set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it, of a test OpenStack with three or more compute hosts",
+                "export what `.ci/beds up nova` prints, or set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it, of a test OpenStack with three or more compute hosts",
             );
             return None;
         };
@@ -82,7 +82,7 @@ impl Bed {
             beds::skip(
                 "nova-faults",
                 test,
-                "set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
+                "export what `.ci/beds up nova` prints, or set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
             );
         }
         self.faults.is_some()

@@ -38,7 +38,7 @@ impl Bed {
             beds::skip(
                 "nova",
                 test,
-                "set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts",
+                "export what `.ci/beds up nova` prints, or set TURNAROUND_BED_CLOUDS to a clouds.yaml and TURNAROUND_BED_CLOUD to an administrator's cloud in it (with a member's beside it, named the same with -demo), of a test OpenStack with two or more compute hosts",
             );
             return None;
         };
@@ -62,7 +62,7 @@ impl Bed {
             beds::skip(
                 "nova-faults",
                 test,
-                "set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
+                "export what `.ci/beds up nova` prints, or set TURNAROUND_BED_FAULTS to the folder in which each compute host of the test OpenStack, in a folder of its own name, looks for faults.json",
             );
             return false;
         };
