@@ -236,16 +236,16 @@ fn stock(stock: &Value) -> String {
     let words = stock["kernel_parameters"].as_array().into_iter().flatten().filter_map(Value::as_str);
     lines.extend(["BOOT_IMAGE=/vmlinuz", "ro", "quiet"].into_iter().chain(words).map(|word| format!("parameter {word}")));
     let class = |id: &str| if id.starts_with("15b3") { "0x020000" } else { "0x030200" };
-    let pci = |address: &str, id: &str, driver: &str, lanes: u64, function: &str| {
+    let words = |id: &str| {
         let (vendor, device) = id.split_once(':').unwrap_or((id, ""));
-        format!("pci {address} {} 0x{vendor} 0x{device} {driver} {lanes} {function}", class(id))
+        format!("{} 0x{vendor} 0x{device}", class(id))
     };
     for (address, device) in stock["devices"].as_object().into_iter().flatten() {
-        let driver = device["driver"].as_str().unwrap_or("-");
-        lines.push(pci(address, device["id"].as_str().unwrap_or_default(), driver, device["lanes"].as_u64().unwrap_or(0), "-"));
+        let (id, driver) = (device["id"].as_str().unwrap_or_default(), device["driver"].as_str().unwrap_or("-"));
+        lines.push(format!("pci {address} {} {driver} {}", words(id), device["lanes"].as_u64().unwrap_or(0)));
     }
     for (id, count) in stock["virtual_functions"].as_object().into_iter().flatten() {
-        lines.extend((0..count.as_u64().unwrap_or(0)).map(|place| pci(&format!("0000:3d:00.{place}"), id, "-", 0, "vf")));
+        lines.extend((0..count.as_u64().unwrap_or(0)).map(|_| format!("vf {}", words(id))));
     }
     if let Some(disks) = stock["disks"].as_object() {
         let disk = |(place, (serial, holds)): (usize, (&String, &Value))| {

@@ -24,8 +24,9 @@ pub(crate) const COMMAND: &str = concat!(
     "for pci in /sys/bus/pci/devices/*; do ",
     "read -r class <\"$pci/class\" || continue; case $class in 0x02* | 0x03* | 0x0680* | 0x12*) ;; *) continue ;; esac; ",
     "read -r vendor <\"$pci/vendor\"; read -r device <\"$pci/device\"; lanes=0; read -r lanes 2>/dev/null <\"$pci/current_link_width\"; ",
-    "driver=$(readlink \"$pci/driver\"); driver=${driver##*/}; vf=-; if [ -e \"$pci/physfn\" ]; then vf=vf; fi; ",
-    "echo \"pci ${pci##*/} $class $vendor $device ${driver:--} ${lanes:-0} $vf\"; done 2>/dev/null; ",
+    "if [ -e \"$pci/physfn\" ]; then echo \"vf $class $vendor $device\"; continue; fi; ",
+    "driver=$(readlink \"$pci/driver\"); driver=${driver##*/}; ",
+    "echo \"pci ${pci##*/} $class $vendor $device ${driver:--} ${lanes:-0}\"; done 2>/dev/null; ",
     "set -f; ",
     "disks=$(lsblk -J -o NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT 2>/dev/null) && echo disks $disks; ",
     "vlans=$(ip -j -d link show type vlan 2>/dev/null) && echo vlans $vlans; ",
@@ -65,8 +66,8 @@ const SYSTEM_MOUNTS: [&str; 5] = ["/", "/boot", "/usr", "/var", "[SWAP]"];
 /// Kinds of block devices that `lsblk` calls disks, and that are none of the node's own.
 const NO_DISKS: [&str; 6] = ["zram", "ram", "loop", "nbd", "rbd", "drbd"];
 
-/// How disks are attached that are another machine's.
-const NETWORKS: [&str; 3] = ["iscsi", "fc", "fcoe"];
+/// How disks are attached that are another machine's, or come and go: a BMC's virtual media are USB disks.
+const NOT_ITS_OWN: [&str; 4] = ["iscsi", "fc", "fcoe", "usb"];
 
 /// Lengths of what a node says that is kept: a serial number has 20 characters, a UUID 36, an interface's name 15.
 const WORD_CHARS_MAX: usize = 128;
@@ -79,6 +80,9 @@ const DEVICES_MAX: usize = 512;
 
 /// PCIe has no wider link.
 const LANES_MAX: u32 = 32;
+
+/// Of the graphics of BMCs (ASPEED, Matrox), whose driver changes with the kernel and concerns nobody.
+const CONSOLES: [&str; 2] = ["0x1a03", "0x102b"];
 
 /// NVIDIA's, whose NVSwitches say that they are bridges of some other kind.
 const NVIDIA: &str = "0x10de";
@@ -111,7 +115,7 @@ impl Block {
     fn is_own_disk(&self, fabrics: &BTreeSet<&str>) -> bool {
         let kind = self.name.trim_end_matches(|c: char| c.is_ascii_digit());
         let of_a_fabric = fabrics.iter().any(|controller| self.name.strip_prefix(controller).is_some_and(|rest| rest.starts_with('n')));
-        self.kind == "disk" && !NO_DISKS.contains(&kind) && !self.tran.as_deref().is_some_and(|tran| NETWORKS.contains(&tran)) && !of_a_fabric
+        self.kind == "disk" && !NO_DISKS.contains(&kind) && !self.tran.as_deref().is_some_and(|tran| NOT_ITS_OWN.contains(&tran)) && !of_a_fabric
     }
 
     fn carries_the_system(&self) -> bool {
@@ -195,8 +199,15 @@ fn vlans(json: &str) -> Result<BTreeSet<String>, String> {
     Ok(links.into_iter().filter_map(told).collect())
 }
 
-/// Does a device of this class matter to guests: a network card (0x02), a graphics card (0x03), an accelerator (0x12), an NVSwitch?
+fn pci_id(vendor: &str, device: &str) -> String {
+    kept(&format!("{}:{}", vendor.trim_start_matches("0x"), device.trim_start_matches("0x")))
+}
+
+/// Does a device of this class matter to guests: a network card (0x02), a graphics card (0x03) that is no BMC's, an accelerator (0x12), an NVSwitch?
 fn matters(class: &str, vendor: &str) -> bool {
+    if CONSOLES.contains(&vendor) {
+        return false;
+    }
     ["0x02", "0x03", "0x12"].iter().any(|of| class.starts_with(of)) || class.starts_with("0x0680") && vendor == NVIDIA
 }
 
@@ -247,16 +258,12 @@ pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<N
                     fabrics.insert(controller);
                 }
             }
-            "pci" => match *value.split(' ').collect::<Vec<_>>() {
-                [address, class, vendor, device, driver, lanes, function] if matters(class, vendor) => {
-                    let id = kept(&format!("{}:{}", vendor.trim_start_matches("0x"), device.trim_start_matches("0x")));
-                    if function == "vf" {
-                        *functions.entry(id).or_insert(0) += 1;
-                    } else {
-                        // (`current_link_width` is 255 where the device does not say.)
-                        let lanes = lanes.parse().ok().filter(|lanes| *lanes <= LANES_MAX).unwrap_or(0);
-                        devices.insert(kept(address), PciDevice { id, driver: (driver != "-").then(|| kept(driver)), lanes });
-                    }
+            "pci" | "vf" => match *value.split(' ').collect::<Vec<_>>() {
+                [class, vendor, device] if key == "vf" && matters(class, vendor) => *functions.entry(pci_id(vendor, device)).or_insert(0) += 1,
+                [address, class, vendor, device, driver, lanes] if matters(class, vendor) => {
+                    // (`current_link_width` is 255 where the device does not say.)
+                    let lanes = lanes.parse().ok().filter(|lanes| *lanes <= LANES_MAX).unwrap_or(0);
+                    devices.insert(kept(address), PciDevice { id: pci_id(vendor, device), driver: (driver != "-").then(|| kept(driver)), lanes });
                 }
                 _ => {}
             },
@@ -317,6 +324,7 @@ mod tests {
                 {"name":"sdd1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":"/srv/data"}]},
             {"name":"sde","type":"disk","tran":"sas","serial":"TWICE","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
                 {"name":"sde1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":null}]},
+            {"name":"sdf","type":"disk","tran":"usb","serial":"BMC","wwn":null,"fstype":"vfat","uuid":"m","partuuid":null,"mountpoint":null},
             {"name":"rbd0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"sr0","type":"rom","tran":"sata","serial":"CD","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"vda","type":"disk","tran":"virtio","serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null}]}"#;
@@ -352,12 +360,13 @@ mod tests {
     fn cards_are_told_by_address_and_virtual_functions_are_counted() {
         let lines = [
             "clock 1800000000",
-            "pci 0000:17:00.0 0x030200 0x10de 0x2330 vfio-pci 16 -",
-            "pci 0000:18:00.0 0x068000 0x10de 0x22a3 - 2 -",
-            "pci 0000:00:1f.0 0x068000 0x8086 0x1234 - 0 -",
-            "pci 0000:3d:00.0 0x020000 0x15b3 0x101d mlx5_core 255 -",
-            "pci 0000:3d:00.1 0x020000 0x15b3 0x101e mlx5_core 0 vf",
-            "pci 0000:3d:00.2 0x020000 0x15b3 0x101e vfio-pci 0 vf",
+            "pci 0000:17:00.0 0x030200 0x10de 0x2330 vfio-pci 16",
+            "pci 0000:18:00.0 0x068000 0x10de 0x22a3 - 2",
+            "pci 0000:00:1f.0 0x068000 0x8086 0x1234 - 0",
+            "pci 0000:02:00.0 0x030000 0x1a03 0x2000 ast 0",
+            "pci 0000:3d:00.0 0x020000 0x15b3 0x101d mlx5_core 255",
+            "vf 0x020000 0x15b3 0x101e",
+            "vf 0x020000 0x15b3 0x101e",
             "pci 0000:3d:00.3 0x020000",
         ];
         let stock = parse(&report(&lines), NOW, NOW).unwrap();

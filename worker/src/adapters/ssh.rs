@@ -32,7 +32,7 @@ use super::http::{BoxError, foreign_text};
 use super::ironic::{Ironic, Ordered};
 use super::netboot::BootFolder;
 use super::node_stock;
-use super::program::{Finished, Program};
+use super::program::{Finished, Program, ProgramError};
 
 /// Time for the login and the command, after the connection stands.
 // Both take under a second; a node that is still starting was seen to take 10 s over a login.
@@ -115,7 +115,11 @@ impl SshFacts {
         if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
             program = program.env("SSH_AUTH_SOCK", agent);
         }
-        program.run().await.map_err(|error| unavailable(operation, error))
+        program.run().await.map_err(|error| match error {
+            // It won't say less the next time.
+            ProgramError::TooLong(_) => PortError::new(operation, PortErrorKind::Refused { reason: error.to_string() }),
+            ProgramError::NotStarted(..) | ProgramError::TooSlow(..) | ProgramError::Unreadable(..) => unavailable(operation, error),
+        })
     }
 
     /// Asks once for its facts.

@@ -296,7 +296,7 @@ impl<'a> Driver<'a> {
         let back = self.can_go_back(&run.state);
         match error.remedy.clone() {
             Remedy::LeaseLost => Err(LeaseLost),
-            Remedy::Ask(question) => run.push(Event::OperatorAsked { step: name.to_owned(), question }),
+            Remedy::Ask(question) => run.push(Event::OperatorAsked { step: name.to_owned(), question: *question }),
             Remedy::Fatal if back => {
                 let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
                 self.go_back(run, cause)

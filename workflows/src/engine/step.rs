@@ -165,8 +165,8 @@ pub struct StepError {
 pub enum Remedy {
     /// It may work later.
     RetryLater,
-    /// Only a person can decide.
-    Ask(Question),
+    /// Only a person can decide. (In a box: errors are handed on everywhere, and should be small.)
+    Ask(Box<Question>),
     /// Nobody can mend it: go back.
     Fatal,
     /// The lease is lost: whoever has it now goes on. Nothing is written.
@@ -179,7 +179,7 @@ impl StepError {
     }
 
     pub fn ask(question: Question) -> StepError {
-        StepError { what: question.text.clone(), remedy: Remedy::Ask(question), source: None }
+        StepError { what: question.text.clone(), remedy: Remedy::Ask(Box::new(question)), source: None }
     }
 
     pub fn fatal(what: impl Into<String>) -> StepError {

@@ -225,7 +225,7 @@ impl Machine {
 
     /// None while it does not answer.
     pub(super) fn stock(&self) -> Option<NodeStock> {
-        let changed = self.disk.installed.as_ref().and_then(|_| self.plan.faults.stock_once_installed.as_ref());
+        let changed = self.disk.installed.as_ref().and(self.plan.faults.stock_once_installed.as_ref());
         (self.phase == Phase::Running).then(|| changed.unwrap_or(&self.plan.stock).clone())
     }
 

@@ -89,7 +89,7 @@ fn changes(compared: Compared, before: &NodeStock, now: &NodeStock) -> Result<Ve
         Compared::Clock => Ok(Vec::new()),
         Compared::DataDisks => {
             let Some(before) = &before.disks else { return Err(format!("{UNTOLD} before; now: {}", shown(compared, now))) };
-            let Some(now) = &now.disks else { return Err(format!("{UNTOLD}")) };
+            let Some(now) = &now.disks else { return Err(UNTOLD.to_owned()) };
             let changed = |(disk, held): (&String, &DiskHolds)| match (held, now.get(disk)) {
                 (DiskHolds::System, _) => None,
                 (held, Some(holds)) if held == holds => None,
@@ -104,7 +104,7 @@ fn changes(compared: Compared, before: &NodeStock, now: &NodeStock) -> Result<Ve
         Compared::KernelParameters => Ok(before.kernel_parameters.difference(&now.kernel_parameters).map(|word| format!("`{word}` is gone")).collect()),
         Compared::Vlans => {
             let Some(before) = &before.vlans else { return Err(format!("{UNTOLD} before; now: {}", shown(compared, now))) };
-            let Some(now) = &now.vlans else { return Err(format!("{UNTOLD}")) };
+            let Some(now) = &now.vlans else { return Err(UNTOLD.to_owned()) };
             Ok(before.difference(now).map(|vlan| format!("{vlan} is gone")).collect())
         }
     }
