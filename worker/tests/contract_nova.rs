@@ -257,7 +257,7 @@ async fn hosts_with_what_a_flavour_asks_of_placement_are_told_with_what_is_free_
     let has = ports.instances.allocations(&id).await.unwrap();
     let of = |class: &str| has.get(class).copied();
     assert_eq!((of(CLASS), of("VCPU"), of("MEMORY_MB")), (Some(3), Some(instance.takes.vcpus), Some(instance.takes.memory_mb)), "{has:?}");
-    assert!(instance.flavor.ends_with("with-three"), "{}", instance.flavor);
+    assert!(instance.flavor.contains("with-three"), "{}", instance.flavor);
     assert_eq!((instance.host.as_deref(), instance.asks), (Some(first.as_str()), [(format!("resources:{CLASS}"), "3".to_owned())].into()));
     assert_eq!(told(&[("resources:CLASS", "1")]).await, [(first.clone(), 1)]);
     let started = ports.instances.start_move(&id, Move::Live, None).await.unwrap();
