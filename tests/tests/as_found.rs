@@ -115,6 +115,7 @@ async fn what_was_accepted_stays_so_whoever_is_killed() {
     assert!(whole.passed() > 50, "{}", whole.passed());
     for point in 1..=whole.passed() {
         let mut renewal = Renewal::of(overwritten(), Some(Death::at(point))).await;
+        assert!(renewal.question().await.text == AS_FOUND && !renewal.is_open(), "killed at point {point}");
         renewal.answer("accept").await;
         assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true), "killed at point {point}");
         assert_eq!(renewal.count(|what| matches!(what, Happened::ImageWritten { .. })), 1);
