@@ -27,9 +27,8 @@ pub(crate) const COMMAND: &str = concat!(
     "if [ -e \"$pci/physfn\" ]; then echo \"vf $class $vendor $device\"; continue; fi; ",
     "driver=$(readlink \"$pci/driver\"); driver=${driver##*/}; ",
     "echo \"pci ${pci##*/} $class $vendor $device ${driver:--} ${lanes:-0}\"; done 2>/dev/null; ",
-    "set -f; ",
-    "disks=$(lsblk -J -o NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT 2>/dev/null) && echo disks $disks; ",
-    "vlans=$(ip -j -d link show type vlan 2>/dev/null) && echo vlans $vlans; ",
+    "disks=$(lsblk -J -o NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT 2>/dev/null) && printf \"disks %s\\n\" \"$(printf %s \"$disks\" | tr -d \"\\n\")\"; ",
+    "vlans=$(ip -j -d link show type vlan 2>/dev/null) && printf \"vlans %s\\n\" \"$(printf %s \"$vlans\" | tr -d \"\\n\")\"; ",
     "echo \"turnaround-stock end\"'"
 );
 
@@ -136,7 +135,8 @@ impl Block {
     }
 
     fn key(&self) -> String {
-        let named = [&self.serial, &self.wwn].into_iter().flatten().map(|word| word.trim()).find(|word| !word.is_empty());
+        // Namespaces of one NVMe drive have its serial number, each a WWN of its own, which is the same by each path.
+        let named = [&self.wwn, &self.serial].into_iter().flatten().map(|word| word.trim()).find(|word| !word.is_empty());
         kept(named.unwrap_or(&self.name))
     }
 }
@@ -166,12 +166,16 @@ fn kept(word: &str) -> String {
 /// The disks in the words of `lsblk`.
 fn disks(json: &str, fabrics: &BTreeSet<&str>) -> Result<BTreeMap<String, DiskHolds>, String> {
     let lsblk: Lsblk = serde_json::from_str(json).map_err(|error| format!("what `lsblk` says of its disks can't be read: {error}"))?;
-    // A disk that is reached by two ways is there twice.
+    // A disk that is reached by two ways is there twice, with the same on it.
     let mut found: BTreeMap<String, (bool, BTreeSet<String>)> = BTreeMap::new();
     for disk in lsblk.blockdevices.iter().filter(|block| block.is_own_disk(fabrics)) {
-        let (system, holds) = found.entry(disk.key()).or_default();
+        let (key, holds) = (disk.key(), disk.holds());
+        // What holds something else is another one, although it is called the same.
+        let is_another = found.get(&key).is_some_and(|(_, held)| *held != holds);
+        let key = if is_another { format!("{key} ({})", kept(&disk.name)) } else { key };
+        let (system, held) = found.entry(key).or_default();
         *system |= disk.carries_the_system();
-        holds.extend(disk.holds());
+        *held = holds;
     }
     if found.len() > DISKS_MAX {
         return Err(format!("it tells of more than {DISKS_MAX} disks"));
@@ -324,6 +328,9 @@ mod tests {
                 {"name":"sdd1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":"/srv/data"}]},
             {"name":"sde","type":"disk","tran":"sas","serial":"TWICE","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
                 {"name":"sde1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"xfs","uuid":"d1","partuuid":"p4","mountpoint":null}]},
+            {"name":"nvme2n1","type":"disk","tran":"nvme","serial":"BOTH","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null,"children":[
+                {"name":"nvme2n1p1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"ext4","uuid":"v","partuuid":"p5","mountpoint":"/var"}]},
+            {"name":"nvme2n2","type":"disk","tran":"nvme","serial":"BOTH","wwn":null,"fstype":"LVM2_member","uuid":"pv-2","partuuid":null,"mountpoint":null},
             {"name":"sdf","type":"disk","tran":"usb","serial":"BMC","wwn":null,"fstype":"vfat","uuid":"m","partuuid":null,"mountpoint":null},
             {"name":"rbd0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"sr0","type":"rom","tran":"sata","serial":"CD","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
@@ -332,10 +339,12 @@ mod tests {
         let stock = parse(&report(&["clock 1800000000", "nvme nvme0 pcie", "nvme nvme1 tcp", &json]), NOW, NOW).unwrap();
         let data = |text: &str| DiskHolds::Data(text.to_owned());
         let expected = [
-            ("OSD1", data("LVM2_member pv-1")),
-            ("SYS1", DiskHolds::System),
+            ("0x5", DiskHolds::System),
+            ("BOTH", DiskHolds::System),
+            ("BOTH (nvme2n2)", data("LVM2_member pv-2")),
             ("SYS2", DiskHolds::System),
             ("TWICE", data("xfs d1 p4")),
+            ("eui.1", data("LVM2_member pv-1")),
             ("eui.2", data("")),
             ("vda", data("")),
         ];

@@ -57,7 +57,7 @@ pub struct PciDevice {
 pub struct NodeStock {
     /// How far its clock is certainly ahead of ours, in milliseconds; behind it: negative.
     pub clock_ahead_ms: i64,
-    /// Its own disks, by serial number (or WWN, or name, where it has none): not those that it has over a network. None: it can't tell.
+    /// Its own disks, by WWN (or serial number, or name, where it has none): not those that it has over a network. None: it can't tell.
     pub disks: Option<BTreeMap<String, DiskHolds>>,
     /// Its PCI devices that matter to guests, by address, but for virtual functions.
     #[serde(default)]

@@ -117,7 +117,8 @@ fn devices(before: &NodeStock, now: &NodeStock) -> Vec<String> {
         if is.driver != was.driver {
             return Some(format!("{address} ({}) was driven by {}, and is by {} now", is.id, driver(was), driver(is)));
         }
-        (is.lanes < was.lanes).then(|| format!("{address} ({}) had {} lanes, and has {} now", is.id, was.lanes, is.lanes))
+        // (0: it does not say, as one that sleeps.)
+        (is.lanes > 0 && is.lanes < was.lanes).then(|| format!("{address} ({}) had {} lanes, and has {} now", is.id, was.lanes, is.lanes))
     };
     let fewer = |(id, was): (&String, &u32)| {
         let is = now.virtual_functions.get(id).copied().unwrap_or(0);
@@ -202,6 +203,7 @@ mod tests {
         disks.insert("SYS2".to_owned(), DiskHolds::System);
         now.devices.insert("af:00.0".to_owned(), gpu("nvidia", 8));
         now.virtual_functions = [("15b3:101e".to_owned(), 32)].into();
+        now.devices.insert("17:00.0".to_owned(), gpu("vfio-pci", 0));
         now.clock_ahead_ms = -1_999;
         assert_eq!(told(Ok(&before), &now), []);
     }

@@ -51,6 +51,20 @@ pub struct ReportDesk {
     kept: Mutex<BTreeSet<(String, Word, Timestamp)>>,
 }
 
+/// Forgets a report again, unless it is told not to.
+struct Forgets<'a> {
+    desk: &'a ReportDesk,
+    key: Option<(String, Word, Timestamp)>,
+}
+
+impl Drop for Forgets<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            self.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        }
+    }
+}
+
 impl ReportDesk {
     pub fn new(store: Arc<dyn Store>, registry: Registry) -> ReportDesk {
         ReportDesk { store, registry, kept: Mutex::default() }
@@ -75,12 +89,14 @@ impl ReportDesk {
         if !self.remember(&key) {
             return Ok(Taken::Nothing);
         }
-        let signalled = self.signal(&id, report).await;
-        if !matches!(signalled, Ok(Signalled::Kept)) {
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        }
-        Ok(match signalled? {
-            Signalled::Kept => Taken::Kept,
+        // Who says it may hang up meanwhile, and this ends right here: what is not kept is not to be remembered.
+        let mut forgets = Forgets { desk: self, key: Some(key) };
+        let signalled = self.signal(&id, report).await?;
+        Ok(match signalled {
+            Signalled::Kept => {
+                forgets.key = None;
+                Taken::Kept
+            }
             Signalled::Missing | Signalled::Ended => Taken::Unknown,
             Signalled::Full => Taken::Full,
         })
