@@ -53,7 +53,7 @@ async fn what_an_installation_has_taken_of_a_node_is_a_question_and_no_tenant_is
 
 #[tokio::test]
 async fn a_clock_that_goes_wrong_is_to_be_mended_and_never_accepted() {
-    for (ahead, seen) in [(-90_000, "its clock is at least 90s behind: have it synchronized (chrony, NTP)"), (3_600_000, "its clock is at least 3600s ahead: have it synchronized (chrony, NTP)")] {
+    for (ahead, seen) in [(-90_000, "its clock is at least 90s behind that of the worker's host: have the one that is wrong synchronized (chrony, NTP)"), (3_600_000, "its clock is at least 3600s ahead of that of the worker's host: have the one that is wrong synchronized (chrony, NTP)")] {
         let renewal = Renewal::of(comes_back(|stock| stock.clock_ahead_ms = ahead), None).await;
         let question = renewal.question().await;
         assert_eq!((question.text.as_str(), &question.seen[..]), ("gpu-01 is renewed, and is not as it has to be: what now?", &[seen.to_owned()][..]));

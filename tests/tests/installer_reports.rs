@@ -129,6 +129,25 @@ async fn an_installer_that_gives_up_is_a_question_at_once_with_its_own_reason() 
 }
 
 #[tokio::test]
+async fn what_the_old_installer_repeats_until_the_power_is_cut_is_no_word_of_the_next_one() {
+    let mut scenario = Scenario::new(NodeFaults { installer_gives_up: 2, ..NodeFaults::default() }).await;
+    scenario.sim.run().await;
+    let reports = ReportDesk::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
+    let token = scenario.token();
+    scenario.sim.clock.advance(SECOND);
+    scenario.sim.signal(&scenario.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    scenario.until_said("await-install: its installer has not reported yet").await;
+    assert_eq!(scenario.resets(), 2);
+    assert_eq!(reports.take(&token, Word::Failed, "the image is another one").await.unwrap(), Taken::Nothing);
+    scenario.sim.run().await;
+    // The second one gives up, too, and is heard.
+    assert_eq!((scenario.questions().await, scenario.resets()), (2, 2));
+    assert_eq!(scenario.heard().await, ["started", "failed", "started", "failed"]);
+    scenario.answer("netboot").await;
+    scenario.is_renewed(2).await;
+}
+
+#[tokio::test]
 async fn an_answered_failure_is_not_asked_about_again_but_the_deadline_is() {
     let mut scenario = Scenario::new(NodeFaults { installer_gives_up: 1, ..NodeFaults::default() }).await;
     scenario.sim.run().await;

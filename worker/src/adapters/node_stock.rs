@@ -15,12 +15,15 @@ const END: &str = "turnaround-stock end";
 /// What is run on the node, as anybody may. No word of it comes from anywhere else. `sh` because the login shell may be another.
 ///
 /// `lsblk(8)` reads what is on the disks from udev's database, for which it needs no rights. Disks over a network belong to instances, and go with
-/// them: those of NVMe over fabrics are told by their controllers' transport, since `lsblk` calls them `nvme` like others.
+/// them: those of NVMe over fabrics are told by their controllers' transport, since `lsblk` calls them `nvme` like others. By native multipath a disk is called
+/// after its subsystem.
 pub(crate) const COMMAND: &str = concat!(
     "exec sh -c 'LC_ALL=C; PATH=\"$PATH:/usr/sbin:/sbin\"; export LC_ALL PATH; echo \"turnaround-stock 1\"; ",
     "echo \"clock $(date +%s)\"; ",
     "tr \" \" \"\\n\" </proc/cmdline | sed \"s/^/parameter /\"; ",
     "for nvme in /sys/class/nvme/nvme*; do if [ -e \"$nvme/transport\" ]; then echo \"nvme ${nvme##*/} $(cat \"$nvme/transport\")\"; fi; done; ",
+    "for nvme in /sys/class/nvme-subsystem/nvme-subsys*/nvme*; do if [ -e \"$nvme/transport\" ]; then head=${nvme#*/nvme-subsys}; ",
+    "echo \"nvme nvme${head%%/*} $(cat \"$nvme/transport\")\"; fi; done; ",
     "for pci in /sys/bus/pci/devices/*; do ",
     "read -r class <\"$pci/class\" || continue; case $class in 0x02* | 0x03* | 0x0680* | 0x12*) ;; *) continue ;; esac; ",
     "read -r vendor <\"$pci/vendor\"; read -r device <\"$pci/device\"; lanes=0; read -r lanes 2>/dev/null <\"$pci/current_link_width\"; ",
@@ -62,8 +65,9 @@ const KERNEL_PARAMETERS: [&str; 21] = [
 /// Where the system's own file systems are. A disk under one of them is the installation's to write.
 const SYSTEM_MOUNTS: [&str; 5] = ["/", "/boot", "/usr", "/var", "[SWAP]"];
 
-/// Kinds of block devices that `lsblk` calls disks, and that are none of the node's own.
-const NO_DISKS: [&str; 6] = ["zram", "ram", "loop", "nbd", "rbd", "drbd"];
+/// How the kernel's names of a node's own disks begin. Whatever else `lsblk` calls a disk (rbd, nbd, zvols, what other storage makes of tenants' volumes)
+/// comes and goes.
+const DISKS: [&str; 7] = ["sd", "nvme", "vd", "xvd", "hd", "mmcblk", "pmem"];
 
 /// How disks are attached that are another machine's, or come and go: a BMC's virtual media are USB disks.
 const NOT_ITS_OWN: [&str; 4] = ["iscsi", "fc", "fcoe", "usb"];
@@ -112,9 +116,8 @@ struct Block {
 
 impl Block {
     fn is_own_disk(&self, fabrics: &BTreeSet<&str>) -> bool {
-        let kind = self.name.trim_end_matches(|c: char| c.is_ascii_digit());
         let of_a_fabric = fabrics.iter().any(|controller| self.name.strip_prefix(controller).is_some_and(|rest| rest.starts_with('n')));
-        self.kind == "disk" && !NO_DISKS.contains(&kind) && !self.tran.as_deref().is_some_and(|tran| NOT_ITS_OWN.contains(&tran)) && !of_a_fabric
+        self.kind == "disk" && DISKS.iter().any(|kind| self.name.starts_with(kind)) && !self.tran.as_deref().is_some_and(|tran| NOT_ITS_OWN.contains(&tran)) && !of_a_fabric
     }
 
     fn carries_the_system(&self) -> bool {
@@ -332,6 +335,8 @@ mod tests {
                 {"name":"nvme2n1p1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"ext4","uuid":"v","partuuid":"p5","mountpoint":"/var"}]},
             {"name":"nvme2n2","type":"disk","tran":"nvme","serial":"BOTH","wwn":null,"fstype":"LVM2_member","uuid":"pv-2","partuuid":null,"mountpoint":null},
             {"name":"sdf","type":"disk","tran":"usb","serial":"BMC","wwn":null,"fstype":"vfat","uuid":"m","partuuid":null,"mountpoint":null},
+            {"name":"scinia","type":"disk","tran":null,"serial":"FLEX","wwn":null,"fstype":"ext4","uuid":"f","partuuid":null,"mountpoint":null},
+            {"name":"zram0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"rbd0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"sr0","type":"rom","tran":"sata","serial":"CD","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"vda","type":"disk","tran":"virtio","serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null}]}"#;

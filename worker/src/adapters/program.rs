@@ -14,8 +14,9 @@ use tracing::{Instrument as _, info_span};
 use super::http::{foreign_text, trace_headers};
 
 /// As much of each of a program's outputs is read.
-// The longest that is meant to come is an os-release file, under 1 KiB.
-const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
+// The longest that is meant to come is what `lsblk` says of a node: half a KiB of a disk with its volume, one KiB of each path to a tenant's volume. A
+// storage node, or one with many instances on Fibre Channel, comes to some hundred KiB.
+const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One run of a program, to be started. `Debug` is left out: the environment may hold a password.
 pub(crate) struct Program {

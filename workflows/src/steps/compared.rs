@@ -32,7 +32,7 @@ pub(super) fn differences(compare: &BTreeSet<Compared>, before: Result<&NodeStoc
         match compared {
             Compared::Clock => {
                 if now.clock_ahead_ms.unsigned_abs() >= u64::try_from(CLOCK_OFF_MAX.as_millis()).unwrap_or(u64::MAX) {
-                    let line = format!("its clock is {}: have it synchronized (chrony, NTP)", off_by(now.clock_ahead_ms));
+                    let line = format!("its clock is {} that of the worker's host: have the one that is wrong synchronized (chrony, NTP)", off_by(now.clock_ahead_ms));
                     found.push(Difference { reason, what, line, may_be_meant: false });
                 }
             }
@@ -164,7 +164,7 @@ fn shown(compared: Compared, stock: &NodeStock) -> String {
 
 fn off_by(ahead_ms: i64) -> String {
     let length = Duration::from_millis(ahead_ms.unsigned_abs());
-    if ahead_ms < 0 { format!("at least {length:?} behind") } else { format!("at least {length:?} ahead") }
+    if ahead_ms < 0 { format!("at least {length:?} behind") } else { format!("at least {length:?} ahead of") }
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(
             told(Ok(&before), &now),
             [
-                (Reason::Clock, "its clock is at least 2s behind: have it synchronized (chrony, NTP)".to_owned()),
+                (Reason::Clock, "its clock is at least 2s behind that of the worker's host: have the one that is wrong synchronized (chrony, NTP)".to_owned()),
                 (Reason::DataDisks, "its data disks: disk NEW held nothing, and holds ext4 y now; the SYSTEM is on disk OSD now, which held LVM2_member x".to_owned()),
                 (
                     Reason::PciDevices,

@@ -48,7 +48,12 @@ pub fn token_of(state: &State) -> Option<Token> {
     Some(staged.ticket.token)
 }
 
-/// The newest reset that was meant, of a node whose installation is still awaited.
+/// After a further reset was meant, the installer that ran until then may say something for so long; it has the same token. No word of it may stand for the next one's.
+// Between a reset's intent and its being sent at most 40 s pass (`carry_out`), and a BMC takes some seconds to cut the power. A server's self-test takes longer
+// than that; a small virtual machine's word that it has started may be passed over, and the next one is heard.
+const OLD_INSTALLER_GONE: Duration = Duration::from_secs(45);
+
+/// From when on a word counts: the newest reset that was meant, of a node whose installation is still awaited.
 pub fn newest_reset(state: &State) -> Option<Timestamp> {
     let awaits = state.record(AwaitInstall::NAME);
     if awaits.is_some_and(|awaits| awaits.output.is_some()) {
@@ -56,7 +61,7 @@ pub fn newest_reset(state: &State) -> Option<Timestamp> {
     }
     let again: Option<Again> = awaits.and_then(|awaits| read(awaits.checkpoint.as_ref()));
     if let Some(reset) = again.and_then(|again| again.reset).filter(|reset| !reset.never_sent) {
-        return Some(reset.intended);
+        return Some(reset.intended + OLD_INSTALLER_GONE);
     }
     let first = state.record(Reprovision::NAME)?;
     let done: Option<Reprovisioned> = read(first.output.as_ref());

@@ -20,6 +20,9 @@ pub struct Stock {
     /// What of it is to stay as it is. None: it did not say, or that is not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeStock>,
+    /// Why it did not say, where it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untold: Option<String>,
     /// How each check that is compared ended before the node was emptied, by its name. Where the node did not answer, it is not there.
     pub checks: BTreeMap<String, CommandEnd>,
 }
@@ -100,7 +103,10 @@ async fn look(cx: &StepCx<'_>) -> Result<Taken, StepError> {
             }
             Err(error) => match error.kind {
                 PortErrorKind::Unavailable => taken.silent.push("what it has".to_owned()),
-                PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => taken.silent.push(format!("what it has ({reason})")),
+                PortErrorKind::Refused { reason } | PortErrorKind::Garbled { reason } => {
+                    taken.silent.push(format!("what it has ({reason})"));
+                    taken.stock.untold = Some(format!("it could not be asked before ({reason})"));
+                }
                 PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => return Err(error.into()),
             },
         }

@@ -9,9 +9,9 @@ use turnaround_config::Compared;
 
 use super::shown::{ACCEPT, Shown};
 use super::compared::{Difference, differences};
-use super::{Close, Reason, TakeStock, VerifyHypervisor, order, queues};
+use super::{Close, Reason, Stock, TakeStock, VerifyHypervisor, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
-use crate::ports::{CommandEnd, NodeStock, PortErrorKind};
+use crate::ports::{CommandEnd, PortErrorKind};
 use crate::store::Queue;
 use crate::updates::{Expected, OrderedCheck};
 
@@ -123,7 +123,7 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
     let closed = cx.output::<Close>()?;
     let was_left = closed.as_ref().is_some_and(|closed| closed.was_left(cx.id));
     let knew_none = closed.is_some_and(|closed| closed.hypervisor.is_none());
-    let mut complaints = of_its_own(cx, stock.node.as_ref(), was_left).await?;
+    let mut complaints = of_its_own(cx, &stock, was_left).await?;
     for check in &order.rules.checks {
         // A dry run has nothing yet to compare with, and has taken stock just now.
         if cx.begun().is_none() && check.expect == Expected::AsFound {
@@ -162,7 +162,7 @@ const WAS_LEFT: &str = "an operator had left the node closed, so how it was foun
 const WAS_SILENT: &str = "the node did not answer before, so there is nothing to compare with";
 
 /// In what it differs from how it was `found`, without a check of the site's own.
-async fn of_its_own(cx: &StepCx<'_>, found: Option<&NodeStock>, was_left: bool) -> Result<Vec<Complaint>, StepError> {
+async fn of_its_own(cx: &StepCx<'_>, found: &Stock, was_left: bool) -> Result<Vec<Complaint>, StepError> {
     let order = order(cx)?;
     let mut compare = order.rules.compare;
     // A dry run has nothing yet to compare with.
@@ -172,7 +172,7 @@ async fn of_its_own(cx: &StepCx<'_>, found: Option<&NodeStock>, was_left: bool) 
     if compare.is_empty() {
         return Ok(Vec::new());
     }
-    let before = if was_left { Err(WAS_LEFT) } else { found.ok_or(WAS_SILENT) };
+    let before = if was_left { Err(WAS_LEFT) } else { found.node.as_ref().ok_or_else(|| found.untold.as_deref().unwrap_or(WAS_SILENT)) };
     match cx.ports.facts.stock(&order.node).await {
         Ok(now) => Ok(differences(&compare, before, &now).into_iter().map(Complaint::from).collect()),
         Err(error) => match &error.kind {

@@ -7,7 +7,7 @@ use crate::steps::{
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 3;
+pub(super) const VERSION: u32 = 4;
 
 pub(super) fn definition() -> Definition {
     Definition {

@@ -10,7 +10,7 @@ use crate::engine::{
     ChildSpec, Definition, Observed, Outcome, Policy, Progress, Step, StepCx, StepError, step,
 };
 
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 /// A rollout waits for its nodes and their operators. A year is "no deadline" that still is a number.
 const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 
