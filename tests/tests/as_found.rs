@@ -78,16 +78,21 @@ async fn a_node_that_was_silent_before_or_can_not_tell_is_asked_about() {
     silent.faults.outages = vec![Outage { api: Api::Ssh, node: Some("gpu-01".to_owned()), from: Duration::ZERO, lasts: Duration::from_secs(200) }];
     let mut mute = site_with(|node| node.stock.disks = None);
     mute.node("gpu-01").unwrap().faults.stock_once_installed = Some(NodePlan::usual_stock());
-    let before = "the node did not answer before, so there is nothing to compare with";
     let usual = |line: &str| match line {
         "disks" => "DATA1 holds LVM2_member 5xcrGD-2Jyo-PhCX",
         "cards" => "0000:17:00.0 (10de:2330, driven by vfio-pci, 16 lanes); 8 virtual functions 15b3:101e",
         "words" => "intel_iommu=on",
         _ => "bond0.100: VLAN 100 on bond0",
     };
-    let all = [("its data disks", "disks"), ("its PCI devices", "cards"), ("its kernel's parameters", "words"), ("its VLANs", "vlans")].map(|(what, of)| format!("{what}: {before}; now: {}", usual(of)));
+    let told = |before: &str| {
+        let parts = [("its data disks", "disks"), ("its PCI devices", "cards"), ("its kernel's parameters", "words"), ("its VLANs", "vlans")];
+        parts.map(|(what, of)| format!("{what}: {before}; now: {}", usual(of)))
+    };
+    let all = told("the node did not answer before, so there is nothing to compare with");
+    let long = site_with(|node| node.faults.stock_too_long = true);
+    let too_long = told("it could not be asked before (ssh said more than 1048576 bytes, and was killed)");
     let cannot = ["its data disks: the node could not tell before; now: DATA1 holds LVM2_member 5xcrGD-2Jyo-PhCX".to_owned()];
-    for (plan, seen) in [(silent, &all[..]), (mute, &cannot[..])] {
+    for (plan, seen) in [(silent, &all[..]), (long, &too_long[..]), (mute, &cannot[..])] {
         let mut renewal = Renewal::with(plan, None, |order| order.rules.checks.clear()).await;
         let question = renewal.question().await;
         assert_eq!(question.text, "gpu-01 is renewed, and whether it has all that it must have can't be told by comparing: is it well?");

@@ -138,7 +138,7 @@ async fn what_the_old_installer_repeats_until_the_power_is_cut_is_no_word_of_the
     scenario.sim.signal(&scenario.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
     scenario.until_said("await-install: its installer has not reported yet").await;
     assert_eq!(scenario.resets(), 2);
-    assert_eq!(reports.take(&token, Word::Failed, "the image is another one").await.unwrap(), Taken::Nothing);
+    assert_eq!(reports.take(&token, Word::Failed, "the image is another one").await.unwrap(), Taken::Early);
     scenario.sim.run().await;
     // The second one gives up, too, and is heard.
     assert_eq!((scenario.questions().await, scenario.resets()), (2, 2));

@@ -112,7 +112,7 @@ async fn report(
         }
         Ok(Taken::Nothing) => answer(StatusCode::OK),
         Ok(Taken::Unknown) => answer(StatusCode::NOT_FOUND),
-        Ok(Taken::Full) => answer(StatusCode::SERVICE_UNAVAILABLE),
+        Ok(Taken::Full | Taken::Early) => answer(StatusCode::SERVICE_UNAVAILABLE),
         Err(error) => {
             // The store's own alarm says it to people.
             debug!(%error, "a report could not be kept");

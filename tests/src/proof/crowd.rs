@@ -164,7 +164,7 @@ impl Crowd {
             self.sometimes.count(match taken {
                 Taken::Kept => "installer heard",
                 Taken::Nothing => "installer heard again",
-                Taken::Unknown | Taken::Full => "installer not listened to",
+                Taken::Unknown | Taken::Full | Taken::Early => "installer not listened to",
             });
         }
     }

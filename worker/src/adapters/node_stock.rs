@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use turnaround_workflows::clock::Timestamp;
+use tracing::warn;
 use turnaround_workflows::ports::{DiskHolds, NodeStock, PciDevice};
 
 use super::http::foreign_text;
@@ -15,15 +16,14 @@ const END: &str = "turnaround-stock end";
 /// What is run on the node, as anybody may. No word of it comes from anywhere else. `sh` because the login shell may be another.
 ///
 /// `lsblk(8)` reads what is on the disks from udev's database, for which it needs no rights. Disks over a network belong to instances, and go with
-/// them: those of NVMe over fabrics are told by their controllers' transport, since `lsblk` calls them `nvme` like others. By native multipath a disk is called
-/// after its subsystem.
+/// them: those of NVMe over fabrics are told by the transport of their controllers, since `lsblk` calls them `nvme` like others. (A disk's `device` is its
+/// controller, or by native multipath its subsystem, which has its controllers below it.)
 pub(crate) const COMMAND: &str = concat!(
     "exec sh -c 'LC_ALL=C; PATH=\"$PATH:/usr/sbin:/sbin\"; export LC_ALL PATH; echo \"turnaround-stock 1\"; ",
     "echo \"clock $(date +%s)\"; ",
     "tr \" \" \"\\n\" </proc/cmdline | sed \"s/^/parameter /\"; ",
-    "for nvme in /sys/class/nvme/nvme*; do if [ -e \"$nvme/transport\" ]; then echo \"nvme ${nvme##*/} $(cat \"$nvme/transport\")\"; fi; done; ",
-    "for nvme in /sys/class/nvme-subsystem/nvme-subsys*/nvme*; do if [ -e \"$nvme/transport\" ]; then head=${nvme#*/nvme-subsys}; ",
-    "echo \"nvme nvme${head%%/*} $(cat \"$nvme/transport\")\"; fi; done; ",
+    "for disk in /sys/block/nvme*n*; do for transport in \"$disk\"/device/transport \"$disk\"/device/nvme*/transport; do ",
+    "if [ -e \"$transport\" ]; then echo \"nvme ${disk##*/} $(cat \"$transport\")\"; fi; done; done; ",
     "for pci in /sys/bus/pci/devices/*; do ",
     "read -r class <\"$pci/class\" || continue; case $class in 0x02* | 0x03* | 0x0680* | 0x12*) ;; *) continue ;; esac; ",
     "read -r vendor <\"$pci/vendor\"; read -r device <\"$pci/device\"; lanes=0; read -r lanes 2>/dev/null <\"$pci/current_link_width\"; ",
@@ -81,8 +81,13 @@ const DISKS_MAX: usize = 512;
 /// Graphics, accelerator and network cards of a node, and switches of those, but for virtual functions. Sixteen of the largest are in one chassis.
 const DEVICES_MAX: usize = 512;
 
-/// PCIe has no wider link.
+/// PCIe has no wider link. What is said to have more does not say, but for [`PciDevice::LANES_OF_THE_DEAD`].
 const LANES_MAX: u32 = 32;
+
+/// A report, in bytes.
+// Half a KiB of a disk with its volume, one KiB of each path to a tenant's volume: a storage node, or one with many instances on Fibre Channel, comes to some
+// hundred KiB.
+pub(crate) const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Of the graphics of BMCs (ASPEED, Matrox), whose driver changes with the kernel and concerns nobody.
 const CONSOLES: [&str; 2] = ["0x1a03", "0x102b"];
@@ -116,8 +121,8 @@ struct Block {
 
 impl Block {
     fn is_own_disk(&self, fabrics: &BTreeSet<&str>) -> bool {
-        let of_a_fabric = fabrics.iter().any(|controller| self.name.strip_prefix(controller).is_some_and(|rest| rest.starts_with('n')));
-        self.kind == "disk" && DISKS.iter().any(|kind| self.name.starts_with(kind)) && !self.tran.as_deref().is_some_and(|tran| NOT_ITS_OWN.contains(&tran)) && !of_a_fabric
+        let is_own = !self.tran.as_deref().is_some_and(|tran| NOT_ITS_OWN.contains(&tran)) && !fabrics.contains(self.name.as_str());
+        self.kind == "disk" && DISKS.iter().any(|kind| self.name.starts_with(kind)) && is_own
     }
 
     fn carries_the_system(&self) -> bool {
@@ -139,9 +144,16 @@ impl Block {
 
     fn key(&self) -> String {
         // Namespaces of one NVMe drive have its serial number, each a WWN of its own, which is the same by each path.
-        let named = [&self.wwn, &self.serial].into_iter().flatten().map(|word| word.trim()).find(|word| !word.is_empty());
-        kept(named.unwrap_or(&self.name))
+        kept(said(self.wwn.as_ref()).or(self.serial()).unwrap_or(&self.name))
     }
+
+    fn serial(&self) -> Option<&str> {
+        said(self.serial.as_ref())
+    }
+}
+
+fn said(word: Option<&String>) -> Option<&str> {
+    word.map(|word| word.trim()).filter(|word| !word.is_empty())
 }
 
 #[derive(Deserialize)]
@@ -169,10 +181,18 @@ fn kept(word: &str) -> String {
 /// The disks in the words of `lsblk`.
 fn disks(json: &str, fabrics: &BTreeSet<&str>) -> Result<BTreeMap<String, DiskHolds>, String> {
     let lsblk: Lsblk = serde_json::from_str(json).map_err(|error| format!("what `lsblk` says of its disks can't be read: {error}"))?;
+    let own = || lsblk.blockdevices.iter().filter(|block| block.is_own_disk(fabrics));
+    let mut serials: BTreeMap<String, BTreeSet<Option<&str>>> = BTreeMap::new();
+    for disk in own() {
+        serials.entry(disk.key()).or_default().insert(disk.serial());
+    }
     // A disk that is reached by two ways is there twice, with the same on it.
     let mut found: BTreeMap<String, (bool, BTreeSet<String>)> = BTreeMap::new();
-    for disk in lsblk.blockdevices.iter().filter(|block| block.is_own_disk(fabrics)) {
+    for disk in own() {
         let (key, holds) = (disk.key(), disk.holds());
+        // Some makers give one WWN to several disks. (By the kernel's name only where there is nothing else: that may change with each boot.)
+        let is_shared = serials.get(&key).is_some_and(|serials| serials.len() > 1);
+        let key = if is_shared { format!("{key} ({})", kept(disk.serial().unwrap_or(&disk.name))) } else { key };
         // What holds something else is another one, although it is called the same.
         let is_another = found.get(&key).is_some_and(|(_, held)| *held != holds);
         let key = if is_another { format!("{key} ({})", kept(&disk.name)) } else { key };
@@ -259,17 +279,17 @@ pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<N
                 }
             }
             "nvme" => {
-                if let Some((controller, transport)) = value.split_once(' ')
+                if let Some((disk, transport)) = value.split_once(' ')
                     && transport != "pcie"
                 {
-                    fabrics.insert(controller);
+                    fabrics.insert(disk);
                 }
             }
             "pci" | "vf" => match *value.split(' ').collect::<Vec<_>>() {
                 [class, vendor, device] if key == "vf" && matters(class, vendor) => *functions.entry(pci_id(vendor, device)).or_insert(0) += 1,
                 [address, class, vendor, device, driver, lanes] if matters(class, vendor) => {
                     // (`current_link_width` is 255 where the device does not say.)
-                    let lanes = lanes.parse().ok().filter(|lanes| *lanes <= LANES_MAX).unwrap_or(0);
+                    let lanes = lanes.parse().ok().filter(|lanes| *lanes <= LANES_MAX || *lanes == PciDevice::LANES_OF_THE_DEAD).unwrap_or(0);
                     devices.insert(kept(address), PciDevice { id: pci_id(vendor, device), driver: (driver != "-").then(|| kept(driver)), lanes });
                 }
                 _ => {}
@@ -286,10 +306,15 @@ pub(crate) fn parse(stdout: &str, from: Timestamp, until: Timestamp) -> Result<N
         devices,
         virtual_functions: functions,
         clock_ahead_ms: certainly_ahead_ms(clock.ok_or("the node's report has no clock")?, from, until),
-        disks: told_disks.map(|json| disks(json, &fabrics)).transpose()?,
+        disks: told_disks.and_then(|json| told(disks(json, &fabrics))),
         kernel_parameters: parameters,
-        vlans: told_vlans.map(vlans).transpose()?,
+        vlans: told_vlans.and_then(|json| told(vlans(json))),
     })
+}
+
+/// What can't be read is as good as not told, and takes nothing of the rest with it.
+fn told<T>(read: Result<T, String>) -> Option<T> {
+    read.inspect_err(|why| warn!(why, "a part of what a node has can't be compared")).ok()
 }
 
 #[cfg(test)]
@@ -335,15 +360,19 @@ mod tests {
                 {"name":"nvme2n1p1","type":"part","tran":null,"serial":null,"wwn":null,"fstype":"ext4","uuid":"v","partuuid":"p5","mountpoint":"/var"}]},
             {"name":"nvme2n2","type":"disk","tran":"nvme","serial":"BOTH","wwn":null,"fstype":"LVM2_member","uuid":"pv-2","partuuid":null,"mountpoint":null},
             {"name":"sdf","type":"disk","tran":"usb","serial":"BMC","wwn":null,"fstype":"vfat","uuid":"m","partuuid":null,"mountpoint":null},
+            {"name":"sdg","type":"disk","tran":"sata","serial":"A","wwn":"0x0","fstype":"ceph_bluestore","uuid":null,"partuuid":null,"mountpoint":null},
+            {"name":"sdh","type":"disk","tran":"sata","serial":"B","wwn":"0x0","fstype":"ceph_bluestore","uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"scinia","type":"disk","tran":null,"serial":"FLEX","wwn":null,"fstype":"ext4","uuid":"f","partuuid":null,"mountpoint":null},
             {"name":"zram0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"rbd0","type":"disk","tran":null,"serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"sr0","type":"rom","tran":"sata","serial":"CD","wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null},
             {"name":"vda","type":"disk","tran":"virtio","serial":null,"wwn":null,"fstype":null,"uuid":null,"partuuid":null,"mountpoint":null}]}"#;
         let json = json.replace('\n', " ");
-        let stock = parse(&report(&["clock 1800000000", "nvme nvme0 pcie", "nvme nvme1 tcp", &json]), NOW, NOW).unwrap();
+        let stock = parse(&report(&["clock 1800000000", "nvme nvme0n1 pcie", "nvme nvme1n1 tcp", &json]), NOW, NOW).unwrap();
         let data = |text: &str| DiskHolds::Data(text.to_owned());
         let expected = [
+            ("0x0 (A)", data("ceph_bluestore")),
+            ("0x0 (B)", data("ceph_bluestore")),
             ("0x5", DiskHolds::System),
             ("BOTH", DiskHolds::System),
             ("BOTH (nvme2n2)", data("LVM2_member pv-2")),
@@ -379,6 +408,7 @@ mod tests {
             "pci 0000:00:1f.0 0x068000 0x8086 0x1234 - 0",
             "pci 0000:02:00.0 0x030000 0x1a03 0x2000 ast 0",
             "pci 0000:3d:00.0 0x020000 0x15b3 0x101d mlx5_core 255",
+            "pci 0000:65:00.0 0x030200 0x10de 0x2330 nvidia 63",
             "vf 0x020000 0x15b3 0x101e",
             "vf 0x020000 0x15b3 0x101e",
             "pci 0000:3d:00.3 0x020000",
@@ -389,6 +419,7 @@ mod tests {
             ("0000:17:00.0", card("10de:2330", Some("vfio-pci"), 16)),
             ("0000:18:00.0", card("10de:22a3", None, 2)),
             ("0000:3d:00.0", card("15b3:101d", Some("mlx5_core"), 0)),
+            ("0000:65:00.0", card("10de:2330", Some("nvidia"), PciDevice::LANES_OF_THE_DEAD)),
         ];
         assert_eq!(stock.devices, expected.map(|(address, card)| (address.to_owned(), card)).into());
         assert_eq!(stock.virtual_functions, [("15b3:101e".to_owned(), 2)].into());
@@ -399,8 +430,26 @@ mod tests {
         let cut = format!("{BEGIN}\nclock 1800000000\n");
         assert_eq!(parse(&cut, NOW, NOW).unwrap_err(), "the node's report is cut short");
         assert_eq!(parse(&report(&["parameter quiet"]), NOW, NOW).unwrap_err(), "the node's report has no clock");
-        assert!(parse(&report(&["clock 1", "disks {\"blockdevices\": 3}"]), NOW, NOW).unwrap_err().starts_with("what `lsblk` says of its disks can't be read"));
-        assert!(parse(&report(&["clock 1", "vlans [1]"]), NOW, NOW).unwrap_err().starts_with("what `ip` says of its VLANs can't be read"));
+        assert!(disks("{\"blockdevices\": 3}", &BTreeSet::new()).unwrap_err().starts_with("what `lsblk` says of its disks can't be read"));
+        assert!(vlans("[1]").unwrap_err().starts_with("what `ip` says of its VLANs can't be read"));
+        // It takes nothing of the rest with it, the clock least of all.
+        let stock = parse(&report(&["clock 1", "disks {\"blockdevices\": 3}", "vlans [1]", "parameter iommu=pt"]), NOW, NOW).unwrap();
+        assert_eq!((stock.disks, stock.vlans, stock.kernel_parameters.len(), stock.clock_ahead_ms < 0), (None, None, 1, true));
         assert_eq!(parse(&report(&["clock 1", "rm -rf"]), NOW, NOW).unwrap_err(), "the node's report has a line that was not asked for: `rm -rf`");
+    }
+    #[test]
+    fn disks_over_a_fabric_are_told_by_the_transport_of_their_controllers() {
+        let sys = tempfile::tempdir().unwrap();
+        let path = |of: &str| sys.path().join("block").join(of);
+        for (of, transport) in [("nvme0n1/device", "pcie"), ("nvme3n1/device/nvme5", "tcp"), ("nvme4n1/device/nvme6", "pcie"), ("nvme4n1/device/nvme7", "pcie")] {
+            std::fs::create_dir_all(path(of)).unwrap();
+            std::fs::write(path(of).join("transport"), format!("{transport}\n")).unwrap();
+        }
+        let command = sys.path().join("command");
+        std::fs::write(&command, COMMAND.replace("/sys/block/", &format!("{}/block/", sys.path().display()))).unwrap();
+        let said = std::process::Command::new("env").arg("sh").arg(&command).output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        let nvme: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("nvme ")).collect();
+        assert_eq!(nvme, ["nvme0n1 pcie", "nvme3n1 tcp", "nvme4n1 pcie", "nvme4n1 pcie"], "{said}");
     }
 }

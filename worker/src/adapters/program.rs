@@ -13,10 +13,9 @@ use tracing::{Instrument as _, info_span};
 
 use super::http::{foreign_text, trace_headers};
 
-/// As much of each of a program's outputs is read.
-// The longest that is meant to come is what `lsblk` says of a node: half a KiB of a disk with its volume, one KiB of each path to a tenant's volume. A
-// storage node, or one with many instances on Fibre Channel, comes to some hundred KiB.
-const OUTPUT_BYTES_MAX: u64 = 1024 * 1024;
+/// As much of each of a program's outputs is read, where nothing else is said.
+// The longest that is meant to come is an os-release file, under 1 KiB.
+const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 
 /// One run of a program, to be started. `Debug` is left out: the environment may hold a password.
 pub(crate) struct Program {
@@ -24,6 +23,7 @@ pub(crate) struct Program {
     arguments: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     time_limit: Duration,
+    output_max: u64,
 }
 
 /// What a program left behind.
@@ -44,13 +44,13 @@ pub(crate) enum ProgramError {
     TooSlow(PathBuf, Duration),
     #[error("could not read what {0} said")]
     Unreadable(PathBuf, #[source] std::io::Error),
-    #[error("{0} said more than {OUTPUT_BYTES_MAX} bytes, and was killed")]
-    TooLong(PathBuf),
+    #[error("{0} said more than {1} bytes, and was killed")]
+    TooLong(PathBuf, u64),
 }
 
 impl Program {
     pub(crate) fn new(path: &Path, time_limit: Duration) -> Program {
-        Program { path: path.to_owned(), arguments: Vec::new(), environment: Vec::new(), time_limit }
+        Program { path: path.to_owned(), arguments: Vec::new(), environment: Vec::new(), time_limit, output_max: OUTPUT_BYTES_MAX }
     }
 
     pub(crate) fn args<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Program {
@@ -61,6 +61,11 @@ impl Program {
     /// The arguments so far.
     pub(crate) fn into_arguments(self) -> Vec<OsString> {
         self.arguments
+    }
+
+    /// It may say so much, in bytes, on each of its outputs.
+    pub(crate) fn says_at_most(self, output_max: u64) -> Program {
+        Program { output_max, ..self }
     }
 
     /// Sets a variable of the program's environment. Other users can't see it, unlike its arguments.
@@ -101,12 +106,12 @@ impl Program {
         let mut child = command.spawn().map_err(|source| ProgramError::NotStarted(self.path.clone(), source))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let ended = tokio::time::timeout(self.time_limit, async {
-            tokio::try_join!(read(out), read(err), async { child.wait().await.map_err(Ended::Unreadable) })
+            tokio::try_join!(read(out, self.output_max), read(err, self.output_max), async { child.wait().await.map_err(Ended::Unreadable) })
         });
         match ended.await {
             Ok(Ok((stdout, stderr, status))) => Ok(Finished { code: status.code(), stdout, stderr }),
             Ok(Err(Ended::Unreadable(source))) => Err(ProgramError::Unreadable(self.path, source)),
-            Ok(Err(Ended::TooLong)) => Err(ProgramError::TooLong(self.path)),
+            Ok(Err(Ended::TooLong)) => Err(ProgramError::TooLong(self.path, self.output_max)),
             Err(_) => Err(ProgramError::TooSlow(self.path, self.time_limit)),
         }
     }
@@ -117,12 +122,12 @@ enum Ended {
     TooLong,
 }
 
-async fn read(output: Option<impl AsyncRead + Unpin>) -> Result<String, Ended> {
+async fn read(output: Option<impl AsyncRead + Unpin>, max: u64) -> Result<String, Ended> {
     let mut bytes = Vec::new();
     if let Some(output) = output {
-        output.take(OUTPUT_BYTES_MAX + 1).read_to_end(&mut bytes).await.map_err(Ended::Unreadable)?;
+        output.take(max + 1).read_to_end(&mut bytes).await.map_err(Ended::Unreadable)?;
     }
-    if bytes.len() as u64 > OUTPUT_BYTES_MAX { Err(Ended::TooLong) } else { Ok(String::from_utf8_lossy(&bytes).into_owned()) }
+    if bytes.len() as u64 > max { Err(Ended::TooLong) } else { Ok(String::from_utf8_lossy(&bytes).into_owned()) }
 }
 
 impl Finished {

@@ -109,17 +109,19 @@ impl SshFacts {
 
     /// Connects once, and runs `command` there.
     async fn connect(&self, address: &str, operation: &str, keys: Keys<'_>, command: &str, limit: Duration) -> Result<Finished, PortError> {
+        let program = self.program(address, operation, keys, command, limit)?;
+        run(program, operation).await
+    }
+
+    /// What connects once, and runs `command` there.
+    fn program(&self, address: &str, operation: &str, keys: Keys<'_>, command: &str, limit: Duration) -> Result<Program, PortError> {
         let arguments = arguments(&self.ssh, address, keys, command)
             .map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
         let mut program = Program::new(&self.ssh.program, self.ssh.connect_timeout + limit).args(arguments);
         if let (None, Some(agent)) = (&self.ssh.identity_file, std::env::var_os("SSH_AUTH_SOCK")) {
             program = program.env("SSH_AUTH_SOCK", agent);
         }
-        program.run().await.map_err(|error| match error {
-            // It won't say less the next time.
-            ProgramError::TooLong(_) => PortError::new(operation, PortErrorKind::Refused { reason: error.to_string() }),
-            ProgramError::NotStarted(..) | ProgramError::TooSlow(..) | ProgramError::Unreadable(..) => unavailable(operation, error),
-        })
+        Ok(program)
     }
 
     /// Asks once for its facts.
@@ -210,7 +212,8 @@ impl NodeFacts for SshFacts {
         let operation = format!("ask {node} by ssh for its disks, VLANs and clock");
         let address = self.address(node, &operation)?;
         let from = SystemClock.now();
-        let finished = self.connect(address, &operation, Keys::Known(&self.key_file(node)), node_stock::COMMAND, COMMAND_TIME_MAX).await?;
+        let program = self.program(address, &operation, Keys::Known(&self.key_file(node)), node_stock::COMMAND, COMMAND_TIME_MAX)?;
+        let finished = run(program.says_at_most(node_stock::REPORT_BYTES_MAX), &operation).await?;
         match finished.code {
             Some(0) => node_stock::parse(&finished.stdout, from, SystemClock.now()).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason })),
             // 255 is ssh's own: no connection, no login, or cut.
@@ -301,6 +304,14 @@ fn ssh_path(path: &Path) -> Result<String, String> {
         return Err(format!("{text} holds a character that `ssh` would not take literally"));
     }
     Ok(format!("\"{}\"", text.replace('%', "%%")))
+}
+
+async fn run(program: Program, operation: &str) -> Result<Finished, PortError> {
+    program.run().await.map_err(|error| match error {
+        // It won't say less the next time.
+        ProgramError::TooLong(..) => PortError::new(operation, PortErrorKind::Refused { reason: error.to_string() }),
+        ProgramError::NotStarted(..) | ProgramError::TooSlow(..) | ProgramError::Unreadable(..) => unavailable(operation, error),
+    })
 }
 
 /// Every line of the report, or what is wrong with it.

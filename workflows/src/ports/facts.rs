@@ -48,8 +48,13 @@ pub struct PciDevice {
     pub id: String,
     /// What drives it; None: nothing.
     pub driver: Option<String>,
-    /// Lanes of PCIe that it has in use; 0: it does not say.
+    /// Lanes of PCIe that it has in use; 0: it does not say; [`PciDevice::LANES_OF_THE_DEAD`]: it does not answer.
     pub lanes: u32,
+}
+
+impl PciDevice {
+    /// What the kernel reads of a device that has fallen off its bus: six bits, and all of them ones (`PCI_EXP_LNKSTA_NLW` of Linux).
+    pub const LANES_OF_THE_DEAD: u32 = 63;
 }
 
 /// What of a node its renewal has to leave as it was, and whether its clock goes right.

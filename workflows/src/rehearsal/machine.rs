@@ -229,6 +229,10 @@ impl Machine {
         (self.phase == Phase::Running).then(|| changed.unwrap_or(&self.plan.stock).clone())
     }
 
+    pub(super) fn stock_is_too_long(&self) -> bool {
+        self.plan.faults.stock_too_long && self.disk.installed.is_none()
+    }
+
     pub(super) fn is_stranger(&self) -> bool {
         self.stranger
     }

@@ -285,6 +285,8 @@ pub struct NodeFaults {
     pub answers_after_installation: BTreeMap<String, String>,
     /// What it has from its installation on, in place of what its plan says.
     pub stock_once_installed: Option<NodeStock>,
+    /// Until its installation its command for what it has says more than is read.
+    pub stock_too_long: bool,
     /// Ironic's rebuild ends as `deploy failed`.
     pub rebuild_fails: u32,
     /// It never ends.

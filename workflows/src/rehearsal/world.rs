@@ -354,8 +354,9 @@ impl World {
 
     pub fn stock_of(&self, node: &str) -> Result<NodeStock, Trouble> {
         let site = self.asked(Api::Ssh, Some(node))?;
-        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
-        site.nodes[node].stock().ok_or(Trouble::Unavailable)
+        let machine = &site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?];
+        let stock = machine.stock().ok_or(Trouble::Unavailable)?;
+        if machine.stock_is_too_long() { Err(Trouble::refused(0, "ssh said more than 1048576 bytes, and was killed")) } else { Ok(stock) }
     }
 
     /// What `command` ends with on a node.

@@ -175,6 +175,12 @@ async fn about_the_installer(cx: &StepCx<'_>) -> Result<Option<Question>, StepEr
     if again.is_still_wanted() || newly_wanted(cx, &again).is_some() {
         return Ok(None);
     }
+    // Nor before it is known whether that has happened: until then the old installer may still run.
+    if let Some(reset) = again.reset.as_ref().filter(|reset| !reset.acknowledged && !reset.never_sent)
+        && !matches!(settle(cx, &order(cx)?.node, reset).await?, Settled::Happened)
+    {
+        return Ok(None);
+    }
     let failure = heard.gave_up().filter(|at| !Told::is_over(again.told_failure.as_ref(), *at, cx));
     let silence = heard.is_missing(cx.now()).filter(|reset| !Told::is_over(again.told_silence.as_ref(), *reset, cx));
     let (what, note, reason) = match (failure, silence) {

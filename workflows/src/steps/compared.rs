@@ -117,6 +117,9 @@ fn devices(before: &NodeStock, now: &NodeStock) -> Vec<String> {
         if is.driver != was.driver {
             return Some(format!("{address} ({}) was driven by {}, and is by {} now", is.id, driver(was), driver(is)));
         }
+        if is.lanes == PciDevice::LANES_OF_THE_DEAD && was.lanes != is.lanes {
+            return Some(format!("{address} ({}) is listed, and does not answer (all that is read of it is ones)", is.id));
+        }
         // (0: it does not say, as one that sleeps.)
         (is.lanes > 0 && is.lanes < was.lanes).then(|| format!("{address} ({}) had {} lanes, and has {} now", is.id, was.lanes, is.lanes))
     };
@@ -234,6 +237,8 @@ mod tests {
                 (Reason::Vlans, "its VLANs: bond0.100: VLAN 100 on bond0 is gone".to_owned()),
             ]
         );
+        now.devices.insert("17:00.0".to_owned(), gpu("vfio-pci", PciDevice::LANES_OF_THE_DEAD));
+        assert!(told(Ok(&before), &now)[2].1.contains("17:00.0 (10de:2330) is listed, and does not answer (all that is read of it is ones)"));
         now.disks.as_mut().unwrap().remove("OSD");
         assert!(told(Ok(&before), &now)[1].1.contains("disk OSD is gone, which held LVM2_member x"));
     }

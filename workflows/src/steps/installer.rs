@@ -48,21 +48,32 @@ pub fn token_of(state: &State) -> Option<Token> {
     Some(staged.ticket.token)
 }
 
-/// After a further reset was meant, the installer that ran until then may say something for so long; it has the same token. No word of it may stand for the next one's.
-// Between a reset's intent and its being sent at most 40 s pass (`carry_out`), and a BMC takes some seconds to cut the power. A server's self-test takes longer
-// than that; a small virtual machine's word that it has started may be passed over, and the next one is heard.
-const OLD_INSTALLER_GONE: Duration = Duration::from_secs(45);
+/// After a further reset was meant, the installer that ran until then may go on saying that it gives up; it has the same token. For so long that
+/// is not taken for a word of the next one, unless one has started since: what has given up does not start.
+// Between a reset's intent and its being sent at most 40 s pass (`carry_out`), and a BMC takes some seconds to acknowledge it and to cut the power.
+const OLD_INSTALLER_GONE: Duration = Duration::from_secs(60);
 
-/// From when on a word counts: the newest reset that was meant, of a node whose installation is still awaited.
+/// The newest reset that was meant, of a node whose installation is still awaited: a word counts from then on.
 pub fn newest_reset(state: &State) -> Option<Timestamp> {
-    let awaits = state.record(AwaitInstall::NAME);
-    if awaits.is_some_and(|awaits| awaits.output.is_some()) {
-        return None;
-    }
-    let again: Option<Again> = awaits.and_then(|awaits| read(awaits.checkpoint.as_ref()));
-    if let Some(reset) = again.and_then(|again| again.reset).filter(|reset| !reset.never_sent) {
-        return Some(reset.intended + OLD_INSTALLER_GONE);
-    }
+    further_reset(state).or_else(|| first_reset(state)).filter(|_| {
+        let awaits = state.record(AwaitInstall::NAME);
+        awaits.is_none_or(|awaits| awaits.output.is_none())
+    })
+}
+
+/// May it be the word of an installer that ran before the newest reset? It is to be said again.
+pub fn may_be_of_the_old_one(state: &State, report: &Report) -> bool {
+    let Some(reset) = further_reset(state).filter(|reset| report.received >= *reset) else { return false };
+    let started = |known: &Report| known.about == report.about && known.word == Word::Started.as_str() && known.received >= reset;
+    report.word != Word::Started.as_str() && report.received < reset + OLD_INSTALLER_GONE && !state.reports.iter().any(started)
+}
+
+fn further_reset(state: &State) -> Option<Timestamp> {
+    let again: Option<Again> = read(state.record(AwaitInstall::NAME)?.checkpoint.as_ref());
+    again?.reset.filter(|reset| !reset.never_sent).map(|reset| reset.intended)
+}
+
+fn first_reset(state: &State) -> Option<Timestamp> {
     let first = state.record(Reprovision::NAME)?;
     let done: Option<Reprovisioned> = read(first.output.as_ref());
     let meant: Option<Reset> = read(first.checkpoint.as_ref());
@@ -78,7 +89,7 @@ fn read<T: serde::de::DeserializeOwned>(kept: Option<&serde_json::Value>) -> Opt
 pub(super) fn is_news(state: &State, report: &Report) -> bool {
     let (Some(token), Some(reset)) = (token_of(state), newest_reset(state)) else { return false };
     let known = |known: &Report| known.about == report.about && known.word == report.word && known.received >= reset;
-    token.0 == report.about && Word::of(&report.word).is_some() && report.received >= reset && !state.reports.iter().any(known)
+    token.0 == report.about && Word::of(&report.word).is_some() && report.received >= reset && !may_be_of_the_old_one(state, report) && !state.reports.iter().any(known)
 }
 
 /// What was heard of the installer since the newest reset.

@@ -12,7 +12,7 @@ use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, ste
 use crate::store::Queue;
 use crate::steps::{FetchImage, queues};
 
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Nodes that are looked at together.
 const NODES_AT_ONCE: usize = 8;
 

@@ -4,11 +4,11 @@
 //! has not been said since the newest reset, and the workflow still waits for it: then it is kept as a signal, once.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::engine::{Course, Registry, Report, Signal, SignalKind, State};
-use crate::steps::installer::{Word, newest_reset, token_of};
+use crate::steps::installer::{Word, may_be_of_the_old_one, newest_reset, token_of};
 use crate::store::{Signalled, Store, StoreError, WorkflowId};
 
 /// Longest reason that is kept, in characters: some lines of an installer's console. It goes into a headline and a question.
@@ -28,6 +28,8 @@ pub enum Taken {
     Kept,
     /// It says nothing new, or nothing that matters now. Nothing was written.
     Nothing,
+    /// It may be of the installer that ran before the newest reset. Nothing was written, and it is to be said again.
+    Early,
     /// No workflow that is open has staged such a token. Nothing was written.
     Unknown,
     /// The workflow has too many unread signals.
@@ -51,20 +53,6 @@ pub struct ReportDesk {
     kept: Mutex<BTreeSet<(String, Word, Timestamp)>>,
 }
 
-/// Forgets a report again, unless it is told not to.
-struct Forgets<'a> {
-    desk: &'a ReportDesk,
-    key: Option<(String, Word, Timestamp)>,
-}
-
-impl Drop for Forgets<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = &self.key {
-            self.desk.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        }
-    }
-}
-
 impl ReportDesk {
     pub fn new(store: Arc<dyn Store>, registry: Registry) -> ReportDesk {
         ReportDesk { store, registry, kept: Mutex::default() }
@@ -84,17 +72,18 @@ impl ReportDesk {
         }
         let report = Report { about: token.to_owned(), word: word.as_str().to_owned(), text: shown(reason), received: self.store.now().await? };
         let heard = self.registry.get(&document.kind).is_some_and(|definition| definition.hears(&state, &report));
+        if may_be_of_the_old_one(&state, &report) {
+            return Ok(Taken::Early);
+        }
         let (true, Some(reset)) = (heard, newest_reset(&state)) else { return Ok(Taken::Nothing) };
         let key = (token.to_owned(), word, reset);
-        if !self.remember(&key) {
+        if self.kept().contains(&key) {
             return Ok(Taken::Nothing);
         }
-        // Who says it may hang up meanwhile, and this ends right here: what is not kept is not to be remembered.
-        let mut forgets = Forgets { desk: self, key: Some(key) };
-        let signalled = self.signal(&id, report).await?;
-        Ok(match signalled {
+        // Who says it may hang up meanwhile, and this ends right here: only what is kept is remembered.
+        Ok(match self.signal(&id, report).await? {
             Signalled::Kept => {
-                forgets.key = None;
+                self.remember(key);
                 Taken::Kept
             }
             Signalled::Missing | Signalled::Ended => Taken::Unknown,
@@ -113,14 +102,17 @@ impl ReportDesk {
         Ok(self.store.signal(id, signal.stored()?).await?)
     }
 
-    /// False if it was remembered already.
-    fn remember(&self, key: &(String, Word, Timestamp)) -> bool {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    fn kept(&self) -> MutexGuard<'_, BTreeSet<(String, Word, Timestamp)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, key: (String, Word, Timestamp)) {
+        let mut kept = self.kept();
         if kept.len() >= REMEMBERED_MAX {
             // At worst something is kept twice, and dropped by the worker that reads it.
             kept.clear();
         }
-        kept.insert(key.clone())
+        kept.insert(key);
     }
 }
 

@@ -84,8 +84,8 @@ pub(super) fn classify(instance: &Instance, rules: MoveRules<'_>) -> Class {
         ("active", Some(MoveHow::Cold)) => Class::Move(Move::Cold),
         ("active" | "paused", Some(MoveHow::Live)) => Class::Move(Move::Live),
         // A site's rule says that it is not to be moved live. (An owner's word only allows that it is stopped.)
-        ("paused", Some(MoveHow::Cold)) if matches!(word, Word::Rule(_)) => {
-            block("is to be moved cold by a rule in [moves], and Nova does not do that while it is paused: have its owner unpause or stop it".to_owned())
+        ("paused", Some(MoveHow::Cold)) if let Word::Rule(rule) = &word => {
+            block(format!("is to be moved cold (`moves.{rule}`), and Nova does not do that while it is paused: have its owner unpause or stop it"))
         }
         ("active", _) if is_pinned && rules.pinned == Pinned::Cold => Class::Move(Move::Cold),
         ("active" | "paused", _) if !is_pinned => Class::Move(Move::Live),
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(of(&paused), Class::Move(Move::Live));
         paused.flavor = "c4".to_owned();
         paused.pinned_by.clear();
-        assert!(why(of(&paused)).starts_with("is to be moved cold by a rule in [moves]"));
+        assert!(why(of(&paused)).starts_with("is to be moved cold (`moves.all`)"));
         paused.owner_wants = Some("cold".to_owned());
         assert_eq!(of(&paused), Class::Move(Move::Live), "its owner only allows that it is stopped");
         paused.owner_wants = None;
