@@ -13,6 +13,7 @@ pub mod feed;
 pub mod high_water_file;
 pub mod installers;
 pub mod jobs;
+mod renewing;
 pub mod schedule;
 pub mod service;
 pub mod store_watch;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
@@ -26,6 +26,7 @@ use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
 use crate::api::problem::chain;
 use crate::jobs::{BackgroundJob, JobReport};
+use crate::renewing::Renewing;
 use crate::tick_log::TickLog;
 use crate::wire::{RunTime, ScheduleView, TickVerdict, TickView, When};
 
@@ -95,6 +96,8 @@ pub struct Schedules {
     config: Arc<Config>,
     store: Arc<dyn Store>,
     log: Arc<TickLog>,
+    /// Held while nodes are ordered, see [`crate::api::app::App::orders`].
+    orders: Arc<Mutex<()>>,
     /// Before this there is nothing to judge, as the ledger was when it was last read.
     next: BTreeMap<ScheduleName, Timestamp>,
 }
@@ -121,8 +124,8 @@ impl JobReport for SchedulesReport {
 }
 
 impl Schedules {
-    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, log: Arc<TickLog>) -> Schedules {
-        Schedules { config, store, log, next: BTreeMap::new() }
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, log: Arc<TickLog>, orders: Arc<Mutex<()>>) -> Schedules {
+        Schedules { config, store, log, orders, next: BTreeMap::new() }
     }
 
     async fn look_at(&mut self, name: &ScheduleName, schedule: &Schedule, now: Timestamp, report: &mut SchedulesReport) -> Result<(), StoreError> {
@@ -139,16 +142,23 @@ impl Schedules {
             self.arm(name, schedule, last);
             return Ok(());
         };
+        let orders = Arc::clone(&self.orders);
+        let _one_at_a_time = orders.lock().await;
+        let mut renewing = match &schedule.starts {
+            Starts::NodeOs { .. } if !judgement.due.is_empty() => Renewing::look(&self.store).await?,
+            Starts::NodeOs { .. } | Starts::Survey => Renewing::default(),
+        };
         let mut new = Vec::with_capacity(judgement.due.len());
-        let mut failed = Vec::new();
+        let (mut begun, mut not_begun) = (Vec::new(), Vec::new());
         for tick in &judgement.due {
-            match self.begin(name, schedule, *tick, now) {
-                Ok(start) => new.push((*tick, start)),
-                Err(why) => failed.push((*tick, why)),
+            match self.begin(name, schedule, *tick, now, &mut renewing) {
+                Ok((start, left_out)) => {
+                    begun.push((*tick, start.id.to_string(), left_out));
+                    new.push(start);
+                }
+                Err(not) => not_begun.push((*tick, not)),
             }
         }
-        let (ticks, new): (Vec<_>, Vec<_>) = new.into_iter().unzip();
-        let ids: Vec<String> = new.iter().map(|new| new.id.to_string()).collect();
         let judged: Timestamp = if cfg!(feature = "bug-doubled-tick") { last } else { judgement.judged.into() };
         if !self.store.judge_ticks(name.as_str(), Some(last), judged, new).await? {
             debug!(schedule = %name, "another daemon judged these ticks");
@@ -156,15 +166,25 @@ impl Schedules {
             self.next.remove(name);
             return Ok(());
         }
-        for (tick, id) in ticks.into_iter().zip(ids) {
-            info!(schedule = %name, %tick, workflow = id, "tick started a workflow");
-            self.note(name, tick, TickVerdict::Started, id).await;
+        for (tick, id, left_out) in begun {
+            info!(schedule = %name, %tick, workflow = id, left_out, "tick started a workflow");
+            let note = if left_out.is_empty() { id } else { format!("{id}; {left_out}") };
+            self.note(name, tick, TickVerdict::Started, note).await;
             report.started += 1;
         }
-        for (tick, why) in failed {
-            error!(schedule = %name, %tick, why, "a tick could not start what it is for");
-            self.note(name, tick, TickVerdict::Failed, why).await;
-            report.failed += 1;
+        for (tick, not) in not_begun {
+            match not {
+                NotBegun::UnderWay(why) => {
+                    info!(schedule = %name, %tick, why, "a tick has nothing to start");
+                    self.note(name, tick, TickVerdict::Skipped, why).await;
+                    report.skipped += 1;
+                }
+                NotBegun::Failed(why) => {
+                    error!(schedule = %name, %tick, why, "a tick could not start what it is for");
+                    self.note(name, tick, TickVerdict::Failed, why).await;
+                    report.failed += 1;
+                }
+            }
         }
         self.tell_what_did_not_run(name, schedule, &judgement, report).await;
         self.arm(name, schedule, judged);
@@ -197,10 +217,12 @@ impl Schedules {
         self.next.insert(name.clone(), next);
     }
 
-    fn begin(&self, name: &ScheduleName, schedule: &Schedule, tick: DateTime<Utc>, now: Timestamp) -> Result<NewWorkflow, String> {
+    /// What `tick` starts, and without which nodes: nobody asked for one to be wiped once more that is being renewed, as a person can.
+    fn begin(&self, name: &ScheduleName, schedule: &Schedule, tick: DateTime<Utc>, now: Timestamp, renewing: &mut Renewing) -> Result<(NewWorkflow, String), NotBegun> {
         let by = format!("schedule {name}");
+        let (mut to_begin, mut left_out): (Vec<NodeName>, Vec<String>) = (Vec::new(), Vec::new());
         let mut new: Start = match &schedule.starts {
-            Starts::Survey => updates::survey(&SurveyOrder::new(&self.config), &by).map_err(|error| chain(&error))?,
+            Starts::Survey => updates::survey(&SurveyOrder::new(&self.config), &by).map_err(failed)?,
             Starts::NodeOs { nodes, image } => {
                 let all: Vec<NodeName>;
                 let nodes = if nodes.is_empty() {
@@ -209,16 +231,42 @@ impl Schedules {
                 } else {
                     nodes
                 };
-                let order = RolloutOrder::new(&self.config, nodes, image).map_err(|error| chain(&error))?;
-                updates::rollout(&order, &by).map_err(|error| chain(&error))?
+                for node in nodes {
+                    match renewing.who(node) {
+                        Some(by) => left_out.push(format!("{node} (by {by})")),
+                        None => to_begin.push(node.clone()),
+                    }
+                }
+                if to_begin.is_empty() && !left_out.is_empty() {
+                    return Err(NotBegun::UnderWay(renewed_already(&left_out)));
+                }
+                let order = RolloutOrder::new(&self.config, &to_begin, image).map_err(failed)?;
+                updates::rollout(&order, &by).map_err(failed)?
             }
         };
         let named = if cfg!(feature = "bug-doubled-tick") { now.millis() } else { tick.timestamp() };
-        new.id = format!("tick-{name}-{named}").parse().map_err(|error| chain(&error))?;
+        new.id = format!("tick-{name}-{named}").parse().map_err(failed)?;
         let span = info_span!("tick", otel.name = format!("tick of {name}"), schedule = %name, %tick, workflow = %new.id);
         new.traceparent = telemetry::traceparent(&span);
-        start(new, now).map_err(|error| chain(&error))
+        let new = start(new, now).map_err(failed)?;
+        to_begin.iter().for_each(|node| renewing.begins(node, &new.id));
+        Ok((new, if left_out.is_empty() { String::new() } else { renewed_already(&left_out) }))
     }
+}
+
+/// Why a tick starts nothing.
+enum NotBegun {
+    /// It is being done already.
+    UnderWay(String),
+    Failed(String),
+}
+
+fn failed(error: impl std::error::Error) -> NotBegun {
+    NotBegun::Failed(chain(&error))
+}
+
+fn renewed_already(nodes: &[String]) -> String {
+    format!("to be renewed already: {}", nodes.join(", "))
 }
 
 #[async_trait]

@@ -57,6 +57,7 @@ pub fn app(
         feed: EventFeed::new(Arc::clone(&store)),
         board: Arc::new(JobBoard::default()),
         ticks: Arc::new(TickLog::open(&config.state_dir)),
+        orders: Arc::default(),
         archive: Archive::new(&config.state_dir),
         started: clock.now(),
         keep_alive: KEEP_ALIVE,
@@ -139,7 +140,7 @@ async fn heed(mut health: watch::Receiver<Health>, alarms: Arc<Alarms>) {
 fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
     let store = || Arc::clone(&app.store);
     driver.register(JobDefinition {
-        job: Schedules::new(Arc::clone(&app.config), store(), Arc::clone(&app.ticks)),
+        job: Schedules::new(Arc::clone(&app.config), store(), Arc::clone(&app.ticks), Arc::clone(&app.orders)),
         period: schedule::WITHOUT_PULSE,
         wake: Arc::clone(wake_schedules),
     });

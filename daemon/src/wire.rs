@@ -407,6 +407,9 @@ pub struct RolloutRequest {
     /// Only look what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// Also nodes that an open workflow renews, or will: they are renewed, and wiped, once more after that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// A workflow that a request started, or found started by an earlier one with the same key.
@@ -524,7 +527,7 @@ pub struct RunTime {
 pub struct TickView {
     pub tick: When,
     pub verdict: TickVerdict,
-    /// The workflow that it started, or why none.
+    /// The workflow that it started, and without which nodes; or why none.
     pub note: String,
 }
 
@@ -534,7 +537,7 @@ pub enum TickVerdict {
     Started,
     /// Later than `max_lateness`.
     Missed,
-    /// It passed while no daemon ran, and `catch_up` says so.
+    /// It passed while no daemon ran, and `catch_up` says so; or everything that it starts is under way already.
     Skipped,
     /// It was due, but what it starts can't be started.
     Failed,

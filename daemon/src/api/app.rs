@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use turnaround_config::Config;
 use turnaround_workflows::clock::{Clock, Timestamp};
@@ -32,6 +32,8 @@ pub struct App {
     pub alarms: Arc<Alarms>,
     pub watch: Arc<StoreWatch>,
     pub ticks: Arc<TickLog>,
+    /// Held from the look at what is open until an order is taken: of two orders at the same moment, one sees the other.
+    pub orders: Arc<Mutex<()>>,
     pub archive: Archive,
     pub started: Timestamp,
     /// How often a quiet event stream shows that it lives.

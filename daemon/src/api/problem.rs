@@ -7,10 +7,14 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tracing::error;
+use turnaround_config::NodeName;
 use turnaround_workflows::store::{InvalidWorkflowId, Status, StoreError, WorkflowId};
 use turnaround_workflows::updates::BadOrder;
 
 use crate::wire::ProblemView;
+
+/// Nodes of a refused order that are named: a screen of them.
+const RENEWED_SHOWN_MAX: usize = 10;
 
 /// Everything that the API refuses, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +109,19 @@ impl Problem {
         let detail = format!("{id} has too many unread signals");
         Problem::new(StatusCode::CONFLICT, "inbox-full", "The workflow's inbox is full", detail)
             .remedy("signals are read as soon as a worker takes the workflow: look whether one runs, and whether somebody sends in a loop")
+    }
+
+    /// Nodes of an order, each with the workflow that renews it, or will.
+    pub(super) fn renewed_already(renewed: &[(&NodeName, &WorkflowId)]) -> Problem {
+        let mut shown: Vec<String> = renewed.iter().take(RENEWED_SHOWN_MAX).map(|(node, by)| format!("{node} (by {by})")).collect();
+        if renewed.len() > RENEWED_SHOWN_MAX {
+            shown.push(format!("{} more", renewed.len() - RENEWED_SHOWN_MAX));
+        }
+        let first = renewed.first().map_or("ID", |(_, by)| by.as_str());
+        let detail = format!("to be renewed already: {}; this order would wait for that, and then wipe the disk once more", shown.join(", "));
+        Problem::new(StatusCode::CONFLICT, "renewed-already", "A node is to be renewed already", detail).remedy(format!(
+            "`turnaround show {first}` tells how far it is: wait for its end, or `turnaround abort {first}`. If you mean once more after that: --again"
+        ))
     }
 
     pub(super) fn not_left_out(node: &str) -> Problem {

@@ -8,8 +8,9 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tracing::{Span, info};
+use turnaround_config::NodeName;
 use turnaround_workflows::engine::{Start, State as Folded, start};
-use turnaround_workflows::store::Created;
+use turnaround_workflows::store::{Created, WorkflowId};
 use turnaround_workflows::telemetry;
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
@@ -17,6 +18,7 @@ use super::app::App;
 use super::caller::Caller;
 use super::extract::{Body, idempotency_key};
 use super::problem::Problem;
+use crate::renewing::Renewing;
 use crate::wire::{RolloutRequest, StartedView};
 
 /// Hexadecimal digits of an id that is made of an idempotency key: 64 bits, so that two keys of the some thousand
@@ -32,7 +34,20 @@ pub(super) async fn rollout(
     let order = RolloutOrder::new(&app.config, &asked.nodes, &asked.image)?;
     let by = &caller.0.user;
     let new = if asked.dry_run { updates::dry_run(&order, by) } else { updates::rollout(&order, by) };
-    begin(&app, new.map_err(|error| Problem::internal(&error))?, &caller, &headers).await
+    let new = keyed(new.map_err(|error| Problem::internal(&error))?, &caller, &headers)?;
+    if asked.dry_run {
+        return begin(&app, new, &caller).await;
+    }
+    let _one_at_a_time = app.orders.lock().await;
+    // What an earlier request with the same key has started is what this one asks for.
+    if !asked.again && app.store.load(&new.id).await?.is_none() {
+        let renewing = Renewing::look(&app.store).await?;
+        let renewed: Vec<(&NodeName, &WorkflowId)> = order.nodes.iter().filter_map(|node| Some((node, renewing.who(node)?))).collect();
+        if !renewed.is_empty() {
+            return Err(Problem::renewed_already(&renewed));
+        }
+    }
+    begin(&app, new, &caller).await
 }
 
 /// POST /v1/surveys has no parameters yet.
@@ -47,14 +62,19 @@ pub(super) async fn survey(
     Body(SurveyRequest {}): Body<SurveyRequest>,
 ) -> Result<(StatusCode, Json<StartedView>), Problem> {
     let new = updates::survey(&SurveyOrder::new(&app.config), &caller.0.user);
-    begin(&app, new.map_err(|error| Problem::internal(&error))?, &caller, &headers).await
+    let new = keyed(new.map_err(|error| Problem::internal(&error))?, &caller, &headers)?;
+    begin(&app, new, &caller).await
 }
 
-async fn begin(app: &App, mut new: Start, caller: &Caller, headers: &HeaderMap) -> Result<(StatusCode, Json<StartedView>), Problem> {
-    let key = idempotency_key(headers)?;
-    if let Some(key) = key {
+/// Under the id that the request's key makes, if it has one.
+fn keyed(mut new: Start, caller: &Caller, headers: &HeaderMap) -> Result<Start, Problem> {
+    if let Some(key) = idempotency_key(headers)? {
         new.id = keyed_id(&new.kind, &caller.0.user, key).parse()?;
     }
+    Ok(new)
+}
+
+async fn begin(app: &App, mut new: Start, caller: &Caller) -> Result<(StatusCode, Json<StartedView>), Problem> {
     new.traceparent = telemetry::traceparent(&Span::current());
     let (id, kind, input) = (new.id.clone(), new.kind.clone(), new.input.clone());
     let new = start(new, app.clock.now()).map_err(|error| Problem::internal(&error))?;
@@ -85,7 +105,7 @@ fn keyed_id(kind: &str, user: &str, key: &str) -> String {
 }
 
 /// Did the request with which `id` began ask for the same? The rules that the configuration adds may have changed since.
-async fn same_order(app: &App, id: &turnaround_workflows::store::WorkflowId, input: &serde_json::Value) -> Result<bool, Problem> {
+async fn same_order(app: &App, id: &WorkflowId, input: &serde_json::Value) -> Result<bool, Problem> {
     // Gone between two calls: it ended and expired, which takes days. Then it was the same key at least.
     let Some(document) = app.store.load(id).await? else { return Ok(true) };
     let there = Folded::load(&*app.store, &document).await?.map_err(|damage| Problem::internal(&damage))?.input;

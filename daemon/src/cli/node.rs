@@ -40,6 +40,9 @@ pub(super) struct Renew {
     /// Do not ask
     #[arg(long)]
     yes: bool,
+    /// Also nodes that are being renewed already: after that they are wiped, and renewed, once more
+    #[arg(long)]
+    again: bool,
     /// Give an order again whose answer was lost: under the same key it starts once at most
     #[arg(long)]
     key: Option<String>,
@@ -58,13 +61,13 @@ pub(super) async fn run(client: &Client, style: &Style, verb: Verb) -> Result<Ex
 }
 
 async fn renew(client: &Client, style: &Style, arguments: Renew) -> Result<Exit, CliError> {
-    let Renew { nodes, image, dry_run, wait, yes, key } = arguments;
+    let Renew { nodes, image, dry_run, wait, yes, again, key } = arguments;
     if !dry_run && !yes && !asked(client, style, &nodes, &image).await? {
         say("nothing was started");
         return Ok(Exit::Failed);
     }
     let key = key.unwrap_or_else(fresh_key);
-    let started = client.post_once("/v1/rollouts", &RolloutRequest { nodes, image, dry_run }, &key).await?;
+    let started = client.post_once("/v1/rollouts", &RolloutRequest { nodes, image, dry_run, again }, &key).await?;
     let StartedView { id, .. } = read(started.clone())?;
     if !wait && !dry_run {
         if style.json {

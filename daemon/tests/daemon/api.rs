@@ -1,12 +1,14 @@
 //! Every route, and every problem.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
-use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question};
-use turnaround_workflows::store::{Next, Resource, Take, WorkflowId};
-use turnaround_workflows::updates::{NODES_OUT, NodeSurvey, SurveyReport};
+use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question, Start, UnwindCause, start};
+use turnaround_workflows::store::{Next, Resource, Store as _, Take, WorkflowId};
+use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
 
@@ -104,6 +106,97 @@ async fn an_order_that_is_sent_twice_starts_once() {
     assert_eq!(site.post_with_key("/v1/rollouts", "key-1", &dry).await.0, 201);
     assert_eq!(site.post_with_key("/v1/rollouts", &"k".repeat(201), &order).await.0, 400);
     assert_eq!(site.get("/v1/workflows").await.1["workflows"].as_array().unwrap().len(), 2);
+}
+
+/// A child that renews `node`, begun by `rollout`.
+async fn node_begun(site: &Site, rollout: &WorkflowId, node: &str) -> WorkflowId {
+    let id = rollout.child(node).unwrap();
+    let child = Start {
+        id: id.clone(),
+        kind: NODE_OS.to_owned(),
+        version: 7,
+        target: node.to_owned(),
+        input: json!({}),
+        parent: Some(rollout.clone()),
+        key: Some(node.to_owned()),
+        by: rollout.to_string(),
+        traceparent: None,
+    };
+    site.store.create(start(child, at(NOON)).unwrap()).await.unwrap();
+    let children = vec![ChildStarted { key: node.to_owned(), id: id.clone() }];
+    site.work(rollout, vec![begun("renew-nodes"), Event::ChildrenStarted { step: "renew-nodes".to_owned(), children, note: String::new() }], Next::At(at(NOON))).await;
+    id
+}
+
+async fn order(site: &Site, nodes: &[&str], more: serde_json::Value) -> (u16, String) {
+    let mut body = json!({ "nodes": nodes, "image": "noble-2" });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let (status, answer) = site.post("/v1/rollouts", &body).await;
+    (status, answer.to_string())
+}
+
+#[tokio::test]
+async fn a_node_is_not_ordered_a_second_time_unless_that_is_said() {
+    let site = Site::start().await;
+    let first = json!({ "nodes": ["gpu-02"], "image": "noble-2" });
+    let (_, started) = site.post_with_key("/v1/rollouts", "key-1", &first).await;
+    let id = started["id"].as_str().unwrap().to_owned();
+    let (status, problem) = site.post_with_key("/v1/rollouts", "key-2", &json!({ "nodes": ["gpu-01", "gpu-02"], "image": "noble-2" })).await;
+    assert_eq!((status, &problem["type"]), (409, &json!("urn:turnaround:problem:renewed-already")));
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains(&format!("gpu-02 (by {id})")) && !detail.contains("gpu-01"), "{detail}");
+    assert!(problem["remedy"].as_str().unwrap().contains(&format!("`turnaround show {id}`")), "{problem}");
+    assert_eq!(site.get("/v1/workflows?scope=all").await.1["workflows"].as_array().unwrap().len(), 1, "nothing was started");
+    // The request that began it finds it again; a look, another node, and who says so are served.
+    let (status, again) = site.post_with_key("/v1/rollouts", "key-1", &first).await;
+    assert_eq!((status, &again["id"]), (200, &json!(id)));
+    assert_eq!(order(&site, &["gpu-02"], json!({ "dry_run": true })).await.0, 201);
+    assert_eq!(order(&site, &["gpu-01"], json!({})).await.0, 201);
+    assert_eq!(order(&site, &["gpu-02"], json!({ "again": true })).await.0, 201);
+}
+
+#[tokio::test]
+async fn a_node_whose_own_workflow_has_ended_can_be_ordered_while_its_rollout_goes_on() {
+    let site = Site::start().await;
+    let rollout = site.rollout().await;
+    let child = node_begun(&site, &rollout, "gpu-01").await;
+    let (status, problem) = order(&site, &["gpu-01"], json!({})).await;
+    assert!(status == 409 && problem.contains(&format!("gpu-01 (by {child})")), "{problem}");
+    site.work(&child, vec![ended(Outcome::Failed, "left as it is")], KEEP).await;
+    assert_eq!(order(&site, &["gpu-01"], json!({})).await.0, 201);
+    // The other one is still to come, until the rollout goes back.
+    assert_eq!(order(&site, &["gpu-02"], json!({})).await.0, 409);
+    let cause = UnwindCause::Aborted { by: "ada".to_owned(), why: String::new() };
+    site.work(&rollout, vec![Event::UnwindBegun { cause }], Next::At(at(NOON))).await;
+    assert_eq!(order(&site, &["gpu-02"], json!({})).await.0, 201);
+}
+
+#[tokio::test]
+async fn a_rollout_that_can_not_be_read_may_be_about_any_node() {
+    let site = Site::start().await;
+    let rollout = site.rollout().await;
+    let nonsense = json!({ "nodes": "all" });
+    let mut new = updates::survey(&SurveyOrder { nodes: Vec::new() }, "ada").unwrap();
+    (new.id, new.kind, new.input) = ("node-os-rollout-odd".parse().unwrap(), NODE_OS_ROLLOUT.to_owned(), nonsense);
+    site.work(&rollout, vec![ended(Outcome::Aborted, "")], KEEP).await;
+    site.store.create(start(new, at(NOON)).unwrap()).await.unwrap();
+    let (status, problem) = order(&site, &["gpu-01"], json!({})).await;
+    assert!(status == 409 && problem.contains("gpu-01 (by node-os-rollout-odd)"), "{problem}");
+}
+
+#[tokio::test]
+async fn of_orders_for_one_node_at_the_same_moment_one_is_taken() {
+    let site = Site::start().await;
+    let other = site.app.orders.lock().await;
+    let first = async {
+        // Long enough for the second to come, and to be taken by a daemon that does not wait.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let order = RolloutOrder::new(&site.app.config, &["gpu-01".parse().unwrap()], &"noble-2".parse().unwrap()).unwrap();
+        site.store.create(start(updates::rollout(&order, "ada").unwrap(), at(NOON)).unwrap()).await.unwrap();
+        drop(other);
+    };
+    let (_, (second, _)) = tokio::join!(first, order(&site, &["gpu-01"], json!({})));
+    assert_eq!(second, 409);
 }
 
 #[tokio::test]

@@ -212,3 +212,16 @@ async fn an_order_whose_answer_was_lost_can_be_given_again() {
     let other = site.turnaround(&["node", "renew", "gpu-02", "--image", "noble-2", "--yes", "--key", "k1"]).await;
     assert_eq!(other.status.code(), Some(4), "{}", err(&other));
 }
+
+#[tokio::test]
+async fn a_second_order_for_a_node_is_refused_and_says_which_workflow_has_it() {
+    let site = Site::start().await;
+    let order = ["node", "renew", "gpu-01", "--image", "noble-2", "--yes"];
+    let id = out(&site.turnaround(&order).await).trim().to_owned();
+    let second = site.turnaround(&order).await;
+    assert_eq!((second.status.code(), out(&second).as_str()), (Some(4), ""));
+    let said = err(&second);
+    assert!(said.contains(&format!("gpu-01 (by {id})")) && said.contains(&format!("turnaround show {id}")) && said.contains("--again"), "{said}");
+    let meant = site.turnaround(&[&order[..], &["--again"]].concat()).await;
+    assert_eq!(meant.status.code(), Some(0), "{}", err(&meant));
+}

@@ -7,9 +7,10 @@ use turnaround_daemon::schedule::Schedules;
 use turnaround_daemon::tick_log::TickLog;
 use turnaround_daemon::wire::TickVerdict;
 use turnaround_workflows::clock::{Clock, HandClock};
-use turnaround_workflows::engine::State;
+use turnaround_workflows::engine::{State, start};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{Document, Query, Scope, Store};
+use turnaround_workflows::updates::{self, RolloutOrder};
 
 use super::site::{at, config};
 
@@ -37,7 +38,7 @@ impl Daemons {
     fn start_another(&mut self) {
         let log = Arc::new(TickLog::open(self.folder.path()));
         let store = Arc::clone(&self.store) as Arc<dyn Store>;
-        self.jobs.push((Schedules::new(Arc::clone(&self.config), store, Arc::clone(&log)), log));
+        self.jobs.push((Schedules::new(Arc::clone(&self.config), store, Arc::clone(&log), Arc::default()), log));
     }
 
     /// All daemons end, and one starts.
@@ -93,6 +94,37 @@ async fn a_tick_starts_what_it_is_for_under_an_id_made_of_it() {
     let state = State::load(&*daemons.store, &started[0]).await.unwrap().unwrap();
     assert_eq!(state.created_by, "schedule s");
     assert_eq!(state.input["nodes"], serde_json::json!(["gpu-01", "gpu-02"]), "no node named: all of them");
+}
+
+const RENEWS_HOURLY: &str = "cron = \"0 * * * *\"\nstarts = \"node-os\"\nimage = \"noble-2\"";
+
+#[tokio::test]
+async fn a_tick_leaves_out_the_nodes_that_are_being_renewed_already() {
+    let mut daemons = Daemons::begin("2026-11-22T00:30:00Z", RENEWS_HOURLY).await;
+    let order = RolloutOrder::new(&daemons.config, &["gpu-01".parse().unwrap()], &"noble-2".parse().unwrap()).unwrap();
+    let new = updates::rollout(&order, "ada").unwrap();
+    let by_ada = new.id.clone();
+    daemons.store.create(start(new, daemons.clock.now()).unwrap()).await.unwrap();
+    daemons.live_through(&["2026-11-22T01:00:00Z", "2026-11-22T02:00:00Z", "2026-11-22T02:00:01Z"]).await;
+    let started = daemons.started().await;
+    assert_eq!(started.len(), 2, "hers, and one tick's");
+    let tick = started.iter().find(|one| one.id != by_ada).unwrap();
+    let state = State::load(&*daemons.store, tick).await.unwrap().unwrap();
+    assert_eq!(state.input["nodes"], serde_json::json!(["gpu-02"]));
+    let expected = [
+        (TickVerdict::Started, format!("{}; to be renewed already: gpu-01 (by {by_ada})", tick.id)),
+        (TickVerdict::Skipped, format!("to be renewed already: gpu-01 (by {by_ada}), gpu-02 (by {})", tick.id)),
+    ];
+    assert_eq!(daemons.verdicts(), expected);
+}
+
+#[tokio::test]
+async fn of_ticks_that_are_made_up_for_together_one_renews_a_node() {
+    let mut daemons = Daemons::begin("2026-11-22T00:30:00Z", &format!("{RENEWS_HOURLY}\ncatch_up = \"all\"\nmax_lateness = \"6h\"")).await;
+    daemons.live_through(&["2026-11-22T03:30:00Z"]).await;
+    assert_eq!(daemons.ticks().await, ["01:00"]);
+    let verdicts: Vec<TickVerdict> = daemons.verdicts().into_iter().map(|(verdict, _)| verdict).collect();
+    assert_eq!(verdicts, [TickVerdict::Started, TickVerdict::Skipped, TickVerdict::Skipped]);
 }
 
 #[tokio::test]

@@ -119,6 +119,7 @@ impl Site {
             access: wish.access,
             board: Arc::new(JobBoard::default()),
             ticks: Arc::new(TickLog::open(folder.path())),
+            orders: Arc::default(),
             archive: Archive::new(folder.path()),
             started: clock.now(),
             keep_alive: Duration::from_secs(15),
@@ -164,9 +165,9 @@ impl Site {
         tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap()
     }
 
-    /// A rollout of both nodes that nobody has worked on.
+    /// A rollout of both nodes that nobody has worked on, whatever else is open.
     pub(crate) async fn rollout(&self) -> WorkflowId {
-        let (status, started) = self.post("/v1/rollouts", &json!({ "nodes": ["gpu-01", "gpu-02"], "image": "noble-2" })).await;
+        let (status, started) = self.post("/v1/rollouts", &json!({ "nodes": ["gpu-01", "gpu-02"], "image": "noble-2", "again": true })).await;
         assert_eq!(status, 201, "{started}");
         started["id"].as_str().unwrap().parse().unwrap()
     }

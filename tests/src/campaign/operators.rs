@@ -86,7 +86,8 @@ impl<'a> Operators<'a> {
         if self.random.random_range(0..TYPED_ONE_IN) == 0 {
             return self.type_order(&nodes).await;
         }
-        self.send("rollout", "/v1/rollouts", json!({ "nodes": nodes, "image": self.image })).await
+        // Also nodes that are being renewed: two renewals of one node have to come one after the other. The typed ones are refused.
+        self.send("rollout", "/v1/rollouts", json!({ "nodes": nodes, "image": self.image, "again": true })).await
     }
 
     /// By the command that an operator types.
