@@ -175,7 +175,7 @@ async fn a_dry_run_says_what_ironic_would_do_and_what_speaks_against_it() {
     let state = sim.state(&id).await;
     let report: DryRunReport = serde_json::from_value(state.steps.last().unwrap().output.clone().unwrap()).unwrap();
     let line = |node: &str, step: &str| report.lines.iter().find(|line| line.node.as_str() == node && line.step == step).unwrap().would.clone();
-    assert_eq!(line("gpu-01", "check-record"), "done already");
+    assert_eq!(line("gpu-01", "check-record"), "look whether gpu-01 may be rebuilt; now: it may");
     assert_eq!(line("gpu-01", "rebuild"), "have Ironic rebuild gpu-01 with image node-26.1.1 (24.04), which wipes its system disk");
     assert_eq!(line("gpu-01", "await-rebuild"), "wait until gpu-01 reports its installation of 24.04");
     assert_eq!(line("gpu-02", "check-record"), "ask about what keeps gpu-02 from being rebuilt; now: Ironic has gpu-02 in maintenance: DIMM, ask bob");

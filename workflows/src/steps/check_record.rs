@@ -29,6 +29,10 @@ impl Step for CheckRecord {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Fit>, StepError> {
         let against = against(cx).await?;
+        // A dry run only says how it is now.
+        if against.is_empty() && cx.begun().is_none() {
+            return Ok(Observed::ToDo { would: format!("look whether {} may be rebuilt; now: it may", order(cx)?.node) });
+        }
         if against.is_empty() {
             return Ok(Observed::AlreadyDone(Fit {}));
         }

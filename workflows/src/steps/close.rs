@@ -108,14 +108,7 @@ impl Step for Close {
         let ours = whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours;
         match known {
             Some(closed) if !service.enabled && (ours || !closed.reopen) => Ok(Observed::AlreadyDone(closed)),
-            _ if service.enabled => Ok(Observed::ToDo { would: format!("disable nova-compute on {}", order.node) }),
-            _ => Ok(Observed::ToDo {
-                would: format!(
-                    "leave {} disabled as it is ({}), and not enable it at the end",
-                    order.node,
-                    service.disabled_reason.as_deref().unwrap_or("no reason given"),
-                ),
-            }),
+            _ => Ok(Observed::ToDo { would: would(&order.node, &service, cx.id) }),
         }
     }
 
@@ -179,6 +172,29 @@ impl Step for Close {
     }
 }
 
+/// May a node that was found so be reopened at the end? The only judgement of it, for what is done and for what is said of it before.
+fn is_to_be_reopened(found: &ComputeService, id: &WorkflowId) -> bool {
+    found.enabled
+        || match whose(found.disabled_reason.as_deref(), id) {
+            Reason::Ours => true,
+            Reason::Another { found_enabled } => found_enabled,
+            Reason::Foreign => false,
+        }
+}
+
+/// What is done with a node that was found so, for people.
+fn would(node: &NodeName, found: &ComputeService, id: &WorkflowId) -> String {
+    let reason = found.disabled_reason.as_deref();
+    let why = reason.unwrap_or("no reason given");
+    match (found.enabled, is_to_be_reopened(found, id)) {
+        (true, _) => format!("disable nova-compute on {node}"),
+        (false, true) if is_being_renewed(reason, id) => format!("keep {node} closed, as another workflow has it ({why}), and enable it at the end"),
+        // (How it was found is no measure then, so somebody is asked before.)
+        (false, true) => format!("keep {node} closed, as it was left ({why}), and enable it at the end, once an operator has said that it is whole"),
+        (false, false) => format!("leave {node} disabled as it is ({why}), and not enable it at the end"),
+    }
+}
+
 /// Returns only if this worker still holds the workflow, and what was seen at `looked` may be acted upon: the guard too may have waited
 /// for the store, and Nova puts one word over another's without telling.
 async fn fresh(cx: &StepCx<'_>, looked: Timestamp, node: &NodeName) -> Result<(), StepError> {
@@ -212,12 +228,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
         }
         None => None,
     };
-    let reopen = found.enabled
-        || match whose(found.disabled_reason.as_deref(), cx.id) {
-            Reason::Ours => true,
-            Reason::Another { found_enabled } => found_enabled,
-            Reason::Foreign => false,
-        };
+    let reopen = is_to_be_reopened(&found, cx.id);
     Ok(Closed { reopen, found, hypervisor, inventory, agents, alerts })
 }
 
@@ -308,5 +319,26 @@ mod tests {
         assert_eq!(whose(Some("turnaround"), &me), Reason::Foreign);
         assert_eq!(whose(None, &me), Reason::Foreign);
         assert!(reason(&me, true, &"x".repeat(400)).len() <= REASON_CHARS_MAX);
+    }
+
+    #[test]
+    fn what_is_said_of_a_closed_node_is_what_is_done_with_it() {
+        let me: WorkflowId = "roll-1.gpu-03".parse().unwrap();
+        let other: WorkflowId = "roll-2.gpu-03".parse().unwrap();
+        let node: NodeName = "gpu-03".parse().unwrap();
+        let left = |found_enabled| reason(&other, found_enabled, "left closed by an operator, since 22:00");
+        let cases = [
+            (Some(left(true)), true, "keep gpu-03 closed, as it was left (turnaround:roll-2.gpu-03:found-enabled: left closed by an operator, since 22:00), and enable it at the end, once an operator"),
+            (Some(reason(&other, true, "node OS update")), true, "keep gpu-03 closed, as another workflow has it (turnaround:roll-2.gpu-03:found-enabled: node OS update), and enable it at the end"),
+            (Some(left(false)), false, "leave gpu-03 disabled as it is (turnaround:roll-2.gpu-03:found-disabled: left closed by an operator, since 22:00), and not enable"),
+            (Some("DIMM, ask bob".to_owned()), false, "leave gpu-03 disabled as it is (DIMM, ask bob), and not enable it at the end"),
+            (None, false, "leave gpu-03 disabled as it is (no reason given), and not enable it at the end"),
+        ];
+        for (disabled_reason, reopened, told) in cases {
+            let found = ComputeService { enabled: false, disabled_reason, up: true };
+            assert_eq!(is_to_be_reopened(&found, &me), reopened, "{found:?}");
+            let would = would(&node, &found, &me);
+            assert!(would.starts_with(told), "{would}");
+        }
     }
 }

@@ -43,6 +43,9 @@ impl Step for ConfirmEmpty {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Empty>, StepError> {
         let order = order(cx)?;
         let objections = objections(cx, &order.node).await?;
+        if objections.is_empty() && cx.begun().is_none() {
+            return Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: it is", order.node) });
+        }
         if objections.is_empty() {
             return Ok(Observed::AlreadyDone(Empty {}));
         }

@@ -68,6 +68,11 @@ fn node_out(order: &NodeOrder) -> Resource {
     Resource::Budget { name: NODES_OUT.to_owned(), member: order.node.to_string() }
 }
 
+/// `1 check`, `2 checks`
+fn counted(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 /// The output of an earlier step, which must be there outside of a dry run.
 fn needed<T>(output: Option<T>, step: &str) -> Result<T, StepError> {
     output.ok_or_else(|| StepError::fatal(format!("`{step}` has not succeeded yet")))

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::Compared;
 
 use super::compared::untold;
-use super::{order, queues};
+use super::{counted, order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, NodeStock, PortErrorKind};
 use crate::store::Queue;
-use crate::updates::Expected;
+use crate::updates::{Expected, NodeOrder};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stock {
@@ -64,10 +65,17 @@ impl Step for TakeStock {
     type Output = Stock;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Stock>, StepError> {
+        let NodeOrder { node, rules, .. } = order(cx)?;
         let taken = look(cx).await?;
         Ok(match taken.not_compared() {
+            // Nothing is written down in a dry run.
+            None if cx.begun().is_none() => {
+                let things = counted(rules.compare.iter().filter(|compared| **compared != Compared::Clock).count(), "thing");
+                let checks = counted(taken.stock.checks.len(), "check");
+                Observed::ToDo { would: format!("write down what {node} has, to be compared afterwards: its name, {things}, the result of {checks}") }
+            }
             None => Observed::AlreadyDone(taken.stock),
-            Some(not_compared) => Observed::ToDo { would: format!("write down what {} has; {not_compared}", cx.target()) },
+            Some(not_compared) => Observed::ToDo { would: format!("write down what {node} has; {not_compared}") },
         })
     }
 

@@ -71,6 +71,7 @@ impl Step for VerifyAlerts {
     type Output = VerifiedAlerts;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedAlerts>, StepError> {
+        let node = order(cx)?.node;
         // In a dry run all that fires did so before.
         if cx.begun().is_none() {
             let now = match firing(cx).await {
@@ -79,12 +80,12 @@ impl Step for VerifyAlerts {
                 Some(Ok(firing)) => format!("firing now, and no hindrance: {}", listed(&firing)),
                 Some(Err(error)) => StepError::from(error).chain(),
             };
-            return Ok(Observed::ToDo { would: format!("make sure that no alert fires about {} that does not fire before ({now})", cx.target()) });
+            return Ok(Observed::ToDo { would: format!("make sure that no alert fires about {node} that does not fire before ({now})") });
         }
         Ok(match look(cx).await? {
             Seen::Well(firing) => Observed::AlreadyDone(VerifiedAlerts { firing }),
-            Seen::New(new) => Observed::ToDo { would: format!("wait until these alerts about {} end: {}", cx.target(), listed(&new)) },
-            Seen::Unknown(why) => Observed::ToDo { would: format!("ask which alerts fire about {}; now: {why}", cx.target()) },
+            Seen::New(new) => Observed::ToDo { would: format!("wait until these alerts about {node} end: {}", listed(&new)) },
+            Seen::Unknown(why) => Observed::ToDo { would: format!("ask which alerts fire about {node}; now: {why}") },
         })
     }
 

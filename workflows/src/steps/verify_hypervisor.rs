@@ -176,10 +176,13 @@ impl Step for VerifyHypervisor {
     }
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedHypervisor>, StepError> {
+        let node = order(cx)?.node;
         Ok(match look(cx).await? {
+            // In a dry run it has not been away.
+            Seen::Back(verified) if cx.begun().is_none() => Observed::ToDo { would: format!("wait until {node} is back in Nova with what it offers now: {}", verified.told()) },
             Seen::Back(verified) => Observed::AlreadyDone(verified),
-            Seen::Less(missing) => Observed::ToDo { would: format!("wait until all that {} had before is back in OpenStack; now: {}", cx.target(), missing.told()) },
-            Seen::NotYet(why) => Observed::ToDo { would: format!("wait until {} is back in Nova; now: {why}", cx.target()) },
+            Seen::Less(missing) => Observed::ToDo { would: format!("wait until all that {node} had before is back in OpenStack; now: {}", missing.told()) },
+            Seen::NotYet(why) => Observed::ToDo { would: format!("wait until {node} is back in Nova; now: {why}") },
         })
     }
 

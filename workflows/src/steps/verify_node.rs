@@ -9,11 +9,11 @@ use turnaround_config::Compared;
 
 use super::shown::{ACCEPT, Shown};
 use super::compared::{Difference, differences};
-use super::{Close, Reason, Stock, TakeStock, VerifyHypervisor, order, queues};
+use super::{Close, Reason, Stock, TakeStock, VerifyHypervisor, counted, order, queues};
 use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{CommandEnd, PortErrorKind};
 use crate::store::Queue;
-use crate::updates::{Expected, OrderedCheck};
+use crate::updates::{Expected, NodeOrder, OrderedCheck};
 
 /// A check that has not come out well for so long becomes a question.
 // Drivers, fabric manager and clocks settle within minutes of a boot.
@@ -193,13 +193,16 @@ impl Step for VerifyNode {
     type Output = VerifiedNode;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedNode>, StepError> {
-        let checks = order(cx)?.rules.checks.len();
+        let NodeOrder { node, rules, .. } = order(cx)?;
         let complaints = complaints(cx).await?;
+        let would = format!("run {} on {node}, and compare {} with how it was found", counted(rules.checks.len(), "check"), counted(rules.compare.len(), "thing"));
         if complaints.is_empty() {
-            return Ok(Observed::AlreadyDone(VerifiedNode { checks }));
+            // A dry run sees the system that is to be wiped.
+            let done = Observed::AlreadyDone(VerifiedNode { checks: rules.checks.len() });
+            return Ok(if cx.begun().is_none() { Observed::ToDo { would } } else { done });
         }
         let lines: Vec<&str> = complaints.iter().map(|complaint| complaint.line.as_str()).collect();
-        Ok(Observed::ToDo { would: format!("run {checks} checks on {}, and compare it with how it was found; now: {}", cx.target(), lines.join("; ")) })
+        Ok(Observed::ToDo { would: format!("{would}; now: {}", lines.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedNode>, StepError> {

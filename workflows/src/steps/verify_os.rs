@@ -73,12 +73,17 @@ impl Step for VerifyOs {
     type Output = VerifiedOs;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<VerifiedOs>, StepError> {
+        let node = order(cx)?.node;
         let seen = look(cx).await?;
         let differences: Vec<&str> = seen.all().map(|(_, difference)| difference.as_str()).collect();
+        if differences.is_empty() && cx.begun().is_none() {
+            // What runs in a dry run is the system that is to be wiped.
+            return Ok(Observed::ToDo { would: format!("check {node}'s OS; now: it runs what is ordered ({}, kernel {}), and is installed anew all the same", seen.os.os_version_id, seen.os.kernel) });
+        }
         if differences.is_empty() {
             return Ok(Observed::AlreadyDone(seen.os));
         }
-        Ok(Observed::ToDo { would: format!("check {}'s OS; now: {}", cx.target(), differences.join(", ")) })
+        Ok(Observed::ToDo { would: format!("check {node}'s OS; now: {}", differences.join(", ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<VerifiedOs>, StepError> {

@@ -13,6 +13,8 @@ use crate::store::Queue;
 use crate::steps::{FetchImage, queues};
 
 pub(super) const VERSION: u32 = 2;
+/// Of a step that was not ordered, or that finds nothing, such as an instance to move. Not `done`: nothing has begun.
+const NOTHING: &str = "nothing to do";
 /// Nodes that are looked at together.
 const NODES_AT_ONCE: usize = 8;
 
@@ -25,7 +27,7 @@ pub(super) fn definition() -> Definition {
 pub struct DryRunLine {
     pub node: NodeName,
     pub step: String,
-    /// One line: what would be done; or `done already`; or why it can't be said.
+    /// One line: what would be done; or `nothing to do`; or why it can't be said.
     pub would: String,
     /// What would stop the rollout there.
     pub problem: bool,
@@ -75,7 +77,7 @@ async fn before_all(cx: &StepCx<'_>, order: &RolloutOrder) -> Result<Option<DryR
     let (Some(first), Some(_)) = (order.nodes.first(), &order.rules.fetch) else { return Ok(None) };
     let input = serde_json::to_value(order).map_err(|error| StepError::fatal("the order can't be written").because(error))?;
     let (would, problem) = match FetchImage.observe(&cx.looking_at(FetchImage::NAME, input)).await {
-        Ok(Observed::AlreadyDone(_)) => ("done already".to_owned(), false),
+        Ok(Observed::AlreadyDone(_)) => (NOTHING.to_owned(), false),
         Ok(Observed::ToDo { would }) => (format!("once, before any node is touched: {would}"), false),
         Err(error) => (error.chain(), true),
     };
@@ -89,7 +91,7 @@ async fn look_at(cx: &StepCx<'_>, definition: &Definition, order: NodeOrder) -> 
     for step in &definition.steps {
         let seen = step.observe(&cx.looking_at(step.name(), input.clone())).await;
         let (would, problem) = match seen {
-            Ok(Observed::AlreadyDone(_)) => ("done already".to_owned(), false),
+            Ok(Observed::AlreadyDone(_)) => (NOTHING.to_owned(), false),
             Ok(Observed::ToDo { would }) => (would, false),
             Err(error) => (error.chain(), true),
         };

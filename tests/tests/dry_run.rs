@@ -1,0 +1,88 @@
+//! What a dry run says of each step, and that the renewal then does it. In virtual time.
+#![allow(clippy::unwrap_used)]
+
+use turnaround_tests::sim::{Sim, order};
+use turnaround_workflows::clock::Clock as _;
+use turnaround_workflows::engine::{SignalKind, start};
+use turnaround_workflows::rehearsal::{NodeFaults, SitePlan};
+use turnaround_workflows::store::Status;
+use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
+
+async fn dry_run(sim: &mut Sim, order: &RolloutOrder) -> Vec<DryRunLine> {
+    let new = updates::dry_run(order, "tester").unwrap();
+    let id = new.id.clone();
+    sim.store.create(start(new, sim.clock.now()).unwrap()).await.unwrap();
+    sim.run_until(async |sim| sim.document(&id).await.status.is_ended()).await;
+    let state = sim.state(&id).await;
+    let report: DryRunReport = serde_json::from_value(state.record("preview").unwrap().output.clone().unwrap()).unwrap();
+    report.lines
+}
+
+fn would(lines: &[DryRunLine], node: &str, step: &str) -> String {
+    lines.iter().find(|line| line.node.as_str() == node && line.step == step).unwrap().would.clone()
+}
+
+#[tokio::test]
+async fn nothing_is_called_done_before_anything_has_begun() {
+    let mut plan = SitePlan::uniform(3, 0);
+    // It runs what is ordered already.
+    plan.nodes[1].os_version_id = plan.images[0].os_version_id.clone();
+    plan.nodes[1].kernel = plan.images[0].kernel.clone();
+    let ordered = order(&plan, 2);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &ordered).await;
+    let is = |step: &str, expected: &str| assert_eq!(would(&lines, "gpu-02", step), expected, "{step}");
+    is("take-stock", "write down what gpu-02 has, to be compared afterwards: its name, 4 things, the result of 1 check");
+    is("verify-os", "check gpu-02's OS; now: it runs what is ordered (24.04, kernel 6.8.0-60-generic), and is installed anew all the same");
+    is("verify-hypervisor", "wait until gpu-02 is back in Nova with what it offers now: 64 vCPUs, 524288 MiB");
+    is("verify-node", "run 1 check on gpu-02, and compare 5 things with how it was found");
+    is("verify-alerts", "make sure that no alert fires about gpu-02 that does not fire before (none fires now)");
+    is("evacuate", "nothing to do");
+    for line in &lines {
+        assert!(!line.would.contains("done") && !line.would.contains("3 nodes") && !line.problem, "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_of_other_nodes_than_one_names_each() {
+    let plan = SitePlan::uniform(3, 1);
+    let ordered = order(&plan, 2);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &ordered).await;
+    for node in ["gpu-01", "gpu-02", "gpu-03"] {
+        assert_eq!(would(&lines, node, "verify-os"), format!("check {node}'s OS; now: OS release: expected 24.04, found 22.04, kernel: expected 6.8.0-60-generic, found 5.15.0-119-generic"));
+    }
+    let of_many: Vec<&DryRunLine> = lines.iter().filter(|line| line.would.contains("3 nodes")).collect();
+    assert!(of_many.is_empty(), "{of_many:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_an_operator_had_left_is_opened_at_the_end_as_the_dry_run_says() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().faults = NodeFaults { never_comes_back: 1, ..NodeFaults::default() };
+    let mut ordered = order(&plan, 1);
+    ordered.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&ordered).await;
+    let left = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    sim.signal(&left, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.run().await;
+    let service = sim.world.services().unwrap().into_iter().find(|service| service.node == "gpu-01").unwrap();
+    let reason = service.disabled_reason.unwrap();
+    let lines = dry_run(&mut sim, &ordered).await;
+    assert!(reason.contains("left closed by an operator"), "{reason}");
+    assert_eq!(
+        would(&lines, "gpu-01", "close"),
+        format!("keep gpu-01 closed, as it was left ({reason}), and enable it at the end, once an operator has said that it is whole")
+    );
+    // And so it is done.
+    let rollout = sim.order(&ordered).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::NeedsOperator);
+    sim.signal(&node, SignalKind::Answer { key: "accept".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded, "{}", sim.document(&node).await.headline);
+    assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+}
