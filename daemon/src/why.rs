@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use turnaround_workflows::clock::Timestamp;
-use turnaround_workflows::engine::{Current, Question, Stage, State};
+use turnaround_workflows::engine::{Course, Current, Question, Stage, State};
 use turnaround_workflows::store::{Document, Queue, Status, WorkflowId};
 
 use crate::wire::{ReasonCode, WhyNotNow};
@@ -42,7 +42,9 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
     }
     if let Some(pause) = &state.paused {
         let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
-        let text = format!("paused by {}{why}", pause.by);
+        // A pause is lifted by nothing else, not by an abort either.
+        let then = if let Course::Unwinding { .. } = state.course { "; it goes back once it is resumed, and not before" } else { "" };
+        let text = format!("paused by {}{why}{then}", pause.by);
         return Some(reason(ReasonCode::Paused, pause.since, None, &text, format!("turnaround resume {id}")));
     }
     // Without a question, this is what a worker says of a workflow that it can't bring on.

@@ -457,6 +457,9 @@ impl SignalRequest {
 pub struct SignalledView {
     pub id: WorkflowId,
     pub signal: String,
+    /// The workflow is paused: nothing follows from the signal before `resume`. Older daemons don't say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_resume: bool,
 }
 
 /// POST /v1/nodes/{node}/release

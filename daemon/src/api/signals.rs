@@ -31,7 +31,7 @@ pub(super) async fn signal(
     Body(asked): Body<SignalRequest>,
 ) -> Result<(StatusCode, Json<SignalledView>), Problem> {
     let document = load(&app, &id).await?;
-    refuse_what_cannot_be(&app, &document, &asked).await?;
+    let is_paused = refuse_what_cannot_be(&app, &document, &asked).await?;
     let signal = Signal {
         id: match idempotency_key(&headers)? {
             Some(key) => format!("{}/{key}", caller.0.user),
@@ -49,7 +49,11 @@ pub(super) async fn signal(
         Signalled::Full => return Err(Problem::inbox_full(&document.id)),
     }
     info!(user = caller.0.user, workflow = %document.id, signal = asked.name(), "signal kept");
-    Ok((StatusCode::ACCEPTED, Json(SignalledView { id: document.id, signal: asked.name().to_owned() })))
+    Ok((StatusCode::ACCEPTED, Json(SignalledView {
+        id: document.id,
+        signal: asked.name().to_owned(),
+        waits_for_resume: is_paused && !matches!(asked, SignalRequest::Resume {}),
+    })))
 }
 
 fn kind(asked: &SignalRequest) -> Result<SignalKind, Problem> {
@@ -66,8 +70,8 @@ fn kind(asked: &SignalRequest) -> Result<SignalKind, Problem> {
     })
 }
 
-/// What can be known at once. The worker that reads the signal checks all of it again.
-async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<(), Problem> {
+/// What can be known at once. The worker that reads the signal checks all of it again. True: the workflow is paused.
+async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<bool, Problem> {
     let id = &document.id;
     if document.status.is_ended() {
         return Err(Problem::ended(id, document.status));
@@ -75,24 +79,25 @@ async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalReq
     let no = |why: &str| Err(Problem::not_now(id, asked.name(), why));
     if document.status == Status::Quarantined {
         return match asked {
-            SignalRequest::Retry {} | SignalRequest::Abort { .. } => Ok(()),
+            SignalRequest::Retry {} | SignalRequest::Abort { .. } => Ok(false),
             SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Answer { .. } => {
                 no("it is quarantined: `retry` checks it again, `abort` discards it")
             }
         };
     }
     let state = Folded::load(&*app.store, document).await?.map_err(|damage| Problem::internal(&damage))?;
+    let is_paused = state.paused.is_some();
     match asked {
-        SignalRequest::Pause { .. } if state.paused.is_some() => no("it is paused already"),
-        SignalRequest::Resume {} if state.paused.is_none() => no("it is not paused"),
+        SignalRequest::Pause { .. } if is_paused => no("it is paused already"),
+        SignalRequest::Resume {} if !is_paused => no("it is not paused"),
         SignalRequest::Abort { .. } => match way_back(app, &state) {
-            WayBack::Open => Ok(()),
+            WayBack::Open => Ok(is_paused),
             WayBack::Taken => no("it goes back already"),
             WayBack::Closed(step) => no(&format!("`{step}` has begun, and from there the only way is forward")),
         },
         SignalRequest::Retry {} if state.current.is_none() => no("no step is under way"),
-        SignalRequest::Answer { key } => answerable(app, id, &state, key),
-        SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Retry {} => Ok(()),
+        SignalRequest::Answer { key } => answerable(app, id, &state, key).map(|()| is_paused),
+        SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Retry {} => Ok(is_paused),
     }
 }
 

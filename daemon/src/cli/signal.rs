@@ -60,6 +60,9 @@ async fn send(client: &Client, style: &Style, typed: &str, signal: SignalRequest
     } else {
         let kept: SignalledView = read(answer)?;
         say(&format!("`{}` is kept for {}; what it brings about: turnaround show {}", kept.signal, kept.id, kept.id));
+        if kept.waits_for_resume {
+            say(&format!("it is paused, and follows this only once it is resumed: turnaround resume {}", kept.id));
+        }
     }
     Ok(Exit::Good)
 }

@@ -1,7 +1,7 @@
 //! What operators tell workflows: kept if it can be followed, refused at once if it is known that it can't.
 
 use serde_json::json;
-use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question, Signal, SignalKind};
+use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question, Signal, SignalKind, UnwindCause};
 use turnaround_workflows::store::{Next, WorkflowId};
 
 use super::site::{KEEP, NOON, Site, at, begun, claim, ended};
@@ -82,4 +82,26 @@ async fn there_is_no_way_back_twice() {
     let cause = turnaround_workflows::engine::UnwindCause::Aborted { by: "ada".to_owned(), why: "storm".to_owned() };
     site.work(&id, vec![Event::UnwindBegun { cause }], Next::Signal).await;
     check(&site, id.as_str(), json!({ "signal": "abort" }), 409, "not-now").await;
+}
+
+#[tokio::test]
+async fn whoever_aborts_what_is_paused_is_told_that_nothing_happens_before_it_is_resumed() {
+    let site = Site::start().await;
+    let id = asking(&site).await;
+    let signal = async |signal: serde_json::Value| site.post(&format!("/v1/workflows/{id}/signals"), &signal).await.1["waits_for_resume"].clone();
+    assert_eq!(signal(json!({ "signal": "answer", "key": "retry" })).await, json!(null));
+    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() }], Next::At(at(NOON))).await;
+    for told in [json!({ "signal": "answer", "key": "unwind" }), json!({ "signal": "abort" }), json!({ "signal": "retry" })] {
+        assert_eq!(signal(told.clone()).await, json!(true), "{told}");
+    }
+    assert_eq!(signal(json!({ "signal": "resume" })).await, json!(null));
+    let aborted = site.turnaround(&["abort", id.as_str()]).await;
+    let said = String::from_utf8(aborted.stderr).unwrap();
+    assert!(said.contains(&format!("it is paused, and follows this only once it is resumed: turnaround resume {id}")), "{said}");
+    // And once the worker has read it, whoever looks is told.
+    let cause = UnwindCause::Aborted { by: "ada".to_owned(), why: String::new() };
+    site.work(&id, vec![Event::UnwindBegun { cause }], Next::Signal).await;
+    let (_, shown) = site.get(&format!("/v1/workflows/{id}")).await;
+    assert_eq!(shown["why_not_now"]["text"], "paused by ada: lunch; it goes back once it is resumed, and not before");
+    assert_eq!(shown["why_not_now"]["unblock"], format!("turnaround resume {id}"));
 }
