@@ -1,5 +1,6 @@
 //! The daemon, as the command reaches it.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -113,6 +114,9 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> CliError {
+        if is_denied(&error) {
+            return CliError::SocketDenied { socket: self.socket.clone(), group: group_of(&self.socket) };
+        }
         CliError::Unreachable { socket: self.socket.clone(), source: error.without_url().into() }
     }
 
@@ -126,6 +130,26 @@ impl Client {
         let problem = serde_json::from_slice::<ProblemView>(&body).map_err(|_| CliError::Answer { what: status.to_string() })?;
         Err(CliError::Problem(problem))
     }
+}
+
+/// Does the system not let us open the socket? Then nobody can say whether a daemon is behind it.
+fn is_denied(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Of the socket, or, where that can't be seen, of the folder that it is in.
+fn group_of(socket: &Path) -> Option<String> {
+    let of = |path: &Path| std::fs::metadata(path).ok().map(|found| found.gid());
+    let gid = of(socket).or_else(|| of(socket.parent()?))?;
+    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok()??;
+    Some(group.name)
 }
 
 /// What the daemon said, ready to be shown: texts from outside are escaped.

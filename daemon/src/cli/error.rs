@@ -6,6 +6,9 @@ use super::out::{Style, clean};
 use crate::exit::Exit;
 use crate::wire::ProblemView;
 
+/// Whose the socket is as the daemon's unit has it.
+const GROUP: &str = "turnaround";
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,13 @@ pub(super) enum CliError {
         socket: PathBuf,
         #[source]
         source: BoxError,
+    },
+    /// It is there, and not for us.
+    #[error("you may not open the daemon's socket {}", socket.display())]
+    SocketDenied {
+        socket: PathBuf,
+        /// Who may, where that can be seen.
+        group: Option<String>,
     },
     #[error("it is not known whether the order was taken")]
     OrderUnknown {
@@ -33,6 +43,9 @@ pub(super) enum CliError {
     NoNode { what: String, remedy: String },
     #[error("there is no workflow `{typed}`")]
     NoWorkflow { typed: String },
+    /// A node was typed where a workflow has to be, with the open workflows that renew it.
+    #[error("`{node}` is a node, and no workflow")]
+    NodeTyped { node: String, open: Vec<String> },
     #[error("{count} workflows begin with `{typed}`: {}", some.join(", "))]
     Ambiguous { typed: String, count: usize, some: Vec<String> },
     #[error("the configuration at {} is not good", path.display())]
@@ -59,9 +72,10 @@ impl CliError {
                 _ => Exit::Failed,
             },
             CliError::Unreachable { .. } => Exit::Unreachable,
+            CliError::SocketDenied { .. } => Exit::Refused,
             CliError::OrderUnknown { source, .. } => source.exit(),
             CliError::Usage { .. } | CliError::Ambiguous { .. } => Exit::Usage,
-            CliError::NoWorkflow { .. } | CliError::NoNode { .. } => Exit::NotFound,
+            CliError::NoWorkflow { .. } | CliError::NodeTyped { .. } | CliError::NoNode { .. } => Exit::NotFound,
             CliError::Config { .. } => Exit::Config,
             CliError::Answer { .. } | CliError::Local { .. } => Exit::Failed,
             CliError::ReaderGone => Exit::Good,
@@ -75,6 +89,13 @@ impl CliError {
                  `turnaround-daemon --config FILE`. If it runs, `systemctl status turnaround-daemon` tells whether it still \
                  waits for its Redis. If it serves elsewhere, give `--socket PATH` or `--config FILE`"
                 .to_owned(),
+            CliError::SocketDenied { group, .. } => {
+                let group = group.as_deref().unwrap_or(GROUP);
+                format!(
+                    "it is for the group `{group}`: have yourself added (`sudo usermod -aG {group} USER`), and log in anew. That lets you look; \
+                     who may change things is in `daemon.operators` of the configuration"
+                )
+            }
             CliError::OrderUnknown { key, .. } => {
                 format!("see what `turnaround workflows` says; or give the order again with `--key {key}`, which starts it once at most")
             }
@@ -82,6 +103,10 @@ impl CliError {
             CliError::NoWorkflow { .. } => "`turnaround workflows --all` lists what is kept; `turnaround journal` with the whole id also reads the \
                  archive"
                 .to_owned(),
+            CliError::NodeTyped { node, open } if open.is_empty() => format!(
+                "no open workflow renews {node}; `turnaround nodes` tells what was done to it, `turnaround workflows --all` lists what is kept"
+            ),
+            CliError::NodeTyped { open, .. } => format!("give the workflow that renews it: {}", open.join(", ")),
             CliError::Ambiguous { .. } => "type more of it".to_owned(),
             CliError::Answer { .. } => "are the command and the daemon of the same release? compare `turnaround --version` \
                  with `turnaround status`"

@@ -19,9 +19,9 @@ const BEGINNING: &str = "0-0";
 /// Longest event: a journal entry with a large step output. The daemon writes none near that.
 const EVENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A daemon that is restarted answers again within seconds; `--follow` goes on where it was.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// After so long without a daemon, `--follow` gives up.
-const RECONNECTS_MAX: u32 = 300;
+pub(super) const RECONNECTS_MAX: u32 = 300;
 
 #[derive(Args)]
 pub(super) struct Arguments {

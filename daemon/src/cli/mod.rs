@@ -40,7 +40,7 @@ const CODES: &str = "Exit codes:
   1   what was asked for did not succeed, such as a rollout with --wait
   2   the command line can't be understood
   3   no daemon answers
-  4   the daemon refused
+  4   the daemon refused, or you may not open its socket
   5   there is no such workflow, node or image
   78  the configuration is not good";
 

@@ -9,7 +9,8 @@ use turnaround_workflows::store::Status;
 use super::client::{Client, read};
 use super::duration::{ago, millis, moment};
 use super::error::CliError;
-use super::out::{Style, clean, print, print_json};
+use super::events::{RECONNECT_PAUSE, RECONNECTS_MAX};
+use super::out::{Style, clean, print, print_json, say};
 use super::report;
 use super::resolve::resolve;
 use super::table::indented;
@@ -18,7 +19,7 @@ use crate::wire::{LogView, QuestionView, StepState, StepView, WorkflowView};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Its id, or the beginning of it
+    /// Its id, or the beginning of it; or a node, for the open workflow that renews it
     id: String,
     /// What its newest run of the setup script has written, from the beginning
     #[arg(long)]
@@ -32,7 +33,17 @@ pub(super) struct Arguments {
 const LOG_POLL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) -> Result<Exit, CliError> {
-    let id = resolve(client, &arguments.id).await?;
+    let id = match resolve(client, &arguments.id).await {
+        // Only to look: whoever answers or aborts types which.
+        Err(CliError::NodeTyped { node, open }) => match open.as_slice() {
+            [only] => {
+                say(&format!("{node} is a node; the open workflow that renews it:"));
+                only.clone()
+            }
+            _ => return Err(CliError::NodeTyped { node, open }),
+        },
+        resolved => resolved?,
+    };
     if arguments.log {
         return log(client, style, &id, arguments.follow).await;
     }
@@ -48,8 +59,22 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
 /// Page by page, however long it is.
 async fn log(client: &Client, style: &Style, id: &str, follow: bool) -> Result<Exit, CliError> {
     let (mut from, mut run) = (0, String::new());
+    let mut tries = 0;
     loop {
-        let answer = client.get(&format!("/v1/workflows/{id}/log?from={from}&whole_lines={follow}{run}")).await?;
+        let answer = match client.get(&format!("/v1/workflows/{id}/log?from={from}&whole_lines={follow}{run}")).await {
+            Ok(answer) => answer,
+            // The script goes on writing without it.
+            Err(CliError::Unreachable { .. }) if follow && !run.is_empty() && tries < RECONNECTS_MAX => {
+                if tries == 0 {
+                    say("the daemon does not answer; going on when it is back");
+                }
+                tries += 1;
+                tokio::time::sleep(RECONNECT_PAUSE).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        tries = 0;
         // Not by `read`, which would escape the ends of lines.
         let page: LogView = serde_json::from_value(answer.clone()).map_err(|error| CliError::Answer { what: error.to_string() })?;
         if style.json {

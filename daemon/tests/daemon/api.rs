@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
-use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question, Start, UnwindCause, start};
+use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question, UnwindCause, start};
 use turnaround_workflows::store::{Next, Resource, Store as _, Take, WorkflowId};
-use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
+use turnaround_workflows::updates::{self, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
 
@@ -108,26 +108,6 @@ async fn an_order_that_is_sent_twice_starts_once() {
     assert_eq!(site.get("/v1/workflows").await.1["workflows"].as_array().unwrap().len(), 2);
 }
 
-/// A child that renews `node`, begun by `rollout`.
-async fn node_begun(site: &Site, rollout: &WorkflowId, node: &str) -> WorkflowId {
-    let id = rollout.child(node).unwrap();
-    let child = Start {
-        id: id.clone(),
-        kind: NODE_OS.to_owned(),
-        version: 7,
-        target: node.to_owned(),
-        input: json!({}),
-        parent: Some(rollout.clone()),
-        key: Some(node.to_owned()),
-        by: rollout.to_string(),
-        traceparent: None,
-    };
-    site.store.create(start(child, at(NOON)).unwrap()).await.unwrap();
-    let children = vec![ChildStarted { key: node.to_owned(), id: id.clone() }];
-    site.work(rollout, vec![begun("renew-nodes"), Event::ChildrenStarted { step: "renew-nodes".to_owned(), children, note: String::new() }], Next::At(at(NOON))).await;
-    id
-}
-
 async fn order(site: &Site, nodes: &[&str], more: serde_json::Value) -> (u16, String) {
     let mut body = json!({ "nodes": nodes, "image": "noble-2" });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -159,7 +139,7 @@ async fn a_node_is_not_ordered_a_second_time_unless_that_is_said() {
 async fn a_node_whose_own_workflow_has_ended_can_be_ordered_while_its_rollout_goes_on() {
     let site = Site::start().await;
     let rollout = site.rollout().await;
-    let child = node_begun(&site, &rollout, "gpu-01").await;
+    let child = site.node_begun(&rollout, "gpu-01").await;
     let (status, problem) = order(&site, &["gpu-01"], json!({})).await;
     assert!(status == 409 && problem.contains(&format!("gpu-01 (by {child})")), "{problem}");
     site.work(&child, vec![ended(Outcome::Failed, "left as it is")], KEEP).await;

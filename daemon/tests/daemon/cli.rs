@@ -1,13 +1,19 @@
 //! The command, as it is typed: what it prints where, and how it ends.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use turnaround_daemon::api::caller::Access;
 use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question};
 use turnaround_workflows::store::{Next, WorkflowId};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
+
+/// Of the user and the group `nobody`, who owns nothing.
+const NOBODY: u32 = 65_534;
 
 fn out(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -224,4 +230,79 @@ async fn a_second_order_for_a_node_is_refused_and_says_which_workflow_has_it() {
     assert!(said.contains(&format!("gpu-01 (by {id})")) && said.contains(&format!("turnaround show {id}")) && said.contains("--again"), "{said}");
     let meant = site.turnaround(&[&order[..], &["--again"]].concat()).await;
     assert_eq!(meant.status.code(), Some(0), "{}", err(&meant));
+}
+
+#[tokio::test]
+async fn whoever_may_not_open_the_socket_is_told_which_group_may() {
+    let site = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    // Root may open everything: then somebody else types it, who has to find the program.
+    let program = folder.path().join("turnaround");
+    std::fs::copy(env!("CARGO_BIN_EXE_turnaround"), &program).unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(site.socket.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&site.socket, Permissions::from_mode(0)).unwrap();
+    let mut command = tokio::process::Command::new(&program);
+    if nix::unistd::Uid::effective().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let output = command.arg("--socket").arg(&site.socket).arg("status").output().await.unwrap();
+    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::effective()).unwrap().unwrap().name;
+    assert_eq!(output.status.code(), Some(4), "{}", err(&output));
+    assert!(err(&output).contains(&format!("you may not open the daemon's socket {}", site.socket.display())), "{}", err(&output));
+    assert!(err(&output).contains(&format!("usermod -aG {group} USER")) && !err(&output).contains("systemctl"), "{}", err(&output));
+}
+
+#[tokio::test]
+async fn a_log_is_followed_on_when_the_daemon_is_back() {
+    let state = tempfile::tempdir().unwrap();
+    let wish = || Wish { config: format!("state_dir = \"{}\"\n", state.path().display()), ..Wish::default() };
+    let mut first = Site::with(wish()).await;
+    let id = first.rollout().await;
+    let run = state.path().join("scripts").join(format!("{id}.deploy-openstack.7"));
+    std::fs::create_dir_all(&run).unwrap();
+    std::fs::write(run.join("log"), "one\n").unwrap();
+    // Where the daemon is; the next one is elsewhere.
+    let socket = state.path().join("api.sock");
+    std::os::unix::fs::symlink(&first.socket, &socket).unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"))
+        .args(["--socket", socket.to_str().unwrap(), "show", "--log", "--follow", id.as_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(log.next_line().await.unwrap().as_deref(), Some("one"));
+    first.stop().await;
+    let told = tokio::time::timeout(PATIENCE, said.next_line()).await.expect("it says so").unwrap();
+    assert_eq!(told.as_deref(), Some("the daemon does not answer; going on when it is back"));
+    std::fs::write(run.join("log"), "one\ntwo\n").unwrap();
+    let second = Site::with(wish()).await;
+    std::fs::remove_file(&socket).unwrap();
+    std::os::unix::fs::symlink(&second.socket, &socket).unwrap();
+    let next = tokio::time::timeout(PATIENCE, log.next_line()).await.expect("it goes on").unwrap();
+    assert_eq!(next.as_deref(), Some("two"));
+    std::fs::write(run.join("exit"), "0").unwrap();
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends with the run").unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn whoever_types_a_node_is_told_which_workflow_renews_it() {
+    let site = Site::start().await;
+    let rollout = site.rollout().await;
+    let none = site.turnaround(&["show", "gpu-01"]).await;
+    assert_eq!(none.status.code(), Some(5));
+    assert!(err(&none).contains("`gpu-01` is a node, and no workflow") && err(&none).contains("no open workflow renews gpu-01"), "{}", err(&none));
+    let node = site.node_begun(&rollout, "gpu-01").await.to_string();
+    let shown = site.turnaround(&["show", "gpu-01"]).await;
+    assert_eq!(shown.status.code(), Some(0), "{}", err(&shown));
+    assert!(out(&shown).starts_with(&format!("{node}: node-os of gpu-01")), "{}", out(&shown));
+    // Whoever changes something types what.
+    for command in [&["answer", "gpu-01", "retry"][..], &["abort", "gpu-01"]] {
+        let refused = site.turnaround(command).await;
+        assert_eq!(refused.status.code(), Some(5), "{command:?}");
+        assert!(err(&refused).contains(&format!("give the workflow that renews it: {node}")), "{}", err(&refused));
+    }
 }

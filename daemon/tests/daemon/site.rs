@@ -21,10 +21,10 @@ use turnaround_daemon::jobs::JobBoard;
 use turnaround_daemon::store_watch::StoreWatch;
 use turnaround_daemon::tick_log::TickLog;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
-use turnaround_workflows::engine::{Entry, Event, State, seal};
+use turnaround_workflows::engine::{ChildStarted, Entry, Event, Start, State, seal, start};
 use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Next, Queue, Store, StoredEntry, Take, WorkflowId};
-use turnaround_workflows::updates;
+use turnaround_workflows::updates::{self, NODE_OS};
 
 /// When every test begins.
 pub(crate) const NOON: &str = "2026-11-22T12:00:00Z";
@@ -170,6 +170,26 @@ impl Site {
         let (status, started) = self.post("/v1/rollouts", &json!({ "nodes": ["gpu-01", "gpu-02"], "image": "noble-2", "again": true })).await;
         assert_eq!(status, 201, "{started}");
         started["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// A child that renews `node`, begun by `rollout`.
+    pub(crate) async fn node_begun(&self, rollout: &WorkflowId, node: &str) -> WorkflowId {
+        let id = rollout.child(node).unwrap();
+        let child = Start {
+            id: id.clone(),
+            kind: NODE_OS.to_owned(),
+            version: 7,
+            target: node.to_owned(),
+            input: json!({}),
+            parent: Some(rollout.clone()),
+            key: Some(node.to_owned()),
+            by: rollout.to_string(),
+            traceparent: None,
+        };
+        self.store.create(start(child, at(NOON)).unwrap()).await.unwrap();
+        let children = vec![ChildStarted { key: node.to_owned(), id: id.clone() }];
+        self.work(rollout, vec![begun("renew-nodes"), Event::ChildrenStarted { step: "renew-nodes".to_owned(), children, note: String::new() }], Next::At(at(NOON))).await;
+        id
     }
 
     /// Works on `id`: appends `events`, as a worker would.
