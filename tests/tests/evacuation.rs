@@ -795,6 +795,22 @@ async fn a_refusal_for_what_the_instance_is_doing_is_no_word_against_the_host() 
 }
 
 #[tokio::test]
+async fn what_nova_said_to_a_move_that_it_never_began_is_told_to_whoever_is_asked() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Breaks, ALWAYS, "Unexpected API Error: DBConnectionError");
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run().await;
+    let state = sim.state(&node).await;
+    let seen = state.question().unwrap_or_else(|| panic!("nothing is asked: {}", state.headline())).seen.join("\n");
+    assert!(seen.contains("asked for its move: Nova answered HTTP 500: Unexpected API Error: DBConnectionError; Nova has no migration of it"), "{seen}");
+    assert!(!seen.contains("never asked"), "{seen}");
+}
+
+#[tokio::test]
 async fn devices_that_no_other_host_has_left_hold_an_evacuation_back() {
     let mut plan = SitePlan::uniform(3, 1);
     for (node, vgpus) in [("gpu-01", 4), ("gpu-02", 1), ("gpu-03", 0)] {

@@ -68,6 +68,16 @@ async fn a_move_is_asked_for_once_whatever_is_answered() {
 }
 
 #[tokio::test]
+async fn novas_words_are_told_also_where_it_is_not_known_what_it_did() {
+    let cloud = Cloud::start().await;
+    let oops = Reply::json(500, &json!({ "computeFault": { "code": 500, "message": "Unexpected API Error" } })).with("x-openstack-request-id", "req-7");
+    cloud.reply("POST", "/v2.1/servers/one/action", [oops]);
+    let error = start_move(&ports(&cloud)).await.unwrap_err();
+    assert_eq!(error.kind, PortErrorKind::OutcomeUnknown);
+    assert_eq!(told(&error), "could not live-migrate instance one: the answer was lost: Nova answered HTTP 500 (request req-7): Unexpected API Error");
+}
+
+#[tokio::test]
 async fn an_answer_that_never_comes_is_an_unknown_outcome() {
     let cloud = Cloud::start().await;
     cloud.reply("POST", "/v2.1/servers/one/action", [Reply::silent()]);

@@ -80,7 +80,8 @@ impl Site {
         if let Some(state) = state {
             return Some((409, format!("Cannot '{name}' instance {} while it is in {state}", guest.id)));
         }
-        self.goes_wrong(index, how, MoveGoesWrong::Refused).map(|reason| (400, reason))
+        let refused = self.goes_wrong(index, how, MoveGoesWrong::Refused).map(|reason| (400, reason));
+        refused.or_else(|| self.goes_wrong(index, how, MoveGoesWrong::Breaks).map(|reason| (500, reason)))
     }
 
     /// Does this move go wrong in this way? Uses up one of the planned times.

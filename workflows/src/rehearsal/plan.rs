@@ -423,6 +423,8 @@ pub struct MoveFault {
 pub enum MoveGoesWrong {
     /// Nova says no to the request itself.
     Refused,
+    /// Nova breaks on the request: HTTP 500, and nothing has begun.
+    Breaks,
     /// Nova's policy does not let the caller name a host; without one all is well.
     HostNotToBeNamed,
     /// Nova accepts, and finds out before anything has moved.

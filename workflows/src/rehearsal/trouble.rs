@@ -26,6 +26,9 @@ impl Trouble {
         let kind = match self {
             Trouble::Unavailable => PortErrorKind::Unavailable,
             Trouble::AnswerLost => PortErrorKind::OutcomeUnknown,
+            Trouble::Refused { status: status @ 500..=599, reason } => {
+                return PortError::new(operation.to_string(), PortErrorKind::OutcomeUnknown).with_source(format!("Nova answered HTTP {status}: {reason}"));
+            }
             Trouble::Refused { status: 401 | 403, reason } => PortErrorKind::Denied { reason },
             Trouble::Refused { reason, .. } => PortErrorKind::Refused { reason },
             Trouble::NotFound => PortErrorKind::NotFound,

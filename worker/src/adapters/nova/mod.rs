@@ -83,12 +83,14 @@ struct Call<'a> {
     at_most: Microversion,
 }
 
-/// Which answer an error is about: the message is in the error itself.
+/// Which answer an error is about.
 #[derive(Debug, thiserror::Error)]
-#[error("Nova answered HTTP {status} (request {request})")]
+#[error("Nova answered HTTP {status} (request {request}){said}")]
 struct NovaAnswered {
     status: u16,
     request: String,
+    /// Nova's words, where the error itself has no room for them.
+    said: String,
 }
 
 #[derive(Deserialize)]
@@ -157,7 +159,11 @@ impl Nova {
         };
         let request = answer.header("x-openstack-request-id").unwrap_or("without an id").to_owned();
         tracing::debug!(operation = %call.operation, status = answer.status.as_u16(), request, "Nova refused a call");
-        Err(PortError::new(&call.operation, kind).with_source(NovaAnswered { status: answer.status.as_u16(), request }))
+        let said = match (&kind, said) {
+            (PortErrorKind::OutcomeUnknown | PortErrorKind::Unavailable, Some(said)) => format!(": {said}"),
+            _ => String::new(),
+        };
+        Err(PortError::new(&call.operation, kind).with_source(NovaAnswered { status: answer.status.as_u16(), request, said }))
     }
 
     /// Sends one call with `token`, once. None where Nova did not even tell its version to this token.

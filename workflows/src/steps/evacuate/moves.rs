@@ -60,6 +60,9 @@ pub(super) struct Moving {
     /// Nova never heard of the newest try.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unheard: bool,
+    /// What was seen in place of an answer to the newest try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lost: Option<String>,
     /// How far the newest try is, in steps, and of how many bytes. It never goes back, though what is left to copy may grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) progress: Option<Told>,

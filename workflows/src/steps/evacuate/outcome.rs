@@ -155,7 +155,11 @@ impl Evacuation<'_, '_> {
             }
             (_, Some((_, status))) => format!("its migration ended as `{status}`"),
             (_, None) if age < RECORD_APPEARS => return Ok(None),
-            (_, None) => "Nova was never asked, or its answer was lost".to_owned(),
+            (_, None) => match &moving.lost {
+                Some(seen) => format!("asked for its move: {seen}; Nova has no migration of it"),
+                // Whoever was about to ask is gone.
+                None => "Nova was never asked, or its answer was lost".to_owned(),
+            },
         };
         Ok(Some(MoveStage::Failed { reason: why }))
     }

@@ -171,6 +171,7 @@ impl Evacuation<'_, '_> {
             tries: if to.is_some() { tries } else { tries + 1 },
             to: to.clone(),
             unheard: false,
+            lost: None,
             progress: None,
             stop: None,
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
@@ -185,7 +186,16 @@ impl Evacuation<'_, '_> {
         match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
             Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
             Err(error) => match error.kind {
-                PortErrorKind::OutcomeUnknown => {}
+                // Whether Nova took it is looked at; what it said may be why it did not.
+                PortErrorKind::OutcomeUnknown => {
+                    let told = error.to_string();
+                    let all = StepError::from(error).chain();
+                    let seen = all.strip_prefix(&told).and_then(|causes| causes.strip_prefix(": ")).unwrap_or(&told).to_owned();
+                    if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
+                        moving.lost = Some(seen);
+                        self.changed = true;
+                    }
+                }
                 PortErrorKind::NotFound => self.set(&instance.id, MoveStage::Gone),
                 PortErrorKind::Refused { ref reason } => {
                     let reason = reason.clone();
