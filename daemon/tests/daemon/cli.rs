@@ -241,7 +241,7 @@ async fn whoever_may_not_open_the_socket_is_told_which_group_may() {
     std::fs::copy(env!("CARGO_BIN_EXE_turnaround"), &program).unwrap();
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(site.socket.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
-    std::fs::set_permissions(&site.socket, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&site.socket, Permissions::from_mode(0o000)).unwrap();
     let mut command = tokio::process::Command::new(&program);
     if nix::unistd::Uid::effective().is_root() {
         command.uid(NOBODY).gid(NOBODY);
