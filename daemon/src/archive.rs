@@ -104,7 +104,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn written(entry: &StoredEntry) -> String {
-    let Digest(digest) = &entry.digest;
+    let digest = entry.digest;
     // A body is one line of JSON. A damaged one may be anything, and is kept as text then.
     let is_one_line = !entry.body.contains('\n') && serde_json::from_str::<serde::de::IgnoredAny>(&entry.body).is_ok();
     let body = if is_one_line { entry.body.clone() } else { json!(entry.body).to_string() };
@@ -118,7 +118,7 @@ fn entry(line: &str) -> StoredEntry {
         .and_then(|rest| rest.split_once(BEFORE_ENTRY))
         .and_then(|(digest, rest)| Some((digest, rest.strip_suffix('}')?)));
     let (digest, body) = parts.unwrap_or(("", line));
-    StoredEntry { digest: Digest(digest.to_owned()), body: body.to_owned() }
+    StoredEntry { digest: digest.parse().unwrap_or(Digest::NONE), body: body.to_owned() }
 }
 
 fn put(folder: &Path, path: &Path, text: &[u8]) -> Result<(), ArchiveError> {

@@ -626,7 +626,7 @@ mod tests {
             target: "site".to_owned(),
             parent: None,
             headline: String::new(),
-            entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
+            entry: StoredEntry { digest: Digest::NONE, body: "{}".to_owned() },
             traceparent: None,
             due: None,
         };

@@ -7,7 +7,7 @@ use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
 use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question, UnwindCause, start};
-use turnaround_workflows::store::{Next, Resource, Store as _, Take, WorkflowId};
+use turnaround_workflows::store::{Digest, Next, Resource, Store as _, Take, WorkflowId};
 use turnaround_workflows::updates::{self, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
@@ -238,7 +238,7 @@ async fn a_journal_is_read_in_pages_and_each_page_is_sealed_to_the_one_before() 
 async fn a_forged_entry_is_named_and_nothing_behind_it_is_trusted() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some("0".repeat(64)) };
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some(Digest([0; 32])) };
     forged.on(&*site.store, &id).await;
     site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: String::new() }], Next::Signal).await;
     let (_, journal) = site.get(&format!("/v1/workflows/{id}/journal")).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use turnaround_daemon::jobs::{ArchiveFinished, BackgroundJob as _};
 use turnaround_workflows::engine::{Event, Outcome, check_chain};
-use turnaround_workflows::store::{Next, Store};
+use turnaround_workflows::store::{Digest, Next, Store};
 
 use super::site::{NOON, Site, Work, at, begun, ended};
 
@@ -72,7 +72,7 @@ async fn a_byte_changed_in_the_archive_is_noticed() {
 async fn a_damaged_journal_is_archived_as_it_is_and_named() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some("f".repeat(64)) };
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some(Digest([0xff; 32])) };
     forged.on(&*site.store, &id).await;
     site.work(&id, vec![ended(Outcome::Failed, "")], Next::End { keep: KEPT }).await;
     let report = job(&site).activate().await.unwrap();

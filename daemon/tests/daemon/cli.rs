@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use turnaround_daemon::api::caller::Access;
 use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question};
-use turnaround_workflows::store::{Next, WorkflowId};
+use turnaround_workflows::store::{Digest, Next, WorkflowId};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
 
@@ -153,7 +153,7 @@ async fn what_a_tenant_writes_can_not_move_the_cursor() {
 async fn a_broken_journal_fails_the_command() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some("0".repeat(64)) };
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some(Digest([0; 32])) };
     forged.on(&*site.store, &id).await;
     let output = site.turnaround(&["journal", id.as_str()]).await;
     assert_eq!(output.status.code(), Some(1));

@@ -23,7 +23,7 @@ use turnaround_daemon::tick_log::TickLog;
 use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{ChildStarted, Entry, Event, Start, State, seal, start};
 use turnaround_workflows::store::memory::MemoryStore;
-use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Next, Queue, Store, StoredEntry, Take, WorkflowId};
+use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Digest, Next, Queue, Store, StoredEntry, Take, WorkflowId};
 use turnaround_workflows::updates::{self, NODE_OS};
 
 /// When every test begins.
@@ -219,7 +219,7 @@ pub(crate) struct Work {
     pub(crate) take: Vec<Take>,
     pub(crate) next: Next,
     /// Seals the newest entry with this digest instead of its own.
-    pub(crate) forged: Option<String>,
+    pub(crate) forged: Option<Digest>,
 }
 
 impl Work {
@@ -240,7 +240,7 @@ impl Work {
             entries.push(sealed);
         }
         if let (Some(forged), Some(newest)) = (self.forged, entries.last_mut()) {
-            newest.digest.0 = forged;
+            newest.digest = forged;
         }
         let commit = Commit {
             id: id.clone(),

@@ -41,19 +41,28 @@ pub(super) async fn kept(stage: &Stage) -> io::Result<String> {
 const STATUSES: [&str; 9] =
     ["runnable", "waiting", "needs-operator", "paused", "unwinding", "quarantined", "succeeded", "failed", "aborted"];
 
-/// 32 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; then holder, trace, mark, queue, digest,
+/// 24 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; a digest of 32 bytes; then trace, mark, queue,
 /// each up to a zero byte, and the headline.
 fn split_head(head: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (numbers, texts) = head.split_at_checked(32)?;
-    Some((numbers, texts.splitn(6, |byte| *byte == 0).nth(5)?))
+    let (numbers, texts) = head.split_at_checked(24)?;
+    Some((numbers, texts.get(32..)?.splitn(4, |byte| *byte == 0).nth(3)?))
 }
 
-/// The parent up to a zero byte, the length of the kind in 4 bytes, the kind, the target.
+/// When it was created in 8 bytes, the parent up to a zero byte, the length of the kind in 4 bytes, the kind, the target.
 fn split_document(document: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let document = document.get(8..)?;
     let (parent, rest) = document.split_at(document.iter().position(|byte| *byte == 0)?);
     let (length, rest) = rest.get(1..)?.split_first_chunk::<4>()?;
     let (kind, target) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
     Some((parent, kind, target))
+}
+
+/// One entry, and what follows: its digest in 32 bytes, the length of its body in 4, its body.
+fn split_entry(kept: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (digest, rest) = kept.split_at_checked(32)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (body, rest) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
+    Some((digest, body, rest))
 }
 
 struct Reader {
@@ -75,7 +84,7 @@ impl Reader {
         let head: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:heads").arg(id)).await?;
         let document: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:documents").arg(id)).await?;
         // What is not of its form is told as empty.
-        let (numbers, headline) = head.as_deref().and_then(split_head).unwrap_or((&[0; 32], b""));
+        let (numbers, headline) = head.as_deref().and_then(split_head).unwrap_or((&[0; 24], b""));
         let (parent, kind, target) = document.as_deref().and_then(split_document).unwrap_or_default();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{{ta}}:inbox:{id}"))).await?;
@@ -88,12 +97,18 @@ impl Reader {
             }),
         );
         // Up to the first that is not there, so that one that is too many is found as well.
-        for seq in 1_u64.. {
-            let entry: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:journal").arg(format!("{id}:{seq}"))).await?;
-            let Some(entry) = entry else { break };
-            let entry = text(&entry);
-            let (digest, body) = entry.split_once(' ').unwrap_or(("", &entry));
-            self.line("entry", json!({ "workflow": id, "seq": seq, "digest": digest, "body": body }));
+        let mut seq = 1_u64;
+        loop {
+            // What one commit appended stands under the place of the first of its entries.
+            let kept: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:journal").arg(format!("{id}:{seq}"))).await?;
+            let Some(kept) = kept else { break };
+            let mut rest = &kept[..];
+            while !rest.is_empty() {
+                let (digest, body, after) = split_entry(rest).unwrap_or((&[], rest, &[]));
+                let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                self.line("entry", json!({ "workflow": id, "seq": seq, "digest": digest, "body": text(body) }));
+                (seq, rest) = (seq + 1, after);
+            }
         }
         Ok(())
     }

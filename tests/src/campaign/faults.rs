@@ -420,13 +420,13 @@ impl Dealer<'_> {
     }
 }
 
-/// What a head says in front: fence, entries, flags (1: mail, 8: ended), tries, status (from 0; 1: waiting); queue is the fourth text after
-/// two more numbers.
+/// What a head says in front: fence, entries, flags (1: mail, 8: ended), tries, status (from 0; 1: waiting); queue is the third text after
+/// one more number and a digest of 32 bytes.
 macro_rules! with_head {
     ($rest:literal) => {
         concat!(
             "local head = redis.call('HGET', '{ta}:heads', ARGV[1]) if not head then return 0 end ",
-            "local fence, entries, flags, tries, status, _, _, _, _, _, queue = struct.unpack('<dIBHBddssss', head) ",
+            "local fence, entries, flags, tries, status = struct.unpack('<dIBHB', head) local _, _, queue = struct.unpack('sss', head, 57) ",
             $rest
         )
     };
@@ -456,12 +456,22 @@ return redis.call('ZADD', '{ta}:due:' .. queue, ARGV[2], ARGV[1])"
 const FLIP: &str = with_head!(
     r"
 if status ~= 1 or fence ~= 0 then return 0 end
-local name = ARGV[1] .. ':' .. ARGV[2]
-local entry = redis.call('HGET', '{ta}:journal', name)
--- The digest and a space are in front: it is the text that is damaged.
-local at = 66 + ARGV[3] % (#entry - 65)
-local flipped = string.char(bit.bxor(string.byte(entry, at), 1))
-redis.call('HSET', '{ta}:journal', name, string.sub(entry, 1, at - 1) .. flipped .. string.sub(entry, at + 1))
+-- What its commit appended stands under the place of the first of its entries.
+local first, name, kept = tonumber(ARGV[2])
+repeat
+  name = ARGV[1] .. ':' .. first
+  kept = redis.call('HGET', '{ta}:journal', name)
+  first = first - 1
+until kept or first < 1
+local at, length = 1
+for place = first + 1, tonumber(ARGV[2]) do
+  if length then at = at + 36 + length end
+  length = struct.unpack('<I', kept, at + 32)
+end
+-- A digest and the length of the text are in front: it is the text that is damaged.
+at = at + 36 + ARGV[3] % length
+local flipped = string.char(bit.bxor(string.byte(kept, at), 1))
+redis.call('HSET', '{ta}:journal', name, string.sub(kept, 1, at - 1) .. flipped .. string.sub(kept, at + 1))
 redis.call('ZADD', '{ta}:due:' .. queue, 0, ARGV[1])
 return 1"
 );

@@ -189,7 +189,7 @@ impl Crowd {
             if page.is_empty() {
                 return entries;
             }
-            entries.extend(page.into_iter().map(|entry| (entry.digest.0, entry.body)));
+            entries.extend(page.into_iter().map(|entry| (entry.digest.to_string(), entry.body)));
         }
     }
 

@@ -65,7 +65,7 @@ impl<'a> Driver<'a> {
                     let mut run = self.run.lock().await;
                     let deadline = deadline(&policy, run.now());
                     run.push(Event::UndoBegun { step, deadline })?;
-                    run.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await?;
+                    run.commit(Vec::new()).await?;
                 }
                 Decision::ContinueUndo { step } => self.go_on_undoing(&step).await?,
                 Decision::SleepUntil(then) => return self.park(Next::At(then)).await,
@@ -86,7 +86,7 @@ impl<'a> Driver<'a> {
     async fn park(&self, next: Next) -> Result<Activation, LeaseLost> {
         let mut run = self.run.lock().await;
         let queue = self.queue(&run.state);
-        run.commit(Vec::new(), next, queue).await?;
+        run.leave(next, queue).await?;
         Ok(Activation::Parked)
     }
 
@@ -130,7 +130,7 @@ impl<'a> Driver<'a> {
                 run.pending.signals.push((parent, stored));
             }
         }
-        run.commit(Vec::new(), Next::End { keep: self.engine.keep_finished }, Queue::DEFAULT).await?;
+        run.leave(Next::End { keep: self.engine.keep_finished }, Queue::DEFAULT).await?;
         info!(workflow = %self.id, outcome = outcome.as_str(), "workflow ended");
         metrics::workflow_ended(self.definition.kind, outcome.as_str());
         Ok(Activation::Ended)
@@ -168,7 +168,7 @@ impl<'a> Driver<'a> {
         drop(cx);
         let took = take.iter().map(|take| take.resource.clone()).collect();
         run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
-        match run.commit(take, Next::Keep, Queue::DEFAULT).await? {
+        match run.commit(take).await? {
             Met::Done => Ok(None),
             Met::Busy { resource, holders } => {
                 if let Some(before) = before {
@@ -178,7 +178,7 @@ impl<'a> Driver<'a> {
                     run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
                 }
                 let then = run.now() + RESOURCE_LOOK_AGAIN;
-                run.commit(Vec::new(), Next::At(then), step.queue()).await?;
+                run.leave(Next::At(then), step.queue()).await?;
                 Ok(Some(Activation::Parked))
             }
         }
@@ -214,7 +214,7 @@ impl<'a> Driver<'a> {
             Ok(Progress::StartChildren { children, note }) => {
                 self.start_children(&mut run, name, children, note)?;
                 // Each lot by itself: a store takes only so many in one commit.
-                run.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await.map(drop)
+                run.commit(Vec::new()).await.map(drop)
             }
             Ok(Progress::AwaitChildren { note }) => {
                 run.push(Event::StepParked { step: name.to_owned(), until: None, note })

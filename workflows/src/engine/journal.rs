@@ -37,26 +37,14 @@ pub enum BadEntry {
     Order { seq: u64, says: u64 },
 }
 
-/// The SHA-256 of the predecessor's digest followed by the body, as lower-case hex.
+/// The SHA-256 of the predecessor's digest, as lower-case hex, followed by the body.
 fn digest(before: Option<&Digest>, body: &str) -> Digest {
     let mut hash = Sha256::new();
     if let Some(before) = before {
-        hash.update(before.0.as_bytes());
+        hash.update(before.hex());
     }
     hash.update(body.as_bytes());
-    Digest(hex(&hash.finalize()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |half: u8| char::from(DIGITS[usize::from(half & 0xf)]);
-    // Of the right size from the start: every entry has one.
-    let mut hex = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        hex.push(digit(byte >> 4));
-        hex.push(digit(*byte));
-    }
-    hex
+    Digest(hash.finalize().into())
 }
 
 /// Most entries are shorter.
@@ -72,7 +60,7 @@ pub fn seal(before: Option<&Digest>, entry: &Entry) -> Result<StoredEntry, serde
 
 /// Reads entries that follow `before`, of which the first has place `first`, and checks every seal.
 pub fn check_chain(before: Option<&Digest>, first: u64, stored: &[StoredEntry]) -> Result<Vec<Entry>, BadEntry> {
-    let mut before = before.cloned();
+    let mut before = before.copied();
     let mut entries = Vec::with_capacity(stored.len());
     for (seq, kept) in (first..).zip(stored) {
         if digest(before.as_ref(), &kept.body) != kept.digest && !cfg!(feature = "bug-digest-unchecked") {
@@ -83,7 +71,7 @@ pub fn check_chain(before: Option<&Digest>, first: u64, stored: &[StoredEntry]) 
         if entry.seq != seq {
             return Err(BadEntry::Order { seq, says: entry.seq });
         }
-        before = Some(kept.digest.clone());
+        before = Some(kept.digest);
         entries.push(entry);
     }
     Ok(entries)
@@ -105,7 +93,7 @@ mod tests {
                     event: Event::Resumed { by: format!("operator {seq}") },
                 };
                 let stored = seal(before.as_ref(), &entry).unwrap();
-                before = Some(stored.digest.clone());
+                before = Some(stored.digest);
                 stored
             })
             .collect()

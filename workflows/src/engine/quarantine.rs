@@ -32,7 +32,7 @@ pub(super) async fn quarantine(claimed: &Claimed, committer: &dyn Committer, dam
         give: Vec::new(),
         create: Vec::new(),
         signals: discarded.iter().filter_map(|by| tell_parent(claimed, committer, by)).collect(),
-        traceparent: None,
+        traceparent: document.traceparent.clone(),
         next: if discarded.is_some() { Next::End { keep } } else { Next::Signal },
         queue: document.queue.clone(),
     };

@@ -118,8 +118,8 @@ pub(super) fn replay(claimed: &Claimed) -> Result<Replayed, Damage> {
     let entries = check_chain(None, 1, &claimed.journal)?;
     let head = claimed.journal.last().ok_or(Damage::Empty)?;
     if entries.len() as u64 != document.seq || head.digest != document.head {
-        let says = format!("that it has {} entries, the newest of them {}", document.seq, document.head.0);
-        return Err(Damage::Contradicted { says, is: format!("has {}, the newest {}", entries.len(), head.digest.0) });
+        let says = format!("that it has {} entries, the newest of them {}", document.seq, document.head);
+        return Err(Damage::Contradicted { says, is: format!("has {}, the newest {}", entries.len(), head.digest) });
     }
     let state = State::of_entries(&entries)?;
     if state.kind != document.kind || state.target != document.target || state.parent != document.parent {

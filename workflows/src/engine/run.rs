@@ -58,8 +58,8 @@ pub(super) struct Run<'a> {
     /// What is kept beside the journal is this state.
     kept: bool,
     pub(super) traceparent: Option<String>,
-    /// The store knows it: each activation says it once.
-    traceparent_told: bool,
+    /// Where it waits when its lease has expired, or is given up and nothing else is said.
+    queue: Queue,
     /// Unread signals.
     pub(super) inbox: VecDeque<StoredSignal>,
     pub(super) pending: Pending,
@@ -97,13 +97,13 @@ impl<'a> Run<'a> {
             id: document.id.clone(),
             fence: claimed.fence,
             seq: document.seq,
-            head: document.head.clone(),
+            head: document.head,
             state: Arc::new(replayed.state),
             signals_seen: replayed.signals_seen,
             following: None,
             kept,
-            traceparent_told: traceparent == document.traceparent,
             traceparent,
+            queue: document.queue.clone(),
             inbox: VecDeque::new(),
             pending: Pending::default(),
             look_again: None,
@@ -153,8 +153,19 @@ impl<'a> Run<'a> {
         LeaseLost
     }
 
-    /// `queue`: where the workflow waits if `next` gives up its lease.
-    pub(super) async fn commit(&mut self, take: Vec<Take>, next: Next, queue: Queue) -> Result<Met, LeaseLost> {
+    /// The lease is kept.
+    pub(super) async fn commit(&mut self, take: Vec<Take>) -> Result<Met, LeaseLost> {
+        self.commit_and(take, Next::Keep).await
+    }
+
+    /// The lease is given up; the workflow waits in `queue`.
+    pub(super) async fn leave(&mut self, next: Next, queue: Queue) -> Result<(), LeaseLost> {
+        self.queue = queue;
+        // Who takes nothing is not refused.
+        self.commit_and(Vec::new(), next).await.map(drop)
+    }
+
+    async fn commit_and(&mut self, take: Vec<Take>, next: Next) -> Result<Met, LeaseLost> {
         let parks = matches!(next, Next::At(_) | Next::Signal);
         // Only who takes something may be refused, and then it is still pending.
         let pending = if take.is_empty() { std::mem::take(&mut self.pending) } else { self.pending.clone() };
@@ -163,7 +174,7 @@ impl<'a> Run<'a> {
             Ok(written) => written,
             Err(source) => return Err(self.give_up(&source)),
         };
-        let head = pending.entries.last().map(|newest| newest.digest.clone());
+        let head = pending.entries.last().map(|newest| newest.digest);
         let commit = Commit {
             id: self.id.clone(),
             fence: self.fence,
@@ -177,9 +188,9 @@ impl<'a> Run<'a> {
             give: pending.give,
             create: pending.create,
             signals: pending.signals,
-            traceparent: if self.traceparent_told { None } else { self.traceparent.clone() },
+            traceparent: self.traceparent.clone(),
             next,
-            queue,
+            queue: self.queue.clone(),
         };
         match self.committer.commit(commit).await? {
             Committed::Done { signals, .. } => {
@@ -190,7 +201,6 @@ impl<'a> Run<'a> {
                 self.pending = Pending::default();
                 self.inbox = signals.into();
                 self.kept |= parks;
-                self.traceparent_told = true;
                 Ok(Met::Done)
             }
             Committed::Busy { resource, holders } => Ok(Met::Busy { resource, holders }),
@@ -205,7 +215,7 @@ impl<'a> Run<'a> {
     pub(super) async fn checkpoint(&mut self, step: &str, checkpoint: Value, note: String) -> Result<(), StepError> {
         let event = Event::StepCheckpointed { step: step.to_owned(), checkpoint, note };
         self.push(event).map_err(lease_lost)?;
-        match self.commit(Vec::new(), Next::Keep, Queue::DEFAULT).await {
+        match self.commit(Vec::new()).await {
             Ok(Met::Done) => Ok(()),
             Ok(Met::Busy { .. }) | Err(LeaseLost) => Err(lease_lost(LeaseLost)),
         }

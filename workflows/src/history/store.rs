@@ -25,7 +25,7 @@ fn commit(commit: &Commit) -> Value {
         Next::Signal => "signal".to_owned(),
         Next::End { .. } => "end".to_owned(),
     };
-    let digests: Vec<&str> = commit.entries.iter().map(|entry| entry.digest.0.as_str()).collect();
+    let digests: Vec<String> = commit.entries.iter().map(|entry| entry.digest.to_string()).collect();
     json!({
         "workflow": commit.id, "fence": commit.fence, "expected": commit.expected, "digests": digests, "next": next,
         "status": commit.status,

@@ -1,26 +1,17 @@
 //! How a commit is recognised when it is sent again because its answer was lost.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
 use super::{Commit, Next, Resource};
 
-/// The same for the same commit, and for no other commit of that workflow: the digest of the newest entry, which is over all
-/// before it, or without one a digest of the commit. Kept with the workflow until its next commit of that sort.
+/// The mark of a commit without entries: the same for the same commit, and for no other commit of that workflow. Kept with the workflow
+/// until its next commit. One with entries is recognised by the digest of the newest, which is over all before it.
 ///
 /// Two commits in a row that are equal in everything, without entries, are one to the store: therefore a commit that
 /// consumes or sends signals should carry an entry that says so.
-pub(super) fn of(commit: &Commit) -> Cow<'_, str> {
-    match commit.entries.last() {
-        Some(newest) => Cow::Borrowed(&newest.digest.0),
-        None => Cow::Owned(of_bare(commit)),
-    }
-}
-
-/// The mark of a commit without entries.
-pub(super) fn of_bare(commit: &Commit) -> String {
+pub(super) fn of(commit: &Commit) -> String {
     let mut hash = Sha256::new();
     let mut field = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod digest;
 pub mod embedded;
 mod error;
 pub mod high_water;
@@ -28,6 +29,7 @@ pub mod redis;
 mod tests;
 mod trouble;
 
+pub use digest::{Digest, NoDigest};
 pub use error::StoreError;
 pub use queue::{InvalidQueue, QUEUE_CHARS_MAX, Queue};
 pub use trouble::Trouble;
@@ -146,11 +148,6 @@ impl Status {
         matches!(self, Status::Succeeded | Status::Failed | Status::Aborted)
     }
 }
-
-/// SHA-256, lower-case hex.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Digest(pub String);
 
 /// A workflow as the store keeps it beside its journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,10 +307,10 @@ pub struct Commit {
     pub create: Vec<NewWorkflow>,
     /// Messages to other workflows; one for a workflow that is gone or ended is dropped.
     pub signals: Vec<(WorkflowId, StoredSignal)>,
-    /// None leaves the one before.
+    /// Stands from now on in the place of the one before.
     pub traceparent: Option<String>,
     pub next: Next,
-    /// Where the workflow waits from now on when nobody works on it.
+    /// Where the workflow waits from now on when nobody works on it: also after a lease that is kept has expired.
     pub queue: Queue,
 }
 

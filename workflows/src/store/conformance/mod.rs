@@ -120,10 +120,10 @@ fn id(name: &str) -> WorkflowId {
     name.parse().expect("a workflow id")
 }
 
-/// The entry that follows the one whose digest is `head` (empty: the first).
-fn entry(head: &str, body: &str) -> StoredEntry {
-    let digest = Sha256::new().chain_update(head).chain_update(body).finalize();
-    StoredEntry { digest: Digest(digest.iter().map(|byte| format!("{byte:02x}")).collect()), body: body.to_owned() }
+/// The entry that follows the one whose digest is `head` (none: the first).
+fn entry(head: Option<Digest>, body: &str) -> StoredEntry {
+    let head = head.map(|head| head.to_string()).unwrap_or_default();
+    StoredEntry { digest: Digest(Sha256::new().chain_update(head).chain_update(body).finalize().into()), body: body.to_owned() }
 }
 
 fn signal(body: &str) -> StoredSignal {
@@ -137,7 +137,7 @@ fn new(name: &str) -> NewWorkflow {
         target: "site".to_owned(),
         parent: None,
         headline: format!("{name} begins"),
-        entry: entry("", &format!("{{\"created\":\"{name}\"}}")),
+        entry: entry(None, &format!("{{\"created\":\"{name}\"}}")),
         traceparent: None,
         due: None,
     }
@@ -158,7 +158,7 @@ fn commit(claimed: &Claimed, next: Next) -> Commit {
         id: document.id.clone(),
         fence: claimed.fence,
         expected: document.seq,
-        entries: vec![entry(&document.head.0, &format!("{{\"after\":{}}}", document.seq))],
+        entries: vec![entry(Some(document.head), &format!("{{\"after\":{}}}", document.seq))],
         state: Some(format!("{{\"steps\":{}}}", document.seq)),
         status: match next {
             Next::Keep => Status::Runnable,
@@ -187,7 +187,7 @@ fn after(claimed: &Claimed, commit: &Commit) -> Claimed {
     let mut claimed = claimed.clone();
     claimed.document.seq += commit.entries.len() as u64;
     if let Some(last) = commit.entries.last() {
-        claimed.document.head = last.digest.clone();
+        claimed.document.head = last.digest;
     }
     claimed
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::clock::Timestamp;
 use crate::store::{
-    Digest, Document, Fence, LeaseInfo, NewWorkflow, Queue, Status, StoredEntry, StoredSignal, WorkflowId, limits,
+    Commit, Digest, Document, Fence, LeaseInfo, NewWorkflow, Queue, Status, StoredEntry, StoredSignal, WorkflowId, limits, mark,
 };
 
 /// Who may append. A lease that has expired is still a lease until somebody else is granted one.
@@ -39,7 +39,7 @@ pub(super) struct Record {
     pub(super) created: Timestamp,
     pub(super) updated: Timestamp,
     pub(super) turn: Turn,
-    /// Which commit without entries was the last one, see [`crate::store::mark`].
+    /// Of the newest commit, if that had no entries.
     pub(super) mark: Option<String>,
     /// Leases in a row that expired without a commit.
     pub(super) tries: u32,
@@ -77,12 +77,17 @@ impl Record {
         self.journal.len() as u64
     }
 
-    /// Whether the commit of that `mark` stands.
-    pub(super) fn has(&self, mark: &str, with_entries: bool) -> bool {
-        match with_entries {
-            true => self.journal.last().is_some_and(|newest| newest.digest.0 == mark),
-            false => self.mark.as_deref() == Some(mark),
+    /// Whether `commit` stands.
+    pub(super) fn has(&self, commit: &Commit) -> bool {
+        match commit.entries.last() {
+            Some(newest) => self.head() == Some(newest.digest),
+            None => self.mark.as_ref().is_some_and(|mark| *mark == mark::of(commit)),
         }
+    }
+
+    /// Digest of the newest entry.
+    fn head(&self) -> Option<Digest> {
+        self.journal.last().map(|newest| newest.digest)
     }
 
     pub(super) fn fence(&self) -> Option<Fence> {
@@ -109,7 +114,7 @@ impl Record {
             status: self.status,
             headline: self.headline.clone(),
             seq: self.seq(),
-            head: self.journal.last().map_or_else(|| Digest(String::new()), |entry| entry.digest.clone()),
+            head: self.head().unwrap_or(Digest::NONE),
             state: self.state.clone(),
             queue: self.queue.clone(),
             traceparent: self.traceparent.clone(),

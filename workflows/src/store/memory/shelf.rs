@@ -92,11 +92,10 @@ impl Shelf {
     }
 
     fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {
-        let mark = mark::of(&commit).into_owned();
         let id = commit.id.clone();
         let Some(record) = self.records.get(&id) else { return Committed::Fenced };
         let holds = record.fence() == Some(commit.fence);
-        if record.has(&mark, !commit.entries.is_empty()) {
+        if record.has(&commit) {
             return match commit.next {
                 Next::Keep if holds => self.keep(&id, lease_until),
                 Next::Keep => Committed::Fenced,
@@ -115,7 +114,7 @@ impl Shelf {
             self.resources.wait(&id, &resource, now);
             return Committed::Busy { resource, holders };
         }
-        self.write_down(&id, &commit, mark, now);
+        self.write_down(&id, &commit, now);
         self.move_resources(&id, &commit, now);
         for child in commit.create {
             self.create(child, now);
@@ -136,26 +135,20 @@ impl Shelf {
         Committed::Done { lease_until: None, signals: Vec::new() }
     }
 
-    fn write_down(&mut self, id: &WorkflowId, commit: &Commit, mark: String, now: Timestamp) {
+    fn write_down(&mut self, id: &WorkflowId, commit: &Commit, now: Timestamp) {
         let Some(record) = self.records.get_mut(id) else { return };
         record.inbox.drain(..record.inbox.len().min(commit.consumed as usize));
         record.journal.extend(commit.entries.iter().cloned());
         if commit.state.is_some() {
             record.state.clone_from(&commit.state);
         }
-        if commit.next != Next::Keep {
-            record.queue.clone_from(&commit.queue);
-        }
+        record.queue.clone_from(&commit.queue);
         record.tries = 0;
         record.status = commit.status;
         record.headline.clone_from(&commit.headline);
-        if commit.traceparent.is_some() {
-            record.traceparent.clone_from(&commit.traceparent);
-        }
+        record.traceparent.clone_from(&commit.traceparent);
         record.updated = now;
-        if commit.entries.is_empty() {
-            record.mark = Some(mark);
-        }
+        record.mark = commit.entries.is_empty().then(|| mark::of(commit));
         self.publish_newest(id, commit.entries.len());
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
+use ::redis::aio::{ConnectionLike as _, MultiplexedConnection};
 use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    Value, cmd,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    RedisResult, Value, cmd,
 };
 use tokio::sync::{Mutex, OnceCell};
 
@@ -78,9 +78,9 @@ impl Server {
 
 /// Leads to one process of one server for as long as it lasts: who starts Redis anew, or another one, breaks it.
 #[derive(Clone)]
-struct Open {
+pub(super) struct Open {
     /// How many were opened before it.
-    number: u64,
+    pub(super) number: u64,
     redis: MultiplexedConnection,
     /// What the process at its other end calls itself: another name after each start.
     run: Arc<OnceCell<String>>,
@@ -140,17 +140,44 @@ impl Connection {
     ) -> Result<Value, StoreError> {
         let judge = |error| outage::judge(operation, error);
         let open = self.open().await.map_err(judge)?;
-        if let Some(store) = &self.watched_in
-            && !open.watched.load(Ordering::Relaxed)
-        {
-            let run = self.run_of(&open).await.map_err(judge)?;
-            let seen = self.ask_on(&open, cmd("HGET").arg(store).arg("run")).await.map_err(judge)?;
-            if seen != Value::BulkString(run.into_bytes()) {
-                return Err(StoreError::Unwatched { operation });
-            }
-            open.watched.store(true, Ordering::Relaxed);
+        if !self.is_watched(&open).await.map_err(judge)? {
+            return Err(StoreError::Unwatched { operation });
         }
         self.run_on(&open, call, code).await.map_err(judge)
+    }
+
+    /// Has a witness looked since Redis was started?
+    async fn is_watched(&self, open: &Open) -> RedisResult<bool> {
+        let Some(store) = &self.watched_in else { return Ok(true) };
+        if !open.watched.load(Ordering::Relaxed) {
+            let run = self.run_of(open).await?;
+            let seen = self.ask_on(open, cmd("HGET").arg(store).arg("run")).await?;
+            open.watched.store(seen == Value::BulkString(run.into_bytes()), Ordering::Relaxed);
+        }
+        Ok(open.watched.load(Ordering::Relaxed))
+    }
+
+    /// What may be written to.
+    pub(super) async fn open_watched(&self) -> RedisResult<Open> {
+        let open = self.open().await?;
+        let unwatched = || RedisError::from((ErrorKind::Client, "no witness has looked since Redis was started"));
+        if self.is_watched(&open).await? { Ok(open) } else { Err(unwatched()) }
+    }
+
+    /// Sends all of it at once, and nothing else of this connection's between its commands. An answer for each of them, also where that is an error.
+    pub(super) async fn pipeline(&self, open: &Open, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let answers = open.redis.clone().req_packed_commands(pipeline, 0, pipeline.len()).await;
+        if answers.is_err() {
+            // An answer that comes late is nobody's.
+            self.give_up(open.number).await;
+        }
+        answers
+    }
+
+    /// What the process at its other end calls itself.
+    pub(super) async fn run(&self) -> RedisResult<String> {
+        let open = self.open().await?;
+        self.run_of(&open).await
     }
 
     /// The same for a script whose last argument is the name of the very process that runs it.
@@ -176,7 +203,7 @@ impl Connection {
         }
     }
 
-    async fn run_of(&self, open: &Open) -> RedisResult<String> {
+    pub(super) async fn run_of(&self, open: &Open) -> RedisResult<String> {
         let ask = async || {
             let answer = self.ask_on(open, cmd("INFO").arg("server")).await?;
             let text: String = ::redis::from_redis_value(answer)?;
@@ -215,7 +242,7 @@ impl Connection {
     }
 
     /// Forgets connection `number`, unless somebody has replaced it already.
-    async fn give_up(&self, number: u64) {
+    pub(super) async fn give_up(&self, number: u64) {
         let mut current = self.current.lock().await;
         if current.open.as_ref().is_some_and(|open| open.number == number) {
             current.open = None;

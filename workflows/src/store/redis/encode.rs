@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use ::redis::Cmd;
 
+use super::entries;
 use super::layout::{self, Packed};
 use super::limits;
 use super::tickets::Tickets;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Queue, Resource, StoredEntry, WorkflowId, mark,
+    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Queue, Resource, WorkflowId, mark,
 };
 
 /// What one call carries of an [`Advance`].
 pub(super) struct Part<'a> {
     pub(super) lease: Duration,
-    pub(super) commits: &'a [Commit],
+    pub(super) commits: Vec<&'a Commit>,
     pub(super) renew: &'a [(WorkflowId, Fence)],
     pub(super) hand_back: &'a [(WorkflowId, Fence)],
     pub(super) claim: Option<&'a Claim>,
@@ -32,7 +33,7 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
     let count = commits.len().max(renew.len()).max(hand_back.len()).max(1);
     let mut take = |_| Part {
         lease: advance.lease,
-        commits: commits.next().unwrap_or_default(),
+        commits: commits.next().unwrap_or_default().iter().collect(),
         renew: renew.next().unwrap_or_default(),
         hand_back: hand_back.next().unwrap_or_default(),
         claim: None,
@@ -44,9 +45,16 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
     parts
 }
 
-pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets) -> Cmd {
+impl Part<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.commits.is_empty() && self.renew.is_empty() && self.hand_back.is_empty() && self.claim.is_none()
+    }
+}
+
+/// `hand`: what is touched when somebody changes what this store holds.
+pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets, hand: &str) -> Cmd {
     let (mut packed, mut text) = (Packed::default(), String::new());
-    call.arg(millis(advance.lease));
+    call.arg(millis(advance.lease)).arg(hand);
     call.arg(advance.commits.len()).arg(advance.renew.len()).arg(advance.hand_back.len());
     let leases = || advance.renew.iter().chain(advance.hand_back);
     for id in advance.commits.iter().map(|commit| &commit.id).chain(leases().map(|(id, _)| id)) {
@@ -56,7 +64,7 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets) -> C
         packed.fence(*fence);
     }
     call.arg(&packed.0);
-    for one in advance.commits {
+    for one in &advance.commits {
         commit(&mut call, &mut packed, &mut text, one);
     }
     let (max, lease, worker) = match advance.claim {
@@ -87,7 +95,8 @@ fn written<'a>(text: &'a mut String, arguments: std::fmt::Arguments<'_>) -> &'a 
     text
 }
 
-/// Arguments of one wish, one resource given, one workflow created, one signal sent.
+/// Arguments of the entries of one commit, of one wish, one resource given, one workflow created, one signal sent.
+const ENTRIES_ARGUMENTS: usize = 3;
 const TAKE_ARGUMENTS: usize = 4;
 const GIVE_ARGUMENTS: usize = 3;
 const NEW_ARGUMENTS: usize = 6;
@@ -103,42 +112,38 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     };
     let has_entries = !commit.entries.is_empty();
     let follow = 1
-        + usize::from(has_entries)
+        + ENTRIES_ARGUMENTS * usize::from(has_entries)
         + usize::from(commit.state.is_some())
-        + commit.entries.len()
         + commit.take.len() * TAKE_ARGUMENTS
         + commit.give.len() * GIVE_ARGUMENTS
         + commit.create.len() * NEW_ARGUMENTS
         + commit.signals.len() * SIGNAL_ARGUMENTS;
-    packed.clear().number(follow as u64);
-    packed.count(commit.entries.len());
-    packed.small(u8::from(commit.state.is_some()));
     let more = [commit.take.len(), commit.give.len(), commit.create.len(), commit.signals.len()];
     let has_more = commit.consumed > 0 || more.iter().any(|count| *count > 0);
+    packed.clear().fence(commit.fence);
+    packed.number(commit.expected);
+    packed.number(follow as u64);
+    packed.count(commit.entries.len());
+    packed.small(u8::from(commit.state.is_some()));
     packed.small(u8::from(has_more));
     packed.small(next);
     packed.small(layout::number(commit.status));
     packed.millis(value);
-    packed.fence(commit.fence);
-    packed.number(commit.expected);
-    packed.text(traceparent(commit.traceparent.as_deref()));
-    if has_entries {
-        packed.text("");
-    } else {
-        packed.text(&mark::of_bare(commit));
-    }
-    packed.text(commit.queue.as_str());
     if has_more {
         more.into_iter().for_each(|count| packed.count(count));
         packed.number(u64::from(commit.consumed));
     }
     call.arg(&packed.0);
-    call.arg(packed.tail(commit.entries.last().map(|newest| &newest.digest), &commit.headline));
+    let mark = if has_entries { String::new() } else { mark::of(commit) };
+    let newest = commit.entries.last().map(|newest| newest.digest);
+    call.arg(packed.tail(newest, commit.traceparent.as_deref(), &mark, commit.queue.as_str(), &commit.headline));
     if has_entries {
-        // As events.rs reads it.
-        let (id, first, count) = (&commit.id, commit.expected + 1, commit.entries.len());
-        let headline = format_args!("{}:{}", commit.headline.len(), commit.headline);
-        call.arg(written(text, format_args!("{id} {first} {count} {} {headline}", commit.status.as_str())));
+        call.arg(field(text, commit));
+        entries::pack(&mut packed.0, &commit.entries);
+        call.arg(&packed.0);
+        text.clear();
+        tell(text, commit);
+        call.arg(&*text);
     }
     for take in &commit.take {
         resource(call, &take.resource);
@@ -150,9 +155,6 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     if let Some(state) = &commit.state {
         call.arg(state);
     }
-    for one in &commit.entries {
-        call.arg(entry(text, one));
-    }
     for new in &commit.create {
         call.arg(new.id.as_str());
         append_new(call, packed, text, new);
@@ -160,16 +162,6 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     for (to, signal) in &commit.signals {
         call.arg(to.as_str()).arg(&signal.body);
     }
-}
-
-/// As it is kept.
-fn entry<'a>(text: &'a mut String, entry: &StoredEntry) -> &'a str {
-    written(text, format_args!("{} {}", entry.digest.0, entry.body))
-}
-
-/// A text that has spaces is none: a traceparent has hexadecimal digits and dashes.
-fn traceparent(text: Option<&str>) -> &str {
-    text.filter(|text| !text.contains(char::is_whitespace)).unwrap_or_default()
 }
 
 fn resource(call: &mut Cmd, resource: &Resource) {
@@ -191,16 +183,29 @@ pub(super) fn new_workflows<'a>(mut call: Cmd, new: impl ExactSizeIterator<Item 
     call
 }
 
+/// The field of its entries.
+pub(super) fn field<'a>(text: &'a mut String, commit: &Commit) -> &'a str {
+    written(text, format_args!("{}:{}", commit.id, commit.expected + 1))
+}
+
+/// Adds what is told of it, as `events.rs` reads it.
+pub(super) fn tell(text: &mut String, commit: &Commit) {
+    let (id, first, count) = (&commit.id, commit.expected + 1, commit.entries.len());
+    let status = commit.status.as_str();
+    // Writing to a string does not fail.
+    let _ = write!(text, "{id} {first} {count} {status} {}:{}", commit.headline.len(), commit.headline);
+}
+
 /// All but its id.
 fn append_new(call: &mut Cmd, packed: &mut Packed, text: &mut String, new: &NewWorkflow) {
     // In the past is now.
     packed.clear().millis(new.due.map_or(-1, |due| limits::keepable(due).millis()));
-    packed.text(traceparent(new.traceparent.as_deref()));
     packed.text(Queue::DEFAULT.as_str());
     call.arg(&packed.0);
     call.arg(packed.document(&new.kind, &new.target, new.parent.as_ref()));
-    call.arg(packed.tail(Some(&new.entry.digest), &new.headline));
-    call.arg(entry(text, &new.entry));
+    call.arg(packed.tail(Some(new.entry.digest), new.traceparent.as_deref(), "", Queue::DEFAULT.as_str(), &new.headline));
+    entries::pack(&mut packed.0, std::slice::from_ref(&new.entry));
+    call.arg(&packed.0);
     call.arg(written(text, format_args!(" {}:{}", new.headline.len(), new.headline)));
 }
 

@@ -14,7 +14,7 @@ use super::connection::Connection;
 use super::keys::Keys;
 use super::reply::Reply;
 use super::script::Scripts;
-use super::{Malformed, Status, StoreError, StoreEvent, WorkflowId, damaged_answer, layout, limits, reply};
+use super::{Malformed, Status, StoreError, StoreEvent, WorkflowId, damaged_answer, entries, layout, limits, reply};
 
 /// How long one read blocks.
 // As for the bell: long enough to cost nothing, short enough to notice a dead peer.
@@ -180,18 +180,22 @@ impl Events {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<_> = new.iter().map(|(_, happening)| (happening.workflow.as_str(), happening.seq)).collect();
+        let places: Vec<_> = new.iter().map(|(_, happening)| (happening.workflow.as_str(), happening.first)).collect();
         let found = scripts.entries(connection, &self.shared.keys, OPERATION, &places).await?;
         let read = || {
             let mut found = Reply::of(found)?;
             let mut events = Vec::new();
-            for (cursor, Happening { workflow, seq, status, headline }) in new {
-                let (document, entry) = (found.value()?, found.value()?);
-                if matches!(document, Value::Nil) || matches!(entry, Value::Nil) {
+            for (cursor, Happening { workflow, first, seq, status, headline }) in new {
+                let (document, kept) = (found.value()?, found.value()?);
+                if matches!(document, Value::Nil) || matches!(kept, Value::Nil) {
                     continue;
                 }
+                let entry = |kept| {
+                    let place = usize::try_from(seq - first).unwrap_or(usize::MAX);
+                    entries::unpack(kept)?.into_iter().nth(place).ok_or_else(|| Malformed::new("one more entry", "the end"))
+                };
                 // One that can't be read must not keep the others from being told.
-                let read = layout::subject(document).and_then(|subject| Ok((subject, reply::entry(reply::text(entry)?)?)));
+                let read = layout::subject(document).and_then(|subject| Ok((subject, entry(kept)?)));
                 let ((kind, target), entry) = match read {
                     Ok(read) => read,
                     Err(why) => {
@@ -290,6 +294,8 @@ struct Element {
 #[derive(Clone)]
 struct Happening {
     workflow: WorkflowId,
+    /// Place of the first entry of that commit.
+    first: u64,
     seq: u64,
     status: Status,
     headline: String,
@@ -330,7 +336,7 @@ fn unpack(mut packed: &str) -> Result<Vec<Happening>, Malformed> {
     while !packed.is_empty() {
         let (first, entries, rest) =
             unpack_one(packed).ok_or_else(|| Malformed::new("what happened to a workflow", packed))?;
-        happenings.extend((0..entries).map(|later| Happening { seq: first.seq + later, ..first.clone() }));
+        happenings.extend((0..entries).map(|later| Happening { seq: first.first + later, ..first.clone() }));
         packed = rest;
     }
     Ok(happenings)
@@ -344,9 +350,11 @@ fn unpack_one(packed: &str) -> Option<(Happening, u64, &str)> {
     let (status, rest) = rest.split_once(' ')?;
     let (length, rest) = rest.split_once(':')?;
     let (headline, rest) = rest.split_at_checked(length.parse().ok()?)?;
+    let first = seq.parse().ok()?;
     let happening = Happening {
         workflow: workflow.parse().ok()?,
-        seq: seq.parse().ok()?,
+        first,
+        seq: first,
         status: reply::status(status).ok()?,
         headline: headline.to_owned(),
     };

@@ -10,6 +10,8 @@ use crate::store::Queue;
 /// | `children:<id>` | zset | its children, by creation |
 /// | `due:<queue>` | zset | workflow -> when it may next be looked at |
 /// | `bell:<queue>` | list | one element for each ring |
+/// | `hand:<session>` | string | another value each time that somebody changes what this store holds ([`super::direct`]) |
+/// | `touched` | counter | how often that was |
 /// | `budget:<name>` | hash | member -> workflow |
 /// | `wait:lock:<name>`, `wait:budget:<name>` | zset | who waits, since when |
 /// | the fields below | | |
@@ -32,7 +34,7 @@ pub(super) struct Keys {
     /// Zset: ended workflows by creation.
     pub(super) ended: String,
     /// Zset: ended workflows by the time at which they are swept.
-    expiry: String,
+    pub(super) expiry: String,
     /// Hash: lock -> workflow.
     pub(super) locks: String,
     /// Set: names of budgets that have members.
@@ -43,10 +45,12 @@ pub(super) struct Keys {
     pub(super) heads: String,
     /// Hash: workflow -> its document ([`super::layout`]).
     pub(super) documents: String,
-    /// Hash: `<workflow>:<place from 1>` -> `<digest> <body>` of that journal entry.
+    /// Hash: `<workflow>:<place from 1>` -> journal entries of one commit, the first of which has that place ([`super::entries`]).
     pub(super) journal: String,
     /// Hash: workflow -> the state in which it last gave up its lease.
     pub(super) states: String,
+    /// Hash: workflow -> the worker that has it, or had it last, and the ticket of its claim.
+    pub(super) holders: String,
     /// Hash: the store's name and layout; when and by whom it was last accepted; looks of each witness, and at which process
     /// of Redis the last one was.
     pub(super) store: String,
@@ -88,6 +92,7 @@ impl Keys {
             documents: key("documents"),
             journal: key("journal"),
             states: key("states"),
+            holders: key("holders"),
             store: key("store"),
             revision: key(&format!("revision:{}", layout::LAYOUT)),
             halt: key(&format!("halt:{}", layout::LAYOUT)),
@@ -95,7 +100,7 @@ impl Keys {
     }
 
     /// The keys that every script is given, in the order in which `common.lua` names them.
-    pub(super) fn shared(&self) -> [&str; 15] {
+    pub(super) fn shared(&self) -> [&str; 16] {
         [
             &self.fence,
             &self.lease,
@@ -111,6 +116,7 @@ impl Keys {
             &self.documents,
             &self.journal,
             &self.states,
+            &self.holders,
             // The last one, whatever comes before: `gate.lua` has nothing else to go by.
             &self.revision,
         ]
@@ -121,13 +127,18 @@ impl Keys {
         [&self.store, &self.revision, &self.halt]
     }
 
-    /// The field of a journal entry.
-    pub(super) fn entry(id: &str, at: u64) -> String {
-        format!("{id}:{at}")
+    /// The field of the journal entries of one commit, the first of which has place `first`.
+    pub(super) fn entries(id: &str, first: u64) -> String {
+        format!("{id}:{first}")
     }
 
     pub(super) fn bell(&self, queue: &Queue) -> String {
         format!("{}:bell:{queue}", self.prefix)
+    }
+
+    /// What is touched when somebody changes the head of a workflow that the store of that `session` holds.
+    pub(super) fn hand(&self, session: &str) -> String {
+        format!("{}:hand:{session}", self.prefix)
     }
 
     pub(super) fn children(&self, id: &WorkflowId) -> String {

@@ -2,9 +2,11 @@
 //!
 //! - The **head** changes with each commit, and the scripts look into it (`HEAD` in `common.lua`). Little-endian: fence (f64, 0: nobody
 //!   has it), number of entries (u32), flags (u8), leases that expired without a commit (u16), status (u8, its place in
-//!   [`Status::ALL`]), created and updated (f64, milliseconds); then texts that end with a zero byte: holder (worker and ticket),
-//!   traceparent, mark, queue; then the **tail**: digest of the newest entry with a zero byte, and the headline to the end.
-//! - The **document** is written once: the parent's id with a zero byte, the length of the kind (u32), kind, target to the end.
+//!   [`Status::ALL`]), when it was last committed to (f64, milliseconds). The scripts make that much of it. Then what whoever commits has
+//!   made: the digest of the newest entry (32 bytes); texts that end with a zero byte: traceparent, mark, queue; and the headline to the end.
+//! - The **document** is written once: when it was created (f64, milliseconds), the parent's id with a zero byte, the length of the kind
+//!   (u32), kind, target to the end.
+//! - **Entries**: `entries.rs`.
 
 use ::redis::Value;
 
@@ -13,7 +15,10 @@ use crate::clock::Timestamp;
 use crate::store::{Digest, Document, Fence, Queue, Status, WorkflowId};
 
 /// Counts up whenever any of this changes, so that no release takes what another one wrote for its own.
-pub(super) const LAYOUT: &str = "2";
+pub(super) const LAYOUT: &str = "3";
+
+/// The flag of a head that has ended, as `common.lua` has it.
+pub(super) const ENDED: u8 = 8;
 
 /// What the scripts call the statuses, in the order of their numbers.
 pub(super) fn statuses() -> String {
@@ -69,13 +74,22 @@ impl Packed {
         self.0.push(0);
     }
 
-    /// The tail of a head. No digest: what it is stays as it is, and is put in front.
-    pub(super) fn tail(&mut self, digest: Option<&Digest>, headline: &str) -> &[u8] {
-        self.clear().text(digest.map_or("", |digest| digest.0.as_str()));
-        self.0.extend(headline.as_bytes());
+    /// What whoever commits makes of a head. No digest: the one that stands is put in its place.
+    pub(super) fn tail(&mut self, digest: Option<Digest>, traceparent: Option<&str>, mark: &str, queue: &str, headline: &str) -> &[u8] {
+        self.clear().add_tail(digest, traceparent, mark, queue, headline);
         &self.0
     }
 
+    pub(super) fn add_tail(&mut self, digest: Option<Digest>, traceparent: Option<&str>, mark: &str, queue: &str, headline: &str) {
+        self.0.extend(digest.unwrap_or(Digest::NONE).0);
+        // One that has spaces is none: a traceparent has hexadecimal digits and dashes.
+        self.text(traceparent.filter(|text| !text.contains(char::is_whitespace)).unwrap_or_default());
+        self.text(mark);
+        self.text(queue);
+        self.0.extend(headline.as_bytes());
+    }
+
+    /// A document without when it was created, which the script knows.
     pub(super) fn document(&mut self, kind: &str, target: &str, parent: Option<&WorkflowId>) -> &[u8] {
         self.clear().text(parent.map_or("", WorkflowId::as_str));
         self.number(kind.len() as u64);
@@ -86,16 +100,16 @@ impl Packed {
 }
 
 /// What is read, from its beginning.
-struct Unpack<'a>(&'a [u8]);
+pub(super) struct Unpack<'a>(pub(super) &'a [u8]);
 
 impl<'a> Unpack<'a> {
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (read, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(read)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.bytes(N)?.try_into().ok()
     }
 
@@ -120,26 +134,26 @@ pub(super) struct Kept {
     pub(super) document: Document,
     /// None while nobody has it.
     pub(super) fence: Option<Fence>,
-    /// The worker that has it, or had it last.
-    pub(super) worker: String,
     pub(super) tries: u32,
+    /// It has no flags.
+    pub(super) plain: bool,
     /// What of it is not of its form, if so; then that is empty.
     pub(super) damage: Option<String>,
 }
 
-/// Parent, kind and target of a document.
-fn parts(document: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+/// When it was created, parent, kind and target of a document.
+fn parts(document: &[u8]) -> Option<(Timestamp, &[u8], &[u8], &[u8])> {
     let mut unpack = Unpack(document);
-    let parent = unpack.text()?;
+    let (created, parent) = (unpack.time()?, unpack.text()?);
     let length = unpack.array().map(u32::from_le_bytes)?;
-    Some((parent, unpack.bytes(usize::try_from(length).ok()?)?, unpack.0))
+    Some((created, parent, unpack.bytes(usize::try_from(length).ok()?)?, unpack.0))
 }
 
 /// Kind and target of a document.
 pub(super) fn subject(document: Value) -> Result<(String, String), Malformed> {
     let bytes = bytes(document)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
-    let read = parts(&bytes).and_then(|(_, kind, target)| Some((text(kind).ok()?, text(target).ok()?)));
+    let read = parts(&bytes).and_then(|(_, _, kind, target)| Some((text(kind).ok()?, text(target).ok()?)));
     read.ok_or_else(|| Malformed::new("the document of a workflow", String::from_utf8_lossy(&bytes)))
 }
 
@@ -156,14 +170,14 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
     let mut read = || {
         let fence = unpack.float()?;
         let seq = unpack.array().map(u32::from_le_bytes)?;
-        let _flags = unpack.array::<1>()?;
+        let [flags] = unpack.array()?;
         let tries = unpack.array().map(u16::from_le_bytes)?;
         let [status] = unpack.array()?;
-        let (created, updated) = (unpack.time()?, unpack.time()?);
-        let (holder, trace, _mark) = (unpack.text()?, unpack.text()?, unpack.text()?);
-        Some((fence, seq, tries, status, created, updated, holder, trace, unpack.text()?, unpack.text()?, unpack.0))
+        let (updated, digest) = (unpack.time()?, Digest(unpack.array()?));
+        let (trace, _mark, queue) = (unpack.text()?, unpack.text()?, unpack.text()?);
+        Some((fence, seq, flags, tries, status, updated, digest, trace, queue, unpack.0))
     };
-    let (fence, seq, tries, status, created, updated, holder, trace, queue, digest, headline) =
+    let (fence, seq, flags, tries, status, updated, head, trace, queue, headline) =
         read().ok_or_else(|| Malformed::new("the head of a workflow", String::from_utf8_lossy(head)))?;
     let mut damage = None;
     let mut wrong = |what: String| {
@@ -176,11 +190,9 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
             String::new()
         }
     };
-    let holder = text("holder", holder);
     let (trace, queue, headline) = (text("trace", trace), text("queue", queue), text("headline", headline));
-    let digest = text("digest", digest);
-    let (parent, kind, target) = match document.and_then(parts) {
-        Some((parent, kind, target)) => (text("parent", parent), text("kind", kind), text("target", target)),
+    let (created, parent, kind, target) = match document.and_then(parts) {
+        Some((created, parent, kind, target)) => (created, text("parent", parent), text("kind", kind), text("target", target)),
         None => {
             wrong("its document is not there, or not of its form".to_owned());
             Default::default()
@@ -190,10 +202,14 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
         wrong(format!("its `status` is {status}"));
         Status::Quarantined
     });
-    let queue = queue.parse().unwrap_or_else(|_| {
-        wrong(format!("its `queue` is `{}`", shown(&queue)));
+    let queue = if queue == Queue::DEFAULT.as_str() {
         Queue::DEFAULT
-    });
+    } else {
+        queue.parse().unwrap_or_else(|_| {
+            wrong(format!("its `queue` is `{}`", shown(&queue)));
+            Queue::DEFAULT
+        })
+    };
     let parent = Some(parent).filter(|parent| !parent.is_empty()).and_then(|parent| match parent.parse() {
         Ok(parent) => Some(parent),
         Err(_) => {
@@ -201,27 +217,18 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
             None
         }
     });
+    let traceparent = Some(trace).filter(|trace| !trace.is_empty());
+    let seq = u64::from(seq);
     let document = Document {
-        id,
-        kind,
-        target,
-        parent,
-        status,
-        headline,
-        seq: u64::from(seq),
-        head: Digest(digest),
-        state: None,
-        queue,
-        traceparent: Some(trace).filter(|trace| !trace.is_empty()),
-        created,
-        updated,
-        due: None,
-        lease: None,
+        id, kind, target, parent, status, headline, seq, head, state: None, queue, traceparent, created, updated, due: None, lease: None,
     };
-    // The ticket follows the worker.
-    let worker = holder.rsplit_once(' ').map(|(worker, _)| worker.to_owned()).unwrap_or_default();
     let fence = (fence > 0.0).then_some(Fence(fence as u64));
-    Ok(Kept { document, fence, worker, tries: u32::from(tries), damage })
+    Ok(Kept { document, fence, tries: u32::from(tries), plain: flags == 0, damage })
+}
+
+/// The worker of a holder, whose ticket follows it.
+pub(super) fn worker(holder: &str) -> String {
+    holder.rsplit_once(' ').map(|(worker, _)| worker.to_owned()).unwrap_or_default()
 }
 
 /// Enough to recognise it.

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::high_water::{HighWater, Standing};
 use super::{
-    Advance, Advanced, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
+    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::Timestamp;
@@ -21,8 +21,10 @@ mod bell;
 mod configured;
 mod connection;
 mod creations;
+mod direct;
 mod durability;
 mod encode;
+mod entries;
 mod events;
 mod keys;
 mod layout;
@@ -40,12 +42,17 @@ pub(super) use outage::trouble;
 use bell::Bell;
 use connection::{Connection, Server};
 use creations::Creations;
+use direct::Direct;
 use encode::Part;
+use entries::Unreadable;
 use events::Events;
 use keys::Keys;
 use reply::{Malformed, Reply};
 use script::Scripts;
 use tickets::TicketBook;
+
+/// Most commits have at most so many entries.
+const COMMIT_ENTRIES_FEW: u64 = 16;
 
 /// Keeps workflows in Redis. Its connections heal by themselves; while they can't, every call answers
 /// [`StoreError::Unavailable`], and it is the caller who asks again.
@@ -60,7 +67,10 @@ pub struct RedisStore {
     bell: Bell,
     events: Events,
     tickets: TicketBook,
+    direct: Direct,
 }
+
+const ADVANCE: &str = "advance workflows";
 
 impl RedisStore {
     /// Connects, and makes sure that acknowledged writes are kept.
@@ -71,16 +81,22 @@ impl RedisStore {
     pub async fn connect(options: RedisOptions) -> Result<RedisStore, StoreError> {
         let keys = Keys::new(&options.prefix)?;
         let server = Arc::new(Server::new(&options)?);
-        let connection = Connection::new(server.clone(), options.reply_timeout);
-        let connection = Arc::new(if options.only_watched { connection.only_watched(&keys.store) } else { connection });
+        let connect = || {
+            let connection = Connection::new(server.clone(), options.reply_timeout);
+            if options.only_watched { connection.only_watched(&keys.store) } else { connection }
+        };
+        let connection = Arc::new(connect());
+        let tickets = TicketBook::new();
+        let direct = Direct::new(&keys, tickets.session(), connect);
         let scripts = Arc::new(Scripts::new());
         let store = RedisStore {
             creations: Creations::new(connection.clone(), scripts.clone(), keys.clone()),
             scripts,
             bell: Bell::new(server.clone(), bell::WAIT + options.reply_timeout, &keys),
-            events: Events::new(Connection::new(server, events::WAIT + options.reply_timeout), &keys),
+            events: Events::new(Connection::new(server.clone(), events::WAIT + options.reply_timeout), &keys),
             connection,
-            tickets: TicketBook::new(),
+            tickets,
+            direct,
             keys,
         };
         let durability = store.durability().await?;
@@ -112,40 +128,56 @@ impl RedisStore {
         known.ok_or_else(|| damaged_answer(operation, Malformed::new("a known word", word)))
     }
 
+    /// The fields of the journal entries of `id` from place `first` on, before `end`; nil where no commit began.
+    async fn fields(&self, operation: &'static str, id: &WorkflowId, first: u64, end: u64) -> Result<Vec<Value>, StoreError> {
+        if first >= end {
+            return Ok(Vec::new());
+        }
+        let mut command = cmd("HMGET");
+        command.arg(&self.keys.journal);
+        for place in first..end {
+            command.arg(Keys::entries(id.as_str(), place));
+        }
+        let answer = self.query(operation, &command).await?;
+        Reply::of(answer).map(Reply::rest).map_err(|source| damaged_answer(operation, source))
+    }
+
     /// Entries of one journal from place `from` (1 is the first), at most `limit`; fewer where it ends.
     async fn entries(&self, operation: &'static str, id: &WorkflowId, from: u64, limit: u64) -> Result<Vec<StoredEntry>, StoreError> {
         let Some(end) = from.checked_add(limit) else { return Ok(Vec::new()) };
-        let mut command = cmd("HMGET");
-        command.arg(&self.keys.journal);
-        for place in from..end {
-            command.arg(Keys::entry(id.as_str(), place));
-        }
-        let read = |answer| {
-            let mut answer = Reply::of(answer)?;
-            let mut entries = Vec::new();
-            for _ in 0..limit {
-                let Some(kept) = answer.optional_text()? else { break };
-                entries.push(reply::entry(kept)?);
+        let damaged = |source: Unreadable| StoreError::Damaged { operation, what: format!("the journal of {id}"), source: source.into() };
+        let (mut first, mut fields) = (from, self.fields(operation, id, from, end).await?);
+        // Where the commit begins that the entry is of.
+        let begins = |first: u64, fields: &[Value]| (first..=from).zip(fields).filter(|(_, field)| !matches!(field, Value::Nil)).last().map(|(place, _)| place);
+        for back in [COMMIT_ENTRIES_FEW, limits::COMMIT_ITEMS_MAX as u64] {
+            if first > 1 && begins(first, &fields).is_none() {
+                let before = from.saturating_sub(back).max(1);
+                let mut earlier = self.fields(operation, id, before, first).await?;
+                earlier.append(&mut fields);
+                (first, fields) = (before, earlier);
             }
-            Ok(entries)
-        };
-        read(self.query(operation, &command).await?).map_err(|source: Malformed| StoreError::Damaged {
-            operation,
-            what: format!("the journal of {id}"),
-            source: source.into(),
-        })
+        }
+        let Some(begins) = begins(first, &fields) else { return Ok(Vec::new()) };
+        let mut entries = Vec::new();
+        entries::follow(fields, first, begins, &mut entries).map_err(damaged)?;
+        let skip = usize::try_from(from - begins).unwrap_or(usize::MAX).min(entries.len());
+        entries.drain(..skip);
+        entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(entries)
     }
 
     /// A claim hands out the beginnings of journals; the rest of long ones is read in pages. Whoever holds the lease is the only one
     /// to append.
     async fn complete(&self, claimed: &mut super::Claimed) -> Result<(), StoreError> {
         while claimed.damage.is_none() && (claimed.journal.len() as u64) < claimed.document.seq {
+            // A commit begins here.
             let from = claimed.journal.len() as u64 + 1;
-            match self.entries("read a claimed journal", &claimed.document.id, from, u64::from(PAGE_MAX)).await {
-                Ok(page) if page.is_empty() => claimed.damage = Some(format!("entry {from} of its journal is not there")),
-                Ok(page) => claimed.journal.extend(page),
-                Err(StoreError::Damaged { source, .. }) => claimed.damage = Some(format!("its journal, from entry {from} on: {source}")),
-                Err(other) => return Err(other),
+            let end = from + u64::from(PAGE_MAX);
+            let fields = self.fields("read a claimed journal", &claimed.document.id, from, end).await?;
+            match entries::follow(fields, from, from, &mut claimed.journal) {
+                Ok(next) if next == from => claimed.damage = Some(format!("entry {from} of its journal is not there")),
+                Ok(_) => {}
+                Err(unreadable) => claimed.damage = Some(format!("its journal: {unreadable}")),
             }
         }
         claimed.journal.truncate(usize::try_from(claimed.document.seq).unwrap_or(usize::MAX));
@@ -153,19 +185,38 @@ impl RedisStore {
     }
 
     /// One call of at most [`super::COMMITS_MAX`] commits.
-    async fn advance_once(&self, advance: &Part<'_>) -> Result<Advanced, StoreError> {
-        const OPERATION: &str = "advance workflows";
+    async fn advance_once(&self, mut part: Part<'_>) -> Result<Advanced, StoreError> {
+        let Some(turn) = self.direct.turn(&self.connection, &part).await else { return self.advance_by_script(&part).await };
+        let Some(done) = turn.commit(&part).await.map_err(|error| outage::judge(ADVANCE, error))? else {
+            return self.advance_by_script(&part).await;
+        };
+        let mut place = 0..;
+        part.commits.retain(|_| place.next().is_some_and(|place| done.binary_search_by_key(&place, |(place, _)| *place).is_err()));
+        let mut advanced = match self.direct.now().filter(|_| part.is_empty()) {
+            Some(now) => Advanced { now, commits: Vec::new(), renewed: Vec::new(), claimed: Vec::new(), next: None },
+            None => self.advance_by_script(&part).await?,
+        };
+        // In the order in which they were asked for.
+        for (place, committed) in done {
+            advanced.commits.insert(place, committed);
+        }
+        Ok(advanced)
+    }
+
+    async fn advance_by_script(&self, part: &Part<'_>) -> Result<Advanced, StoreError> {
+        self.direct.settle(&self.connection, ADVANCE).await?;
         let script = &self.scripts.advance;
-        let drawn = self.tickets.draw(advance.claim.is_some());
-        let call = encode::advance(script.call(&self.keys), advance, drawn.tickets());
-        let answer = script.run(&self.connection, OPERATION, call).await?;
-        let mut advanced = reply::advanced(answer, advance).map_err(|source| damaged_answer(OPERATION, source))?;
-        for claimed in &mut advanced.claimed {
+        let drawn = self.tickets.draw(part.claim.is_some());
+        let call = encode::advance(script.call(&self.keys), part, drawn.tickets(), &self.direct.hand);
+        let answer = script.run(&self.connection, ADVANCE, call).await?;
+        let mut answer = reply::advanced(answer, part).map_err(|source| damaged_answer(ADVANCE, source))?;
+        for claimed in &mut answer.advanced.claimed {
             self.complete(claimed).await?;
         }
+        self.direct.hear(part, &answer);
         // Only now: what was granted and could not be handed out is taken back by the next claim.
         drawn.answered();
-        Ok(advanced)
+        Ok(answer.advanced)
     }
 }
 
@@ -190,7 +241,7 @@ impl Store for RedisStore {
         limits::check_advance(advance)?;
         let mut whole = Advanced { now: Timestamp::default(), commits: Vec::new(), renewed: Vec::new(), claimed: Vec::new(), next: None };
         for part in encode::parts(advance) {
-            let Advanced { now, commits, renewed, claimed, next } = self.advance_once(&part).await?;
+            let Advanced { now, commits, renewed, claimed, next } = self.advance_once(part).await?;
             whole.commits.extend(commits);
             whole.renewed.extend(renewed);
             whole = Advanced { now, claimed, next, ..whole };
@@ -352,10 +403,4 @@ impl Store for RedisStore {
 
 fn damaged_answer(operation: &'static str, source: Malformed) -> StoreError {
     StoreError::Damaged { operation, what: "an answer of Redis".to_owned(), source: source.into() }
-}
-
-/// SHA-256 and JSON as one list element: digests have no spaces.
-fn split_entry(kept: &str) -> Option<StoredEntry> {
-    let (digest, body) = kept.split_once(' ')?;
-    Some(StoredEntry { digest: Digest(digest.to_owned()), body: body.to_owned() })
 }

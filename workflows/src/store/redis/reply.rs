@@ -7,11 +7,10 @@ use tracing::error;
 
 use super::encode::Part;
 use super::layout::{self, Kept};
-use super::split_entry;
+use super::entries;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Status, StoredEntry,
-    StoredSignal, WorkflowId, limits,
+    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Status, StoredSignal, WorkflowId, limits,
 };
 
 /// An answer that is not what the scripts give. Somebody else writes to these keys, or runs another version.
@@ -42,6 +41,11 @@ impl Reply {
             Value::Array(values) => Ok(Reply(values.into_iter())),
             other => Err(Malformed::value("an array", &other)),
         }
+    }
+
+    /// What is left.
+    pub(super) fn rest(self) -> Vec<Value> {
+        self.0.collect()
     }
 
     pub(super) fn value(&mut self) -> Result<Value, Malformed> {
@@ -91,12 +95,16 @@ pub(super) fn id(text: String) -> Result<WorkflowId, Malformed> {
 
 pub(super) fn text(value: Value) -> Result<String, Malformed> {
     match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| Malformed::new("UTF-8", "other bytes")),
+        Value::BulkString(bytes) => utf8(bytes),
         Value::SimpleString(text) => Ok(text),
         Value::VerbatimString { text, .. } => Ok(text),
         Value::Okay => Ok("OK".to_owned()),
         other => Err(Malformed::value("a text", &other)),
     }
+}
+
+pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, Malformed> {
+    String::from_utf8(bytes).map_err(|_| Malformed::new("UTF-8", "other bytes"))
 }
 
 pub(super) fn texts(value: Value) -> Result<Vec<String>, Malformed> {
@@ -134,16 +142,23 @@ pub(super) fn optional_time(value: Value) -> Result<Option<Timestamp>, Malformed
     number::<f64>(&value).map(|millis| Some(limits::keepable(Timestamp::from_millis(millis as i64))))
 }
 
-pub(super) fn entry(kept: String) -> Result<StoredEntry, Malformed> {
-    split_entry(&kept).ok_or_else(|| Malformed::new("a digest and a body", kept))
-}
-
 pub(super) fn status(name: &str) -> Result<Status, Malformed> {
     let found = Status::ALL.into_iter().find(|status| status.as_str() == name);
     found.ok_or_else(|| Malformed::new("a status", name))
 }
 
-pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malformed> {
+/// What `advance.lua` answers.
+pub(super) struct Answer {
+    pub(super) advanced: Advanced,
+    /// What is touched when somebody changes what this store holds.
+    pub(super) hand: Option<Vec<u8>>,
+    /// Of each commit: its lease was kept, and its head has no flags.
+    pub(super) kept_plain: Vec<bool>,
+    /// Of each claimed workflow: its head has no flags.
+    pub(super) claimed_plain: Vec<bool>,
+}
+
+pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Answer, Malformed> {
     let mut reply = Reply::of(answer)?;
     let now = reply.time()?;
     let lease_until = reply.time()?;
@@ -151,7 +166,8 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malf
     if verdicts.len() != asked.commits.len() {
         return Err(Malformed::new("a verdict on each commit", verdicts));
     }
-    let verdicts = verdicts.bytes().zip(asked.commits);
+    let kept_plain = verdicts.bytes().map(|verdict| verdict == KEPT).collect();
+    let verdicts = verdicts.bytes().zip(asked.commits.iter().copied());
     let commits = verdicts.map(|(verdict, commit)| committed(verdict, &mut others, commit, lease_until)).collect::<Result<_, _>>()?;
     let renewed = reply.text()?.bytes().map(|renewed| (renewed == KEPT).then_some(lease_until)).collect();
     let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim) {
@@ -162,17 +178,20 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Advanced, Malf
             None
         }
     });
-    let claimed = claimed.collect();
+    let (claimed, claimed_plain) = claimed.unzip();
     let next = reply.optional_time()?;
     for broken in reply.array()?.0 {
         let told = texts(broken)?;
         error!(workflow = told.first(), why = told.get(1), "what is kept of a workflow can't be read; nobody is granted it any more");
     }
-    Ok(Advanced { now, commits, renewed, claimed, next })
+    let hand = optional_bytes(reply.value()?)?;
+    Ok(Answer { advanced: Advanced { now, commits, renewed, claimed, next }, hand, kept_plain, claimed_plain })
 }
 
 /// Verdicts of `advance.lua`.
 const KEPT: u8 = b'k';
+/// The same, and its head has flags.
+const KEPT_FLAGGED: u8 = b'm';
 const DONE: u8 = b'd';
 const FENCED: u8 = b'f';
 /// It is among the others.
@@ -181,7 +200,7 @@ const OTHER: u8 = b'o';
 /// `others`: those that have more to say.
 fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Timestamp) -> Result<Committed, Malformed> {
     match verdict {
-        KEPT => return Ok(Committed::Done { lease_until: Some(lease_until), signals: Vec::new() }),
+        KEPT | KEPT_FLAGGED => return Ok(Committed::Done { lease_until: Some(lease_until), signals: Vec::new() }),
         DONE => return Ok(Committed::Done { lease_until: None, signals: Vec::new() }),
         FENCED => return Ok(Committed::Fenced),
         OTHER => {}
@@ -210,7 +229,8 @@ fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Time
     }
 }
 
-fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed, Malformed> {
+/// Also whether its head has no flags.
+fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<(Claimed, bool), Malformed> {
     let mut reply = Reply::of(one)?;
     let id = reply.id()?;
     let head = layout::bytes(reply.value()?)?;
@@ -220,23 +240,16 @@ fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<Claimed,
     };
     let mut read = reply.array()?;
     let document = optional_bytes(read.value()?)?;
-    let Kept { mut document, fence, tries, mut damage, .. } = layout::kept(id, &head, document.as_deref())?;
+    let Kept { mut document, fence, tries, plain, mut damage } = layout::kept(id, &head, document.as_deref())?;
     let fence = fence.ok_or_else(|| Malformed::new("a fence", "none"))?;
     let until = asked.map_or(now, |claim| now + claim.lease);
     let worker = asked.map(|claim| claim.worker.clone()).unwrap_or_default();
     document.lease = Some(LeaseInfo { worker, fence, until });
     let mut journal = Vec::new();
-    for kept in read.0 {
-        let kept = if matches!(kept, Value::Nil) { Ok(String::new()) } else { text(kept) };
-        match kept.and_then(entry) {
-            Ok(entry) => journal.push(entry),
-            Err(malformed) => {
-                damage.get_or_insert_with(|| format!("entry {} of its journal: {malformed}", journal.len() + 1));
-                break;
-            }
-        }
+    if let Err(unreadable) = entries::follow(read.0, 1, 1, &mut journal) {
+        damage.get_or_insert_with(|| format!("its journal: {unreadable}"));
     }
-    Ok(Claimed { document, journal, tries, damage, fence, lease_until: until, signals })
+    Ok((Claimed { document, journal, tries, damage, fence, lease_until: until, signals }, plain))
 }
 
 /// One element of `read.lua`'s answer; None if there is no such workflow. What can't be read is shown as quarantined: one bad
@@ -247,7 +260,7 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
     }
     let mut reply = Reply::of(read)?;
     let (head, document) = (layout::bytes(reply.value()?)?, optional_bytes(reply.value()?)?);
-    let Kept { mut document, fence, worker, .. } = match layout::kept(id.clone(), &head, document.as_deref()) {
+    let Kept { mut document, fence, .. } = match layout::kept(id.clone(), &head, document.as_deref()) {
         Ok(Kept { damage: Some(damage), .. }) => return Ok(Some(unreadable(id.clone(), &damage))),
         Ok(kept) => kept,
         Err(malformed) => return Ok(Some(unreadable(id.clone(), &malformed.to_string()))),
@@ -255,6 +268,8 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
     document.state = reply.optional_text()?;
     document.due = reply.optional_time()?;
     let until = reply.optional_time()?;
+    // Who has it is for people to read.
+    let worker = reply.optional_text().ok().flatten().map(|holder| layout::worker(&holder)).unwrap_or_default();
     // A fence stands for as long as the lease was not given up.
     document.lease = fence.zip(until).map(|(fence, until)| LeaseInfo { worker, fence, until });
     Ok(Some(document))
@@ -276,7 +291,7 @@ fn unreadable(id: WorkflowId, why: &str) -> Document {
         status: Status::Quarantined,
         headline: format!("what is kept of it can't be read: {why}"),
         seq: 0,
-        head: Digest(String::new()),
+        head: Digest::NONE,
         state: None,
         queue: Queue::DEFAULT,
         traceparent: None,

@@ -141,7 +141,7 @@ impl Scripts {
         operation: &'static str,
         ids: &[impl AsRef<str>],
     ) -> Result<Value, StoreError> {
-        let mut call = self.read.bare_call(&[&keys.lease, &keys.heads, &keys.documents, &keys.states]);
+        let mut call = self.read.bare_call(&[&keys.lease, &keys.heads, &keys.documents, &keys.states, &keys.holders]);
         call.arg(&keys.prefix);
         for id in ids {
             call.arg(id.as_ref());
@@ -149,7 +149,7 @@ impl Scripts {
         self.read.run(connection, operation, call).await
     }
 
-    /// Reads single entries by workflow and place: for each the document and the entry, or nils.
+    /// Reads what single commits appended, by workflow and place of the first entry: for each the document and the entries, or nils.
     pub(super) async fn entries(
         &self,
         connection: &Connection,

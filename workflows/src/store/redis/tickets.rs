@@ -16,21 +16,26 @@ pub(super) struct Tickets {
 /// Numbers the claims of one store.
 pub(super) struct TicketBook {
     /// No two stores have the same one.
-    session: u64,
+    session: String,
     count: AtomicU64,
     lost: Mutex<Vec<String>>,
 }
 
 impl TicketBook {
     pub(super) fn new() -> TicketBook {
-        TicketBook { session: rand::random(), count: AtomicU64::new(0), lost: Mutex::default() }
+        TicketBook { session: format!("{:x}", rand::random::<u64>()), count: AtomicU64::new(0), lost: Mutex::default() }
+    }
+
+    /// What all tickets begin with, up to a dash.
+    pub(super) fn session(&self) -> &str {
+        &self.session
     }
 
     /// For a call, which counts as lost until it is [`Drawn::answered`]. Empty if the call does not claim.
     pub(super) fn draw(&self, claims: bool) -> Drawn<'_> {
         let tickets = if claims {
             let number = self.count.fetch_add(1, Ordering::Relaxed);
-            Tickets { own: format!("{:x}-{number}", self.session), lost: self.lost().clone() }
+            Tickets { own: format!("{}-{number}", self.session), lost: self.lost().clone() }
         } else {
             Tickets { own: String::new(), lost: Vec::new() }
         };

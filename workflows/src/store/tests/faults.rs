@@ -7,7 +7,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use turnaround_config::SecretText;
 
-use super::sample;
+use super::{FIRST, sample};
 use crate::store::high_water::HighWater;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
@@ -18,7 +18,7 @@ use crate::store::{
 
 const LONG: Duration = Duration::from_secs(600);
 
-fn id(name: &str) -> WorkflowId {
+pub(super) fn id(name: &str) -> WorkflowId {
     name.parse().unwrap()
 }
 
@@ -36,7 +36,7 @@ async fn connect(options: RedisOptions) -> RedisStore {
     }
 }
 
-async fn claim(store: &RedisStore) -> Vec<Claimed> {
+pub(super) async fn claim(store: &RedisStore) -> Vec<Claimed> {
     let claim = Some(Claim { max: 100, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
     until_answered(store, &Advance { claim, ..Advance::default() }).await.claimed
 }
@@ -52,10 +52,13 @@ async fn until_answered(store: &RedisStore, advance: &Advance) -> Advanced {
     }
 }
 
-fn commit(id: &WorkflowId, fence: Fence, seq: u64, head: &str, next: Next) -> Commit {
+pub(super) fn follows(head: Digest, body: &str) -> Digest {
+    Digest(Sha256::new().chain_update(head.to_string()).chain_update(body).finalize().into())
+}
+
+pub(super) fn commit(id: &WorkflowId, fence: Fence, seq: u64, head: Digest, next: Next) -> Commit {
     let body = format!("{{\"after\":{seq}}}");
-    let digest = Sha256::new().chain_update(head).chain_update(&body).finalize();
-    let digest = Digest(digest.iter().map(|byte| format!("{byte:02x}")).collect());
+    let digest = follows(head, &body);
     Commit {
         id: id.clone(),
         fence,
@@ -92,10 +95,10 @@ async fn every_acknowledged_commit_survives_kills_of_redis_and_stands_once() {
         .map(|claimed| {
             let (store, stop, acknowledged) = (store.clone(), stop.clone(), acknowledged.clone());
             tokio::spawn(async move {
-                let (id, mut seq, mut head) = (claimed.document.id, claimed.document.seq, claimed.document.head.0);
+                let (id, mut seq, mut head) = (claimed.document.id, claimed.document.seq, claimed.document.head);
                 while !stop.load(Ordering::Relaxed) {
-                    let next = commit(&id, claimed.fence, seq, &head, Next::Keep);
-                    head.clone_from(&next.entries[0].digest.0);
+                    let next = commit(&id, claimed.fence, seq, head, Next::Keep);
+                    head = next.entries[0].digest;
                     let advance = Advance { lease: LONG, commits: vec![next], ..Advance::default() };
                     let committed = until_answered(&store, &advance).await.commits.remove(0);
                     assert!(matches!(committed, Committed::Done { .. }), "{id} after {seq}: {committed:?}");
@@ -117,15 +120,14 @@ async fn every_acknowledged_commit_survives_kills_of_redis_and_stands_once() {
     for writer in writers {
         let (id, seq, head) = writer.await.unwrap();
         let document = store.load(&id).await.unwrap().unwrap();
-        assert_eq!((document.seq, document.head.0), (seq, head));
+        assert_eq!((document.seq, document.head), (seq, head));
         let mut read = 0;
-        let mut head = String::from("00");
+        let mut head = FIRST;
         while read < seq {
             let page = store.journal(&id, read + 1, 500).await.unwrap();
             for entry in page.iter().skip(usize::from(read == 0)) {
-                let digest = Sha256::new().chain_update(&head).chain_update(&entry.body).finalize();
-                head = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                assert_eq!(entry.digest.0, head);
+                head = follows(head, &entry.body);
+                assert_eq!(entry.digest, head);
             }
             read += page.len() as u64;
         }
@@ -191,7 +193,7 @@ async fn a_redis_that_hangs_is_unavailable_and_no_stale_commit_lands_afterwards(
     let store = connect(impatient(&server)).await;
     let advance = Advance {
         lease: LONG,
-        commits: vec![commit(&id("w"), held.fence, 1, "00", Next::Keep)],
+        commits: vec![commit(&id("w"), held.fence, 1, FIRST, Next::Keep)],
         ..Advance::default()
     };
     server.pause();
@@ -227,7 +229,7 @@ async fn what_was_granted_to_a_lost_claim_is_claimed_again_at_once() {
     assert_eq!(found.iter().map(|found| found.document.id.as_str()).collect::<Vec<_>>(), ["lost"]);
     assert!(claim(&store).await.is_empty());
     // What others hold stays theirs.
-    let kept = commit(&held.document.id, held.fence, 1, "00", Next::Keep);
+    let kept = commit(&held.document.id, held.fence, 1, FIRST, Next::Keep);
     let committed = until_answered(&store, &Advance { commits: vec![kept], ..Advance::default() }).await.commits;
     assert!(matches!(committed[..], [Committed::Done { .. }]), "{committed:?}");
 }
@@ -270,7 +272,7 @@ async fn a_commit_that_redis_refuses_for_now_is_an_outage_and_stands_once_it_is_
     let replicas = ("min-replicas-to-write", "1", "0");
     for (seq, (name, refuse, mend)) in (1..).zip([memory, replicas]) {
         server.command(&["CONFIG", "SET", name, refuse]);
-        let kept = commit(&held.document.id, held.fence, seq, "00", Next::Keep);
+        let kept = commit(&held.document.id, held.fence, seq, FIRST, Next::Keep);
         let advance = Advance { lease: LONG, commits: vec![kept], ..Advance::default() };
         let Err(error) = store.advance(&advance).await else { panic!("{name}: not refused") };
         assert!(error.is_outage(), "{name}: {error}: {:?}", std::error::Error::source(&error));
@@ -328,7 +330,7 @@ async fn fences_grow_even_if_the_store_was_lost() {
     store.create(sample("w")).await.unwrap();
     let after = claim(&store).await.remove(0);
     assert!(after.fence > before.fence, "{:?} {:?}", before.fence, after.fence);
-    let stale = Advance { commits: vec![commit(&id("w"), before.fence, 1, "00", Next::Keep)], ..Advance::default() };
+    let stale = Advance { commits: vec![commit(&id("w"), before.fence, 1, FIRST, Next::Keep)], ..Advance::default() };
     assert_eq!(store.advance(&stale).await.unwrap().commits, [Committed::Fenced]);
 }
 
@@ -386,7 +388,7 @@ async fn a_ring_that_nobody_here_waits_for_goes_to_who_does() {
 async fn what_another_release_keeps_in_another_form_is_left_alone() {
     let server = PrivateRedis::start();
     drop(RedisStore::connect(server.options()).await.unwrap());
-    for change in [["HSET", "{ta}:store", "layout", "1"], ["HDEL", "{ta}:store", "layout", "none"]] {
+    for change in [["HSET", "{ta}:store", "layout", "2"], ["HDEL", "{ta}:store", "layout", "none"]] {
         server.command(&change);
         let before = server.command(&["HGETALL", "{ta}:store"]);
         let Err(StoreError::Unusable { remedy, source, .. }) = RedisStore::connect(server.options()).await else { panic!("{change:?}") };
@@ -409,7 +411,7 @@ async fn a_sweep_keeps_nobody_waiting_for_long_journals() {
         store.create(sample(&format!("w{number}"))).await.unwrap();
     }
     let ends = |claimed: &Claimed| {
-        let commit = commit(&claimed.document.id, claimed.fence, 1, "00", Next::End { keep: Duration::ZERO });
+        let commit = commit(&claimed.document.id, claimed.fence, 1, FIRST, Next::End { keep: Duration::ZERO });
         Commit { entries: vec![commit.entries[0].clone(); 1_000], status: Status::Succeeded, ..commit }
     };
     let commits = claim(&store).await.iter().map(ends).collect();
@@ -444,11 +446,11 @@ async fn what_another_release_keeps_is_not_accepted_either() {
     let remembered = HighWater::new("daemon".to_owned());
     let remembered = remembered.after(&store.compare(&remembered, "tester").await.unwrap());
     // A backup of that release: it knows no revision of this one.
-    server.command(&["HSET", "{ta}:store", "layout", "1"]);
-    server.command(&["DEL", "{ta}:revision:2"]);
+    server.command(&["HSET", "{ta}:store", "layout", "2"]);
+    server.command(&["DEL", "{ta}:revision:3"]);
     let Err(StoreError::Halted { .. }) = store.create(sample("w")).await else { panic!("it took an order") };
     assert!(store.compare(&remembered, "tester").await.unwrap().halt.is_some());
     let Err(error) = store.accept(&remembered, "tester").await else { panic!("it was accepted") };
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("another release"), "{error}");
-    assert_eq!(server.command(&["HGET", "{ta}:store", "layout"]), "$1\r\n1\r\n");
+    assert_eq!(server.command(&["HGET", "{ta}:store", "layout"]), "$1\r\n2\r\n");
 }

@@ -5,6 +5,7 @@ use super::{Digest, NewWorkflow, StoredEntry};
 #[path = "../../../../tests/src/beds.rs"]
 mod beds;
 mod creations;
+mod direct;
 mod embedded;
 mod faults;
 mod high_water;
@@ -16,6 +17,9 @@ mod poison;
 mod redis;
 mod sentinel;
 
+/// Digest of the entry of a [`sample`].
+const FIRST: Digest = Digest([1; 32]);
+
 fn sample(name: &str) -> NewWorkflow {
     NewWorkflow {
         id: name.parse().unwrap(),
@@ -23,7 +27,7 @@ fn sample(name: &str) -> NewWorkflow {
         target: "site".to_owned(),
         parent: None,
         headline: "begins".to_owned(),
-        entry: StoredEntry { digest: Digest("00".to_owned()), body: "{}".to_owned() },
+        entry: StoredEntry { digest: FIRST, body: "{}".to_owned() },
         traceparent: None,
         due: None,
     }

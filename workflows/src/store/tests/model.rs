@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::{HandClock, Timestamp};
 use crate::store::memory::MemoryStore;
@@ -152,7 +153,7 @@ impl Side {
         let grant = self.grant(draft.grant)?;
         let bodies = (0..draft.entries).map(|number| format!("{{\"{place}\":{number}}}"));
         let entries: Vec<_> =
-            bodies.map(|body| StoredEntry { digest: Digest(format!("{place}-{}", body.len())), body }).collect();
+            bodies.map(|body| StoredEntry { digest: Digest(Sha256::digest(format!("{place}-{}", body.len())).into()), body }).collect();
         let next = match draft.next {
             0..3 => Next::Keep,
             3 => Next::At(start),

@@ -22,7 +22,7 @@ fn commit(id: &WorkflowId, fence: Fence, next: Next) -> Commit {
         id: id.clone(),
         fence,
         expected: 1,
-        entries: vec![StoredEntry { digest: Digest("01".to_owned()), body: "{}".to_owned() }],
+        entries: vec![StoredEntry { digest: Digest([2; 32]), body: "{}".to_owned() }],
         state: None,
         status: Status::Waiting,
         headline: "goes on".to_owned(),
@@ -78,10 +78,12 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
     // Where its fields stand: `layout.rs`.
     let at = |place: &'static str, bytes: &'static str| ["EVAL", PATCH, "0", "bad", place, bytes];
     let (seq_huge, status, flags) = (at("9", r#""\xff\xff\xff\xff""#), at("16", r#""\xc8""#), at("13", r#""\x01""#));
-    let created = at("17", r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
-    let poisons: [(&str, &[&[&str]]); 13] = [
+    let updated = at("17", r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
+    let digest = at("25", "another");
+    let poisons: [(&str, &[&[&str]]); 16] = [
         ("its head is a text", &[&["HSET", HEADS, "bad", "garbage"]]),
         ("its head is a long text", &[&["HSET", HEADS, "bad", "\"garbage that is longer than all the numbers in front\""]]),
+        ("its head is a longer text", &[&["HSET", HEADS, "bad", "\"garbage that is longer than all that has a place of its own in front, and ends without a zero byte\""]]),
         ("its head is empty", &[&["HSET", HEADS, "bad", "\"\""]]),
         ("its head is gone", &[&["HDEL", HEADS, "bad"]]),
         ("its document is gone", &[&["HDEL", "{ta}:documents", "bad"]]),
@@ -92,7 +94,9 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
         ("its journal is no entry", &[&["HSET", "{ta}:journal", "bad:1", "garbage"]]),
         ("its journal is gone", &[&["HDEL", "{ta}:journal", "bad:1"]]),
         ("its inbox is no list", &[&flags, &["SET", INBOX, "garbage"]]),
-        ("its created is no time", &[&created]),
+        ("its updated is no time", &[&updated]),
+        ("its digest is another", &[&digest]),
+        ("its place among the open ones is gone", &[&["ZREM", "{ta}:idx:open", "bad"]]),
     ];
     for (what, poison) in poisons {
         let (server, store) = poisoned(poison).await;

@@ -22,7 +22,10 @@ for from = 1, #leased, SLICE do
   local upto = math.min(from + SLICE - 1, #leased)
   load_heads(leased, from, upto)
   for i = from, upto do
-    if peek(leased[i]) then void_lease(leased[i]) end
+    if peek(leased[i]) then
+      void_lease(leased[i])
+      touch(leased[i])
+    end
   end
   settle_heads()
   raw = {}

@@ -1,18 +1,32 @@
 -- Commits, renews and hands back, then claims. Each commit stands or falls alone and says how in its own reply.
 
 local LEASE_UNTIL = whole(now + number())
+local HAND = text()
 
 -- Leases that last until LEASE_UNTIL, as scores and members, and leases that are over, which come after: written before anything is
 -- claimed.
 local kept, over = {}, {}
--- Ended workflows: removed from the open ones, and by when they were created and when they are swept.
-local closed, by_creation, by_expiry = {}, {}, {}
+-- Ended workflows: removed from the open ones, and by when they are swept.
+local closed, by_expiry = {}, {}
+
+-- The open ones are by when they were created, and so are the ended ones.
+local function settle_closed()
+  local by_creation = {}
+  for from = 1, #closed, SLICE do
+    local upto = math.min(from + SLICE - 1, #closed)
+    for i, created in ipairs(call('ZMSCORE', KEY_OPEN, unpack(closed, from, upto))) do
+      local n = #by_creation
+      by_creation[n + 1], by_creation[n + 2] = created or NOW, closed[from + i - 1]
+    end
+  end
+  in_slices('ZADD', KEY_ENDED, by_creation)
+  in_slices('ZREM', KEY_OPEN, closed)
+end
 
 local function settle_leases()
   in_slices('ZADD', KEY_LEASE, kept)
   in_slices('ZREM', KEY_LEASE, over)
-  in_slices('ZREM', KEY_OPEN, closed)
-  in_slices('ZADD', KEY_ENDED, by_creation)
+  settle_closed()
   in_slices('ZADD', KEY_EXPIRY, by_expiry)
 end
 
@@ -34,12 +48,14 @@ local function unread(id)
   return bodies
 end
 
--- Verdicts, one letter each; OTHER has more to say.
-local DONE, KEPT, FENCED, OTHER = 'd', 'k', 'f', 'o'
+-- Verdicts, one letter each; OTHER has more to say. FLAGGED: kept, and its head has flags.
+local DONE, KEPT, FLAGGED, FENCED, OTHER = 'd', 'k', 'm', 'f', 'o'
 
 local function keep(id)
   last(id)
-  if band(flags_of(id), MAIL) == 0 then return KEPT end
+  local flags = flags_of(id)
+  if flags == 0 then return KEPT end
+  if band(flags, MAIL) == 0 then return FLAGGED end
   return { KEPT, unread(id) }
 end
 
@@ -109,11 +125,10 @@ local function takes_a_lock(take)
   return false
 end
 
-local function finish(id, keep_ms, created)
+local function finish(id, keep_ms)
   local flags = flags_of(id)
   release(id)
   closed[#closed + 1] = id
-  by_creation[#by_creation + 1], by_creation[#by_creation + 2] = created >= 0 and created <= now and whole(created) or NOW, id
   by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
   if band(flags, LOCKS) ~= 0 then
     for _, name in ipairs(call('SMEMBERS', held_key(id))) do free_lock(id, name) end
@@ -139,11 +154,11 @@ local function park(id, at, queue)
   end
 end
 
--- How many arguments follow; how many entries; whether there is a state; whether more is to be done; what is next; status; the value of
--- what is next; fence; revision; traceparent, mark (each may be empty), queue. If more is to be done, it says in the same argument how many
--- resources to take and to give, workflows to create, signals to send, signals consumed. The tail of its new head follows, and if there are
--- entries what is told of them.
-local COMMIT, MORE = '<IHBBBBddIsss', '<HHHHI'
+-- Fence; revision; how many arguments follow; how many entries; whether there is a state; whether more is to be done; what is next; status; the
+-- value of what is next. If more is to be done, it says in the same argument how many resources to take and to give, workflows to create,
+-- signals to send, signals consumed. The tail of its new head follows, and if there are entries their field, what is kept there, and what is
+-- told of them.
+local COMMIT, MORE = '<dIIHBBBBd', '<HHHHI'
 local KEEP, AT, END = 0, 1, 3
 
 -- Where the next commit begins, also where this one was refused before all of it was read.
@@ -151,23 +166,24 @@ local after = place
 
 local function commit_one(id)
   local packed = ARGV[place + 1]
-  local follow, entries, with_state, more, next, status, value, fence, seq, trace, mark, queue, rest = unpacked(COMMIT, packed)
+  local fence, seq, follow, entries, with_state, more, next, status, value, rest = unpacked(COMMIT, packed)
   after = place + 1 + follow
-  local tail, head, told = ARGV[place + 2], raw[id]
+  local tail, head, field, added, told = ARGV[place + 2], raw[id]
   place = place + 2
-  if entries > 0 then told = text() end
+  if entries > 0 then field, added, told = text(), text(), text() end
   if not head then return FENCED end
-  local old_fence, old_seq, flags, _, old_status, since, _, holder, old_trace, old_mark, old_queue, old_tail = unpacked(HEAD, head)
+  local old_fence, old_seq, flags, _, old_status = unpacked('<dIBHB', head)
   -- Zero is nobody's.
   local holds = fence ~= 0 and old_fence == fence
   -- With entries that stand already it would not be at `seq` any more.
   if entries == 0 or old_seq ~= seq then
     local stands
     if entries == 0 then
+      local _, old_mark = unpacked('ss', head, TEXTS_AT)
+      local _, mark = unpacked('ss', tail, DIGEST_BYTES + 1)
       stands = old_mark == mark
     else
-      local digest, newest = unpacked('s', tail), unpacked('s', head, old_tail)
-      stands = newest == digest
+      stands = sub(head, TAIL_AT, TEXTS_AT - 1) == sub(tail, 1, DIGEST_BYTES)
     end
     if stands then
       if next ~= KEEP then return DONE end
@@ -193,16 +209,11 @@ local function commit_one(id)
   if with_state == 1 then states[#states + 1], states[#states + 2] = id, text() end
   if entries > 0 then
     local n = #entries_written
-    for i = 1, entries do
-      entries_written[n + 1], entries_written[n + 2] = id .. ':' .. as_text(seq + i), ARGV[place + i]
-      n = n + 2
-    end
-    place = place + entries
+    entries_written[n + 1], entries_written[n + 2] = field, added
     happened[#happened + 1] = told
-    mark = old_mark
   else
-    -- The newest entry is what it was; in the place of its digest there is nothing but its end.
-    tail = unpacked('s', head, old_tail) .. tail
+    -- The newest entry is what it was.
+    tail = sub(head, TAIL_AT, TEXTS_AT - 1) .. sub(tail, DIGEST_BYTES + 1)
   end
   if status ~= old_status then
     if not ends then count(status, 1) end
@@ -212,27 +223,29 @@ local function commit_one(id)
   end
   if ends then flags = bor(flags, ENDED) end
   local keeps = next == KEEP
-  if trace == '' then trace = old_trace end
-  put_head(id, pack(HEAD, keeps and fence or 0, seq + entries, flags, 0, status, since, now, holder, trace, mark, keeps and old_queue or queue) .. tail)
+  put_head(id, pack(HEAD, keeps and fence or 0, seq + entries, flags, 0, status, now) .. tail)
   -- It stands. What is of the wrong type from here on is its own.
   if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
   if take then take_resources(id, take) end
   if give then give_resources(id, give) end
   for _ = 1, created do create(text()) end
-  if ends then finish(id, value, since) end
+  if ends then finish(id, value) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
   for _ = 1, sent do
     local to = text()
     signal(to, text(), false)
   end
   if keeps then return keep(id) end
-  if not ends then park(id, next == AT and value, queue) end
+  if not ends then
+    local _, _, queue = unpacked(TEXTS, tail, DIGEST_BYTES + 1)
+    park(id, next == AT and value, queue)
+  end
   return DONE
 end
 
 local function holds(id, fence)
-  local seq, found = peek(id)
-  return seq and fence ~= 0 and found == fence
+  local head = raw[id]
+  return head and #head >= TEXTS_AT and fence ~= 0 and unpacked('<d', head) == fence
 end
 
 local function renew(id, fence)
@@ -257,8 +270,8 @@ local function next_fence()
   return fence
 end
 
--- The most entries that are handed out of one journal: the others are read in pages.
-local ENTRIES_HANDED_MAX = 128
+-- The most places of one journal that are looked at: the others are read in pages.
+local PLACES_MAX = 128
 
 -- Workflows that can't be granted, and why: what is kept of them is not of the form it should have.
 local broken = {}
@@ -267,15 +280,17 @@ local broken = {}
 local function set_aside(id, why)
   broken[#broken + 1] = { id, why }
   call('ZREM', KEY_LEASE, id)
-  local ok, _, seq, flags, tries, status, since, updated, holder, trace, mark, queue, tail = pcall(unpacked, HEAD, raw[id])
-  local known, digest = pcall(unpacked, 's', raw[id], tail)
+  touch(id)
+  local head = raw[id]
+  local ok, _, seq, flags, tries, status = pcall(unpacked, HEAD, head)
+  local known, _, _, _, headline_at = pcall(unpacked, TEXTS, head, TEXTS_AT)
   if not ok or not known then return end
-  put_head(id, pack(HEAD, 0, seq, flags, tries, QUARANTINED, since, updated, holder, trace, mark, queue) .. digest .. '\0' .. why)
+  put_head(id, pack('<dIBHB', 0, seq, flags, tries, QUARANTINED) .. sub(head, STATUS_AT + 1, headline_at - 1) .. why)
   count(status, -1)
   count(QUARANTINED, 1)
 end
 
--- The documents and the first entries of those of `ids` that are there.
+-- The documents of those of `ids` that are there, and what stands at the first places of their journals.
 local function read_journals(ids)
   local read, names, whose = {}, {}, {}
   for from = 1, #ids, SLICE do
@@ -286,7 +301,7 @@ local function read_journals(ids)
       -- One may be due twice.
       if not read[id] then
         read[id] = { found[i - from + 1] }
-        for at = 1, math.min(entries_of(raw[id]), ENTRIES_HANDED_MAX) do
+        for at = 1, math.min(entries_of(raw[id]), PLACES_MAX) do
           names[#names + 1], whose[#whose + 1] = id .. ':' .. as_text(at), id
         end
       end
@@ -310,17 +325,20 @@ local function grant(id, read, holder, serves, expired)
     call('ZREM', KEY_LEASE, id)
     return nil
   end
-  local _, seq, flags, tries, status, since, updated, _, trace, mark, queue, tail = unpacked(HEAD, head)
+  -- An error if there are none.
+  local _, _, queue = unpacked(TEXTS, head, TEXTS_AT)
   if queue == '' then return set_aside(id, 'it has no queue') end
-  -- An error if its tail is none.
-  unpacked('s', head, tail)
+  if expired then touch(id) end
+  local _, seq, flags, tries = unpacked('<dIBH', head)
   if not serves[queue] then
     void_lease(id)
     call('ZREM', KEY_LEASE, id)
     return make_due(id, now, queue)
   end
   if expired then tries = math.min(tries + 1, 65535) end
-  put_head(id, pack(HEAD, next_fence(), seq, band(flags, MAIL + LOCKS + ENDED), tries, status, since, updated, holder, trace, mark, queue) .. sub(head, tail))
+  put_head(id, pack('<dIBH', next_fence(), seq, band(flags, MAIL + LOCKS + ENDED), tries) .. sub(head, STATUS_AT))
+  local n = #holders
+  holders[n + 1], holders[n + 2] = id, holder
   local signals = band(flags, MAIL) ~= 0 and unread(id)
   return { id, raw[id], signals, read[id] }
 end
@@ -330,14 +348,19 @@ local function take_back(lost, look_max)
   local is_lost = {}
   for _, ticket in ipairs(lost) do is_lost[ticket] = true end
   local leased = call('ZRANGE', KEY_LEASE, 0, look_max - 1)
-  load_heads(leased, 1, #leased)
-  for _, id in ipairs(leased) do
-    local seq, _, _, queue = peek(id)
-    local holder = seq and select(8, unpacked(HEAD, raw[id]))
-    if holder and is_lost[match(holder, '(%S+)$') or ''] then
-      void_lease(id)
-      call('ZREM', KEY_LEASE, id)
-      make_due(id, now, queue)
+  for from = 1, #leased, SLICE do
+    local upto = math.min(from + SLICE - 1, #leased)
+    local found = call('HMGET', KEY_HOLDERS, unpack(leased, from, upto))
+    for i = from, upto do
+      local id, holder = leased[i], found[i - from + 1]
+      if holder and is_lost[match(holder, '(%S+)$') or ''] then
+        local seq, _, _, queue = peek(id)
+        if seq then
+          void_lease(id)
+          call('ZREM', KEY_LEASE, id)
+          make_due(id, now, queue)
+        end
+      end
     end
   end
   settle_due()
@@ -396,7 +419,7 @@ local function claim(max, until_text, holder, queues)
     ids, take_out = find_due(queues, max - #claimed)
     grant_all(ids, false)
   end
-  settle_heads()
+  settle_workflows()
   in_slices('ZADD', KEY_LEASE, leases)
   if fence then call('SET', KEY_FENCE, whole(fence)) end
   if take_out then take_out() end
@@ -430,7 +453,7 @@ local fences = text()
 local function fence_at(i) return (unpacked('<d', fences, 8 * i - 7)) end
 if commits + returns > 0 then remember() end
 
-local reply = { NOW, LEASE_UNTIL, '', {}, '', {}, false, broken }
+local reply = { NOW, LEASE_UNTIL, '', {}, '', {}, false, broken, false }
 local verdicts, renewed = {}, {}
 for i = 1, commits do
   local ok, verdict = pcall(commit_one, ARGV[ids + i])
@@ -470,4 +493,5 @@ if claim_max >= 0 and not (next_look and next_look <= now) then
 end
 settle_heads()
 settle_bell()
+reply[9] = call('GET', HAND)
 return reply

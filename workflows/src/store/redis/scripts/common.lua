@@ -14,7 +14,7 @@ local call, match, format, sub, byte, char = redis.call, string.match, string.fo
 local pack, unpacked, band, bor = struct.pack, struct.unpack, bit.band, bit.bor
 local KEY_FENCE, KEY_LEASE, KEY_EVENTS, KEY_COUNTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local KEY_OPEN, KEY_ENDED, KEY_EXPIRY, KEY_LOCKS, KEY_BUDGETS, KEY_TICKS = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local KEY_HEADS, KEY_DOCUMENTS, KEY_JOURNAL, KEY_STATES = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local KEY_HEADS, KEY_DOCUMENTS, KEY_JOURNAL, KEY_STATES, KEY_HOLDERS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local KEY_REVISION = KEYS[#KEYS]
 
 -- Limits: the reasons are in limits.rs, which hands them over.
@@ -69,11 +69,12 @@ end
 
 -- --- heads ---
 
--- Fence (0: nobody has it), entries, flags, leases that expired without a commit, status, created, updated, holder, traceparent, mark of
--- the last commit without entries, queue; then the tail: digest of the newest entry, and all the rest is the headline.
-local HEAD = '<dIBHBddssss'
--- Where the number of entries, the flags and the status stand.
-local ENTRIES_AT, FLAGS_AT, STATUS_AT = 9, 13, 16
+-- Fence (0: nobody has it), entries, flags, leases that expired without a commit, status, when it was last committed to. What follows is made
+-- by whoever commits: the digest of the newest entry, traceparent, mark of the last commit if it had no entries, queue, headline.
+local HEAD, TEXTS = '<dIBHBd', 'sss'
+local FLAGS_AT, STATUS_AT, TAIL_AT = 13, 16, 25
+local DIGEST_BYTES = 32
+local TEXTS_AT = TAIL_AT + DIGEST_BYTES
 -- There may be something in its inbox; a resource that it waits for became free; it may hold locks; it has ended.
 local MAIL, WOKEN, LOCKS, ENDED = 1, 2, 4, 8
 -- Names of the statuses, by what a head says less one.
@@ -131,20 +132,33 @@ end
 -- it is as if it were gone.
 local function peek(id)
   local head = head_of(id)
-  if not head then return nil end
-  local ok, fence, seq, flags, _, _, _, _, _, _, _, queue = pcall(unpacked, HEAD, head)
+  if not head or #head < TEXTS_AT then return nil end
+  local ok, _, _, queue = pcall(unpacked, TEXTS, head, TEXTS_AT)
   if not ok then return nil end
+  local fence, seq, flags = unpacked('<dIB', head)
   return seq, fence, flags, queue
 end
 
 -- How many entries there are; none if the head is not there or too short to say.
 local function entries_of(head)
-  return head and #head >= STATUS_AT and unpacked('<I', head, ENTRIES_AT) or 0
+  if not head or #head < TEXTS_AT then return 0 end
+  local _, seq = unpacked('<dI', head)
+  return seq
 end
 
 -- Nobody has it any more.
 local function void_lease(id)
   put_head(id, pack('<d', 0) .. sub(raw[id], 9))
+end
+
+-- Tells the store that has it in hand that somebody else has changed its head (direct.rs).
+local touched = {}
+local function touch(id)
+  local session = match(call('HGET', KEY_HOLDERS, id) or '', '(%x+)%-%d+$')
+  if not session or touched[session] then return end
+  touched[session] = true
+  -- A value that no hand ever had, also in a store that was put back from a backup. It lasts as long as one that a store makes itself.
+  call('SET', PREFIX .. ':hand:' .. session, NOW .. '.' .. call('INCR', PREFIX .. ':touched'), 'EX', 86400)
 end
 
 local function settle_heads()
@@ -158,8 +172,8 @@ local moved = {}
 local happened = {}
 -- Workflows that are new: scores and members of the open ones.
 local opened = {}
--- Documents, entries and states, each after its name.
-local documents, entries_written, states = {}, {}, {}
+-- Documents, entries, states and holders, each after its name.
+local documents, entries_written, states, holders = {}, {}, {}, {}
 
 -- `by` more open workflows have that status.
 local function count(status, by)
@@ -197,7 +211,8 @@ local function settle_workflows()
   in_slices('HSET', KEY_DOCUMENTS, documents)
   in_slices('HSET', KEY_JOURNAL, entries_written)
   in_slices('HSET', KEY_STATES, states)
-  documents, entries_written, states = {}, {}, {}
+  in_slices('HSET', KEY_HOLDERS, holders)
+  documents, entries_written, states, holders = {}, {}, {}, {}
 end
 
 -- --- due ---
@@ -278,22 +293,23 @@ end
 
 -- --- create ---
 
--- When it is due (in the past: now), traceparent (may be empty), queue. Document, tail, entry follow, and what is told of it.
-local NEW, NEW_ARGUMENTS = '<dss', 5
+-- When it is due (in the past: now), queue. Document, tail of the head, entries follow, and what is told of it.
+local NEW, NEW_ARGUMENTS = '<ds', 5
 local RUNNABLE, WAITING, QUARANTINED = @RUNNABLE@, @WAITING@, @QUARANTINED@
+local CREATED = pack('<d', now)
 
 -- Reads one and creates it. True if it is new. What can fail comes before what can't: a workflow is created wholly or not at all.
 local function create(id)
-  local at, trace, queue = unpacked(NEW, text())
-  local document, tail, entry, told = text(), text(), text(), text()
+  local at, queue = unpacked(NEW, text())
+  local document, tail, entries, told = text(), text(), text(), text()
   if head_of(id) then return false end
   if at < now then at = now end
   local status = at > now and WAITING or RUNNABLE
   local parent = unpacked('s', document)
   if parent ~= '' then call('ZADD', children_key(parent), NOW, id) end
-  put_head(id, pack(HEAD, 0, 1, 0, 0, status, now, now, '', trace, '', queue) .. tail)
-  documents[#documents + 1], documents[#documents + 2] = id, document
-  entries_written[#entries_written + 1], entries_written[#entries_written + 2] = id .. ':1', entry
+  put_head(id, pack(HEAD, 0, 1, 0, 0, status, now) .. tail)
+  documents[#documents + 1], documents[#documents + 2] = id, CREATED .. document
+  entries_written[#entries_written + 1], entries_written[#entries_written + 2] = id .. ':1', entries
   opened[#opened + 1], opened[#opened + 2] = NOW, id
   count(status, 1)
   -- Only here it turns out whether it is due.
@@ -316,7 +332,7 @@ local function signal(id, body, once)
   end
   call('RPUSH', inbox, body)
   put_flags(id, bor(flags, MAIL))
-  if fence == 0 then make_due_now(id, queue) end
+  if fence == 0 then make_due_now(id, queue) else touch(id) end
   return 'kept'
 end
 
@@ -331,6 +347,7 @@ local function wake_one(pool)
     if seq and band(flags, ENDED) == 0 then
       if fence ~= 0 then
         put_flags(id, bor(flags, WOKEN))
+        touch(id)
       else
         make_due_now(id, queue)
       end

@@ -1,6 +1,6 @@
--- Reads single journal entries, with what their workflow is. Writes nothing, and does without common.lua.
--- KEYS: documents, journal. ARGV: ids and places (from 1) in turn, at most 500 of them (EVENTS_PAGE_MAX). Answers a document and an
--- entry for each, in one row. What is not there is nil.
+-- Reads what single commits appended to journals, with what their workflow is. Writes nothing, and does without common.lua.
+-- KEYS: documents, journal. ARGV: ids and places of first entries (from 1) in turn, at most 500 of them (EVENTS_PAGE_MAX). Answers a
+-- document and entries for each, in one row. What is not there is nil.
 if #ARGV == 0 then return {} end
 local ids, names = {}, {}
 for i = 1, #ARGV, 2 do

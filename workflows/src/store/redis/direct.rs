@@ -1,0 +1,395 @@
+//! Commits without a script, which costs Redis a fifth of one with it: one transaction (`MULTI`) that Redis carries out only if nobody else has
+//! changed anything of what this store holds.
+//!
+//! Whoever changes the head of a workflow that somebody holds (takes over its lease, puts a signal into its inbox, frees what it waits for)
+//! touches its holder's **hand**, a key of that store (`touch` in `common.lua`), within the same script. Before each transaction its connection
+//! watches the hand (`WATCH`), and the key that is there while the store is halted: then a touch, a halt, or an emptied store makes the transaction
+//! do nothing. The watch ends with each transaction, and the next one begins right after it; what happens in between is seen by the hand's value,
+//! which is another one after each touch. So a lease may be gone by if **the hand had one and the same value when the lease was granted and when the
+//! watch began**. Everything else goes by the script, which compares the head itself: what has resources, children, signals or mail, what
+//! parks, and what was not carried out.
+//!
+//! A transaction whose answer was lost may still be carried out at any time, and would then put a head back to what it was. So before anything else is asked for, the
+//! store touches its own hand: then it has been carried out by now, or never is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::{Cmd, Pipeline, RedisError, RedisResult, Value, cmd};
+use tokio::sync::{Mutex as Lock, MutexGuard as LockGuard};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::connection::{Connection, Open};
+use super::encode::{self, Part};
+use super::keys::Keys;
+use super::layout::{self, Packed};
+use super::reply::Answer;
+use super::{StoreError, entries, limits};
+use crate::clock::Timestamp;
+use crate::store::{Commit, Committed, Fence, Next, Status, WorkflowId};
+
+/// Connections that are watched: each has one transaction outstanding at most. As many as a pump has calls.
+const LANES: usize = 2;
+
+/// A hand that nobody touches is forgotten after this long, and made anew by whoever is still there.
+const HAND_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+/// A kept lease is renewed once it has lost this part of its length: whoever commits often does not need it each time.
+const WORN: u32 = 4;
+
+/// What a hand says: another value after each touch.
+type Hand = Arc<[u8]>;
+
+/// A lease of this store's, as its head stands.
+struct Held {
+    fence: Fence,
+    seq: u64,
+    status: Status,
+    created: Timestamp,
+    until: Timestamp,
+    /// The hand, at a moment at which the lease was certainly ours. None: its head has flags, which only a script keeps.
+    hand: Option<Hand>,
+}
+
+struct Lane {
+    connection: Connection,
+    /// The connection that is used, by its number. Another one may lead to another Redis: what was granted before has to be looked at there.
+    number: Option<u64>,
+    /// The hand when its watch began. None: nothing is watched, or that is not known.
+    watched: Option<Hand>,
+}
+
+/// A commit that may go without a script, and what its head says.
+struct Chosen {
+    /// In the part.
+    place: usize,
+    status: Status,
+    created: Timestamp,
+    /// When its lease will end.
+    until: Timestamp,
+    renews: bool,
+}
+
+/// Commits that may go without a script, and the lane that they go by.
+pub(super) struct Turn<'a> {
+    direct: &'a Direct,
+    lane: LockGuard<'a, Lane>,
+    open: Open,
+    now: Timestamp,
+    chosen: Vec<Chosen>,
+    /// It was sent, and nobody knows what became of it.
+    in_doubt: bool,
+}
+
+pub(super) struct Direct {
+    lanes: [Lock<Lane>; LANES],
+    held: Mutex<HashMap<WorkflowId, Held>>,
+    /// When the store's clock was heard last, and what it said.
+    heard: Mutex<Option<(Instant, Timestamp)>>,
+    /// So many transactions of which nobody knew what became of them; and so many of these have been settled.
+    doubts: AtomicU64,
+    settled: AtomicU64,
+    keys: Keys,
+    pub(super) hand: String,
+}
+
+impl Direct {
+    /// `session` names the store in the tickets of its claims. `connect` makes one more connection to the same Redis.
+    pub(super) fn new(keys: &Keys, session: &str, connect: impl Fn() -> Connection) -> Direct {
+        let lane = |_| Lock::new(Lane { connection: connect(), number: None, watched: None });
+        Direct {
+            lanes: std::array::from_fn(lane),
+            held: Mutex::default(),
+            heard: Mutex::default(),
+            doubts: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            keys: keys.clone(),
+            hand: keys.hand(session),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<WorkflowId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store's clock, as far as it was heard.
+    pub(super) fn now(&self) -> Option<Timestamp> {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|(at, said)| said + at.elapsed())
+    }
+
+    /// On return no transaction of before will be carried out any more.
+    pub(super) async fn settle(&self, main: &Connection, operation: &'static str) -> Result<(), StoreError> {
+        let doubts = self.doubts.load(Ordering::SeqCst);
+        if self.settled.load(Ordering::SeqCst) < doubts {
+            main.query(operation, &self.touch()).await?;
+            self.settled.fetch_max(doubts, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Gives the hand a value that it never had.
+    fn touch(&self) -> Cmd {
+        let mut touch = cmd("SET");
+        touch.arg(&self.hand).arg(format!("{:x}", rand::random::<u64>())).arg("EX").arg(HAND_KEPT.as_secs());
+        touch
+    }
+
+    /// Takes in what a script has answered.
+    pub(super) fn hear(&self, asked: &Part<'_>, answer: &Answer) {
+        let Answer { advanced, hand, kept_plain, claimed_plain } = answer;
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), advanced.now));
+        let hand: Option<Hand> = hand.as_deref().map(Arc::from);
+        let mut held = self.held();
+        for ((commit, committed), plain) in asked.commits.iter().zip(&advanced.commits).zip(kept_plain) {
+            let is_ours = |held: &Held| held.fence == commit.fence;
+            match committed {
+                Committed::Done { lease_until: Some(until), .. } => {
+                    let Some(known) = held.get_mut(&commit.id).filter(|held| is_ours(held)) else { continue };
+                    known.seq = commit.expected + commit.entries.len() as u64;
+                    (known.status, known.until) = (commit.status, *until);
+                    known.hand = hand.clone().filter(|_| *plain);
+                }
+                Committed::Done { lease_until: None, .. } | Committed::Fenced | Committed::Conflict { .. } => {
+                    if held.get(&commit.id).is_some_and(is_ours) {
+                        held.remove(&commit.id);
+                    }
+                }
+                Committed::Busy { .. } => {}
+            }
+        }
+        for ((id, fence), renewed) in asked.renew.iter().zip(&advanced.renewed) {
+            let Some(known) = held.get_mut(id).filter(|held| held.fence == *fence) else { continue };
+            match renewed {
+                Some(until) => known.until = *until,
+                None => drop(held.remove(id)),
+            }
+        }
+        for (id, fence) in asked.hand_back {
+            if held.get(id).is_some_and(|held| held.fence == *fence) {
+                held.remove(id);
+            }
+        }
+        if !asked.renew.is_empty() {
+            // Whoever lets a lease expire does not say so.
+            held.retain(|_, held| held.until >= advanced.now);
+        }
+        for (claimed, plain) in advanced.claimed.iter().zip(claimed_plain) {
+            let document = &claimed.document;
+            let known = Held {
+                fence: claimed.fence,
+                seq: document.seq,
+                status: document.status,
+                created: document.created,
+                until: claimed.lease_until,
+                hand: hand.clone().filter(|_| *plain),
+            };
+            held.insert(document.id.clone(), known);
+        }
+    }
+
+    /// Those of `commits` that may go without a script, if a lane is free. None: none of them.
+    pub(super) async fn turn(&self, main: &Connection, part: &Part<'_>) -> Option<Turn<'_>> {
+        let commits = &part.commits;
+        let in_doubt = self.settled.load(Ordering::SeqCst) < self.doubts.load(Ordering::SeqCst);
+        if cfg!(feature = "bug-commit-without-fence") || in_doubt || !commits.iter().any(|commit| is_direct(commit)) {
+            return None;
+        }
+        let mut lane = self.lanes.iter().find_map(|lane| lane.try_lock().ok())?;
+        // Whatever goes wrong here goes wrong with the script, too, which says what.
+        let open = lane.connection.open_watched().await.ok()?;
+        // After a failover a lane may still lead to the process from before, which knows nothing of leases that were granted since.
+        if lane.connection.run_of(&open).await.ok()? != main.run().await.ok()? {
+            lane.connection.give_up(open.number).await;
+            return None;
+        }
+        let is_new = lane.number != Some(open.number);
+        if is_new || lane.watched.is_none() {
+            (lane.number, lane.watched) = (Some(open.number), None);
+            let mut pipeline = Pipeline::new();
+            // What was watched before may have been touched, which is remembered.
+            pipeline.cmd("UNWATCH");
+            if is_new {
+                pipeline.add_command(self.touch());
+            }
+            self.watch(&mut pipeline);
+            let answers = lane.connection.pipeline(&open, &pipeline).await.ok()?;
+            lane.watched = watched(&answers);
+        }
+        let hand = lane.watched.clone()?;
+        let now = self.now()?;
+        let held = self.held();
+        let choose = |(place, commit): (usize, &&Commit)| {
+            let known = held.get(&commit.id).filter(|held| held.fence == commit.fence && held.seq == commit.expected);
+            let known = known.filter(|known| known.hand.as_ref() == Some(&hand) && is_direct(commit))?;
+            let renews = commit.next == Next::Keep && known.until < now + (part.lease - part.lease / WORN);
+            let until = if renews { now + part.lease } else { known.until };
+            Some(Chosen { place, status: known.status, created: known.created, until, renews })
+        };
+        let chosen: Vec<Chosen> = commits.iter().enumerate().filter_map(choose).collect();
+        drop(held);
+        if chosen.is_empty() {
+            // The hand was touched since it began to watch: it begins anew.
+            lane.watched = None;
+            return None;
+        }
+        Some(Turn { direct: self, lane, open, now, chosen, in_doubt: false })
+    }
+
+    /// Begins a watch, and tells of the hand; made anew if it was forgotten.
+    fn watch(&self, pipeline: &mut Pipeline) {
+        let mut unless_there = self.touch();
+        unless_there.arg("NX");
+        pipeline.add_command(unless_there);
+        pipeline.cmd("WATCH").arg(&self.hand).arg(&self.keys.halt);
+        pipeline.cmd("GET").arg(&self.hand);
+        pipeline.cmd("EXISTS").arg(&self.keys.halt);
+    }
+}
+
+/// What the end of a pipeline answers that [`Direct::watch`] ended. None: it does not watch, or the store is halted.
+fn watched(answers: &[Value]) -> Option<Hand> {
+    match answers {
+        [.., Value::Okay, Value::BulkString(hand), Value::Int(0)] => Some(Arc::from(hand.as_slice())),
+        _ => None,
+    }
+}
+
+/// Could it go without a script, by what it says?
+fn is_direct(commit: &Commit) -> bool {
+    let alone = commit.take.is_empty() && commit.give.is_empty() && commit.create.is_empty() && commit.signals.is_empty();
+    let stays_or_ends = matches!(commit.next, Next::Keep | Next::End { .. });
+    alone && stays_or_ends && commit.consumed == 0 && commit.state.is_none() && !commit.entries.is_empty()
+}
+
+impl Turn<'_> {
+    /// What became of those that went, each with its place in `part`. None: nothing was written, or that is not known; the script will tell.
+    pub(super) async fn commit(mut self, part: &Part<'_>) -> RedisResult<Option<Vec<(usize, Committed)>>> {
+        let (mut pipeline, ends) = self.transaction(part);
+        self.direct.watch(&mut pipeline);
+        self.lane.watched = None;
+        self.in_doubt = true;
+        let answers = match self.lane.connection.pipeline(&self.open, &pipeline).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                debug!(%error, "a transaction was not answered; the script will tell what became of it");
+                return Ok(None);
+            }
+        };
+        self.in_doubt = false;
+        self.lane.watched = watched(&answers);
+        match answers.get(ends) {
+            Some(Value::Array(done)) => {
+                if let Some(Value::ServerError(error)) = done.iter().find(|one| matches!(one, Value::ServerError(_))) {
+                    return Err(RedisError::from(error.clone()));
+                }
+            }
+            // Somebody has touched the hand.
+            Some(Value::Nil) => return Ok(None),
+            // It was refused as a whole: perhaps by one that is no primary any more.
+            _ => {
+                self.lane.connection.give_up(self.open.number).await;
+                return Ok(None);
+            }
+        }
+        let mut held = self.direct.held();
+        let done = |chosen: &Chosen| {
+            let commit = part.commits[chosen.place];
+            if commit.next != Next::Keep {
+                held.remove(&commit.id);
+                return (chosen.place, Committed::Done { lease_until: None, signals: Vec::new() });
+            }
+            if let Some(known) = held.get_mut(&commit.id).filter(|held| held.fence == commit.fence) {
+                known.seq += commit.entries.len() as u64;
+                (known.status, known.until) = (commit.status, chosen.until);
+            }
+            (chosen.place, Committed::Done { lease_until: Some(chosen.until), signals: Vec::new() })
+        };
+        Ok(Some(self.chosen.iter().map(done).collect()))
+    }
+
+    /// What writes them, and the place of its answer.
+    fn transaction(&self, part: &Part<'_>) -> (Pipeline, usize) {
+        let (keys, now) = (&self.direct.keys, self.now);
+        let of = |name: &str, key: &str| {
+            let mut command = cmd(name);
+            command.arg(key);
+            command
+        };
+        let (mut heads, mut journal, mut renewed) = (of("HSET", &keys.heads), of("HSET", &keys.journal), of("ZADD", &keys.lease));
+        let (mut over, mut closed) = (of("ZREM", &keys.lease), of("ZREM", &keys.open));
+        let (mut ended, mut expiry) = (of("ZADD", &keys.ended), of("ZADD", &keys.expiry));
+        let (mut told, mut counts) = (String::new(), BTreeMap::<&str, i64>::new());
+        let (mut packed, mut text, mut renews, mut ends) = (Packed::default(), String::new(), false, false);
+        for chosen in &self.chosen {
+            let commit = part.commits[chosen.place];
+            let (id, is_end) = (commit.id.as_str(), commit.next != Next::Keep);
+            heads.arg(id).arg(head(&mut packed, commit, now));
+            journal.arg(encode::field(&mut text, commit));
+            entries::pack(&mut packed.0, &commit.entries);
+            journal.arg(&packed.0);
+            encode::tell(&mut told, commit);
+            if commit.status != chosen.status || is_end {
+                *counts.entry(chosen.status.as_str()).or_default() -= 1;
+                if !is_end {
+                    *counts.entry(commit.status.as_str()).or_default() += 1;
+                }
+            }
+            if let Next::End { keep } = commit.next {
+                ends = true;
+                over.arg(id);
+                closed.arg(id);
+                ended.arg(chosen.created.millis().min(now.millis())).arg(id);
+                expiry.arg((now + keep.min(limits::KEEP_MAX)).millis()).arg(id);
+            } else if chosen.renews {
+                renews = true;
+                renewed.arg(chosen.until.millis()).arg(id);
+            }
+        }
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("MULTI");
+        pipeline.add_command(heads).add_command(journal);
+        if renews {
+            pipeline.add_command(renewed);
+        }
+        if ends {
+            for command in [over, closed, ended, expiry] {
+                pipeline.add_command(command);
+            }
+        }
+        for (status, by) in counts.into_iter().filter(|(_, by)| *by != 0) {
+            pipeline.cmd("HINCRBY").arg(&keys.counts).arg(status).arg(by);
+        }
+        pipeline.cmd("XADD").arg(&keys.events).arg("MAXLEN").arg("~").arg(limits::EVENTS_KEPT).arg("*").arg("e").arg(told);
+        pipeline.cmd("INCR").arg(&keys.revision);
+        pipeline.cmd("EXEC");
+        let exec = pipeline.len() - 1;
+        (pipeline, exec)
+    }
+}
+
+impl Drop for Turn<'_> {
+    /// Also where whoever waited for the answer has gone.
+    fn drop(&mut self) {
+        if self.in_doubt {
+            self.direct.doubts.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The head after a commit. It has no flags: what has some goes by the script.
+fn head<'a>(packed: &'a mut Packed, commit: &Commit, now: Timestamp) -> &'a [u8] {
+    let is_end = commit.next != Next::Keep;
+    packed.clear().fence(if is_end { Fence(0) } else { commit.fence });
+    packed.number(commit.expected + commit.entries.len() as u64);
+    packed.small(if is_end { layout::ENDED } else { 0 });
+    packed.count(0);
+    packed.small(layout::number(commit.status));
+    packed.millis(now.millis());
+    let newest = commit.entries.last().map(|newest| newest.digest);
+    packed.add_tail(newest, commit.traceparent.as_deref(), "", commit.queue.as_str(), &commit.headline);
+    &packed.0
+}

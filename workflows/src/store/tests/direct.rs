@@ -1,0 +1,342 @@
+//! Commits without a script: that they go so, and that nothing goes so which somebody else has changed.
+
+use std::time::Duration;
+
+use super::faults::{claim, commit, id};
+use super::{FIRST, sample};
+use crate::store::high_water::HighWater;
+use crate::store::private_redis::PrivateRedis;
+use crate::store::redis::{RedisOptions, RedisStore};
+use crate::store::{
+    Advance, Claim, Claimed, Commit, Committed, Digest, Next, Queue, Resource, Signalled, Status, Store, StoreError, StoredSignal, Take,
+};
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// How often Redis has carried out such a command, also for nothing.
+fn calls(server: &PrivateRedis, command: &str) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|line| line.split_once(',')).map_or(0, |(calls, _)| calls.parse().unwrap())
+}
+
+/// A workflow in hand, as its holder sees it.
+struct Hand<'a> {
+    store: &'a RedisStore,
+    claimed: Claimed,
+    seq: u64,
+    head: Digest,
+}
+
+impl<'a> Hand<'a> {
+    fn of(store: &'a RedisStore, claimed: Claimed) -> Hand<'a> {
+        let (seq, head) = (claimed.document.seq, claimed.document.head);
+        Hand { store, claimed, seq, head }
+    }
+
+    fn next(&self, next: Next) -> Commit {
+        Commit { state: None, ..commit(&self.claimed.document.id, self.claimed.fence, self.seq, self.head, next) }
+    }
+
+    async fn send(&mut self, commit: Commit) -> Result<Committed, StoreError> {
+        let (count, newest) = (commit.entries.len() as u64, commit.entries.last().unwrap().digest);
+        let advance = Advance { lease: LONG, commits: vec![commit], ..Advance::default() };
+        let committed = self.store.advance(&advance).await?.commits.remove(0);
+        if matches!(committed, Committed::Done { .. }) {
+            (self.seq, self.head) = (self.seq + count, newest);
+        }
+        Ok(committed)
+    }
+
+    async fn go_on(&mut self) -> Committed {
+        self.send(self.next(Next::Keep)).await.unwrap()
+    }
+
+    /// Goes on without a script.
+    async fn goes_directly(&mut self, server: &PrivateRedis) {
+        let before = (calls(server, "exec"), calls(server, "evalsha"));
+        let committed = self.go_on().await;
+        assert!(matches!(&committed, Committed::Done { lease_until: Some(_), signals } if signals.is_empty()), "{committed:?}");
+        assert_eq!((calls(server, "exec"), calls(server, "evalsha")), (before.0 + 1, before.1));
+    }
+}
+
+/// A Redis, a store, and workflows in its hand that go on without a script.
+async fn in_hand<'a>(server: &PrivateRedis, store: &'a RedisStore, names: &[&str]) -> Vec<Hand<'a>> {
+    for name in names {
+        store.create(sample(name)).await.unwrap();
+    }
+    let mut hands: Vec<_> = claim(store).await.into_iter().map(|claimed| Hand::of(store, claimed)).collect();
+    assert_eq!(hands.len(), names.len());
+    for hand in &mut hands {
+        // The first one tells what is watched.
+        hand.go_on().await;
+        hand.goes_directly(server).await;
+    }
+    hands
+}
+
+async fn start() -> (PrivateRedis, RedisStore) {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    (server, store)
+}
+
+#[tokio::test]
+async fn what_goes_without_a_script_is_kept_as_a_script_would_keep_it() {
+    let (server, store) = start().await;
+    let began = store.events_end().await.unwrap();
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let document = store.load(&id("w")).await.unwrap().unwrap();
+    assert_eq!((document.seq, document.head, document.headline.as_str(), document.status), (3, hand.head, "goes on", Status::Runnable));
+    assert!(document.lease.is_some_and(|lease| lease.fence == hand.claimed.fence && lease.worker == "w"));
+    let journal = store.journal(&id("w"), 1, 10).await.unwrap();
+    assert_eq!((journal.len(), journal[0].digest, journal[2].digest), (3, FIRST, hand.head));
+    assert_eq!(store.counts().await.unwrap(), [(Status::Runnable, 1)]);
+    let scripts = calls(&server, "evalsha");
+    let ends = Commit { status: Status::Succeeded, ..hand.next(Next::End { keep: Duration::ZERO }) };
+    assert_eq!(hand.send(ends).await.unwrap(), Committed::Done { lease_until: None, signals: Vec::new() });
+    assert_eq!(calls(&server, "evalsha"), scripts);
+    assert_eq!(store.counts().await.unwrap(), []);
+    let document = store.load(&id("w")).await.unwrap().unwrap();
+    assert_eq!((document.seq, document.status, document.lease), (4, Status::Succeeded, None));
+    assert_eq!(store.signal(&id("w"), StoredSignal { body: "{}".to_owned() }).await.unwrap(), Signalled::Ended);
+    let told = store.events(Some(&began), Duration::ZERO).await.unwrap();
+    assert_eq!(told.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(store.sweep().await.unwrap(), 1);
+    for key in ["heads", "documents", "journal", "holders", "lease", "idx:open", "idx:ended", "expiry"] {
+        assert_eq!(server.command(&["EXISTS", &format!("{{ta}}:{key}")]), ":0\r\n", "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_somebody_else_has_taken_over_is_not_committed_under() {
+    let (server, store) = start().await;
+    let other = RedisStore::connect(server.options()).await.unwrap();
+    let mut hands = in_hand(&server, &store, &["lost", "stays"]).await;
+    hands.sort_by_key(|hand| hand.claimed.document.id.clone());
+    // Its holder is presumed dead.
+    server.command(&["ZADD", "{ta}:lease", "1", "lost"]);
+    let taken = claim(&other).await.remove(0);
+    assert_eq!(taken.document.id, id("lost"));
+    assert_eq!(hands[0].go_on().await, Committed::Fenced);
+    let mut heir = Hand::of(&other, taken);
+    heir.go_on().await;
+    assert_eq!(hands[0].go_on().await, Committed::Fenced);
+    assert_eq!(store.load(&id("lost")).await.unwrap().unwrap().head, heir.head);
+    // A script looks once more at what else is in that hand; then it goes on as before.
+    hands[1].go_on().await;
+    hands[1].goes_directly(&server).await;
+}
+
+#[tokio::test]
+async fn mail_and_freed_resources_are_not_overwritten() {
+    let (server, store) = start().await;
+    let other = RedisStore::connect(server.options()).await.unwrap();
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let signal = StoredSignal { body: "{\"pause\":1}".to_owned() };
+    other.signal(&id("w"), signal.clone()).await.unwrap();
+    let Committed::Done { signals, .. } = hand.go_on().await else { panic!("it has its lease") };
+    assert_eq!(signals, [signal.clone()]);
+    // While it is unread its head says so.
+    let Committed::Done { signals, .. } = hand.go_on().await else { panic!("it has its lease") };
+    assert_eq!(signals, [signal]);
+    let read = Commit { consumed: 1, ..hand.next(Next::Keep) };
+    hand.send(read).await.unwrap();
+
+    // It waits for a lock that another workflow has, which frees it while this one is in hand: it is due as soon as it parks.
+    other.create(sample("has")).await.unwrap();
+    let mut has = Hand::of(&other, claim(&other).await.remove(0));
+    let lock = Resource::Lock { name: "node:n1".to_owned() };
+    let takes = |hand: &Hand<'_>| Commit { take: vec![Take { resource: lock.clone(), limit: 1 }], ..hand.next(Next::Keep) };
+    has.send(takes(&has)).await.unwrap();
+    let wants = takes(&hand);
+    assert!(matches!(hand.send(wants).await.unwrap(), Committed::Busy { .. }));
+    let gives = Commit { give: vec![lock.clone()], ..has.next(Next::Keep) };
+    has.send(gives).await.unwrap();
+    for _ in 0..3 {
+        assert!(matches!(hand.go_on().await, Committed::Done { .. }));
+    }
+    let parks = hand.next(Next::Signal);
+    hand.send(parks).await.unwrap();
+    assert_eq!(claim(&store).await[0].document.id, id("w"), "it was woken");
+}
+
+#[tokio::test]
+async fn what_has_a_lock_goes_by_the_script_and_frees_it_at_its_end() {
+    let (server, store) = start().await;
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let take = vec![Take { resource: Resource::Lock { name: "node:n1".to_owned() }, limit: 1 }];
+    let takes = Commit { take, ..hand.next(Next::Keep) };
+    hand.send(takes).await.unwrap();
+    let before = calls(&server, "exec");
+    hand.go_on().await;
+    let ends = Commit { status: Status::Succeeded, ..hand.next(Next::End { keep: LONG }) };
+    hand.send(ends).await.unwrap();
+    assert_eq!(calls(&server, "exec"), before);
+    assert_eq!(store.holdings().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_halted_or_emptied_store_takes_nothing_directly_either() {
+    let (server, store) = start().await;
+    let witness = RedisStore::connect(server.options()).await.unwrap();
+    let remembered = HighWater::new("one".to_owned());
+    let remembered = remembered.after(&witness.compare(&remembered, "tester").await.unwrap());
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let more = HighWater { revision: remembered.revision + 1_000, ..remembered.clone() };
+    assert!(witness.compare(&more, "tester").await.unwrap().halt.is_some());
+    let next = hand.next(Next::Keep);
+    let Err(StoreError::Halted { .. }) = hand.send(next.clone()).await else { panic!("it took a commit") };
+    assert_eq!(store.load(&id("w")).await.unwrap().unwrap().seq, hand.seq);
+    // A person accepts what is there: no lease granted before stands.
+    witness.accept(&remembered, "tester").await.unwrap().unwrap();
+    assert_eq!(hand.send(next).await.unwrap(), Committed::Fenced);
+
+    let mut hand = Hand::of(&store, claim(&store).await.remove(0));
+    hand.go_on().await;
+    hand.goes_directly(&server).await;
+    server.command(&["FLUSHALL"]);
+    let next = hand.next(Next::Keep);
+    let Err(StoreError::Halted { .. }) = hand.send(next).await else { panic!("an emptied store took a commit") };
+    assert_eq!(server.command(&["EXISTS", "{ta}:heads", "{ta}:journal", "{ta}:events"]), ":0\r\n");
+}
+
+#[tokio::test]
+async fn one_that_is_sent_again_stands_once() {
+    let (server, store) = start().await;
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let next = hand.next(Next::Keep);
+    hand.send(next.clone()).await.unwrap();
+    let advance = Advance { lease: LONG, commits: vec![next], ..Advance::default() };
+    let committed = store.advance(&advance).await.unwrap().commits.remove(0);
+    assert!(matches!(committed, Committed::Done { lease_until: Some(_), .. }), "{committed:?}");
+    assert_eq!(store.load(&id("w")).await.unwrap().unwrap().seq, hand.seq);
+    // Also after a restart, of which its connection knows nothing.
+    let mut server = server;
+    server.kill();
+    server.start_again();
+    let next = hand.next(Next::Keep);
+    loop {
+        match hand.send(next.clone()).await {
+            Ok(committed) => break assert!(matches!(committed, Committed::Done { .. }), "{committed:?}"),
+            Err(error) => assert!(error.is_outage(), "{error}"),
+        }
+    }
+    assert_eq!(store.load(&id("w")).await.unwrap().unwrap().seq, hand.seq);
+}
+
+#[tokio::test]
+async fn a_hand_that_is_forgotten_is_made_anew() {
+    let (server, store) = start().await;
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let key = server.command(&["KEYS", "{ta}:hand:*"]).lines().nth(2).unwrap().to_owned();
+    server.command(&["DEL", &key]);
+    hand.go_on().await;
+    hand.go_on().await;
+    hand.goes_directly(&server).await;
+    assert!(server.command(&["TTL", &key]).trim_start_matches(':').trim().parse::<u64>().unwrap() > 80_000);
+}
+
+#[tokio::test]
+async fn a_wrong_type_under_a_shared_key_is_told_and_stops_everything() {
+    let (server, store) = start().await;
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    server.command(&["DEL", "{ta}:events"]);
+    server.command(&["SET", "{ta}:events", "garbage"]);
+    let next = hand.next(Next::Keep);
+    let Err(StoreError::Unusable { .. }) = hand.send(next).await else { panic!("it was not told") };
+}
+
+#[tokio::test]
+async fn commits_of_one_call_are_answered_in_their_order_however_they_go() {
+    let (server, store) = start().await;
+    let hands = in_hand(&server, &store, &["a", "b", "c", "d"]).await;
+    let ours = |name: &str| hands.iter().find(|hand| hand.claimed.document.id == id(name)).unwrap();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(ours);
+    let parks = Commit { status: Status::Waiting, ..b.next(Next::Signal) };
+    let wrong = Commit { expected: 77, ..c.next(Next::Keep) };
+    let ends = Commit { status: Status::Succeeded, ..d.next(Next::End { keep: LONG }) };
+    let claim = Some(Claim { max: 5, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
+    store.create(sample("new")).await.unwrap();
+    let advance = Advance { lease: LONG, commits: vec![a.next(Next::Keep), parks, wrong, ends], claim, ..Advance::default() };
+    let advanced = store.advance(&advance).await.unwrap();
+    assert!(matches!(
+        advanced.commits[..],
+        [Committed::Done { lease_until: Some(_), .. }, Committed::Done { lease_until: None, .. }, Committed::Conflict { seq: 3 }, Committed::Done { lease_until: None, .. }]
+    ), "{advanced:?}");
+    assert_eq!(advanced.claimed.iter().map(|claimed| claimed.document.id.as_str()).collect::<Vec<_>>(), ["new"]);
+}
+
+#[tokio::test]
+async fn one_that_redis_carries_out_late_puts_nothing_back() {
+    let server = PrivateRedis::start();
+    let impatient = RedisOptions { reply_timeout: Duration::from_millis(50), ..server.options() };
+    let store = RedisStore::connect(impatient).await.unwrap();
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let until_answered = async |hand: &mut Hand<'_>| {
+        let next = hand.next(Next::Keep);
+        loop {
+            match hand.send(next.clone()).await {
+                Ok(committed) => return assert!(matches!(committed, Committed::Done { .. }), "{committed:?}"),
+                Err(error) => assert!(error.is_outage(), "{error}: {:?}", std::error::Error::source(&error)),
+            }
+        }
+    };
+    for _ in 0..20 {
+        hand.go_on().await;
+        // It hears what it is asked, and answers nobody in time.
+        server.pause();
+        let next = hand.next(Next::Keep);
+        let Err(error) = hand.send(next).await else { panic!("nobody answered") };
+        assert!(error.is_outage(), "{error}");
+        server.resume();
+        for _ in 0..3 {
+            until_answered(&mut hand).await;
+        }
+        let document = store.load(&id("w")).await.unwrap().unwrap();
+        assert_eq!((document.seq, document.head), (hand.seq, hand.head));
+    }
+    let mut head = FIRST;
+    let journal = store.journal(&id("w"), 1, 500).await.unwrap();
+    assert_eq!(journal.len() as u64, hand.seq);
+    for entry in &journal[1..] {
+        head = super::faults::follows(head, &entry.body);
+        assert_eq!(entry.digest, head);
+    }
+}
+
+#[tokio::test]
+async fn what_was_in_doubt_is_out_of_it_before_anything_else_goes_on() {
+    let server = PrivateRedis::start();
+    let impatient = RedisOptions { reply_timeout: Duration::from_millis(50), ..server.options() };
+    let store = RedisStore::connect(impatient).await.unwrap();
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let key = server.command(&["KEYS", "{ta}:hand:*"]).lines().nth(2).unwrap().to_owned();
+    let before = server.command(&["GET", &key]);
+    server.pause();
+    let next = hand.next(Next::Keep);
+    hand.send(next.clone()).await.unwrap_err();
+    server.resume();
+    while hand.send(next.clone()).await.is_err() {}
+    assert_ne!(server.command(&["GET", &key]), before, "whatever may still come was told that it is too late");
+    hand.go_on().await;
+    hand.goes_directly(&server).await;
+}
+
+#[tokio::test]
+async fn calls_at_the_same_time_go_directly_both() {
+    let (server, store) = start().await;
+    for name in ["a", "b"] {
+        store.create(sample(name)).await.unwrap();
+    }
+    let mut hands: Vec<_> = claim(&store).await.into_iter().map(|claimed| Hand::of(&store, claimed)).collect();
+    let (first, second) = hands.split_at_mut(1);
+    // Each of them begins its watch beside the other.
+    let mut before = 0;
+    for _ in 0..6 {
+        before = calls(&server, "evalsha");
+        tokio::join!(first[0].go_on(), second[0].go_on());
+    }
+    assert_eq!(calls(&server, "evalsha"), before, "the last two went without a script");
+}
