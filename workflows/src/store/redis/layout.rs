@@ -142,18 +142,18 @@ pub(super) struct Kept {
 }
 
 /// When it was created, parent, kind and target of a document.
-fn parts(document: &[u8]) -> Option<(Timestamp, &[u8], &[u8], &[u8])> {
+fn parts(document: &[u8]) -> Option<(Timestamp, [&[u8]; 3])> {
     let mut unpack = Unpack(document);
     let (created, parent) = (unpack.time()?, unpack.text()?);
     let length = unpack.array().map(u32::from_le_bytes)?;
-    Some((created, parent, unpack.bytes(usize::try_from(length).ok()?)?, unpack.0))
+    Some((created, [parent, unpack.bytes(usize::try_from(length).ok()?)?, unpack.0]))
 }
 
 /// Kind and target of a document.
 pub(super) fn subject(document: Value) -> Result<(String, String), Malformed> {
     let bytes = bytes(document)?;
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
-    let read = parts(&bytes).and_then(|(_, _, kind, target)| Some((text(kind).ok()?, text(target).ok()?)));
+    let read = parts(&bytes).and_then(|(_, [_, kind, target])| Some((text(kind).ok()?, text(target).ok()?)));
     read.ok_or_else(|| Malformed::new("the document of a workflow", String::from_utf8_lossy(&bytes)))
 }
 
@@ -192,7 +192,7 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
     };
     let (trace, queue, headline) = (text("trace", trace), text("queue", queue), text("headline", headline));
     let (created, parent, kind, target) = match document.and_then(parts) {
-        Some((created, parent, kind, target)) => (created, text("parent", parent), text("kind", kind), text("target", target)),
+        Some((created, [parent, kind, target])) => (created, text("parent", parent), text("kind", kind), text("target", target)),
         None => {
             wrong("its document is not there, or not of its form".to_owned());
             Default::default()

@@ -137,7 +137,7 @@ async fn mail_and_freed_resources_are_not_overwritten() {
     let signal = StoredSignal { body: "{\"pause\":1}".to_owned() };
     other.signal(&id("w"), signal.clone()).await.unwrap();
     let Committed::Done { signals, .. } = hand.go_on().await else { panic!("it has its lease") };
-    assert_eq!(signals, [signal.clone()]);
+    assert_eq!(signals, std::slice::from_ref(&signal));
     // While it is unread its head says so.
     let Committed::Done { signals, .. } = hand.go_on().await else { panic!("it has its lease") };
     assert_eq!(signals, [signal]);

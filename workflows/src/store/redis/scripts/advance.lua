@@ -256,6 +256,8 @@ end
 
 local function hand_back(id, fence)
   if not holds(id, fence) then return end
+  -- Nothing that was asked for under it before comes after this.
+  touch(id)
   void_lease(id)
   release(id)
   local _, _, _, queue = peek(id)
