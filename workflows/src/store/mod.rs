@@ -271,7 +271,7 @@ pub struct Take {
 /// What becomes of the workflow after a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// The holder goes on: the lease stays and is renewed.
+    /// The holder goes on: the lease stays, and is renewed if it has lost a quarter of its length.
     Keep,
     /// The lease ends; the workflow is due at that time (in the past: now).
     At(Timestamp),

@@ -159,7 +159,8 @@ fn commit(claimed: &Claimed, next: Next) -> Commit {
         fence: claimed.fence,
         expected: document.seq,
         entries: vec![entry(Some(document.head), &format!("{{\"after\":{}}}", document.seq))],
-        state: Some(format!("{{\"steps\":{}}}", document.seq)),
+        // As the engine does it.
+        state: matches!(next, Next::At(_) | Next::Signal).then(|| format!("{{\"steps\":{}}}", document.seq)),
         status: match next {
             Next::Keep => Status::Runnable,
             Next::At(_) | Next::Signal => Status::Waiting,

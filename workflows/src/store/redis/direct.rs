@@ -12,7 +12,7 @@
 //! A transaction whose answer was lost may still be carried out at any time, and would then put a head back to what it was. So before anything else is asked for, the
 //! store touches its own hand: then it has been carried out by now, or never is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -131,6 +131,17 @@ impl Direct {
         Ok(())
     }
 
+    /// Until a script has answered what it is asked, nobody knows how these stand.
+    pub(super) fn ask(&self, part: &Part<'_>) {
+        let mut held = self.held();
+        let commits = part.commits.iter().map(|commit| (&commit.id, commit.fence));
+        for (id, fence) in commits.chain(part.hand_back.iter().map(|(id, fence)| (id, *fence))) {
+            if let Some(known) = held.get_mut(id).filter(|held| held.fence == fence) {
+                known.hand = None;
+            }
+        }
+    }
+
     /// Gives the hand a value that it never had.
     fn touch(&self) -> Cmd {
         let mut touch = cmd("SET");
@@ -195,7 +206,11 @@ impl Direct {
     pub(super) async fn turn(&self, main: &Connection, part: &Part<'_>) -> Option<Turn<'_>> {
         let commits = &part.commits;
         let in_doubt = self.settled.load(Ordering::SeqCst) < self.doubts.load(Ordering::SeqCst);
-        if cfg!(feature = "bug-commit-without-fence") || in_doubt || !commits.iter().any(|commit| is_direct(commit)) {
+        if cfg!(feature = "bug-commit-without-fence") || in_doubt {
+            return None;
+        }
+        let may_go = |held: &HashMap<WorkflowId, Held>| commits.iter().any(|commit| is_direct(commit) && hand_of(held, commit).is_some());
+        if !may_go(&self.held()) {
             return None;
         }
         let mut lane = self.lanes.iter().find_map(|lane| lane.try_lock().ok())?;
@@ -208,23 +223,32 @@ impl Direct {
         }
         let is_new = lane.number != Some(open.number);
         if is_new || lane.watched.is_none() {
-            (lane.number, lane.watched) = (Some(open.number), None);
+            lane.watched = None;
             let mut pipeline = Pipeline::new();
-            // What was watched before may have been touched, which is remembered.
-            pipeline.cmd("UNWATCH");
             if is_new {
-                pipeline.add_command(self.touch());
+                // A Redis that knows no transactions would carry out what follows one by one.
+                pipeline.add_command(self.touch()).cmd("MULTI").cmd("EXEC");
+            } else {
+                // What was watched before may have been touched, which is remembered.
+                pipeline.cmd("UNWATCH");
             }
             self.watch(&mut pipeline);
             let answers = lane.connection.pipeline(&open, &pipeline).await.ok()?;
-            lane.watched = watched(&answers);
+            // Where the touch was refused, what was granted before might pass for what is known here.
+            if is_new && !matches!(&answers[..], [Value::Okay, Value::Okay, Value::Array(_), ..]) {
+                lane.connection.give_up(open.number).await;
+                return None;
+            }
+            (lane.number, lane.watched) = (Some(open.number), watched(&answers));
         }
         let hand = lane.watched.clone()?;
         let now = self.now()?;
         let held = self.held();
+        let mut met = HashSet::new();
         let choose = |(place, commit): (usize, &&Commit)| {
-            let known = held.get(&commit.id).filter(|held| held.fence == commit.fence && held.seq == commit.expected);
-            let known = known.filter(|known| known.hand.as_ref() == Some(&hand) && is_direct(commit))?;
+            // Of several commits of one workflow the first.
+            let is_first = met.insert(&commit.id);
+            let known = held.get(&commit.id).filter(|_| is_first && is_direct(commit) && hand_of(&held, commit) == Some(&hand))?;
             let renews = commit.next == Next::Keep && known.until < now + (part.lease - part.lease / WORN);
             let until = if renews { now + part.lease } else { known.until };
             Some(Chosen { place, status: known.status, created: known.created, until, renews })
@@ -256,6 +280,12 @@ fn watched(answers: &[Value]) -> Option<Hand> {
         [.., Value::Okay, Value::BulkString(hand), Value::Int(0)] => Some(Arc::from(hand.as_slice())),
         _ => None,
     }
+}
+
+/// The hand at a moment at which the lease of `commit` was ours, and its head as the commit expects it. None: only a script can tell.
+fn hand_of<'a>(held: &'a HashMap<WorkflowId, Held>, commit: &Commit) -> Option<&'a Hand> {
+    let known = held.get(&commit.id).filter(|held| held.fence == commit.fence && held.seq == commit.expected);
+    known.and_then(|known| known.hand.as_ref())
 }
 
 /// Could it go without a script, by what it says?

@@ -205,6 +205,7 @@ impl RedisStore {
 
     async fn advance_by_script(&self, part: &Part<'_>) -> Result<Advanced, StoreError> {
         self.direct.settle(&self.connection, ADVANCE).await?;
+        self.direct.ask(part);
         let script = &self.scripts.advance;
         let drawn = self.tickets.draw(part.claim.is_some());
         let call = encode::advance(script.call(&self.keys), part, drawn.tickets(), &self.direct.hand);

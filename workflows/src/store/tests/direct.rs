@@ -340,3 +340,68 @@ async fn calls_at_the_same_time_go_directly_both() {
     }
     assert_eq!(calls(&server, "evalsha"), before, "the last two went without a script");
 }
+
+#[tokio::test]
+async fn a_signal_that_a_later_commit_of_the_same_call_sends_is_not_overwritten() {
+    let (server, store) = start().await;
+    let mut hands = in_hand(&server, &store, &["child", "parent"]).await;
+    hands.sort_by_key(|hand| hand.claimed.document.id.clone());
+    let (children, parents) = hands.split_at_mut(1);
+    let (child, parent) = (&mut children[0], &mut parents[0]);
+    let signal = StoredSignal { body: "{\"ended\":1}".to_owned() };
+    // The parent's goes by the script, too: it gives back what it does not have.
+    let goes_on = Commit { give: vec![Resource::Lock { name: "none".to_owned() }], ..parent.next(Next::Keep) };
+    let ends = Commit { status: Status::Succeeded, signals: vec![(id("parent"), signal.clone())], ..child.next(Next::End { keep: LONG }) };
+    (parent.seq, parent.head) = (parent.seq + 1, goes_on.entries[0].digest);
+    let advance = Advance { lease: LONG, commits: vec![goes_on, ends], ..Advance::default() };
+    assert!(store.advance(&advance).await.unwrap().commits.iter().all(|one| matches!(one, Committed::Done { .. })));
+    let heard = parent.go_on().await;
+    assert!(matches!(&heard, Committed::Done { signals, .. } if *signals == [signal.clone()]), "{heard:?}");
+    let parks = parent.next(Next::Signal);
+    parent.send(parks).await.unwrap();
+    assert_eq!(claim(&store).await[0].signals, [signal]);
+}
+
+#[tokio::test]
+async fn of_two_commits_of_one_workflow_in_one_call_one_stands() {
+    let (server, store) = start().await;
+    let hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    let (one, mut other) = (hand.next(Next::Keep), hand.next(Next::Keep));
+    other.entries[0].digest = Digest([9; 32]);
+    let advance = Advance { lease: LONG, commits: vec![one.clone(), one.clone(), other], ..Advance::default() };
+    let committed = store.advance(&advance).await.unwrap().commits;
+    assert!(matches!(committed[..], [Committed::Done { .. }, Committed::Done { .. }, Committed::Conflict { .. }]), "{committed:?}");
+    assert_eq!(store.load(&id("w")).await.unwrap().unwrap().head, one.entries[0].digest);
+    assert_eq!(store.counts().await.unwrap(), [(Status::Runnable, 1)]);
+}
+
+#[tokio::test]
+async fn a_connection_whose_touch_was_refused_is_not_relied_on() {
+    let (server, store) = start().await;
+    let other = RedisStore::connect(server.options()).await.unwrap();
+    let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+    // As after a failover: its connections are gone, and for a while nothing may be written.
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let next = hand.next(Next::Keep);
+    for _ in 0..3 {
+        hand.send(next.clone()).await.unwrap_err();
+    }
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    server.command(&["ZADD", "{ta}:lease", "1", "w"]);
+    let taken = loop {
+        let lease = Advance { claim: Some(Claim { max: 1, lease: LONG, worker: "o".to_owned(), queues: vec![Queue::DEFAULT] }), ..Advance::default() };
+        match other.advance(&lease).await {
+            Ok(mut advanced) => break advanced.claimed.remove(0),
+            Err(error) => assert!(error.is_outage(), "{error}"),
+        }
+    };
+    assert!(taken.fence > hand.claimed.fence);
+    let committed = loop {
+        match hand.send(next.clone()).await {
+            Ok(committed) => break committed,
+            Err(error) => assert!(error.is_outage(), "{error}"),
+        }
+    };
+    assert_eq!(committed, Committed::Fenced);
+}

@@ -166,7 +166,7 @@ impl Side {
             id: grant.id.clone(),
             fence: grant.fence,
             expected: if draft.right { grant.seq } else { grant.seq + 7 },
-            state: (!entries.is_empty()).then(|| format!("{{\"place\":{place}}}")),
+            state: (!entries.is_empty() && matches!(next, Next::At(_) | Next::Signal)).then(|| format!("{{\"place\":{place}}}")),
             status: match next {
                 Next::Keep => Status::Runnable,
                 Next::At(_) => Status::Waiting,
@@ -360,4 +360,6 @@ fn both_stores_answer_the_same_to_the_same_operations() {
         let options = RedisOptions { accept_weaker_durability: true, ..server.options() };
         runtime.block_on(compare(options, &operations));
     });
+    let stats = server.command(&["INFO", "commandstats"]);
+    assert!(stats.contains("cmdstat_exec:"), "nothing went without a script: {stats}");
 }

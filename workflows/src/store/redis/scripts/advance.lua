@@ -330,8 +330,9 @@ local function grant(id, read, holder, serves, expired)
   -- An error if there are none.
   local _, _, queue = unpacked(TEXTS, head, TEXTS_AT)
   if queue == '' then return set_aside(id, 'it has no queue') end
-  if expired then touch(id) end
-  local _, seq, flags, tries = unpacked('<dIBH', head)
+  local fence_before, seq, flags, tries = unpacked('<dIBH', head)
+  -- Its lease has expired; or somebody has made it due by hand.
+  if fence_before ~= 0 then touch(id) end
   if not serves[queue] then
     void_lease(id)
     call('ZREM', KEY_LEASE, id)
@@ -468,10 +469,15 @@ for i = 1, commits do
   end
   place = after
 end
+local committed = ids
 ids = ids + commits
 for i = 1, renewals do renewed[i] = renew(ARGV[ids + i], fence_at(i)) and KEPT or FENCED end
 ids = ids + renewals
 for i = 1, returns do hand_back(ARGV[ids + i], fence_at(renewals + i)) end
+-- A later commit may have sent it a signal, or freed what it waits for.
+for i = 1, commits do
+  if verdicts[i] == KEPT and flags_of(ARGV[committed + i]) ~= 0 then verdicts[i] = FLAGGED end
+end
 reply[3], reply[5] = table.concat(verdicts), table.concat(renewed)
 settle_workflows()
 settle_leases()

@@ -8,7 +8,7 @@ local swept, gone = {}, {}
 -- Goes by what is there: what the head says of the number of entries may be wrong, and only saves looking for others. In how many places
 -- there was something.
 local function remove_journal(id, supposed)
-  local from, slice = 1, math.min(supposed + 1, SLICE)
+  local from, slice = 1, supposed and math.min(supposed + 1, SLICE) or SLICE
   repeat
     local names = {}
     for at = from, from + slice - 1 do names[#names + 1] = id .. ':' .. whole(at) end
@@ -29,7 +29,7 @@ for i, id in ipairs(expired) do
     -- After when it was created.
     local parent = match(sub(call('HGET', KEY_DOCUMENTS, id) or '', 9), '^[^%z]+')
     if parent then call('ZREM', children_key(parent), id) end
-    entries = entries + remove_journal(id, seq or 0)
+    entries = entries + remove_journal(id, seq)
   end
 end
 in_slices('HDEL', KEY_HEADS, gone)
