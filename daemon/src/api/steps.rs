@@ -27,7 +27,7 @@ pub(super) async fn read(store: &Arc<dyn Store>, document: &Document) -> Result<
             }
         }
         let Some(newest) = page.last() else { break };
-        before = Some(newest.digest.clone());
+        before = Some(newest.digest);
         from += page.len() as u64;
         // It may have grown since `document` was read.
         if from > document.seq {

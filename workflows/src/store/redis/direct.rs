@@ -149,6 +149,16 @@ impl Direct {
         touch
     }
 
+    /// Makes the hand, where a script has found none.
+    pub(super) async fn begin(&self, main: &Connection, operation: &'static str, answer: &Answer) {
+        if answer.hand.is_none()
+            && !answer.advanced.claimed.is_empty()
+            && let Err(error) = main.query(operation, &self.touch()).await
+        {
+            debug!(%error, "without a hand all goes by the script");
+        }
+    }
+
     /// Takes in what a script has answered.
     pub(super) fn hear(&self, asked: &Part<'_>, answer: &Answer) {
         let Answer { advanced, hand, kept_plain, claimed_plain } = answer;
@@ -244,16 +254,16 @@ impl Direct {
         let hand = lane.watched.clone()?;
         let now = self.now()?;
         let held = self.held();
-        let mut met = HashSet::new();
-        let choose = |(place, commit): (usize, &&Commit)| {
+        let (mut met, mut chosen) = (HashSet::new(), Vec::new());
+        for (place, commit) in commits.iter().enumerate() {
             // Of several commits of one workflow the first.
             let is_first = met.insert(&commit.id);
-            let known = held.get(&commit.id).filter(|_| is_first && is_direct(commit) && hand_of(&held, commit) == Some(&hand))?;
+            let may_go = is_first && is_direct(commit) && hand_of(&held, commit) == Some(&hand);
+            let Some(known) = held.get(&commit.id).filter(|_| may_go) else { continue };
             let renews = commit.next == Next::Keep && known.until < now + (part.lease - part.lease / WORN);
             let until = if renews { now + part.lease } else { known.until };
-            Some(Chosen { place, status: known.status, created: known.created, until, renews })
-        };
-        let chosen: Vec<Chosen> = commits.iter().enumerate().filter_map(choose).collect();
+            chosen.push(Chosen { place, status: known.status, created: known.created, until, renews });
+        }
         drop(held);
         if chosen.is_empty() {
             // The hand was touched since it began to watch: it begins anew.

@@ -215,6 +215,7 @@ impl RedisStore {
             self.complete(claimed).await?;
         }
         self.direct.hear(part, &answer);
+        self.direct.begin(&self.connection, ADVANCE, &answer).await;
         // Only now: what was granted and could not be handed out is taken back by the next claim.
         drawn.answered();
         Ok(answer.advanced)
