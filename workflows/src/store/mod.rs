@@ -392,7 +392,7 @@ pub struct Advanced {
     /// Expired leases first, then what has been due longest.
     pub claimed: Vec<Claimed>,
     /// When there may be something to claim next: a due time or the end of somebody's lease. In the past if more is
-    /// due than was claimed.
+    /// due than was claimed. None also where nothing was to be claimed.
     pub next: Option<Timestamp>,
 }
 

@@ -88,7 +88,7 @@ impl Shelf {
                 self.new_rings.remove(queue);
             }
         }
-        Advanced { now, commits, renewed, claimed, next }
+        Advanced { now, commits, renewed, claimed, next: next.filter(|_| claims) }
     }
 
     fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {
