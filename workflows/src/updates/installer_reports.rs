@@ -66,11 +66,15 @@ impl ReportDesk {
             return Ok(Taken::Unknown);
         }
         // One that is damaged is a person's to look at.
-        let Ok(state) = State::load(&*self.store, &document).await? else { return Ok(Taken::Unknown) };
+        let Ok(mut state) = State::load(&*self.store, &document).await? else { return Ok(Taken::Unknown) };
         if matches!(state.course, Course::Ended { .. }) || token_of(&state).is_none_or(|staged| staged.0 != token) {
             return Ok(Taken::Unknown);
         }
         let report = Report { about: token.to_owned(), word: word.as_str().to_owned(), text: shown(reason), received: self.store.now().await? };
+        // That one has started may be kept, and not read yet.
+        if let Some(reset) = newest_reset(&state).filter(|reset| self.kept().contains(&(token.to_owned(), Word::Started, *reset))) {
+            state.reports.push(Report { about: token.to_owned(), word: Word::Started.as_str().to_owned(), text: String::new(), received: reset });
+        }
         let heard = self.registry.get(&document.kind).is_some_and(|definition| definition.hears(&state, &report));
         if may_be_of_the_old_one(&state, &report) {
             return Ok(Taken::Early);

@@ -260,7 +260,8 @@ impl Direct {
             let is_first = met.insert(&commit.id);
             let may_go = is_first && is_direct(commit) && hand_of(&held, commit) == Some(&hand);
             let Some(known) = held.get(&commit.id).filter(|_| may_go) else { continue };
-            let renews = commit.next == Next::Keep && known.until < now + (part.lease - part.lease / WORN);
+            let is_fresh = (now + (part.lease - part.lease / WORN)..=now + part.lease).contains(&known.until);
+            let renews = commit.next == Next::Keep && !is_fresh;
             let until = if renews { now + part.lease } else { known.until };
             chosen.push(Chosen { place, status: known.status, created: known.created, until, renews });
         }
