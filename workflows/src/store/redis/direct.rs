@@ -64,8 +64,6 @@ struct Lane {
 
 /// A commit that may go without a script, and what its head says.
 struct Chosen {
-    /// In the part.
-    place: usize,
     status: Status,
     created: Timestamp,
     /// When its lease will end.
@@ -212,7 +210,7 @@ impl Direct {
         }
     }
 
-    /// Those of `commits` that may go without a script, if a lane is free. None: none of them.
+    /// The first commits of `part`, as many as may go without a script, if a lane is free. None: none of them.
     pub(super) async fn turn(&self, main: &Connection, part: &Part<'_>) -> Option<Turn<'_>> {
         let commits = &part.commits;
         let in_doubt = self.settled.load(Ordering::SeqCst) < self.doubts.load(Ordering::SeqCst);
@@ -255,15 +253,16 @@ impl Direct {
         let now = self.now()?;
         let held = self.held();
         let (mut met, mut chosen) = (HashSet::new(), Vec::new());
-        for (place, commit) in commits.iter().enumerate() {
+        for commit in commits {
             // Of several commits of one workflow the first.
             let is_first = met.insert(&commit.id);
             let may_go = is_first && is_direct(commit) && hand_of(&held, commit) == Some(&hand);
-            let Some(known) = held.get(&commit.id).filter(|_| may_go) else { continue };
+            // What comes after one that goes by the script does so, too: commits of one call are carried out in their order.
+            let Some(known) = held.get(&commit.id).filter(|_| may_go) else { break };
             let is_fresh = (now + (part.lease - part.lease / WORN)..=now + part.lease).contains(&known.until);
             let renews = commit.next == Next::Keep && !is_fresh;
             let until = if renews { now + part.lease } else { known.until };
-            chosen.push(Chosen { place, status: known.status, created: known.created, until, renews });
+            chosen.push(Chosen { status: known.status, created: known.created, until, renews });
         }
         drop(held);
         if chosen.is_empty() {
@@ -307,8 +306,8 @@ fn is_direct(commit: &Commit) -> bool {
 }
 
 impl Turn<'_> {
-    /// What became of those that went, each with its place in `part`. None: nothing was written, or that is not known; the script will tell.
-    pub(super) async fn commit(mut self, part: &Part<'_>) -> RedisResult<Option<Vec<(usize, Committed)>>> {
+    /// What became of those that went, in their order. None: nothing was written, or that is not known; the script will tell.
+    pub(super) async fn commit(mut self, part: &Part<'_>) -> RedisResult<Option<Vec<Committed>>> {
         let (mut pipeline, ends) = self.transaction(part);
         self.direct.watch(&mut pipeline);
         self.lane.watched = None;
@@ -337,19 +336,18 @@ impl Turn<'_> {
             }
         }
         let mut held = self.direct.held();
-        let done = |chosen: &Chosen| {
-            let commit = part.commits[chosen.place];
+        let done = |(chosen, commit): (&Chosen, &&Commit)| {
             if commit.next != Next::Keep {
                 held.remove(&commit.id);
-                return (chosen.place, Committed::Done { lease_until: None, signals: Vec::new() });
+                return Committed::Done { lease_until: None, signals: Vec::new() };
             }
             if let Some(known) = held.get_mut(&commit.id).filter(|held| held.fence == commit.fence) {
                 known.seq += commit.entries.len() as u64;
                 (known.status, known.until) = (commit.status, chosen.until);
             }
-            (chosen.place, Committed::Done { lease_until: Some(chosen.until), signals: Vec::new() })
+            Committed::Done { lease_until: Some(chosen.until), signals: Vec::new() }
         };
-        Ok(Some(self.chosen.iter().map(done).collect()))
+        Ok(Some(self.chosen.iter().zip(&part.commits).map(done).collect()))
     }
 
     /// What writes them, and the place of its answer.
@@ -365,8 +363,7 @@ impl Turn<'_> {
         let (mut ended, mut expiry) = (of("ZADD", &keys.ended), of("ZADD", &keys.expiry));
         let (mut told, mut counts) = (String::new(), BTreeMap::<&str, i64>::new());
         let (mut packed, mut text, mut renews, mut ends) = (Packed::default(), String::new(), false, false);
-        for chosen in &self.chosen {
-            let commit = part.commits[chosen.place];
+        for (chosen, commit) in self.chosen.iter().zip(&part.commits) {
             let (id, is_end) = (commit.id.as_str(), commit.next != Next::Keep);
             heads.arg(id).arg(head(&mut packed, commit, now));
             journal.arg(encode::field(&mut text, commit));
