@@ -139,17 +139,28 @@ async fn what_the_old_installer_repeats_until_the_power_is_cut_is_no_word_of_the
     scenario.until_said("await-install: its installer has not reported yet").await;
     assert_eq!(scenario.resets(), 2);
     assert_eq!(reports.take(&token, Word::Failed, "the image is another one").await.unwrap(), Taken::Early);
-    // Once one has started, it may give up in the same second, which no worker has read of yet.
-    assert_eq!(reports.take(&token, Word::Started, "").await.unwrap(), Taken::Kept);
-    assert_eq!(reports.take(&token, Word::Failed, "no route to the image").await.unwrap(), Taken::Kept);
-    assert_eq!(reports.take(&token, Word::Failed, "no route to the image").await.unwrap(), Taken::Nothing);
     scenario.sim.run().await;
-    assert!(scenario.question().await.seen[0].ends_with(": no route to the image"));
     // The second one gives up, too, and is heard.
     assert_eq!((scenario.questions().await, scenario.resets()), (2, 2));
     assert_eq!(scenario.heard().await, ["started", "failed", "started", "failed"]);
     scenario.answer("netboot").await;
     scenario.is_renewed(2).await;
+}
+
+#[tokio::test]
+async fn one_that_starts_and_gives_up_before_any_worker_has_read_that_is_heard() {
+    let mut scenario = Scenario::new(NodeFaults { installer_gives_up: 1, ..NodeFaults::default() }).await;
+    scenario.sim.run().await;
+    let reports = ReportDesk::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
+    let token = scenario.token();
+    scenario.sim.clock.advance(SECOND);
+    scenario.sim.signal(&scenario.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    scenario.until_said("await-install: its installer has not reported yet").await;
+    for (word, taken) in [(Word::Failed, Taken::Early), (Word::Started, Taken::Kept), (Word::Failed, Taken::Kept), (Word::Failed, Taken::Nothing)] {
+        assert_eq!(reports.take(&token, word, "no route to the image").await.unwrap(), taken);
+    }
+    scenario.until_said("its installer has given up: what now?").await;
+    assert!(scenario.question().await.seen[0].ends_with(": no route to the image"));
 }
 
 #[tokio::test]

@@ -214,7 +214,8 @@ impl Side {
                         .collect(),
                     renew: leases(renew),
                     hand_back: leases(hand_back),
-                    claim: claim.map(|(max, lease)| Claim { max, lease, worker: "w".to_owned(), queues: QUEUES[..2].to_vec() }),
+                    // What is kept for a moment has expired, or not, by the time of a claim in the same call.
+                    claim: claim.filter(|_| *lease == DAY).map(|(max, lease)| Claim { max, lease, worker: "w".to_owned(), queues: QUEUES[..2].to_vec() }),
                 };
                 self.advance(advance, start).await
             }
