@@ -1,4 +1,4 @@
-//! Commits without a script, which costs Redis a fifth of one with it: one transaction (`MULTI`) that Redis carries out only if nobody else has
+//! Commits without a script, which cost Redis a third of what they cost with one: one transaction (`MULTI`) that Redis carries out only if nobody else has
 //! changed anything of what this store holds.
 //!
 //! Whoever changes the head of a workflow that somebody holds (takes over its lease, puts a signal into its inbox, frees what it waits for)
@@ -50,7 +50,8 @@ struct Held {
     status: Status,
     created: Timestamp,
     until: Timestamp,
-    /// The hand, at a moment at which the lease was certainly ours. None: its head has flags, which only a script keeps.
+    /// The hand, at a moment at which the lease was certainly ours. None: its head has flags, which only a script keeps; or a script was asked,
+    /// and has not answered.
     hand: Option<Hand>,
 }
 
