@@ -83,6 +83,17 @@ impl Scenario {
         assert_eq!(checker::judge(&log, &rules), []);
     }
 
+    /// After an installer that gave up; and who hears the next one, by the token that both have.
+    async fn is_reset_once_more(&mut self) -> (ReportDesk, String) {
+        self.sim.run().await;
+        let reports = ReportDesk::new(self.sim.store.clone(), turnaround_workflows::updates::registry());
+        let token = self.token();
+        self.sim.clock.advance(SECOND);
+        self.sim.signal(&self.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
+        self.until_said("await-install: its installer has not reported yet").await;
+        (reports, token)
+    }
+
     /// Until the step's line says this.
     async fn until_said(&mut self, words: &str) {
         let id = self.id.clone();
@@ -131,12 +142,7 @@ async fn an_installer_that_gives_up_is_a_question_at_once_with_its_own_reason() 
 #[tokio::test]
 async fn what_the_old_installer_repeats_until_the_power_is_cut_is_no_word_of_the_next_one() {
     let mut scenario = Scenario::new(NodeFaults { installer_gives_up: 2, ..NodeFaults::default() }).await;
-    scenario.sim.run().await;
-    let reports = ReportDesk::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
-    let token = scenario.token();
-    scenario.sim.clock.advance(SECOND);
-    scenario.sim.signal(&scenario.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
-    scenario.until_said("await-install: its installer has not reported yet").await;
+    let (reports, token) = scenario.is_reset_once_more().await;
     assert_eq!(scenario.resets(), 2);
     assert_eq!(reports.take(&token, Word::Failed, "the image is another one").await.unwrap(), Taken::Early);
     scenario.sim.run().await;
@@ -150,12 +156,7 @@ async fn what_the_old_installer_repeats_until_the_power_is_cut_is_no_word_of_the
 #[tokio::test]
 async fn one_that_starts_and_gives_up_before_any_worker_has_read_that_is_heard() {
     let mut scenario = Scenario::new(NodeFaults { installer_gives_up: 1, ..NodeFaults::default() }).await;
-    scenario.sim.run().await;
-    let reports = ReportDesk::new(scenario.sim.store.clone(), turnaround_workflows::updates::registry());
-    let token = scenario.token();
-    scenario.sim.clock.advance(SECOND);
-    scenario.sim.signal(&scenario.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
-    scenario.until_said("await-install: its installer has not reported yet").await;
+    let (reports, token) = scenario.is_reset_once_more().await;
     for (word, taken) in [(Word::Failed, Taken::Early), (Word::Started, Taken::Kept), (Word::Failed, Taken::Kept), (Word::Failed, Taken::Nothing)] {
         assert_eq!(reports.take(&token, word, "no route to the image").await.unwrap(), taken);
     }
@@ -203,6 +204,7 @@ async fn an_installer_that_gives_up_and_restarts_is_asked_about_with_what_has_co
     let question = scenario.question().await;
     assert_eq!(question.text, "gpu-01 runs something else than what was to be installed: what now?");
     assert!(question.seen.iter().any(|line| line.ends_with(": the image is another one than was ordered")), "{question:?}");
+    assert_eq!(question.reasons.iter().map(String::as_str).collect::<Vec<_>>(), ["installer-failed", "other-system"]);
     assert_eq!(scenario.resets(), 1);
     scenario.answer("netboot").await;
     scenario.is_renewed(1).await;

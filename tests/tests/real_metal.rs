@@ -225,6 +225,8 @@ async fn a_wrong_image_is_not_installed_and_that_is_noticed_and_a_withdrawn_orde
     let reason = format!("and {} was ordered", bed.image.sha256);
     assert!(seen.iter().any(|line| line.contains(": the image has SHA-256 ") && line.ends_with(&reason)), "{seen:?}");
     assert!(seen.iter().any(|line| line.starts_with("its installer has started at ")), "{seen:?}");
+    let reasons = bed.show(&id).await.unwrap().question.unwrap().reasons;
+    assert!(reasons.contains("installer-failed"), "{reasons:?}");
     bed.until("the old system", async |bed| (times(bed, "node: \"1\" is up") == 2).then_some(())).await.unwrap();
     if question == "gpu-01 was not installed: its installer has given up: what now?" {
         answer_and_look(&bed, &id, "retry").await;

@@ -255,8 +255,13 @@ fn came_back_wrong(node: &NodeName, facts: &Facts, heard: &Heard) -> Question {
     let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
         .because(Reason::OtherSystem, format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
         .seen(installed);
-    let question = heard.seen().into_iter().fold(question, Question::seen);
-    with_answers(question, "looks again, after you have mended it")
+    let mut words = heard.seen().into_iter();
+    // The old system may be up before anybody has read why it was not replaced.
+    let question = match heard.gave_up().and_then(|_| words.next()) {
+        Some(gave_up) => question.because(Reason::InstallerFailed, gave_up),
+        None => question,
+    };
+    with_answers(words.fold(question, Question::seen), "looks again, after you have mended it")
 }
 
 /// With all that can be seen of a node that is silent.

@@ -87,8 +87,13 @@ async fn in_hand<'a>(server: &PrivateRedis, store: &'a RedisStore, names: &[&str
 }
 
 async fn start() -> (PrivateRedis, RedisStore) {
+    start_with(Duration::from_secs(2)).await
+}
+
+/// With a store that waits no longer for an answer.
+async fn start_with(reply_timeout: Duration) -> (PrivateRedis, RedisStore) {
     let server = PrivateRedis::start();
-    let store = RedisStore::connect(server.options()).await.unwrap();
+    let store = RedisStore::connect(RedisOptions { reply_timeout, ..server.options() }).await.unwrap();
     (server, store)
 }
 
@@ -276,9 +281,7 @@ async fn commits_of_one_call_are_answered_in_their_order_however_they_go() {
 
 #[tokio::test]
 async fn one_that_redis_carries_out_late_puts_nothing_back() {
-    let server = PrivateRedis::start();
-    let impatient = RedisOptions { reply_timeout: Duration::from_millis(50), ..server.options() };
-    let store = RedisStore::connect(impatient).await.unwrap();
+    let (server, store) = start_with(Duration::from_millis(50)).await;
     let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
     let until_answered = async |hand: &mut Hand<'_>| {
         let next = hand.next(Next::Keep);
@@ -314,9 +317,7 @@ async fn one_that_redis_carries_out_late_puts_nothing_back() {
 
 #[tokio::test]
 async fn what_was_in_doubt_is_out_of_it_before_anything_else_goes_on() {
-    let server = PrivateRedis::start();
-    let impatient = RedisOptions { reply_timeout: Duration::from_millis(50), ..server.options() };
-    let store = RedisStore::connect(impatient).await.unwrap();
+    let (server, store) = start_with(Duration::from_millis(50)).await;
     let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
     let key = server.command(&["KEYS", "{ta}:hand:*"]).lines().nth(2).unwrap().to_owned();
     let before = server.command(&["GET", &key]);
