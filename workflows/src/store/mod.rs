@@ -463,7 +463,7 @@ pub trait Store: Send + Sync + 'static {
     /// On return the workflow exists and is due, whoever created it.
     async fn create(&self, new: NewWorkflow) -> Result<Created, StoreError>;
 
-    /// Commits, renews, hands back, and then claims, in one round trip. Each commit stands or falls alone.
+    /// Commits, renews, hands back, and then claims, in one or two round trips. Each commit stands or falls alone.
     /// Calling it again with the same commits is safe and answers what stands.
     async fn advance(&self, advance: &Advance) -> Result<Advanced, StoreError>;
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use ::redis::{Cmd, Pipeline, RedisError, RedisResult, Value, cmd};
 use tokio::sync::{Mutex as Lock, MutexGuard as LockGuard};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connection::{Connection, Open};
 use super::encode::{self, Part};
@@ -39,6 +39,9 @@ const HAND_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 /// A kept lease is renewed once it has lost this part of its length: whoever commits often does not need it each time.
 const WORN: u32 = 4;
+
+/// A Redis that refuses transactions (it is full, or its user may not) is not asked for one for so long: all goes by the script, as it would anyway.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a hand says: another value after each touch.
 type Hand = Arc<[u8]>;
@@ -91,6 +94,8 @@ pub(super) struct Direct {
     /// So many transactions of which nobody knew what became of them; and so many of these have been settled.
     doubts: AtomicU64,
     settled: AtomicU64,
+    /// When a transaction was refused last.
+    refused: Mutex<Option<Instant>>,
     keys: Keys,
     pub(super) hand: String,
 }
@@ -105,6 +110,7 @@ impl Direct {
             heard: Mutex::default(),
             doubts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
+            refused: Mutex::default(),
             keys: keys.clone(),
             hand: keys.hand(session),
         }
@@ -139,6 +145,18 @@ impl Direct {
                 known.hand = None;
             }
         }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Redis has answered so where it should have carried something out. The connection is not used again: perhaps it leads to one that is no primary any more.
+    async fn is_refused(&self, lane: &Lane, number: u64, answers: &[Value]) {
+        *self.refused() = Some(Instant::now());
+        let why = answers.iter().find_map(|answer| if let Value::ServerError(error) = answer { Some(error.to_string()) } else { None });
+        warn!(why = why.unwrap_or_default(), "Redis takes no transactions just now; commits go by scripts, which cost it more");
+        lane.connection.give_up(number).await;
     }
 
     /// Gives the hand a value that it never had.
@@ -215,7 +233,8 @@ impl Direct {
     pub(super) async fn turn(&self, main: &Connection, part: &Part<'_>) -> Option<Turn<'_>> {
         let commits = &part.commits;
         let in_doubt = self.settled.load(Ordering::SeqCst) < self.doubts.load(Ordering::SeqCst);
-        if cfg!(feature = "bug-commit-without-fence") || in_doubt {
+        let pauses = self.refused().is_some_and(|refused| refused.elapsed() < REFUSED_PAUSE);
+        if cfg!(feature = "bug-commit-without-fence") || in_doubt || pauses {
             return None;
         }
         let may_go = |held: &HashMap<WorkflowId, Held>| commits.iter().any(|commit| is_direct(commit) && hand_of(held, commit).is_some());
@@ -245,7 +264,7 @@ impl Direct {
             let answers = lane.connection.pipeline(&open, &pipeline).await.ok()?;
             // Where the touch was refused, what was granted before might pass for what is known here.
             if is_new && !matches!(&answers[..], [Value::Okay, Value::Okay, Value::Array(_), ..]) {
-                lane.connection.give_up(open.number).await;
+                self.is_refused(&lane, open.number, &answers).await;
                 return None;
             }
             (lane.number, lane.watched) = (Some(open.number), watched(&answers));
@@ -330,9 +349,9 @@ impl Turn<'_> {
             }
             // Somebody has touched the hand.
             Some(Value::Nil) => return Ok(None),
-            // It was refused as a whole: perhaps by one that is no primary any more.
+            // It was refused as a whole.
             _ => {
-                self.lane.connection.give_up(self.open.number).await;
+                self.direct.is_refused(&self.lane, self.open.number, &answers).await;
                 return Ok(None);
             }
         }

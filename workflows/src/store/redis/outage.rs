@@ -87,7 +87,7 @@ fn remedy(error: &RedisError) -> Option<String> {
         return None;
     }
     if REFUSED.contains(&code) || error.kind() == ErrorKind::AuthenticationFailed {
-        return Some("check the password, and that the user may run EVALSHA and SCRIPT on these keys".to_owned());
+        return Some("check the password, and that the user may run EVALSHA, SCRIPT and transactions on these keys".to_owned());
     }
     let text = error.to_string();
     if text.contains("unknown command") || text.contains("unknown subcommand") {
