@@ -275,7 +275,7 @@ pub struct StepView {
     pub begun: Option<When>,
     pub ended: Option<When>,
     pub took_ms: Option<u64>,
-    /// When it becomes a question, while it is under way.
+    /// When it becomes a question, while it is under way. A pause uses up none of that: as long as one lasts, this moves on.
     pub deadline: Option<When>,
     /// Failures since it began.
     pub failures: u32,

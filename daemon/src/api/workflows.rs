@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -108,8 +109,9 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
     let (journal, journal_problem) = steps::read(&app.store, &document).await?;
     let journal_entries = document.seq;
     let defined = app.registry.get(&document.kind).map(|definition| definition.step_names()).unwrap_or_default();
-    let steps = steps::steps(&defined, &journal);
-    let line = line(&app.store, document, app.clock.now()).await?;
+    let now = app.clock.now();
+    let mut steps = steps::steps(&defined, &journal);
+    let line = line(&app.store, document, now).await?;
     let state = match Folded::of_entries(&journal) {
         Ok(state) => state,
         // The journal shows what it can.
@@ -128,6 +130,11 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
             });
         }
     };
+    if let Some(current) = &state.current
+        && let Some(step) = steps.iter_mut().find(|step| step.step == current.step)
+    {
+        step.deadline = Some((current.deadline + state.paused.as_ref().map_or(Duration::ZERO, |pause| now.since(pause.since))).into());
+    }
     let question = state.question().map(|question| QuestionView {
         text: question.text.clone(),
         seen: question.seen.clone(),

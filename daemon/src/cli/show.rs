@@ -29,6 +29,9 @@ pub(super) struct Arguments {
     follow: bool,
 }
 
+/// A deadline that is further away is none. That of a rollout, which waits for its nodes, is a year from its beginning.
+const NO_DEADLINE: Duration = Duration::from_secs(90 * 86_400);
+
 /// How often a log is looked at that is followed.
 const LOG_POLL: Duration = Duration::from_secs(1);
 
@@ -121,6 +124,11 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
         let next = why.next.filter(|next| next.0 > now).map(|next| format!(", next look {}", ago(next, now))).unwrap_or_default();
         fact("waits", &format!("{} (since {}{next})", why.text, moment(why.since)));
         fact("to go on", &why.unblock);
+    }
+    // Whoever is asked already has all the time that it takes.
+    let under_way = view.steps.iter().filter(|step| step.state != StepState::Asking);
+    for (step, deadline) in under_way.filter_map(|step| Some((step, step.deadline?))).filter(|(_, deadline)| deadline.0.since(now) < NO_DEADLINE) {
+        fact("deadline", &format!("{} ({}) for {}: what is not done then becomes a question", moment(deadline), ago(deadline, now), step.step));
     }
     if let Some(problem) = &view.journal_problem {
         fact("JOURNAL", &style.bad(problem));
@@ -231,12 +239,35 @@ mod tests {
         .unwrap()
     }
 
+    const PLAIN: Style = Style { json: false, terminal: false, colour: false };
+
+    fn noon_past(minutes: u64) -> Timestamp {
+        let noon = "2026-11-22T12:00:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        Timestamp::from(noon) + Duration::from_secs(minutes * 60)
+    }
+
+    #[test]
+    fn the_step_under_way_says_until_when_it_may_take() {
+        let mut view = view();
+        let says = |view: &WorkflowView, now: Timestamp| {
+            let page = render(view, now, PLAIN);
+            page.lines().find(|line| line.contains("deadline")).map(str::to_owned)
+        };
+        view.steps[1].deadline = Some(noon_past(240).into());
+        assert_eq!(says(&view, noon_past(5)), None, "it asks already");
+        view.steps[1].state = StepState::Waiting;
+        let told = |when: &str| Some(format!("  deadline    2026-11-22T16:00:00Z ({when}) for evacuate: what is not done then becomes a question"));
+        assert_eq!(says(&view, noon_past(5)), told("in 3h 55m"));
+        assert_eq!(says(&view, noon_past(300)), told("1h 00m ago"));
+        view.steps[1].deadline = Some((noon_past(0) + Duration::from_secs(365 * 86_400)).into());
+        assert_eq!(says(&view, noon_past(5)), None, "a rollout has none");
+    }
+
     #[test]
     fn whoever_is_asked_sees_what_was_seen_and_what_to_type() {
-        let plain = Style { json: false, terminal: false, colour: false };
         let at = "2026-11-22T03:05:00Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap();
         let cleaned = super::super::out::clean_all(serde_json::to_value(view()).unwrap());
-        let text = render(&serde_json::from_value(cleaned).unwrap(), at.into(), plain);
+        let text = render(&serde_json::from_value(cleaned).unwrap(), at.into(), PLAIN);
         assert_eq!(
             text,
             "\

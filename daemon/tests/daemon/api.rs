@@ -287,6 +287,24 @@ async fn a_node_that_was_left_out_is_shown_and_can_be_released_once() {
 }
 
 #[tokio::test]
+async fn a_pause_moves_the_deadline_that_is_shown() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let paused = Event::Paused { by: "ada".to_owned(), why: String::new() };
+    site.work(&id, vec![begun("renew-nodes"), paused], Next::At(at(NOON))).await;
+    let shown = async || {
+        let (_, view) = site.get(&format!("/v1/workflows/{id}")).await;
+        view["steps"].as_array().unwrap().iter().find(|step| step["step"] == "renew-nodes").unwrap()["deadline"].clone()
+    };
+    assert_eq!(shown().await, "2026-11-22T13:00:00.000Z");
+    site.clock.advance(Duration::from_secs(600));
+    assert_eq!(shown().await, "2026-11-22T13:10:00.000Z", "as if it were resumed now");
+    site.work(&id, vec![Event::Resumed { by: "ada".to_owned() }], Next::Signal).await;
+    site.clock.advance(Duration::from_secs(600));
+    assert_eq!(shown().await, "2026-11-22T13:10:00.000Z");
+}
+
+#[tokio::test]
 async fn nodes_are_shown_as_the_newest_survey_saw_them() {
     let site = Site::start().await;
     let (_, started) = site.post("/v1/surveys", &json!({})).await;
