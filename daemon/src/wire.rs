@@ -279,7 +279,7 @@ pub struct StepView {
     pub deadline: Option<When>,
     /// Failures since it began.
     pub failures: u32,
-    /// Newest remark: progress, or the newest error.
+    /// Newest remark: progress, or the newest error. Empty once it is done.
     pub note: String,
     /// What the step put out.
     pub output: Option<Value>,

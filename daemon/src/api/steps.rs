@@ -99,6 +99,8 @@ fn tell(steps: &mut Vec<StepView>, entry: &Entry) {
         Event::StepSucceeded { step, output, .. } => {
             if let Some(step) = find(steps, step) {
                 step.output = Some(output.clone());
+                // What it waited for, or was about to do, is over. What came of it is its output.
+                step.note.clear();
                 end(step, StepState::Done, entry.at);
             }
         }

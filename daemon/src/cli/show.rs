@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
 use turnaround_workflows::store::Status;
 
@@ -135,7 +136,7 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
     }
     if !view.steps.is_empty() {
         text.push('\n');
-        text.push_str(&steps(&view.steps, now, style));
+        text.push_str(&steps(view, now, style));
     }
     if !view.children.is_empty() {
         text.push('\n');
@@ -155,8 +156,10 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
     text
 }
 
-fn steps(steps: &[StepView], now: Timestamp, style: Style) -> String {
-    let rows = steps.iter().map(|step| {
+fn steps(view: &WorkflowView, now: Timestamp, style: Style) -> String {
+    // A report has a page of its own.
+    let reported = report::of(view, style).is_some();
+    let rows = view.steps.iter().map(|step| {
         let took = match (step.took_ms, step.begun) {
             (Some(took), _) => millis(took),
             (None, Some(begun)) if step.state != StepState::NotBegun => super::duration::age(begun, now),
@@ -167,10 +170,26 @@ fn steps(steps: &[StepView], now: Timestamp, style: Style) -> String {
             1 => "1 failure".to_owned(),
             many => format!("{many} failures"),
         };
-        let note = [tries.as_str(), step.note.as_str()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        let came_of = if step.state == StepState::Done && !reported { came_of(step) } else { String::new() };
+        let note = [tries.as_str(), step.note.as_str(), came_of.as_str()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         vec![step.step.clone(), step.state.as_str().to_owned(), took, note]
     });
     indented(style, "  ", &["STEP", "STATE", "TOOK", "NOTE"], rows.collect())
+}
+
+/// What a step put out, as far as a line has room for it: of what has parts of its own, how many they are.
+fn came_of(step: &StepView) -> String {
+    let Some(Value::Object(output)) = &step.output else { return String::new() };
+    let told = output.iter().filter_map(|(name, value)| {
+        let value = match value {
+            Value::Null | Value::Object(_) => return None,
+            Value::Array(parts) => parts.len().to_string(),
+            Value::String(text) => text.clone(),
+            Value::Bool(_) | Value::Number(_) => value.to_string(),
+        };
+        Some(format!("{} {value}", name.replace('_', " ")))
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn children(view: &WorkflowView, style: Style) -> String {
@@ -216,7 +235,8 @@ mod tests {
             "created_by": "workflow node-os-rollout-a", "input": {},
             "steps": [
                 { "step": "close", "state": "done", "begun": "2026-11-22T02:00:00.000Z", "ended": "2026-11-22T02:00:03.000Z",
-                  "took_ms": 3000, "deadline": null, "failures": 0, "note": "", "output": {} },
+                  "took_ms": 3000, "deadline": null, "failures": 0, "note": "",
+                  "output": { "reopen": true, "found": { "enabled": true }, "agents": ["OVN", "DHCP"], "alerts": null } },
                 { "step": "evacuate", "state": "asking", "begun": "2026-11-22T02:00:03.000Z", "ended": null, "took_ms": null,
                   "deadline": "2026-11-22T06:00:03.000Z", "failures": 2, "note": "1 instance can't leave", "output": null },
                 { "step": "reprovision", "state": "not-begun", "begun": null, "ended": null, "took_ms": null, "deadline": null,
@@ -279,7 +299,7 @@ node-os-rollout-a.gpu-01: node-os of gpu-01
   holds       lock node-gpu-01, budget nodes-out for gpu-01
 
   STEP         STATE      TOOK    NOTE
-  close        done       3s
+  close        done       3s      agents 2, reopen true
   evacuate     asking     1h 04m  2 failures; 1 instance can't leave
   reprovision  not begun
 

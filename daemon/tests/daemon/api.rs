@@ -305,6 +305,23 @@ async fn a_pause_moves_the_deadline_that_is_shown() {
 }
 
 #[tokio::test]
+async fn a_step_that_is_done_waits_for_nothing() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let parked = Event::StepParked { step: "renew-nodes".to_owned(), until: None, note: "waits for gpu-01".to_owned() };
+    site.work(&id, vec![begun("renew-nodes"), parked], Next::At(at(NOON))).await;
+    let shown = async || {
+        let (_, view) = site.get(&format!("/v1/workflows/{id}")).await;
+        view["steps"].as_array().unwrap().iter().find(|step| step["step"] == "renew-nodes").unwrap().clone()
+    };
+    assert_eq!(shown().await["note"], "waits for gpu-01");
+    let done = Event::StepSucceeded { step: "renew-nodes".to_owned(), output: json!({ "renewed": ["gpu-01"] }), gave: Vec::new() };
+    site.work(&id, vec![done], Next::At(at(NOON))).await;
+    let step = shown().await;
+    assert_eq!((&step["state"], &step["note"], &step["output"]["renewed"]), (&json!("done"), &json!(""), &json!(["gpu-01"])));
+}
+
+#[tokio::test]
 async fn nodes_are_shown_as_the_newest_survey_saw_them() {
     let site = Site::start().await;
     let (_, started) = site.post("/v1/surveys", &json!({})).await;
