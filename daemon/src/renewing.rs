@@ -41,7 +41,12 @@ impl Renewing {
 
     /// The workflow that renews `node`, or that will.
     pub(crate) fn who(&self, node: &NodeName) -> Option<&WorkflowId> {
-        self.by_node.get(node.as_str()).or(self.unsure.as_ref())
+        self.surely(node).or(self.unsure.as_ref())
+    }
+
+    /// The same, and only where that is certain.
+    pub(crate) fn surely(&self, node: &NodeName) -> Option<&WorkflowId> {
+        self.by_node.get(node.as_str())
     }
 
     /// From now on `node` is a part of `rollout`.

@@ -485,6 +485,9 @@ pub struct NodeView {
     pub out: Option<BudgetMember>,
     /// The open workflow that renews it.
     pub renewing: Option<WorkflowLine>,
+    /// The open rollout in which its turn is yet to come.
+    #[serde(default)]
+    pub planned: Option<WorkflowId>,
     /// The newest renewal that ended and is still kept.
     pub renewed: Option<WorkflowLine>,
     /// What the newest survey saw.

@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::extract::Path;
 use super::lines::lines;
 use super::problem::Problem;
+use crate::renewing::Renewing;
 use crate::wire::{BudgetMember, NodeView, NodesView, ReleasedView, WorkflowLine};
 
 /// Surveys looked at to find the newest one that succeeded.
@@ -25,9 +26,10 @@ const SURVEYS_LOOKED_AT: u32 = 20;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>, Problem> {
     let now = app.clock.now();
-    let (survey, mut out, renewing, renewed) = tokio::try_join!(
+    let (survey, mut out, to_come, renewing, renewed) = tokio::try_join!(
         newest_survey(&app.store),
         out_of_service(&app.store),
+        Renewing::look(&app.store),
         renewals(&app.store, Scope::Open, now),
         renewals(&app.store, Scope::Ended, now),
     )?;
@@ -40,13 +42,15 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>
         let installed = survey.as_ref().and_then(|survey| survey.image_sha256.as_deref());
         let is = |image: &NodeImage| [Some(&image.sha256), image.ironic.as_ref().map(|ironic| &ironic.sha256)].into_iter().flatten().any(|digest| Some(digest.as_str()) == installed);
         let image = app.config.images.iter().find(|(_, image)| is(image));
+        let renewing = renewing.remove(name.as_str());
         NodeView {
             name: name.clone(),
             role: match node.role {
                 Role::Compute => "compute".to_owned(),
             },
             out: out.remove(name.as_str()),
-            renewing: renewing.remove(name.as_str()),
+            planned: to_come.surely(name).filter(|_| renewing.is_none()).cloned(),
+            renewing,
             renewed: renewed.remove(name.as_str()),
             image: image.map(|(image, _)| image.clone()),
             survey,

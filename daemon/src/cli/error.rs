@@ -43,9 +43,9 @@ pub(super) enum CliError {
     NoNode { what: String, remedy: String },
     #[error("there is no workflow `{typed}`")]
     NoWorkflow { typed: String },
-    /// A node was typed where a workflow has to be, with the open workflows that renew it.
+    /// A node was typed where a workflow has to be, with the open workflows that renew it, and the rollout in which its turn is yet to come.
     #[error("`{node}` is a node, and no workflow")]
-    NodeTyped { node: String, open: Vec<String> },
+    NodeTyped { node: String, open: Vec<String>, planned: Option<String> },
     #[error("{count} workflows begin with `{typed}`: {}", some.join(", "))]
     Ambiguous { typed: String, count: usize, some: Vec<String> },
     #[error("the configuration at {} is not good", path.display())]
@@ -103,7 +103,10 @@ impl CliError {
             CliError::NoWorkflow { .. } => "`turnaround workflows --all` lists what is kept; `turnaround journal` with the whole id also reads the \
                  archive"
                 .to_owned(),
-            CliError::NodeTyped { node, open } if open.is_empty() => format!(
+            CliError::NodeTyped { node, open, planned: Some(rollout) } if open.is_empty() => {
+                format!("no workflow renews {node} yet; {rollout} will, when its turn comes: `turnaround show {rollout}`")
+            }
+            CliError::NodeTyped { node, open, planned: None } if open.is_empty() => format!(
                 "no open workflow renews {node}; `turnaround nodes` tells what was done to it, `turnaround workflows --all` lists what is kept"
             ),
             CliError::NodeTyped { open, .. } => format!("give the workflow that renews it: {}", open.join(", ")),

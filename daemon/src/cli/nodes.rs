@@ -39,6 +39,8 @@ fn row(node: &NodeView) -> Vec<String> {
         (None, None, Some(line)) => format!("renewal {} {}", line.status.as_str(), moment(line.updated)),
         (None, None, None) => String::new(),
     };
+    let planned = node.planned.as_ref().map(|rollout| format!("its turn in {rollout} is to come"));
+    let done = [planned, Some(done).filter(|done| !done.is_empty())].into_iter().flatten().collect::<Vec<_>>().join("; ");
     let unknown = || "?".to_owned();
     vec![
         node.name.to_string(),

@@ -20,7 +20,7 @@ use crate::wire::{LogView, QuestionView, StepState, StepView, WorkflowView};
 
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// Its id, or the beginning of it; or a node, for the open workflow that renews it
+    /// Its id, or the beginning of it; or a node, for the open workflow that renews it, or will
     id: String,
     /// What its newest run of the setup script has written, from the beginning
     #[arg(long)]
@@ -39,12 +39,16 @@ const LOG_POLL: Duration = Duration::from_secs(1);
 pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) -> Result<Exit, CliError> {
     let id = match resolve(client, &arguments.id).await {
         // Only to look: whoever answers or aborts types which.
-        Err(CliError::NodeTyped { node, open }) => match open.as_slice() {
-            [only] => {
+        Err(CliError::NodeTyped { node, open, planned }) => match (open.as_slice(), planned) {
+            ([only], _) => {
                 say(&format!("{node} is a node; the open workflow that renews it:"));
                 only.clone()
             }
-            _ => return Err(CliError::NodeTyped { node, open }),
+            ([], Some(rollout)) => {
+                say(&format!("{node} is a node; its turn is yet to come, in the open rollout:"));
+                rollout
+            }
+            (_, planned) => return Err(CliError::NodeTyped { node, open, planned }),
         },
         resolved => resolved?,
     };

@@ -291,14 +291,22 @@ async fn a_log_is_followed_on_when_the_daemon_is_back() {
 #[tokio::test]
 async fn whoever_types_a_node_is_told_which_workflow_renews_it() {
     let site = Site::start().await;
-    let rollout = site.rollout().await;
     let none = site.turnaround(&["show", "gpu-01"]).await;
     assert_eq!(none.status.code(), Some(5));
     assert!(err(&none).contains("`gpu-01` is a node, and no workflow") && err(&none).contains("no open workflow renews gpu-01"), "{}", err(&none));
+    let rollout = site.rollout().await;
+    let planned = site.turnaround(&["show", "gpu-01"]).await;
+    assert_eq!((planned.status.code(), err(&planned).as_str()), (Some(0), "gpu-01 is a node; its turn is yet to come, in the open rollout:\n"));
+    assert!(out(&planned).starts_with(&format!("{rollout}: node-os-rollout of ")), "{}", out(&planned));
+    let refused = site.turnaround(&["abort", "gpu-01"]).await;
+    assert!(err(&refused).contains(&format!("no workflow renews gpu-01 yet; {rollout} will, when its turn comes")), "{}", err(&refused));
+    let listed = out(&site.turnaround(&["nodes"]).await);
+    assert_eq!(listed.matches(&format!("its turn in {rollout} is to come")).count(), 2, "{listed}");
     let node = site.node_begun(&rollout, "gpu-01").await.to_string();
     let shown = site.turnaround(&["show", "gpu-01"]).await;
     assert_eq!(shown.status.code(), Some(0), "{}", err(&shown));
     assert!(out(&shown).starts_with(&format!("{node}: node-os of gpu-01")), "{}", out(&shown));
+    assert_eq!(out(&site.turnaround(&["nodes"]).await).matches("is to come").count(), 1, "gpu-02");
     // Whoever changes something types what.
     for command in [&["answer", "gpu-01", "retry"][..], &["abort", "gpu-01"]] {
         let refused = site.turnaround(command).await;
