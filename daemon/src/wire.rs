@@ -467,6 +467,17 @@ pub struct SignalledView {
 pub struct ReleasedView {
     pub node: NodeName,
     pub budget: String,
+    /// Nova's name for its host. None: it is not in the configuration any more.
+    #[serde(default)]
+    pub nova_host: Option<String>,
+    /// When the workflow ended that had left it out. None: that one is not kept any more.
+    #[serde(default)]
+    pub left: Option<When>,
+    /// When the newest survey looked, and what it saw of the node. None: none is kept, or it did not look at the node.
+    #[serde(default)]
+    pub surveyed: Option<When>,
+    #[serde(default)]
+    pub survey: Option<NodeSurvey>,
 }
 
 /// GET /v1/nodes

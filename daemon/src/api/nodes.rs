@@ -111,10 +111,23 @@ async fn renewals(store: &Arc<dyn Store>, scope: Scope, now: Timestamp) -> Resul
 
 pub(super) async fn release(State(app): State<Arc<App>>, caller: Caller, Path(node): Path<String>) -> Result<Json<ReleasedView>, Problem> {
     let name: NodeName = node.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
+    // Looked at before: nothing that is told about the node may fail once it is released.
+    let (mut out, survey) = tokio::try_join!(out_of_service(&app.store), newest_survey(&app.store))?;
+    let holder = match out.remove(name.as_str()) {
+        Some(member) => app.store.load(&member.holder).await?,
+        None => None,
+    };
     // A node that was taken out of the configuration may still hold a share, so the store is asked first.
     if app.store.release_budget(NODES_OUT, name.as_str()).await? {
         info!(user = caller.0.user, node = %name, "a node that was left out of service counts as in service again");
-        return Ok(Json(ReleasedView { node: name, budget: NODES_OUT.to_owned() }));
+        return Ok(Json(ReleasedView {
+            budget: NODES_OUT.to_owned(),
+            nova_host: app.config.nodes.get(&name).map(|node| node.nova_host.clone()),
+            left: holder.map(|holder| holder.updated.into()),
+            surveyed: survey.as_ref().map(|survey| survey.at.into()),
+            survey: survey.and_then(|survey| survey.nodes.into_iter().find(|seen| seen.node == name)),
+            node: name,
+        }));
     }
     if app.config.nodes.contains_key(&name) { Err(Problem::not_left_out(&node)) } else { Err(Problem::no_node(&node)) }
 }

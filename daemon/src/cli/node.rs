@@ -4,9 +4,11 @@ use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::{Args, Subcommand};
 use turnaround_config::{ImageName, NodeName};
+use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
 use turnaround_workflows::store::Status;
 
 use super::client::{Client, fresh_key, read};
+use super::duration::{ago, moment};
 use super::error::CliError;
 use super::nodes;
 use super::out::{Style, print, print_json, say};
@@ -126,6 +128,58 @@ async fn release(client: &Client, style: &Style, arguments: Release) -> Result<E
     } else {
         let released: ReleasedView = read(answer)?;
         say(&format!("{} counts as in service again", released.node));
+        say(&in_nova(&released, SystemClock.now()));
     }
     Ok(Exit::Good)
+}
+
+/// What is known of the node in Nova, which releasing it changes nothing of, and what to do.
+fn in_nova(released: &ReleasedView, now: Timestamp) -> String {
+    let host = released.nova_host.as_deref().unwrap_or(released.node.as_str());
+    let seen = match (released.surveyed, &released.survey) {
+        (Some(at), Some(survey)) if released.left.is_none_or(|left| left.0 <= at.0) => {
+            let seen = format!("in Nova it was, when a survey looked at {} ({}): {}", moment(at), ago(at, now), survey.service);
+            if survey.service.starts_with("enabled") {
+                return seen;
+            }
+            seen
+        }
+        (Some(at), Some(_)) => {
+            format!("what Nova says of it by now is not known: the newest survey, at {} ({}), looked before it was left out", moment(at), ago(at, now))
+        }
+        (_, _) => "what Nova says of it is not known: no survey has looked at it".to_owned(),
+    };
+    format!(
+        "{seen}\n  nothing is placed on it as long as it is disabled there: `turnaround survey` looks, \
+         `openstack compute service set --enable {host} nova-compute` enables it"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_releases_a_node_is_told_how_it_is_in_nova_as_far_as_that_is_known() {
+        let day = |hour: u32| format!("2026-11-22T{hour:02}:00:00.000Z");
+        let now = chrono::DateTime::parse_from_rfc3339(&day(12)).unwrap().to_utc().into();
+        let told = |left: u32, surveyed: u32, service: &str| {
+            let survey = serde_json::json!({ "node": "gpu-01", "service": service, "instances": 0, "os_version_id": null, "kernel": null,
+                "image_sha256": null, "problems": [] });
+            let view = serde_json::json!({ "node": "gpu-01", "budget": "nodes-out", "nova_host": "gpu-01.example", "left": day(left),
+                "surveyed": day(surveyed), "survey": survey });
+            in_nova(&serde_json::from_value(view).unwrap(), now)
+        };
+        let enable = "\n  nothing is placed on it as long as it is disabled there: `turnaround survey` looks, \
+                      `openstack compute service set --enable gpu-01.example nova-compute` enables it";
+        assert_eq!(told(8, 9, "disabled: ask Ada, down"), format!("in Nova it was, when a survey looked at 2026-11-22T09:00:00Z (3h 00m ago): disabled: ask Ada, down{enable}"));
+        assert_eq!(told(8, 9, "enabled"), "in Nova it was, when a survey looked at 2026-11-22T09:00:00Z (3h 00m ago): enabled");
+        // It may have been open then, before its renewal closed it.
+        assert_eq!(
+            told(10, 9, "enabled"),
+            format!("what Nova says of it by now is not known: the newest survey, at 2026-11-22T09:00:00Z (3h 00m ago), looked before it was left out{enable}")
+        );
+        let bare = serde_json::from_value(serde_json::json!({ "node": "gpu-01", "budget": "nodes-out" })).unwrap();
+        assert_eq!(in_nova(&bare, now), format!("what Nova says of it is not known: no survey has looked at it{}", enable.replace(".example", "")));
+    }
 }

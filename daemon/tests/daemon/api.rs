@@ -279,7 +279,10 @@ async fn a_node_that_was_left_out_is_shown_and_can_be_released_once() {
     let (_, before) = site.get("/v1/status").await;
     assert_eq!(before["budgets"][0]["members"][0]["member"], "gpu-01");
     assert!(before["warnings"][0].as_str().unwrap().contains("gpu-01"), "{before}");
-    assert_eq!(site.post("/v1/nodes/gpu-01/release", &json!({})).await.0, 200);
+    survey(&site, "gpu-01", "disabled: ask Ada").await;
+    let (status, released) = site.post("/v1/nodes/gpu-01/release", &json!({})).await;
+    assert_eq!((status, &released["nova_host"], &released["survey"]["service"]), (200, &json!("gpu-01"), &json!("disabled: ask Ada")));
+    assert_eq!((&released["left"], &released["surveyed"]), (&json!("2026-11-22T12:00:00.000Z"), &json!("2026-11-22T12:00:00.000Z")));
     assert_eq!(site.post("/v1/nodes/gpu-01/release", &json!({})).await.0, 409);
     assert_eq!(site.post("/v1/nodes/gpu-77/release", &json!({})).await.0, 404);
     assert_eq!(site.post("/v1/nodes/gpu%2001/release", &json!({})).await.0, 400);
@@ -324,11 +327,20 @@ async fn a_step_that_is_done_waits_for_nothing() {
 #[tokio::test]
 async fn nodes_are_shown_as_the_newest_survey_saw_them() {
     let site = Site::start().await;
+    survey(&site, "gpu-02", "enabled").await;
+    let (_, view) = site.get("/v1/nodes").await;
+    assert_eq!(view["surveyed"], "2026-11-22T12:00:00.000Z");
+    assert_eq!(view["nodes"][0]["survey"], json!(null));
+    assert_eq!((&view["nodes"][1]["image"], &view["nodes"][1]["survey"]["instances"]), (&json!("noble-2"), &json!(3)));
+}
+
+/// A survey that sees `service` of `node`, and nothing of others.
+async fn survey(site: &Site, node: &str, service: &str) {
     let (_, started) = site.post("/v1/surveys", &json!({})).await;
     let id: WorkflowId = started["id"].as_str().unwrap().parse().unwrap();
     let seen = NodeSurvey {
-        node: "gpu-02".parse().unwrap(),
-        service: "enabled".to_owned(),
+        node: node.parse().unwrap(),
+        service: service.to_owned(),
         instances: Some(3),
         os_version_id: Some("24.04".to_owned()),
         kernel: None,
@@ -338,10 +350,6 @@ async fn nodes_are_shown_as_the_newest_survey_saw_them() {
     let output = serde_json::to_value(SurveyReport { at: at(NOON), nodes: vec![seen] }).unwrap();
     let done = Event::StepSucceeded { step: "survey-site".to_owned(), output, gave: Vec::new() };
     site.work(&id, vec![begun("survey-site"), done, ended(Outcome::Succeeded, "")], KEEP).await;
-    let (_, view) = site.get("/v1/nodes").await;
-    assert_eq!(view["surveyed"], "2026-11-22T12:00:00.000Z");
-    assert_eq!(view["nodes"][0]["survey"], json!(null));
-    assert_eq!((&view["nodes"][1]["image"], &view["nodes"][1]["survey"]["instances"]), (&json!("noble-2"), &json!(3)));
 }
 
 #[tokio::test]
