@@ -44,6 +44,23 @@ async fn nothing_is_called_done_before_anything_has_begun() {
 }
 
 #[tokio::test]
+async fn an_instance_is_named_once_however_many_witnesses_have_it() {
+    let plan = SitePlan::uniform(3, 2);
+    let ordered = order(&plan, 2);
+    let mut sim = Sim::new(plan, 7);
+    let lines = dry_run(&mut sim, &ordered).await;
+    let id = |name: &str| sim.world.snapshot().instance(name).unwrap().id.clone();
+    let (a, b) = (id("gpu-01-a"), id("gpu-01-b"));
+    assert_eq!(
+        would(&lines, "gpu-01", "confirm-empty"),
+        format!(
+            "make sure that gpu-01 is empty; now: gpu-01 is open: instances may land on it; \
+             instance gpu-01-a ({a}) is on it, active; instance gpu-01-b ({b}) is on it, active"
+        )
+    );
+}
+
+#[tokio::test]
 async fn what_is_said_of_other_nodes_than_one_names_each() {
     let plan = SitePlan::uniform(3, 1);
     let ordered = order(&plan, 2);

@@ -14,23 +14,33 @@ pub struct Empty {}
 /// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
 pub struct ConfirmEmpty;
 
-/// What speaks against the node being closed and empty, one line each.
+/// What speaks against the node being closed and empty, one line each; an instance has one, however many witnesses have it.
 pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<String>, StepError> {
     let mut objections = Vec::new();
     if cx.ports.compute.service(node).await?.enabled {
         objections.push(format!("{node} is open: instances may land on it"));
     }
+    let mut named: Vec<(String, String)> = Vec::new();
     for instance in cx.ports.instances.on(node).await? {
-        objections.push(format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state));
+        let told = format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state);
+        named.push((instance.id.to_string(), told));
     }
     let moving = cx.ports.instances.moving(node).await?;
     for migration in evacuate::counting(cx, moving, &evacuate::disregarded(cx)?).await? {
         let to = migration.destination.as_deref().unwrap_or("wherever Nova chooses");
-        objections.push(format!("instance {} is on its way to {to} ({})", migration.instance, migration.status));
+        let id = migration.instance.to_string();
+        let way = format!("on its way to {to} ({})", migration.status);
+        match named.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, told)) => *told = format!("{told}, and {way}"),
+            None => named.push((id.clone(), format!("instance {id} is {way}"))),
+        }
     }
-    for instance in cx.ports.compute.hypervisor(node).await?.running {
-        objections.push(format!("the hypervisor still has instance {instance}"));
+    for id in cx.ports.compute.hypervisor(node).await?.running {
+        if !named.iter().any(|(known, _)| *known == id) {
+            named.push((id.clone(), format!("the hypervisor still has instance {id}")));
+        }
     }
+    objections.extend(named.into_iter().map(|(_, told)| told));
     Ok(objections)
 }
 
