@@ -484,8 +484,11 @@ pub struct ReleasedView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodesView {
     pub nodes: Vec<NodeView>,
-    /// When the newest survey looked. None: none is kept.
+    /// When the newest survey that succeeded looked. None: none is kept.
     pub surveyed: Option<When>,
+    /// The newest survey of all, if that is another one: it has failed, or has not ended yet.
+    #[serde(default)]
+    pub newer_survey: Option<WorkflowLine>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -21,18 +21,20 @@ use super::problem::Problem;
 use crate::renewing::Renewing;
 use crate::wire::{BudgetMember, NodeView, NodesView, ReleasedView, WorkflowLine};
 
-/// Surveys looked at to find the newest one that succeeded.
+/// Surveys looked at to find the newest one that succeeded, newest first.
 const SURVEYS_LOOKED_AT: u32 = 20;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>, Problem> {
     let now = app.clock.now();
     let (survey, mut out, to_come, renewing, renewed) = tokio::try_join!(
-        newest_survey(&app.store),
+        surveys(&app.store),
         out_of_service(&app.store),
         Renewing::look(&app.store),
         renewals(&app.store, Scope::Open, now),
         renewals(&app.store, Scope::Ended, now),
     )?;
+    let (survey, newer) = survey;
+    let newer_survey = lines(&app.store, newer.into_iter().collect(), now).await?.pop();
     let surveyed = survey.as_ref().map(|survey| survey.at.into());
     let mut seen: HashMap<_, _> =
         survey.map(|survey| survey.nodes).unwrap_or_default().into_iter().map(|seen| (seen.node.clone(), seen)).collect();
@@ -56,16 +58,22 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>
             survey,
         }
     });
-    Ok(Json(NodesView { nodes: nodes.collect(), surveyed }))
+    Ok(Json(NodesView { nodes: nodes.collect(), surveyed, newer_survey }))
 }
 
-/// Output of the newest survey that succeeded and is still kept.
-async fn newest_survey(store: &Arc<dyn Store>) -> Result<Option<SurveyReport>, StoreError> {
-    let query = Query { scope: Scope::Ended, kind: Some(SURVEY.to_owned()), limit: SURVEYS_LOOKED_AT, ..Query::default() };
+/// Output of the newest survey that succeeded and is still kept; and the newest of all, if that is another one.
+async fn surveys(store: &Arc<dyn Store>) -> Result<(Option<SurveyReport>, Option<Document>), StoreError> {
+    let query = Query { scope: Scope::All, kind: Some(SURVEY.to_owned()), limit: SURVEYS_LOOKED_AT, ..Query::default() };
     let documents = store.list(&query).await?;
-    let newest = documents.into_iter().find(|document| document.status == Status::Succeeded);
-    let Some(document) = newest else { return Ok(None) };
-    let state = match Folded::load(&**store, &document).await? {
+    let newer = documents.first().filter(|newest| newest.status != Status::Succeeded).cloned();
+    match documents.into_iter().find(|document| document.status == Status::Succeeded) {
+        Some(document) => Ok((report(store, &document).await?, newer)),
+        None => Ok((None, newer)),
+    }
+}
+
+async fn report(store: &Arc<dyn Store>, document: &Document) -> Result<Option<SurveyReport>, StoreError> {
+    let state = match Folded::load(&**store, document).await? {
         Ok(state) => state,
         Err(damage) => {
             warn!(workflow = %document.id, damage = damage.chain(), "a survey's journal can't be read");
@@ -112,7 +120,7 @@ async fn renewals(store: &Arc<dyn Store>, scope: Scope, now: Timestamp) -> Resul
 pub(super) async fn release(State(app): State<Arc<App>>, caller: Caller, Path(node): Path<String>) -> Result<Json<ReleasedView>, Problem> {
     let name: NodeName = node.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
     // Looked at before: nothing that is told about the node may fail once it is released.
-    let (mut out, survey) = tokio::try_join!(out_of_service(&app.store), newest_survey(&app.store))?;
+    let (mut out, (survey, _)) = tokio::try_join!(out_of_service(&app.store), surveys(&app.store))?;
     let holder = match out.remove(name.as_str()) {
         Some(member) => app.store.load(&member.holder).await?,
         None => None,

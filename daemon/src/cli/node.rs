@@ -101,6 +101,7 @@ pub(super) async fn finish(client: &Client, style: &Style, id: &str) -> Result<E
 /// Shows what would be renewed, and asks. Only on a terminal: a script that forgot `--yes` is told so.
 async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &ImageName) -> Result<bool, CliError> {
     let view: NodesView = read(client.get("/v1/nodes").await?)?;
+    let known = nodes::source(&view, SystemClock.now());
     let chosen: Vec<_> = view.nodes.into_iter().filter(|node| nodes.contains(&node.name)).collect();
     if let Some(unknown) = nodes.iter().find(|node| !chosen.iter().any(|known| known.name == **node)) {
         let remedy = "`turnaround nodes` lists the nodes of the configuration".to_owned();
@@ -108,7 +109,9 @@ async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &Image
     }
     let which = if nodes.len() == 1 { "this node" } else { "each of these nodes" };
     say(&format!("would empty {which}, install {image} on it, and give it back:"));
-    say(nodes::render(&NodesView { nodes: chosen, surveyed: view.surveyed }, *style).trim_end());
+    let chosen = NodesView { nodes: chosen, surveyed: view.surveyed, newer_survey: view.newer_survey };
+    say(nodes::render(&chosen, *style).trim_end());
+    say(&known);
     say("what each step would do: the same command with --dry-run");
     if !std::io::stdin().is_terminal() {
         let what = "nobody can be asked here: stdin is not a terminal".to_owned();

@@ -1,7 +1,9 @@
 //! `turnaround nodes`: what each node runs, and what is being done to it.
 
+use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
+
 use super::client::{Client, read};
-use super::duration::moment;
+use super::duration::{ago, moment};
 use super::error::CliError;
 use super::out::{Style, print, print_json, say};
 use super::table::table;
@@ -16,11 +18,20 @@ pub(super) async fn run(client: &Client, style: &Style) -> Result<Exit, CliError
     }
     let view: NodesView = read(answer)?;
     print(&render(&view, *style))?;
-    match view.surveyed {
-        Some(at) => say(&format!("what nodes run is from the survey of {}; `turnaround survey` looks anew", moment(at))),
-        None => say("what nodes run is not known: `turnaround survey` looks"),
-    }
+    say(&source(&view, SystemClock.now()));
     Ok(Exit::Good)
+}
+
+/// How old what is shown of the nodes is; and why it is no newer, where somebody has tried.
+pub(super) fn source(view: &NodesView, now: Timestamp) -> String {
+    let known = match view.surveyed {
+        Some(at) => format!("what nodes run is from the survey of {} ({}); `turnaround survey` looks anew", moment(at), ago(at, now)),
+        None => "what nodes run is not known: `turnaround survey` looks".to_owned(),
+    };
+    let Some(newer) = &view.newer_survey else { return known };
+    let says = newer.why_not_now.as_ref().map_or(&newer.headline, |why| &why.text);
+    let says = if says.is_empty() { String::new() } else { format!(": {says}") };
+    format!("{known}\n  the newest one, {}, {} {}{says}", newer.id, newer.status.as_str(), ago(newer.updated, now))
 }
 
 pub(super) fn render(view: &NodesView, style: Style) -> String {
@@ -71,6 +82,27 @@ pub(super) fn service(service: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_says_how_old_it_is_and_why_it_is_no_newer() {
+        let now = chrono::DateTime::parse_from_rfc3339("2026-11-22T12:00:00Z").unwrap().to_utc().into();
+        let failed = serde_json::json!({
+            "id": "survey-b", "kind": "survey", "target": "site", "parent": null, "status": "failed",
+            "headline": "survey-site can't succeed: Nova says nothing of any node: could not ask Keystone: not permitted: wrong password",
+            "created": "2026-11-22T11:50:00.000Z", "updated": "2026-11-22T11:50:01.000Z", "due": null, "worker": null, "why_not_now": null,
+        });
+        let mut view: NodesView = serde_json::from_value(serde_json::json!({ "nodes": [], "surveyed": "2026-11-20T12:00:00.000Z", "newer_survey": failed })).unwrap();
+        assert_eq!(
+            source(&view, now),
+            "\
+what nodes run is from the survey of 2026-11-20T12:00:00Z (2d 0h ago); `turnaround survey` looks anew
+  the newest one, survey-b, failed 9m 59s ago: survey-site can't succeed: Nova says nothing of any node: could not ask Keystone: not permitted: wrong password"
+        );
+        view.newer_survey = None;
+        assert_eq!(source(&view, now), "what nodes run is from the survey of 2026-11-20T12:00:00Z (2d 0h ago); `turnaround survey` looks anew");
+        view.surveyed = None;
+        assert_eq!(source(&view, now), "what nodes run is not known: `turnaround survey` looks");
+    }
 
     #[test]
     fn a_note_of_ours_is_told_from_somebody_elses() {

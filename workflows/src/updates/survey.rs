@@ -8,7 +8,7 @@ use turnaround_config::NodeName;
 use super::{SURVEY, SurveyOrder};
 use crate::clock::Timestamp;
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
-use crate::ports::Ports;
+use crate::ports::{PortError, PortErrorKind, Ports};
 use crate::store::Queue;
 use crate::steps::queues;
 
@@ -53,7 +53,12 @@ impl Step for SurveySite {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<SurveyReport>, StepError> {
         let order: SurveyOrder = cx.input()?;
         let asked = order.nodes.into_iter().map(|node| look_at(cx.ports, node));
-        let nodes = futures::stream::iter(asked).buffered(NODES_AT_ONCE).collect().await;
+        let (nodes, silent): (Vec<_>, Vec<Option<String>>) = futures::stream::iter(asked).buffered(NODES_AT_ONCE).unzip().await;
+        // Where Nova says nothing of any node, it is the cloud that can't be asked: then what an earlier survey saw says more.
+        let silent: Option<Vec<String>> = silent.into_iter().collect();
+        if let Some(why) = silent.as_ref().and_then(|silent| silent.first()) {
+            return Err(StepError::fatal(format!("Nova says nothing of any node: {why}")));
+        }
         Ok(Observed::AlreadyDone(SurveyReport { at: cx.now(), nodes }))
     }
 
@@ -62,23 +67,28 @@ impl Step for SurveySite {
     }
 }
 
-async fn look_at(ports: &Ports, node: NodeName) -> NodeSurvey {
+/// What is seen of `node`; and why Nova says nothing of it, unless it says that it knows no such host.
+async fn look_at(ports: &Ports, node: NodeName) -> (NodeSurvey, Option<String>) {
     let (service, instances, facts) =
         tokio::join!(ports.compute.service(&node), ports.instances.on(&node), ports.facts.facts(&node));
     let mut problems = Vec::new();
+    let mut silent = None;
     let service = match service {
         Ok(service) => {
             let state = if service.enabled { "enabled".to_owned() } else { format!("disabled: {}", service.disabled_reason.unwrap_or_default()) };
             if service.up { state } else { format!("{state}, down") }
         }
         Err(error) => {
-            problems.push(error.to_string());
+            let is_silent = error.kind != PortErrorKind::NotFound;
+            let why = told(error);
+            silent = is_silent.then(|| why.clone());
+            problems.push(why);
             "unknown".to_owned()
         }
     };
-    let instances = instances.map_err(|error| problems.push(error.to_string())).ok();
-    let facts = facts.map_err(|error| problems.push(error.to_string())).ok();
-    NodeSurvey {
+    let instances = instances.map_err(|error| problems.push(told(error))).ok();
+    let facts = facts.map_err(|error| problems.push(told(error))).ok();
+    let seen = NodeSurvey {
         node,
         service,
         instances: instances.map(|instances| u32::try_from(instances.len()).unwrap_or(u32::MAX)),
@@ -86,5 +96,11 @@ async fn look_at(ports: &Ports, node: NodeName) -> NodeSurvey {
         kernel: facts.as_ref().map(|facts| facts.kernel.clone()),
         image_sha256: facts.and_then(|facts| facts.installed).map(|installed| installed.sha256),
         problems,
-    }
+    };
+    (seen, silent)
+}
+
+/// The error with its causes.
+fn told(error: PortError) -> String {
+    StepError::from(error).chain()
 }
