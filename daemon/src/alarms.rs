@@ -57,7 +57,7 @@ impl AlarmCode {
         match self {
             AlarmCode::Store(trouble) => trouble.remedy(),
             AlarmCode::HighWaterFile => "see that the state directory can be written to and has room; a damaged file is for you to remove",
-            AlarmCode::PrivateRedis => "read what it said last; a full disk or a damaged file does not mend itself",
+            AlarmCode::PrivateRedis => "see what explains it: a full disk or a damaged file does not mend itself",
             AlarmCode::Quarantined => "look at each with `turnaround show ID`, and at its node by hand; then `retry` or `abort` it",
             AlarmCode::InstallerReports => "see that this host has the address of `netboot.reports_listen`, and that nobody else listens there",
         }

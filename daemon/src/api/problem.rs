@@ -186,7 +186,8 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "The store does not answer", detail).remedy(
                     "nothing is lost: everything goes on once it answers. An order that was refused so may have been taken: \
-                     repeat it with the same idempotency key. See that Redis runs and that its disk is not full",
+                     repeat it with the same idempotency key. `turnaround status` tells what is the matter: whether Redis runs, \
+                     whether its disk is full, and which that is",
                 )
             }
             StoreError::Unwatched { .. } => {

@@ -1,7 +1,7 @@
 //! The directory of the private Redis: nobody else's to read, and one process's to own.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,9 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// A log that is longer is put aside when the server starts. Redis writes a few lines an hour.
 const LOG_BYTES_MAX: u64 = 4 * 1_024 * 1_024;
+
+/// What is written to find out whether there is room: more than one append of Redis's.
+const ROOM_BYTES: usize = 64 * 1_024;
 
 /// How much of the log's end is read to find out why the server died.
 const LAST_WORDS_BYTES: u64 = 2_048;
@@ -111,8 +114,22 @@ impl Directory {
         Ok(())
     }
 
-    /// What the server last said that explains an end: its newest warning, or where to look.
+    /// Writes as much as a server might, and takes it away.
+    fn try_room(&self) -> std::io::Result<()> {
+        let path = self.path.join("room");
+        let written = File::create(&path).and_then(|mut file| file.write_all(&[0; ROOM_BYTES]).and_then(|()| file.sync_all()));
+        // Also where it was written in part.
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
+    }
+
+    /// What explains an end of the server: a full disk, of which it could write nothing down; or else its newest warning, or where to look.
     pub(super) fn last_words(&self) -> String {
+        if let Err(error) = self.try_room()
+            && matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
+        {
+            return format!("{} can't be written to ({error}): make room on its disk", self.path.display());
+        }
         let log = self.log();
         let warning = read_end(&log).and_then(|end| {
             let lines = end.lines().rev().filter_map(|line| line.split_once(" # "));

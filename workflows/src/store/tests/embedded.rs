@@ -173,4 +173,12 @@ async fn what_is_missing_is_said_in_one_line() {
     let refused = EmbeddedRedis::start(directory.path(), Path::new(PROGRAM)).await.unwrap_err();
     let EmbeddedError::Ended { last_words } = &refused else { panic!("{refused}") };
     assert!(last_words.contains("redis.log"), "{last_words}");
+    // On a full disk it can't say anything, and there it is the disk that is named.
+    let redis = directory.path().join("redis");
+    std::os::unix::fs::symlink("/dev/full", redis.join("room")).unwrap();
+    let refused = EmbeddedRedis::start(directory.path(), Path::new(PROGRAM)).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("the private Redis ended while it started: {} can't be written to (No space left on device (os error 28)): make room on its disk", redis.display())
+    );
 }
