@@ -1,12 +1,13 @@
 //! What a dry run says of each step, and that the renewal then does it. In virtual time.
 #![allow(clippy::unwrap_used)]
 
+use turnaround_config::{MoveHow, MoveRule};
 use turnaround_tests::sim::{Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
 use turnaround_workflows::rehearsal::{NodeFaults, SitePlan};
 use turnaround_workflows::store::Status;
-use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
+use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, OrderedMoveRule, RolloutOrder};
 
 async fn dry_run(sim: &mut Sim, order: &RolloutOrder) -> Vec<DryRunLine> {
     let new = updates::dry_run(order, "tester").unwrap();
@@ -58,6 +59,30 @@ async fn an_instance_is_named_once_however_many_witnesses_have_it() {
              instance gpu-01-a ({a}) is on it, active; instance gpu-01-b ({b}) is on it, active"
         )
     );
+}
+
+#[tokio::test]
+async fn a_move_rule_that_is_about_nothing_is_named() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.instance("gpu-02-a").unwrap().flavor = "gpu.8x".to_owned();
+    let rule = |name: &str, flavors: &[&str], projects: &[&str]| {
+        let all = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        OrderedMoveRule { name: name.to_owned(), rule: MoveRule { flavors: all(flavors), projects: all(projects), how: MoveHow::Cold } }
+    };
+    let mut ordered = order(&plan, 2);
+    ordered.rules.moves = vec![rule("gpus", &["gpu.*"], &[]), rule("mistyped", &["gpu-*"], &[]), rule("bank", &["gpu.*"], &["no-such-project"])];
+    let mut sim = Sim::new(plan.clone(), 7);
+    let lines = dry_run(&mut sim, &ordered).await;
+    let last = lines.last().unwrap();
+    assert_eq!((last.node.as_str(), last.step.as_str(), last.problem), ("gpu-03", "evacuate", false));
+    assert_eq!(
+        last.would,
+        "do nothing by `moves.mistyped`, `moves.bank`: about no instance on any of these nodes; see that the flavors and projects in [moves] are as Nova has them"
+    );
+    // Nothing is said where each of them is about something.
+    ordered.rules.moves.truncate(1);
+    let lines = dry_run(&mut Sim::new(plan, 7), &ordered).await;
+    assert!(!lines.iter().any(|line| line.would.contains("do nothing")), "{lines:?}");
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use turnaround_config::NodeName;
 
 use super::{NODE_OS_DRY_RUN, NODE_OS_IRONIC, NodeOrder, RolloutOrder, node_os, node_os_ironic};
 use crate::engine::{Definition, Observed, Progress, Step, StepCx, StepError, step};
+use crate::ports::{Instance, PortError};
 use crate::store::Queue;
-use crate::steps::{FetchImage, queues};
+use crate::steps::{Evacuate, FetchImage, queues};
 
 pub(super) const VERSION: u32 = 2;
 /// Of a step that was not ordered, or that finds nothing, such as an instance to move. Not `done`: nothing has begun.
@@ -64,6 +65,7 @@ impl Step for Preview {
         for node in lines {
             report.lines.extend(node?);
         }
+        report.lines.extend(idle_rules(cx, &order).await);
         Ok(Observed::AlreadyDone(report))
     }
 
@@ -82,6 +84,25 @@ async fn before_all(cx: &StepCx<'_>, order: &RolloutOrder) -> Result<Option<DryR
         Err(error) => (error.chain(), true),
     };
     Ok(Some(DryRunLine { node: first.clone(), step: FetchImage::NAME.to_owned(), would, problem }))
+}
+
+/// The site's move rules that are about nothing here, told last: a mistyped one does nothing, and nobody would notice. None where they all are
+/// about something, or where the instances can't be listed, which the nodes' own lines say.
+async fn idle_rules(cx: &StepCx<'_>, order: &RolloutOrder) -> Option<DryRunLine> {
+    let (Some(last), false) = (order.nodes.last(), order.rules.moves.is_empty()) else { return None };
+    let asked = order.nodes.iter().cloned().map(|node| async move { cx.ports.instances.on(&node).await });
+    let found: Vec<Result<Vec<Instance>, PortError>> = futures::stream::iter(asked).buffered(NODES_AT_ONCE).collect().await;
+    let found = found.into_iter().collect::<Result<Vec<_>, _>>().ok()?.concat();
+    let idle = order.rules.moves.iter().filter(|rule| !found.iter().any(|instance| rule.is_about(instance)));
+    let idle: Vec<String> = idle.map(|rule| format!("`moves.{}`", rule.name)).collect();
+    if idle.is_empty() {
+        return None;
+    }
+    let would = format!(
+        "do nothing by {}: about no instance on any of these nodes; see that the flavors and projects in [moves] are as Nova has them",
+        idle.join(", ")
+    );
+    Some(DryRunLine { node: last.clone(), step: Evacuate::NAME.to_owned(), would, problem: false })
 }
 
 async fn look_at(cx: &StepCx<'_>, definition: &Definition, order: NodeOrder) -> Result<Vec<DryRunLine>, StepError> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use super::{NODE_OS, NODE_OS_IRONIC};
-use turnaround_config::{Carries, Compared, Config, Expect, ImageName, Matcher, MoveRule, Node, NodeName, Pinned};
+use turnaround_config::{Carries, Compared, Config, Expect, ImageName, Matcher, MoveRule, Node, NodeName, Pinned, pattern_fits};
+
+use crate::ports::Instance;
 
 /// An image, as it was when it was ordered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +93,14 @@ pub struct OrderedMoveRule {
     pub name: String,
     #[serde(flatten)]
     pub rule: MoveRule,
+}
+
+impl OrderedMoveRule {
+    /// Is it about `instance`, by its flavour and its project? Its owner, or a more careful rule, may still have the last word.
+    pub fn is_about(&self, instance: &Instance) -> bool {
+        let fits = |patterns: &[String], text: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern_fits(pattern, text));
+        fits(&self.rule.flavors, &instance.flavor) && fits(&self.rule.projects, &instance.project)
+    }
 }
 
 /// What decides how an instance is moved, besides itself and its owner.

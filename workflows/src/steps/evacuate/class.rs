@@ -1,6 +1,6 @@
 //! What is to be done with each instance, told before the first one is moved.
 
-use turnaround_config::{MoveHow, NodeName, Pinned, pattern_fits};
+use turnaround_config::{MoveHow, NodeName, Pinned};
 
 use crate::ports::{Instance, MOVE_METADATA, Move};
 use crate::updates::{MoveRules, OrderedMoveRule};
@@ -50,8 +50,7 @@ fn word(instance: &Instance, rules: MoveRules<'_>) -> Result<(Word, Option<MoveH
         // Perhaps a `never` that was mistyped.
         Some(other) => return Err(format!("has the metadata `{MOVE_METADATA}` = `{other}`, which is none of `live`, `cold` and `never`")),
         None => {
-            let fits = |patterns: &[String], text: &str| patterns.is_empty() || patterns.iter().any(|pattern| pattern_fits(pattern, text));
-            let about_it = rules.rules.iter().filter(|OrderedMoveRule { rule, .. }| fits(&rule.flavors, &instance.flavor) && fits(&rule.projects, &instance.project));
+            let about_it = rules.rules.iter().filter(|rule| rule.is_about(instance));
             return Ok(match about_it.min_by_key(|rule| rule.rule.how) {
                 Some(OrderedMoveRule { name, rule }) => (Word::Rule(name.clone()), Some(rule.how)),
                 None => (Word::Nobody, None),
