@@ -15,7 +15,7 @@ use super::out::{Style, print, print_json, say};
 use super::wait::wait_for_end;
 use super::{report, show};
 use crate::exit::Exit;
-use crate::wire::{NodesView, ReleasedView, RolloutRequest, StartedView, WorkflowView};
+use crate::wire::{NodeView, NodesView, ReleasedView, RolloutRequest, StartedView, WorkflowView};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -64,7 +64,7 @@ pub(super) async fn run(client: &Client, style: &Style, verb: Verb) -> Result<Ex
 
 async fn renew(client: &Client, style: &Style, arguments: Renew) -> Result<Exit, CliError> {
     let Renew { nodes, image, dry_run, wait, yes, again, key } = arguments;
-    if !dry_run && !yes && !asked(client, style, &nodes, &image).await? {
+    if !dry_run && !yes && !asked(client, style, &nodes, &image, again).await? {
         say("nothing was started");
         return Ok(Exit::Failed);
     }
@@ -99,7 +99,7 @@ pub(super) async fn finish(client: &Client, style: &Style, id: &str) -> Result<E
 }
 
 /// Shows what would be renewed, and asks. Only on a terminal: a script that forgot `--yes` is told so.
-async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &ImageName) -> Result<bool, CliError> {
+async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &ImageName, again: bool) -> Result<bool, CliError> {
     let view: NodesView = read(client.get("/v1/nodes").await?)?;
     let known = nodes::source(&view, SystemClock.now());
     let chosen: Vec<_> = view.nodes.into_iter().filter(|node| nodes.contains(&node.name)).collect();
@@ -112,6 +112,9 @@ async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &Image
     let chosen = NodesView { nodes: chosen, surveyed: view.surveyed, newer_survey: view.newer_survey };
     say(nodes::render(&chosen, *style).trim_end());
     say(&known);
+    if again {
+        chosen.nodes.iter().filter_map(once_more).for_each(|line| say(&format!("{} {line}", style.bad("ONCE MORE:"))));
+    }
     say("what each step would do: the same command with --dry-run");
     if !std::io::stdin().is_terminal() {
         let what = "nobody can be asked here: stdin is not a terminal".to_owned();
@@ -122,6 +125,19 @@ async fn asked(client: &Client, style: &Style, nodes: &[NodeName], image: &Image
     let read = std::io::stdin().lock().read_line(&mut line);
     read.map_err(|error| CliError::Local { what: "could not read the answer".to_owned(), source: error.into() })?;
     Ok(line.trim().eq_ignore_ascii_case("yes"))
+}
+
+/// What was done, or is, to a node that would be wiped once more; None if nothing of that is kept.
+fn once_more(node: &NodeView) -> Option<String> {
+    let name = &node.name;
+    match (&node.renewing, &node.planned, &node.renewed) {
+        (Some(line), _, _) => Some(format!("{name} is being renewed by {} ({}); after that, this wipes it again", line.id, line.status.as_str())),
+        (None, Some(rollout), _) => Some(format!("{name} will be renewed by {rollout}, which has not come to it yet; after that, this wipes it again")),
+        (None, None, Some(line)) => {
+            Some(format!("the last renewal of {name}, {}, {} at {}; this wipes it again", line.id, line.status.as_str(), moment(line.updated)))
+        }
+        (None, None, None) => None,
+    }
 }
 
 async fn release(client: &Client, style: &Style, arguments: Release) -> Result<Exit, CliError> {

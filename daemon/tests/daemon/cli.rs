@@ -228,6 +228,9 @@ async fn a_second_order_for_a_node_is_refused_and_says_which_workflow_has_it() {
     assert_eq!((second.status.code(), out(&second).as_str()), (Some(4), ""));
     let said = err(&second);
     assert!(said.contains(&format!("gpu-01 (by {id})")) && said.contains(&format!("turnaround show {id}")) && said.contains("--again"), "{said}");
+    // Nobody is asked here, and what would be asked is shown.
+    let asked = err(&site.turnaround(&[&order[..5], &["--again"]].concat()).await);
+    assert!(asked.contains(&format!("ONCE MORE: gpu-01 will be renewed by {id}, which has not come to it yet; after that, this wipes it again\n")), "{asked}");
     let meant = site.turnaround(&[&order[..], &["--again"]].concat()).await;
     assert_eq!(meant.status.code(), Some(0), "{}", err(&meant));
 }
