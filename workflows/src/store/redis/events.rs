@@ -180,31 +180,43 @@ impl Events {
         if new.is_empty() {
             return Ok(Vec::new());
         }
-        let places: Vec<_> = new.iter().map(|(_, happening)| (happening.workflow.as_str(), happening.first)).collect();
+        // Entries of one commit are kept together, and read once.
+        let place = |one: &(Cursor, Happening), next: &(Cursor, Happening)| {
+            (&one.1.workflow, one.1.first) == (&next.1.workflow, next.1.first)
+        };
+        let commits = || new.chunk_by(place);
+        let places: Vec<_> = commits().filter_map(<[_]>::first).map(|(_, first)| (first.workflow.as_str(), first.first)).collect();
         let found = scripts.entries(connection, &self.shared.keys, OPERATION, &places).await?;
         let read = || {
             let mut found = Reply::of(found)?;
             let mut events = Vec::new();
-            for (cursor, Happening { workflow, first, seq, status, headline }) in new {
+            for commit in commits() {
                 let (document, kept) = (found.value()?, found.value()?);
                 if matches!(document, Value::Nil) || matches!(kept, Value::Nil) {
                     continue;
                 }
-                let entry = |kept| {
-                    let place = usize::try_from(seq - first).unwrap_or(usize::MAX);
-                    entries::unpack(kept)?.into_iter().nth(place).ok_or_else(|| Malformed::new("one more entry", "the end"))
-                };
-                // One that can't be read must not keep the others from being told.
-                let read = layout::subject(document).and_then(|subject| Ok((subject, entry(kept)?)));
-                let ((kind, target), entry) = match read {
-                    Ok(read) => read,
-                    Err(why) => {
-                        error!(%workflow, seq, %why, "an entry can't be read; it is not told");
-                        continue;
+                let of_commit = layout::subject(document).and_then(|subject| Ok((subject, entries::unpack(kept)?)));
+                for (cursor, Happening { workflow, first, seq, status, headline }) in commit {
+                    let entry = of_commit.as_ref().map_err(ToString::to_string).and_then(|((kind, target), entries)| {
+                        let place = usize::try_from(seq - first).unwrap_or(usize::MAX);
+                        let entry = entries.get(place).ok_or_else(|| Malformed::new("one more entry", "the end").to_string())?;
+                        Ok((kind.clone(), target.clone(), entry.clone()))
+                    });
+                    match entry {
+                        Ok((kind, target, entry)) => events.push(StoreEvent {
+                            cursor: cursor.text(),
+                            workflow: workflow.clone(),
+                            kind,
+                            target,
+                            status: *status,
+                            headline: headline.clone(),
+                            seq: *seq,
+                            entry,
+                        }),
+                        // One that can't be read must not keep the others from being told.
+                        Err(why) => error!(%workflow, seq, why, "an entry can't be read; it is not told"),
                     }
-                };
-                let cursor = cursor.text();
-                events.push(StoreEvent { cursor, workflow, kind, target, status, headline, seq, entry });
+                }
             }
             Ok(events)
         };
