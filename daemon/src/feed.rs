@@ -162,7 +162,7 @@ impl EventFeed {
 fn view(event: StoreEvent) -> EventView {
     let StoreEvent { cursor, workflow, kind, target, status, headline, seq, entry } = event;
     // The chain is checked where a journal is shown whole; an event that can't be read is passed on as it is.
-    let read = serde_json::from_str::<Entry>(&entry.body);
+    let read = Entry::read(&entry.body);
     let (at, text) = match &read {
         Ok(entry) => (Some(entry.at.into()), entry.event.describe()),
         Err(error) => (None, format!("an entry that can't be read: {error}")),

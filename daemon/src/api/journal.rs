@@ -83,7 +83,7 @@ fn check(before: Option<&Digest>, from: u64, page: &[StoredEntry]) -> (Vec<Journ
 
 fn line(seq: u64, stored: &StoredEntry, sealed: bool) -> JournalLine {
     let raw = || serde_json::Value::String(stored.body.clone());
-    match serde_json::from_str::<turnaround_workflows::engine::Entry>(&stored.body) {
+    match turnaround_workflows::engine::Entry::read(&stored.body) {
         Ok(entry) => JournalLine {
             seq,
             at: Some(entry.at.into()),

@@ -41,6 +41,6 @@ pub(super) async fn line(store: &Arc<dyn Store>, document: Document, now: Timest
 /// When something last happened to it. Looks that see nothing new are commits, but no entries.
 async fn newest_entry_at(store: &Arc<dyn Store>, document: &Document) -> Result<Timestamp, StoreError> {
     let newest = store.journal(&document.id, document.seq, 1).await?;
-    let read = newest.first().and_then(|stored| serde_json::from_str::<Entry>(&stored.body).ok());
+    let read = newest.first().and_then(|stored| Entry::read(&stored.body).ok());
     Ok(read.map_or(document.updated, |entry| entry.at))
 }

@@ -227,7 +227,7 @@ impl Work {
         let claimed = claim(store, id).await;
         let document = claimed.document;
         // A forged digest is what some tests are about.
-        let read = claimed.journal.iter().map(|stored| serde_json::from_str(&stored.body).unwrap());
+        let read = claimed.journal.iter().map(|stored| Entry::read(&stored.body).unwrap());
         let mut state = State::of_entries(&read.collect::<Vec<Entry>>()).unwrap();
         let mut entries: Vec<StoredEntry> = Vec::new();
         for event in self.events {
