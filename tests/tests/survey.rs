@@ -10,10 +10,10 @@ use turnaround_workflows::rehearsal::{Api, Outage, SitePlan};
 use turnaround_workflows::store::{Document, Status};
 use turnaround_workflows::updates::{self, SurveyOrder, SurveyReport};
 
-/// The survey of three nodes, ended, while `silent` does not answer about `node` (None: about any).
-async fn survey(silent: Api, node: Option<&str>) -> (Document, Option<SurveyReport>) {
+/// The survey of three nodes, ended, while for so many seconds `silent` does not answer about `node` (None: about any).
+async fn survey(silent: Api, node: Option<&str>, seconds: u64) -> (Document, Option<SurveyReport>) {
     let mut plan = SitePlan::uniform(3, 1);
-    plan.faults.outages = vec![Outage { api: silent, node: node.map(str::to_owned), from: Duration::ZERO, lasts: Duration::from_secs(3600) }];
+    plan.faults.outages = vec![Outage { api: silent, node: node.map(str::to_owned), from: Duration::ZERO, lasts: Duration::from_secs(seconds) }];
     let nodes = order(&plan, 1).nodes;
     let mut sim = Sim::new(plan, 7);
     let new = updates::survey(&SurveyOrder { nodes }, "tester").unwrap();
@@ -26,15 +26,22 @@ async fn survey(silent: Api, node: Option<&str>) -> (Document, Option<SurveyRepo
 
 #[tokio::test]
 async fn a_survey_to_which_nova_says_nothing_fails_and_says_why() {
-    let (document, report) = survey(Api::Nova, None).await;
+    let (document, report) = survey(Api::Nova, None, 3_600).await;
     assert_eq!((document.status, report), (Status::Failed, None));
     assert_eq!(document.headline, "survey-site can't succeed: Nova says nothing of any node: could not read the compute service of gpu-01");
 }
 
 #[tokio::test]
+async fn a_survey_waits_for_a_nova_that_is_started_anew() {
+    let (document, report) = survey(Api::Nova, None, 20).await;
+    assert_eq!(document.status, Status::Succeeded);
+    assert!(report.unwrap().nodes.iter().all(|node| node.problems.is_empty()));
+}
+
+#[tokio::test]
 async fn what_nodes_do_not_say_stands_beside_them() {
     for (node, in_vain) in [(Some("gpu-02"), 1), (None, 3)] {
-        let (document, report) = survey(Api::Ssh, node).await;
+        let (document, report) = survey(Api::Ssh, node, 3_600).await;
         assert_eq!(document.status, Status::Succeeded);
         let report = report.unwrap();
         assert_eq!(report.nodes.iter().filter(|node| !node.problems.is_empty()).count(), in_vain, "{report:?}");

@@ -1,5 +1,7 @@
 //! The survey: what every node runs, and what Nova says of it. Changes nothing.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,10 @@ pub struct SurveyReport {
     pub nodes: Vec<NodeSurvey>,
 }
 
+/// A survey fails once Nova has been silent for so long: a restart of its API is shorter. Before the step has failed eight times in a row, too, after which an
+/// operator would be asked, who waits for no survey.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
 /// Asks Nova about every node, and every node about itself.
 pub(super) struct SurveySite;
 
@@ -53,11 +59,13 @@ impl Step for SurveySite {
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<SurveyReport>, StepError> {
         let order: SurveyOrder = cx.input()?;
         let asked = order.nodes.into_iter().map(|node| look_at(cx.ports, node));
-        let (nodes, silent): (Vec<_>, Vec<Option<String>>) = futures::stream::iter(asked).buffered(NODES_AT_ONCE).unzip().await;
+        let (nodes, silent): (Vec<_>, Vec<Option<Silence>>) = futures::stream::iter(asked).buffered(NODES_AT_ONCE).unzip().await;
         // Where Nova says nothing of any node, it is the cloud that can't be asked: then what an earlier survey saw says more.
-        let silent: Option<Vec<String>> = silent.into_iter().collect();
-        if let Some(why) = silent.as_ref().and_then(|silent| silent.first()) {
-            return Err(StepError::fatal(format!("Nova says nothing of any node: {why}")));
+        let silent: Option<Vec<Silence>> = silent.into_iter().collect();
+        if let Some(Silence { passes, why }) = silent.as_ref().and_then(|silent| silent.first()) {
+            let what = format!("Nova says nothing of any node: {why}");
+            let is_new = cx.tried_since().is_some_and(|since| cx.now().since(since) < SILENCE_MAX);
+            return Err(if *passes && is_new { StepError::retry(what) } else { StepError::fatal(what) });
         }
         Ok(Observed::AlreadyDone(SurveyReport { at: cx.now(), nodes }))
     }
@@ -67,8 +75,15 @@ impl Step for SurveySite {
     }
 }
 
-/// What is seen of `node`; and why Nova says nothing of it, unless it says that it knows no such host.
-async fn look_at(ports: &Ports, node: NodeName) -> (NodeSurvey, Option<String>) {
+/// Nova says nothing of a node.
+struct Silence {
+    /// Perhaps only for now.
+    passes: bool,
+    why: String,
+}
+
+/// What is seen of `node`; and whether Nova says nothing of it. That it knows no such host is an answer.
+async fn look_at(ports: &Ports, node: NodeName) -> (NodeSurvey, Option<Silence>) {
     let (service, instances, facts) =
         tokio::join!(ports.compute.service(&node), ports.instances.on(&node), ports.facts.facts(&node));
     let mut problems = Vec::new();
@@ -79,9 +94,9 @@ async fn look_at(ports: &Ports, node: NodeName) -> (NodeSurvey, Option<String>) 
             if service.up { state } else { format!("{state}, down") }
         }
         Err(error) => {
-            let is_silent = error.kind != PortErrorKind::NotFound;
+            let (is_silent, passes) = (error.kind != PortErrorKind::NotFound, !matches!(error.kind, PortErrorKind::Denied { .. }));
             let why = told(error);
-            silent = is_silent.then(|| why.clone());
+            silent = is_silent.then(|| Silence { passes, why: why.clone() });
             problems.push(why);
             "unknown".to_owned()
         }
