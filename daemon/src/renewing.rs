@@ -16,6 +16,8 @@ const PAGES_MAX: u32 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct Renewing {
     by_node: HashMap<String, WorkflowId>,
+    /// Nodes that an open rollout has not begun yet, and that rollout.
+    planned: HashMap<String, WorkflowId>,
     /// An open rollout that can't be read, or one of more than are looked at: it may be about any node.
     unsure: Option<WorkflowId>,
 }
@@ -27,7 +29,10 @@ impl Renewing {
         // Rollouts first: a node that one of them starts in between is a part of it still.
         for rollout in renewing.open(store, NODE_OS_ROLLOUT).await? {
             match nodes_to_come(store, &rollout).await? {
-                Some(nodes) => nodes.iter().for_each(|node| renewing.begins(node, &rollout.id)),
+                Some(nodes) => {
+                    nodes.iter().for_each(|node| renewing.begins(node, &rollout.id));
+                    renewing.planned.extend(nodes.into_iter().map(|node| (node.to_string(), rollout.id.clone())));
+                }
                 None => renewing.unsure = Some(rollout.id),
             }
         }
@@ -41,12 +46,12 @@ impl Renewing {
 
     /// The workflow that renews `node`, or that will.
     pub(crate) fn who(&self, node: &NodeName) -> Option<&WorkflowId> {
-        self.surely(node).or(self.unsure.as_ref())
+        self.by_node.get(node.as_str()).or(self.unsure.as_ref())
     }
 
-    /// The same, and only where that is certain.
-    pub(crate) fn surely(&self, node: &NodeName) -> Option<&WorkflowId> {
-        self.by_node.get(node.as_str())
+    /// The open rollout in which the turn of `node` is yet to come.
+    pub(crate) fn planned(&self, node: &NodeName) -> Option<&WorkflowId> {
+        self.planned.get(node.as_str())
     }
 
     /// From now on `node` is a part of `rollout`.

@@ -21,9 +21,6 @@ use super::problem::Problem;
 use crate::renewing::Renewing;
 use crate::wire::{BudgetMember, NodeView, NodesView, ReleasedView, WorkflowLine};
 
-/// Surveys looked at to find the newest one that succeeded, newest first.
-const SURVEYS_LOOKED_AT: u32 = 20;
-
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>, Problem> {
     let now = app.clock.now();
     let (survey, mut out, to_come, renewing, renewed) = tokio::try_join!(
@@ -51,7 +48,7 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>
                 Role::Compute => "compute".to_owned(),
             },
             out: out.remove(name.as_str()),
-            planned: to_come.surely(name).filter(|_| renewing.is_none()).cloned(),
+            planned: to_come.planned(name).filter(|_| renewing.is_none()).cloned(),
             renewing,
             renewed: renewed.remove(name.as_str()),
             image: image.map(|(image, _)| image.clone()),
@@ -63,10 +60,12 @@ pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>
 
 /// Output of the newest survey that succeeded and is still kept; and the newest of all, if that is another one.
 async fn surveys(store: &Arc<dyn Store>) -> Result<(Option<SurveyReport>, Option<Document>), StoreError> {
-    let query = Query { scope: Scope::All, kind: Some(SURVEY.to_owned()), limit: SURVEYS_LOOKED_AT, ..Query::default() };
-    let documents = store.list(&query).await?;
-    let newer = documents.first().filter(|newest| newest.status != Status::Succeeded).cloned();
-    match documents.into_iter().find(|document| document.status == Status::Succeeded) {
+    let query = |scope, limit| Query { scope, kind: Some(SURVEY.to_owned()), limit, ..Query::default() };
+    let newest = store.list(&query(Scope::All, 1)).await?.pop();
+    let newer = newest.filter(|newest| newest.status != Status::Succeeded);
+    // However many have failed since.
+    let ended = store.list(&query(Scope::Ended, PAGE_MAX)).await?;
+    match ended.into_iter().find(|document| document.status == Status::Succeeded) {
         Some(document) => Ok((report(store, &document).await?, newer)),
         None => Ok((None, newer)),
     }

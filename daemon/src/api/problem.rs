@@ -187,7 +187,7 @@ impl From<StoreError> for Problem {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "The store does not answer", detail).remedy(
                     "nothing is lost: everything goes on once it answers. An order that was refused so may have been taken: \
                      repeat it with the same idempotency key. `turnaround status` tells what is the matter: whether Redis runs, \
-                     whether its disk is full, and which that is",
+                     whether its disk is full",
                 )
             }
             StoreError::Unwatched { .. } => {

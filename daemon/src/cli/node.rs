@@ -134,7 +134,9 @@ fn once_more(node: &NodeView) -> Option<String> {
         (Some(line), _, _) => Some(format!("{name} is being renewed by {} ({}); after that, this wipes it again", line.id, line.status.as_str())),
         (None, Some(rollout), _) => Some(format!("{name} will be renewed by {rollout}, which has not come to it yet; after that, this wipes it again")),
         (None, None, Some(line)) => {
-            Some(format!("the last renewal of {name}, {}, {} at {}; this wipes it again", line.id, line.status.as_str(), moment(line.updated)))
+            // One that failed may never have come so far.
+            let again = if line.status == Status::Succeeded { " again" } else { "" };
+            Some(format!("the last renewal of {name}, {}, {} at {}; this wipes it{again}", line.id, line.status.as_str(), moment(line.updated)))
         }
         (None, None, None) => None,
     }
@@ -163,10 +165,11 @@ fn in_nova(released: &ReleasedView, now: Timestamp) -> String {
             }
             seen
         }
+        (Some(at), None) => format!("what Nova says of it is not known: the newest survey, at {} ({}), did not look at it", moment(at), ago(at, now)),
         (Some(at), Some(_)) => {
             format!("what Nova says of it by now is not known: the newest survey, at {} ({}), looked before it was left out", moment(at), ago(at, now))
         }
-        (_, _) => "what Nova says of it is not known: no survey has looked at it".to_owned(),
+        (None, _) => "what Nova says of it is not known: no survey has looked at it".to_owned(),
     };
     format!(
         "{seen}\n  nothing is placed on it as long as it is disabled there: `turnaround survey` looks, \

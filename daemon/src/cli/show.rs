@@ -131,9 +131,10 @@ pub(super) fn render(view: &WorkflowView, now: Timestamp, style: Style) -> Strin
         fact("to go on", &why.unblock);
     }
     // Whoever is asked already has all the time that it takes.
-    let under_way = view.steps.iter().filter(|step| step.state != StepState::Asking);
+    let under_way = view.steps.iter().filter(|step| step.state != StepState::Asking && line.status != Status::Quarantined);
     for (step, deadline) in under_way.filter_map(|step| Some((step, step.deadline?))).filter(|(_, deadline)| deadline.0.since(now) < NO_DEADLINE) {
-        fact("deadline", &format!("{} ({}) for {}: what is not done then becomes a question", moment(deadline), ago(deadline, now), step.step));
+        let undo = if step.state == StepState::Undoing { "undo " } else { "" };
+        fact("deadline", &format!("{} ({}) for {undo}{}: what is not done then becomes a question", moment(deadline), ago(deadline, now), step.step));
     }
     if let Some(problem) = &view.journal_problem {
         fact("JOURNAL", &style.bad(problem));
@@ -183,15 +184,24 @@ fn steps(view: &WorkflowView, now: Timestamp, style: Style) -> String {
 
 /// What a step put out, as far as a line has room for it: of what has parts of its own, how many they are.
 fn came_of(step: &StepView) -> String {
-    let Some(Value::Object(output)) = &step.output else { return String::new() };
+    let words = |text: &str| text.replace(['_', '-'], " ");
+    let output = match &step.output {
+        Some(Value::Object(output)) => output,
+        Some(Value::String(outcome)) => return words(outcome),
+        _ => return String::new(),
+    };
     let told = output.iter().filter_map(|(name, value)| {
         let value = match value {
-            Value::Null | Value::Object(_) => return None,
+            Value::Null => return None,
+            // An outcome with its reason: `not` silenced, `accepted`.
+            Value::Object(parts) => return parts.get("why").and_then(Value::as_str).map(|why| format!("{}: {why}", words(name))),
             Value::Array(parts) => parts.len().to_string(),
             Value::String(text) => text.clone(),
+            // A moment is told in milliseconds.
+            Value::Number(at) if name.ends_with("_at") || name == "until" => moment(Timestamp::from_millis(at.as_i64()?).into()),
             Value::Bool(_) | Value::Number(_) => value.to_string(),
         };
-        Some(format!("{} {value}", name.replace('_', " ")))
+        Some(format!("{} {value}", words(name)))
     });
     told.collect::<Vec<_>>().join(", ")
 }
@@ -271,6 +281,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_step_put_out_is_told_as_words_also_why_it_was_not_done() {
+        let mut step = view().steps.remove(0);
+        let noon = noon_past(0).millis();
+        for (output, told) in [
+            (serde_json::json!({ "not": { "why": "Grafana refused" } }), "not: Grafana refused"),
+            (serde_json::json!({ "not-ended": { "why": "gone" } }), "not ended: gone"),
+            (serde_json::json!({ "until": noon }), "until 2026-11-22T12:00:00Z"),
+            (serde_json::json!({ "reset_at": noon, "moved": 2, "found": { "enabled": true } }), "moved 2, reset at 2026-11-22T12:00:00Z"),
+            (serde_json::json!("not-ordered"), "not ordered"),
+            (serde_json::json!(null), ""),
+        ] {
+            step.output = Some(output);
+            assert_eq!(came_of(&step), told);
+        }
+    }
+
+    #[test]
     fn the_step_under_way_says_until_when_it_may_take() {
         let mut view = view();
         let says = |view: &WorkflowView, now: Timestamp| {
@@ -283,6 +310,11 @@ mod tests {
         let told = |when: &str| Some(format!("  deadline    2026-11-22T16:00:00Z ({when}) for evacuate: what is not done then becomes a question"));
         assert_eq!(says(&view, noon_past(5)), told("in 3h 55m"));
         assert_eq!(says(&view, noon_past(300)), told("1h 00m ago"));
+        view.steps[1].state = StepState::Undoing;
+        assert_eq!(says(&view, noon_past(5)).as_deref().and_then(|line| line.split_once(" for ")).map(|(_, rest)| rest), Some("undo evacuate: what is not done then becomes a question"));
+        view.line.status = Status::Quarantined;
+        assert_eq!(says(&view, noon_past(5)), None, "nobody works on it");
+        view.line.status = Status::Waiting;
         view.steps[1].deadline = Some((noon_past(0) + Duration::from_secs(365 * 86_400)).into());
         assert_eq!(says(&view, noon_past(5)), None, "a rollout has none");
     }

@@ -20,27 +20,30 @@ pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<S
     if cx.ports.compute.service(node).await?.enabled {
         objections.push(format!("{node} is open: instances may land on it"));
     }
-    let mut named: Vec<(String, String)> = Vec::new();
+    // Each with what is told of it, and whether Nova has it placed here.
+    let mut named: Vec<(String, String, bool)> = Vec::new();
     for instance in cx.ports.instances.on(node).await? {
         let told = format!("instance {} ({}) is on it, {}", instance.name, instance.id, instance.vm_state);
-        named.push((instance.id.to_string(), told));
+        named.push((instance.id.to_string(), told, true));
     }
     let moving = cx.ports.instances.moving(node).await?;
     for migration in evacuate::counting(cx, moving, &evacuate::disregarded(cx)?).await? {
         let to = migration.destination.as_deref().unwrap_or("wherever Nova chooses");
         let id = migration.instance.to_string();
         let way = format!("on its way to {to} ({})", migration.status);
-        match named.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, told)) => *told = format!("{told}, and {way}"),
-            None => named.push((id.clone(), format!("instance {id} is {way}"))),
+        match named.iter_mut().find(|(known, ..)| *known == id) {
+            Some((_, told, _)) => *told = format!("{told}, and {way}"),
+            None => named.push((id.clone(), format!("instance {id} is {way}"), false)),
         }
     }
     for id in cx.ports.compute.hypervisor(node).await?.running {
-        if !named.iter().any(|(known, _)| *known == id) {
-            named.push((id.clone(), format!("the hypervisor still has instance {id}")));
+        match named.iter_mut().find(|(known, ..)| *known == id) {
+            Some((_, _, true)) => {}
+            Some((_, told, false)) => *told = format!("{told}, and the hypervisor still has it"),
+            None => named.push((id.clone(), format!("the hypervisor still has instance {id}"), false)),
         }
     }
-    objections.extend(named.into_iter().map(|(_, told)| told));
+    objections.extend(named.into_iter().map(|(_, told, _)| told));
     Ok(objections)
 }
 

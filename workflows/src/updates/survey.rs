@@ -64,7 +64,9 @@ impl Step for SurveySite {
         let silent: Option<Vec<Silence>> = silent.into_iter().collect();
         if let Some(Silence { passes, why }) = silent.as_ref().and_then(|silent| silent.first()) {
             let what = format!("Nova says nothing of any node: {why}");
-            let is_new = cx.tried_since().is_some_and(|since| cx.now().since(since) < SILENCE_MAX);
+            // As it is by now: where nobody answers, one look at many nodes takes long.
+            let now = cx.just_now().await;
+            let is_new = cx.tried_since().is_some_and(|since| now.since(since) < SILENCE_MAX);
             return Err(if *passes && is_new { StepError::retry(what) } else { StepError::fatal(what) });
         }
         Ok(Observed::AlreadyDone(SurveyReport { at: cx.now(), nodes }))
@@ -94,7 +96,8 @@ async fn look_at(ports: &Ports, node: NodeName) -> (NodeSurvey, Option<Silence>)
             if service.up { state } else { format!("{state}, down") }
         }
         Err(error) => {
-            let (is_silent, passes) = (error.kind != PortErrorKind::NotFound, !matches!(error.kind, PortErrorKind::Denied { .. }));
+            let is_silent = error.kind != PortErrorKind::NotFound && instances.is_err();
+            let passes = !matches!(error.kind, PortErrorKind::Denied { .. } | PortErrorKind::Refused { .. });
             let why = told(error);
             silent = is_silent.then(|| Silence { passes, why: why.clone() });
             problems.push(why);

@@ -125,10 +125,12 @@ impl Directory {
 
     /// What explains an end of the server: a full disk, of which it could write nothing down; or else its newest warning, or where to look.
     pub(super) fn last_words(&self) -> String {
-        if let Err(error) = self.try_room()
-            && matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem)
-        {
-            return format!("{} can't be written to ({error}): make room on its disk", self.path.display());
+        let full = |remedy: &str, error: std::io::Error| format!("{} can't be written to ({error}): {remedy}", self.path.display());
+        match self.try_room() {
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => return full("make room on its disk", error),
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return full("see `dmesg` for why its file system became so", error),
+            // Whatever else that was is no reason for a server to end.
+            Ok(()) | Err(_) => {}
         }
         let log = self.log();
         let warning = read_end(&log).and_then(|end| {

@@ -40,9 +40,6 @@ const HAND_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// A kept lease is renewed once it has lost this part of its length: whoever commits often does not need it each time.
 const WORN: u32 = 4;
 
-/// A Redis that refuses transactions (it is full, or its user may not) is not asked for one for so long: all goes by the script, as it would anyway.
-const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-
 /// What a hand says: another value after each touch.
 type Hand = Arc<[u8]>;
 
@@ -96,13 +93,15 @@ pub(super) struct Direct {
     settled: AtomicU64,
     /// When a transaction was refused last.
     refused: Mutex<Option<Instant>>,
+    /// How long none is tried after that.
+    refused_pause: Duration,
     keys: Keys,
     pub(super) hand: String,
 }
 
 impl Direct {
     /// `session` names the store in the tickets of its claims. `connect` makes one more connection to the same Redis.
-    pub(super) fn new(keys: &Keys, session: &str, connect: impl Fn() -> Connection) -> Direct {
+    pub(super) fn new(keys: &Keys, session: &str, refused_pause: Duration, connect: impl Fn() -> Connection) -> Direct {
         let lane = |_| Lock::new(Lane { connection: connect(), number: None, watched: None });
         Direct {
             lanes: std::array::from_fn(lane),
@@ -111,6 +110,7 @@ impl Direct {
             doubts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             refused: Mutex::default(),
+            refused_pause,
             keys: keys.clone(),
             hand: keys.hand(session),
         }
@@ -233,7 +233,7 @@ impl Direct {
     pub(super) async fn turn(&self, main: &Connection, part: &Part<'_>) -> Option<Turn<'_>> {
         let commits = &part.commits;
         let in_doubt = self.settled.load(Ordering::SeqCst) < self.doubts.load(Ordering::SeqCst);
-        let pauses = self.refused().is_some_and(|refused| refused.elapsed() < REFUSED_PAUSE);
+        let pauses = self.refused().is_some_and(|refused| refused.elapsed() < self.refused_pause);
         if cfg!(feature = "bug-commit-without-fence") || in_doubt || pauses {
             return None;
         }

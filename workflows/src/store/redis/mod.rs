@@ -87,7 +87,7 @@ impl RedisStore {
         };
         let connection = Arc::new(connect());
         let tickets = TicketBook::new();
-        let direct = Direct::new(&keys, tickets.session(), connect);
+        let direct = Direct::new(&keys, tickets.session(), options.refused_pause, connect);
         let scripts = Arc::new(Scripts::new());
         let store = RedisStore {
             creations: Creations::new(connection.clone(), scripts.clone(), keys.clone()),

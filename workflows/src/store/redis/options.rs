@@ -47,6 +47,8 @@ pub struct RedisOptions {
     pub prefix: String,
     /// How long one answer may take before the store counts as unavailable.
     pub reply_timeout: Duration,
+    /// Where Redis refuses transactions (it is full, or its user may not) it is not asked for one for so long: all goes by scripts, as it would anyway.
+    pub refused_pause: Duration,
     /// Write only to a Redis that a daemon has compared with what it remembers since it was started: what was put back from a backup is
     /// not worked on for as much as a moment. For sites, where there is a daemon.
     pub only_watched: bool,
@@ -62,6 +64,7 @@ impl RedisOptions {
             password: None,
             prefix: "{ta}".to_owned(),
             reply_timeout: REPLY_TIMEOUT,
+            refused_pause: REFUSED_PAUSE,
             only_watched: false,
             accept_weaker_durability: false,
         }
@@ -71,3 +74,6 @@ impl RedisOptions {
 // A batch of 256 commits takes 13 ms at the 99th percentile, a busy disk's fsync some 100 ms. A Redis that is silent for
 // longer hangs, and a lease of 10 s leaves time to notice.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
+
+// Each time is a warning, and costs one round trip more than the script alone.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);

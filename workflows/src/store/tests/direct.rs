@@ -97,6 +97,13 @@ async fn start_with(reply_timeout: Duration) -> (PrivateRedis, RedisStore) {
     (server, store)
 }
 
+/// With a store that tries no transaction for so long after one was refused.
+async fn start_with_pause(refused_pause: Duration) -> (PrivateRedis, RedisStore) {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(RedisOptions { refused_pause, ..server.options() }).await.unwrap();
+    (server, store)
+}
+
 #[tokio::test]
 async fn what_goes_without_a_script_is_kept_as_a_script_would_keep_it() {
     let (server, store) = start().await;
@@ -382,8 +389,26 @@ async fn of_two_commits_of_one_workflow_in_one_call_one_stands() {
 }
 
 #[tokio::test]
+async fn a_redis_that_refuses_transactions_is_not_asked_for_one_again_and_again() {
+    for (pause, goes_directly) in [(LONG, false), (Duration::ZERO, true)] {
+        let (server, store) = start_with_pause(pause).await;
+        let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
+        hand.goes_directly_soon(&server).await;
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        let next = hand.next(Next::Keep);
+        hand.send(next).await.unwrap_err();
+        server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        let before = calls(&server, "exec");
+        for _ in 0..5 {
+            assert!(matches!(hand.go_on().await, Committed::Done { .. }));
+        }
+        assert_eq!(calls(&server, "exec") > before, goes_directly);
+    }
+}
+
+#[tokio::test]
 async fn a_connection_whose_touch_was_refused_is_not_relied_on() {
-    let (server, store) = start().await;
+    let (server, store) = start_with_pause(Duration::ZERO).await;
     let other = RedisStore::connect(server.options()).await.unwrap();
     let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
     // As after a failover: its connections are gone, and for a while nothing may be written.
