@@ -151,8 +151,9 @@ impl Direct {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Redis has answered so where it should have carried something out. The connection is not used again: perhaps it leads to one that is no primary any more.
-    async fn is_refused(&self, lane: &Lane, number: u64, answers: &[Value]) {
+    /// After Redis has answered so where it should have carried something out: for a while no transaction is tried. The connection is not used again: perhaps it leads
+    /// to one that is no primary any more.
+    async fn pause_after(&self, lane: &Lane, number: u64, answers: &[Value]) {
         *self.refused() = Some(Instant::now());
         let why = answers.iter().find_map(|answer| if let Value::ServerError(error) = answer { Some(error.to_string()) } else { None });
         warn!(why = why.unwrap_or_default(), "Redis takes no transactions just now; commits go by scripts, which cost it more");
@@ -262,9 +263,10 @@ impl Direct {
             }
             self.watch(&mut pipeline);
             let answers = lane.connection.pipeline(&open, &pipeline).await.ok()?;
-            // Where the touch was refused, what was granted before might pass for what is known here.
+            // Where the touch was refused, what was granted before might pass for what is known here. (Where a doubt was settled before, or the transaction is
+            // refused, too, it would not; so no test reaches this alone.)
             if is_new && !matches!(&answers[..], [Value::Okay, Value::Okay, Value::Array(_), ..]) {
-                self.is_refused(&lane, open.number, &answers).await;
+                self.pause_after(&lane, open.number, &answers).await;
                 return None;
             }
             (lane.number, lane.watched) = (Some(open.number), watched(&answers));
@@ -351,7 +353,7 @@ impl Turn<'_> {
             Some(Value::Nil) => return Ok(None),
             // It was refused as a whole.
             _ => {
-                self.direct.is_refused(&self.lane, self.open.number, &answers).await;
+                self.direct.pause_after(&self.lane, self.open.number, &answers).await;
                 return Ok(None);
             }
         }

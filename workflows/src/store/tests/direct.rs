@@ -407,7 +407,7 @@ async fn a_redis_that_refuses_transactions_is_not_asked_for_one_again_and_again(
 }
 
 #[tokio::test]
-async fn a_connection_whose_touch_was_refused_is_not_relied_on() {
+async fn a_lease_that_was_taken_over_while_writes_were_refused_is_not_committed_under() {
     let (server, store) = start_with_pause(Duration::ZERO).await;
     let other = RedisStore::connect(server.options()).await.unwrap();
     let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
