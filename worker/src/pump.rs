@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -188,6 +188,8 @@ struct Loop {
     claiming: bool,
     /// When to claim next, if the bell does not ring before.
     claim_at: Option<Instant>,
+    /// It has rung since the last claim.
+    rang: bool,
     renew_at: Instant,
     bell: Arc<Notify>,
     /// Whether there is a free slot: without one nobody listens to the bell.
@@ -210,6 +212,7 @@ impl Loop {
             outstanding: FuturesUnordered::new(),
             claiming: false,
             claim_at: Some(Instant::now()),
+            rang: false,
             renew_at,
             bell: Arc::new(Notify::new()),
             free: watch::channel(true).0,
@@ -287,7 +290,7 @@ impl Loop {
             biased;
             () = stopping.cancelled() => {}
             ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
-            () = self.bell.notified(), if free => {}
+            () = self.bell.notified(), if free => self.rang = true,
             () = at(claim_at) => {}
             () = at(renew_at) => {}
         }
@@ -344,11 +347,15 @@ impl Loop {
         Claim { max, lease: *lease, worker: worker.clone(), queues: queues.clone() }
     }
 
-    /// Begins one call: commits, renewals, hand-backs, and a claim for what is free, if nobody claims yet.
+    /// Begins one call: commits, renewals, hand-backs, and a claim for what is free, if nobody claims yet and there may be something: a claim
+    /// where nothing is due makes a second round trip of what needs one.
     fn call(&mut self) {
-        let renewing = Instant::now() >= self.renew_at;
-        let free = if self.claiming { 0 } else { self.free_slots() };
-        self.send(renewing, (free > 0).then(|| self.claim(free)));
+        let now = Instant::now();
+        self.rang |= self.bell.notified().now_or_never().is_some();
+        let may_be_due = self.rang || self.claim_at.is_none_or(|at| now >= at);
+        let free = if self.claiming || !may_be_due { 0 } else { self.free_slots() };
+        self.rang &= free == 0;
+        self.send(now >= self.renew_at, (free > 0).then(|| self.claim(free)));
     }
 
     fn send(&mut self, renewing: bool, claim: Option<Claim>) {
@@ -693,6 +700,50 @@ mod tests {
         for leased in [&parks, &stays] {
             assert!(leased.lease.lost().now_or_never().is_none(), "nobody was told that a lease is lost");
         }
+    }
+
+    #[tokio::test]
+    async fn a_call_claims_only_where_something_may_be_due() {
+        let store = memory();
+        let (mut pump, _queue) = pump(2, store.clone());
+        create(&store, "one").await;
+        pump.call();
+        assert!(pump.claiming, "nobody has looked yet");
+        pump.settle_all().await.expect("an answer");
+        assert_eq!(pump.held.len(), 1);
+        pump.call();
+        assert!(!pump.claiming, "one slot is free, and nothing was due");
+        pump.settle_all().await.expect("an answer");
+        pump.bell.notify_one();
+        pump.call();
+        assert!(pump.claiming, "somebody has rung");
+        pump.settle_all().await.expect("an answer");
+        pump.call();
+        assert!(!pump.claiming, "one ring is answered once");
+        pump.settle_all().await.expect("an answer");
+        pump.claim_at = Some(Instant::now());
+        pump.call();
+        assert!(pump.claiming, "what is due later is due now");
+        pump.settle_all().await.expect("an answer");
+    }
+
+    #[tokio::test]
+    async fn a_ring_that_comes_while_no_slot_is_free_or_a_claim_is_outstanding_is_not_forgotten() {
+        let store = memory();
+        let (mut pump, _queue) = pump(1, store.clone());
+        create(&store, "one").await;
+        pump.call();
+        pump.bell.notify_one();
+        pump.call();
+        assert_eq!(pump.outstanding.len(), CALLS_MAX);
+        pump.settle_all().await.expect("two answers");
+        pump.call();
+        assert!(!pump.claiming, "no slot is free");
+        pump.settle_all().await.expect("an answer");
+        pump.held.clear();
+        pump.call();
+        assert!(pump.claiming);
+        pump.settle_all().await.expect("an answer");
     }
 
     #[tokio::test]
