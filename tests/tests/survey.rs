@@ -32,6 +32,14 @@ async fn a_survey_to_which_nova_says_nothing_fails_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_survey_that_nova_permits_nothing_fails_at_once() {
+    // Although this would pass before a silent one is given up.
+    let (document, report) = survey(Api::NovaPolicy, None, 5).await;
+    assert_eq!((document.status, report), (Status::Failed, None));
+    assert!(document.headline.ends_with("gpu-01: not permitted: Policy doesn't allow it to be performed."), "{}", document.headline);
+}
+
+#[tokio::test]
 async fn a_survey_waits_for_a_nova_that_is_started_anew() {
     let (document, report) = survey(Api::Nova, None, 20).await;
     assert_eq!(document.status, Status::Succeeded);

@@ -652,6 +652,8 @@ pub enum Api {
     Ironic,
     /// Of Nova's API only `os-server-groups`, as where a cell does not answer.
     ServerGroups,
+    /// Not silent: Nova answers, and permits us nothing, as where a role was taken away.
+    NovaPolicy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

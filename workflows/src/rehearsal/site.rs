@@ -229,7 +229,13 @@ impl Site {
 
     /// Does `api` answer at all just now (for `node`)?
     pub(super) fn reach(&mut self, api: Api, node: Option<usize>) -> Result<(), Trouble> {
-        if self.is_out(api, node) || self.by_chance(self.plan.faults.unavailable_percent) { Err(Trouble::Unavailable) } else { Ok(()) }
+        if self.is_out(api, node) || self.by_chance(self.plan.faults.unavailable_percent) {
+            return Err(Trouble::Unavailable);
+        }
+        if api == Api::Nova && self.is_out(Api::NovaPolicy, node) {
+            return Err(Trouble::refused(403, "Policy doesn't allow it to be performed."));
+        }
+        Ok(())
     }
 
     pub(super) fn is_out(&self, api: Api, node: Option<usize>) -> bool {
