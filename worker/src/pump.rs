@@ -347,12 +347,12 @@ impl Loop {
         Claim { max, lease: *lease, worker: worker.clone(), queues: queues.clone() }
     }
 
-    /// Begins one call: commits, renewals, hand-backs, and a claim for what is free, if nobody claims yet and there may be something: a claim
-    /// where nothing is due makes a second round trip of what needs one.
+    /// Begins one call: commits, renewals, hand-backs, and a claim for what is free, if nobody claims yet and there may be something, also by what
+    /// this very call commits: a claim where nothing is due makes a second round trip of what needs one.
     fn call(&mut self) {
         let now = Instant::now();
         self.rang |= self.bell.notified().now_or_never().is_some();
-        let may_be_due = self.rang || self.claim_at.is_none_or(|at| now >= at);
+        let may_be_due = self.rang || self.claim_at.is_none_or(|at| now >= at) || self.batch.commits.iter().any(makes_due);
         let free = if self.claiming || !may_be_due { 0 } else { self.free_slots() };
         self.rang &= free == 0;
         self.send(now >= self.renew_at, (free > 0).then(|| self.claim(free)));
@@ -584,6 +584,12 @@ async fn listen(store: Arc<dyn Store>, queues: Vec<Queue>, bell: Arc<Notify>, mu
     }
 }
 
+/// May something be due after this commit, or is there a new time at which something will be?
+fn makes_due(commit: &Commit) -> bool {
+    let parks = matches!(commit.next, Next::At(_) | Next::Signal);
+    parks || !commit.create.is_empty() || !commit.signals.is_empty() || !commit.give.is_empty()
+}
+
 async fn at(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
@@ -725,6 +731,16 @@ mod tests {
         pump.call();
         assert!(pump.claiming, "what is due later is due now");
         pump.settle_all().await.expect("an answer");
+        let id: WorkflowId = "one".parse().expect("an id");
+        for (next, claims) in [(Next::Keep, false), (Next::Signal, true)] {
+            let fence = pump.held[&id].fence;
+            let expected = if next == Next::Keep { 1 } else { 2 };
+            let entries = vec![StoredEntry { digest: Digest::NONE, body: "{}".to_owned() }];
+            ask(&mut pump, Ask::Commit { commit: Box::new(Commit { next, expected, entries, ..parked(&id, fence) }), reply: oneshot::channel().0 });
+            pump.call();
+            assert_eq!(pump.claiming, claims, "one that parks may be due, by what has come meanwhile");
+            pump.settle_all().await.expect("an answer");
+        }
     }
 
     #[tokio::test]
