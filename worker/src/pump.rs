@@ -187,9 +187,7 @@ struct Loop {
     /// One of the outstanding calls claims.
     claiming: bool,
     /// When to claim next, if the bell does not ring before.
-    claim_at: Option<Instant>,
-    /// It has rung since the last claim.
-    rang: bool,
+    claim_at: Instant,
     renew_at: Instant,
     bell: Arc<Notify>,
     /// Whether there is a free slot: without one nobody listens to the bell.
@@ -211,8 +209,7 @@ impl Loop {
             batch: Batch::default(),
             outstanding: FuturesUnordered::new(),
             claiming: false,
-            claim_at: Some(Instant::now()),
-            rang: false,
+            claim_at: Instant::now(),
             renew_at,
             bell: Arc::new(Notify::new()),
             free: watch::channel(true).0,
@@ -223,8 +220,14 @@ impl Loop {
         let queues = self.shared.options.queues.clone();
         let listener = tokio::spawn(listen(self.shared.store.clone(), queues, self.bell.clone(), self.free.subscribe()));
         let pumped = self.pump().await;
-        // From here on rings are for others.
+        // From here on rings are for others, also the one that is not answered yet.
         listener.abort();
+        if self.bell.notified().now_or_never().is_some() {
+            for queue in &self.shared.options.queues {
+                // Whoever is free looks once in a lease's length anyway.
+                let _ = tokio::time::timeout(RING_PASSED_ON, self.shared.store.ring(queue)).await;
+            }
+        }
         pumped?;
         self.stop().await
     }
@@ -284,13 +287,14 @@ impl Loop {
             }
             return Ok(true);
         }
-        let claim_at = self.claim_at.filter(|_| free);
+        let claim_at = free.then_some(self.claim_at);
         let renew_at = (!self.held.is_empty()).then_some(self.renew_at);
         tokio::select! {
             biased;
             () = stopping.cancelled() => {}
             ask = self.asks.recv() => if let Some(ask) = ask { self.take(ask) },
-            () = self.bell.notified(), if free => self.rang = true,
+            // Put back for the call, which takes it only if it can claim.
+            () = self.bell.notified(), if free => self.bell.notify_one(),
             () = at(claim_at) => {}
             () = at(renew_at) => {}
         }
@@ -351,15 +355,18 @@ impl Loop {
     /// this very call commits: a claim where nothing is due makes a second round trip of what needs one.
     fn call(&mut self) {
         let now = Instant::now();
-        self.rang |= self.bell.notified().now_or_never().is_some();
-        let may_be_due = self.rang || self.claim_at.is_none_or(|at| now >= at) || self.batch.commits.iter().any(makes_due);
-        let free = if self.claiming || !may_be_due { 0 } else { self.free_slots() };
-        self.rang &= free == 0;
+        let free = if self.claiming { 0 } else { self.free_slots() };
+        let rang = free > 0 && self.bell.notified().now_or_never().is_some();
+        let may_be_due = rang || now >= self.claim_at || self.batch.commits.iter().any(makes_due);
+        let free = if may_be_due { free } else { 0 };
         self.send(now >= self.renew_at, (free > 0).then(|| self.claim(free)));
     }
 
     fn send(&mut self, renewing: bool, claim: Option<Claim>) {
         let mut batch = std::mem::take(&mut self.batch);
+        for commit in &batch.commits {
+            self.mark_committing(commit, true);
+        }
         let mut renew: Vec<(WorkflowId, Fence)> =
             batch.guards.iter().map(|(id, fence, _)| (id.clone(), *fence)).collect();
         if renewing {
@@ -374,9 +381,6 @@ impl Loop {
             hand_back: batch.hand_back.clone(),
             claim,
         };
-        for commit in &advance.commits {
-            self.mark_committing(commit, true);
-        }
         let shared = self.shared.clone();
         self.outstanding.push(Box::pin(async move {
             let result = shared.until_answered(&advance).await;
@@ -428,7 +432,8 @@ impl Loop {
             let _ = reply.send(renewed.is_some());
         }
         for ((id, fence), renewed) in advance.renew.iter().zip(&advanced.renewed).skip(guards) {
-            if renewed.is_none() && self.held.get(id).is_some_and(|held| held.fence == *fence) {
+            // A commit that has overtaken it tells itself what becomes of the lease.
+            if renewed.is_none() && self.held.get(id).is_some_and(|held| held.fence == *fence && !held.committing) {
                 self.lose(id);
             }
         }
@@ -443,8 +448,7 @@ impl Loop {
         let look_again = Instant::now() + self.shared.options.lease;
         let next = advanced.next.map_or(look_again, |next| self.shared.clock.instant(next).min(look_again));
         // A call that does not claim has not looked at what is due.
-        let known = self.claim_at.filter(|_| advance.claim.is_none());
-        self.claim_at = Some(known.map_or(next, |known| known.min(next)));
+        self.claim_at = if advance.claim.is_some() { next } else { next.min(self.claim_at) };
         Ok(())
     }
 
@@ -706,6 +710,14 @@ mod tests {
         for leased in [&parks, &stays] {
             assert!(leased.lease.lost().now_or_never().is_none(), "nobody was told that a lease is lost");
         }
+        // It ends while its lease is renewed by a call that comes after that.
+        let (id, fence) = (stays.claimed.document.id.clone(), stays.claimed.fence);
+        let Some(Held { committing, .. }) = pump.held.get_mut(&id) else { panic!("it is in hand") };
+        *committing = true;
+        let renewal = Advance { renew: vec![(id.clone(), fence)], ..Advance::default() };
+        let refused = Advanced { now: Timestamp::default(), commits: Vec::new(), renewed: vec![None], claimed: Vec::new(), next: None };
+        pump.settle(Answered { batch: Batch::default(), advance: renewal, result: Ok(refused) }).expect("an answer");
+        assert!(stays.lease.lost().now_or_never().is_none(), "its commit tells what becomes of it");
     }
 
     #[tokio::test]
@@ -727,7 +739,7 @@ mod tests {
         pump.call();
         assert!(!pump.claiming, "one ring is answered once");
         pump.settle_all().await.expect("an answer");
-        pump.claim_at = Some(Instant::now());
+        pump.claim_at = Instant::now();
         pump.call();
         assert!(pump.claiming, "what is due later is due now");
         pump.settle_all().await.expect("an answer");
@@ -756,7 +768,9 @@ mod tests {
         pump.call();
         assert!(!pump.claiming, "no slot is free");
         pump.settle_all().await.expect("an answer");
+        assert!(pump.wait().now_or_never().is_none(), "nothing can be done");
         pump.held.clear();
+        assert!(pump.wait().now_or_never().is_some(), "it does not sleep over a ring");
         pump.call();
         assert!(pump.claiming);
         pump.settle_all().await.expect("an answer");

@@ -59,6 +59,24 @@ pub async fn rings_about_nothing_are_forgotten(bed: &dyn Bed) {
     assert!(desk.rang().await);
 }
 
+pub async fn whoever_has_no_place_left_leaves_a_ring_for_others(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let first = desk.begin("first").await;
+    for name in ["second", "third"] {
+        desk.create(name).await;
+    }
+    while desk.rang().await {}
+    // Who heard those rings takes as much as it can.
+    desk.claim(1).await;
+    assert!(desk.rang().await, "one more is due");
+    // Something is due in a while, and whoever says so takes the last that is due now.
+    let parks = commit(&first, Next::At(desk.now().await + LONG));
+    let claim = Claim { max: 1, lease: 2 * LONG, worker: "host:1".to_owned(), queues: vec![Queue::DEFAULT] };
+    let advanced = desk.advance(Advance { lease: LONG, commits: vec![parks], claim: Some(claim), ..Advance::default() }).await;
+    assert_eq!((is_done(&advanced.commits[0]), advanced.claimed.len()), (true, 1));
+    assert!(desk.rang().await, "a time that nobody with a place left has heard of");
+}
+
 pub async fn events_are_told_in_order_and_from_a_cursor(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let start = desk.store.events_end().await.unwrap();

@@ -97,6 +97,7 @@ macro_rules! for_each_store_check {
             a_bell_wakes_whoever_waits
             a_ring_waits_for_whoever_comes_later
             rings_about_nothing_are_forgotten
+            whoever_has_no_place_left_leaves_a_ring_for_others
             events_are_told_in_order_and_from_a_cursor
             what_one_call_did_is_told_event_by_event
             waiting_for_events_ends_when_one_happens

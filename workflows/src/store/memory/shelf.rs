@@ -77,18 +77,21 @@ impl Shelf {
                 self.make_due(&id, now, now);
             }
         }
-        let claims = advance.claim.is_some();
-        let queues = advance.claim.as_ref().map(|claim| claim.queues.clone()).unwrap_or_default();
-        let claimed = advance.claim.map(|claim| self.claim(&claim, now)).unwrap_or_default();
-        let next = self.next_look(&queues);
-        if claims && next.is_none_or(|next| next > now) {
-            // Nothing is left that a ring could be about.
-            for queue in &queues {
+        let Some(claim) = advance.claim else { return Advanced { now, commits, renewed, claimed: Vec::new(), next: None } };
+        let claimed = self.claim(&claim, now);
+        let next = self.next_look(&claim.queues);
+        let is_full = claimed.len() >= claim.max.min(CLAIM_MAX) as usize;
+        for queue in &claim.queues {
+            if is_full && !self.new_rings.contains_key(queue) {
+                // Who claims has no place left, and will not hear of what is due then: somebody else has to.
+                self.ring(queue);
+            } else if !is_full && next.is_none_or(|next| next > now) {
+                // Nothing is left that a ring could be about.
                 self.rings.remove(queue);
                 self.new_rings.remove(queue);
             }
         }
-        Advanced { now, commits, renewed, claimed, next: next.filter(|_| claims) }
+        Advanced { now, commits, renewed, claimed, next }
     }
 
     fn commit(&mut self, commit: Commit, lease_until: Timestamp, now: Timestamp) -> Committed {

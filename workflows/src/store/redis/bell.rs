@@ -181,16 +181,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A ring more than there are waiting.
+    fn surplus(&self) -> Option<Queue> {
+        let mut state = self.state();
+        if state.rings.len() > state.waiting { state.rings.pop_back() } else { None }
+    }
+
     /// Puts back what nobody here waits for: somebody elsewhere may.
     async fn pass_on(&self) -> Result<(), StoreError> {
-        let surplus = {
-            let mut state = self.state();
-            let waiting = state.waiting.min(state.rings.len());
-            state.rings.split_off(waiting)
-        };
-        for rang in surplus {
-            if let Some((bell, _)) = self.bells.iter().find(|(_, queue)| *queue == rang) {
-                self.connection.query(OPERATION, cmd("LPUSH").arg(bell).arg("1")).await?;
+        while let Some(rang) = self.surplus() {
+            let Some((bell, _)) = self.bells.iter().find(|(_, queue)| *queue == rang) else { continue };
+            if let Err(error) = self.connection.query(OPERATION, cmd("LPUSH").arg(bell).arg("1")).await {
+                self.state().rings.push_back(rang);
+                return Err(error);
             }
         }
         Ok(())

@@ -6,7 +6,8 @@
 //! watches the hand (`WATCH`), and the key that is there while the store is halted: then a touch, a halt, or an emptied store makes the transaction
 //! do nothing. The watch ends with each transaction, and the next one begins right after it; what happens in between is seen by the hand's value,
 //! which is another one after each touch. So a lease may be gone by if **the hand had one and the same value when the lease was granted and when the
-//! watch began**. Everything else goes by the script, which compares the head itself: what has resources, children, signals or mail, what
+//! watch began**. (Where the watch was broken and the value is what it was, somebody has put back what Redis had earlier: the store then touches its own
+//! hand.) Everything else goes by the script, which compares the head itself: what has resources, children, signals or mail, what
 //! parks, and what was not carried out.
 //!
 //! A transaction whose answer was lost may still be carried out at any time, and would then put a head back to what it was. So before anything else is asked for, the
@@ -37,6 +38,9 @@ const LANES: usize = 2;
 /// A hand that nobody touches is forgotten after this long, and made anew by whoever is still there.
 const HAND_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
+/// With fewer commits than this a call that needs the script anyway goes by it alone: a second round trip, and a second fsync, is more than they save.
+const DIRECT_LEAST: usize = 16;
+
 /// A kept lease is renewed once it has lost this part of its length: whoever commits often does not need it each time.
 const WORN: u32 = 4;
 
@@ -59,8 +63,10 @@ struct Lane {
     connection: Connection,
     /// The connection that is used, by its number. Another one may lead to another Redis: what was granted before has to be looked at there.
     number: Option<u64>,
-    /// The hand when its watch began. None: nothing is watched, or that is not known.
+    /// The hand when its watch began. None: nothing is watched, or that is not known, and nobody knows what has happened since.
     watched: Option<Hand>,
+    /// Somebody has touched the hand since.
+    is_stale: bool,
 }
 
 /// A commit that may go without a script, and what its head says.
@@ -86,12 +92,14 @@ pub(super) struct Turn<'a> {
 pub(super) struct Direct {
     lanes: [Lock<Lane>; LANES],
     held: Mutex<HashMap<WorkflowId, Held>>,
+    /// The hand as a script has told it last.
+    newest: Mutex<Option<Hand>>,
     /// When the store's clock was heard last, and what it said.
     heard: Mutex<Option<(Instant, Timestamp)>>,
     /// So many transactions of which nobody knew what became of them; and so many of these have been settled.
     doubts: AtomicU64,
     settled: AtomicU64,
-    /// When a transaction was refused last.
+    /// When a transaction was refused last, or could not even be sent.
     refused: Mutex<Option<Instant>>,
     /// How long none is tried after that.
     refused_pause: Duration,
@@ -102,10 +110,11 @@ pub(super) struct Direct {
 impl Direct {
     /// `session` names the store in the tickets of its claims. `connect` makes one more connection to the same Redis.
     pub(super) fn new(keys: &Keys, session: &str, refused_pause: Duration, connect: impl Fn() -> Connection) -> Direct {
-        let lane = |_| Lock::new(Lane { connection: connect(), number: None, watched: None });
+        let lane = |_| Lock::new(Lane { connection: connect(), number: None, watched: None, is_stale: false });
         Direct {
             lanes: std::array::from_fn(lane),
             held: Mutex::default(),
+            newest: Mutex::default(),
             heard: Mutex::default(),
             doubts: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -147,6 +156,10 @@ impl Direct {
         }
     }
 
+    fn newest(&self) -> MutexGuard<'_, Option<Hand>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn refused(&self) -> MutexGuard<'_, Option<Instant>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,6 +195,7 @@ impl Direct {
         let Answer { advanced, hand, kept_plain, claimed_plain } = answer;
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), advanced.now));
         let hand: Option<Hand> = hand.as_deref().map(Arc::from);
+        self.newest().clone_from(&hand);
         let mut held = self.held();
         for ((commit, committed), plain) in asked.commits.iter().zip(&advanced.commits).zip(kept_plain) {
             let is_ours = |held: &Held| held.fence == commit.fence;
@@ -238,38 +252,39 @@ impl Direct {
         if cfg!(feature = "bug-commit-without-fence") || in_doubt || pauses {
             return None;
         }
-        let may_go = |held: &HashMap<WorkflowId, Held>| commits.iter().any(|commit| is_direct(commit) && hand_of(held, commit).is_some());
-        if !may_go(&self.held()) {
+        let (first, _) = commits.split_first()?;
+        if !is_direct(first) || hand_of(&self.held(), first).is_none() {
             return None;
         }
         let mut lane = self.lanes.iter().find_map(|lane| lane.try_lock().ok())?;
-        // Whatever goes wrong here goes wrong with the script, too, which says what.
-        let open = lane.connection.open_watched().await.ok()?;
-        // After a failover a lane may still lead to the process from before, which knows nothing of leases that were granted since.
-        if lane.connection.run_of(&open).await.ok()? != main.run().await.ok()? {
-            lane.connection.give_up(open.number).await;
+        let Ok(open) = self.open(&lane, main).await else {
+            // Whatever goes wrong here goes wrong with the script, too, which says what; or it is slow, and not to be tried with each commit.
+            *self.refused() = Some(Instant::now());
             return None;
-        }
-        let is_new = lane.number != Some(open.number);
-        if is_new || lane.watched.is_none() {
-            lane.watched = None;
+        };
+        let open = open?;
+        let is_new = lane.number != Some(open.number) || lane.watched.is_none();
+        if is_new || lane.is_stale {
+            let before = lane.watched.take();
             let mut pipeline = Pipeline::new();
             if is_new {
-                // A Redis that knows no transactions would carry out what follows one by one.
-                pipeline.add_command(self.touch()).cmd("MULTI").cmd("EXEC");
-            } else {
-                // What was watched before may have been touched, which is remembered.
-                pipeline.cmd("UNWATCH");
+                // What was granted before has to be looked at.
+                pipeline.add_command(self.touch());
             }
+            // Ends the watch, and tells whether it was broken. A Redis that knows no transactions would carry out what follows one by one.
+            pipeline.cmd("MULTI").cmd("EXEC");
+            let exec = pipeline.len() - 1;
             self.watch(&mut pipeline);
             let answers = lane.connection.pipeline(&open, &pipeline).await.ok()?;
             // Where the touch was refused, what was granted before might pass for what is known here. (Where a doubt was settled before, or the transaction is
             // refused, too, it would not; so no test reaches this alone.)
-            if is_new && !matches!(&answers[..], [Value::Okay, Value::Okay, Value::Array(_), ..]) {
+            if is_new && !matches!(&answers[..], [Value::Okay, Value::Okay, Value::Array(_) | Value::Nil, ..]) {
                 self.pause_after(&lane, open.number, &answers).await;
                 return None;
             }
-            (lane.number, lane.watched) = (Some(open.number), watched(&answers));
+            lane.number = Some(open.number);
+            lane.begins_to_watch(before.filter(|_| !is_new), &answers, exec);
+            self.newest().clone_from(&lane.watched);
         }
         let hand = lane.watched.clone()?;
         let now = self.now()?;
@@ -288,11 +303,26 @@ impl Direct {
         }
         drop(held);
         if chosen.is_empty() {
-            // The hand was touched since it began to watch: it begins anew.
-            lane.watched = None;
+            // One of them was touched. If it is the lane's, that begins to watch anew.
+            lane.is_stale = *self.newest() != lane.watched;
+            return None;
+        }
+        let is_all = chosen.len() == commits.len() && part.renew.is_empty() && part.hand_back.is_empty() && part.claim.is_none();
+        if !is_all && chosen.len() < DIRECT_LEAST {
             return None;
         }
         Some(Turn { direct: self, lane, open, now, chosen, in_doubt: false })
+    }
+
+    /// The connection of a lane. None: it leads to another Redis than the scripts' one.
+    async fn open(&self, lane: &Lane, main: &Connection) -> RedisResult<Option<Open>> {
+        let open = lane.connection.open_watched().await?;
+        // After a failover a lane may still lead to the process from before, which knows nothing of leases that were granted since.
+        if lane.connection.run_of(&open).await? == main.run().await? {
+            return Ok(Some(open));
+        }
+        lane.connection.give_up(open.number).await;
+        Ok(None)
     }
 
     /// Begins a watch, and tells of the hand; made anew if it was forgotten.
@@ -303,6 +333,16 @@ impl Direct {
         pipeline.cmd("WATCH").arg(&self.hand).arg(&self.keys.halt);
         pipeline.cmd("GET").arg(&self.hand);
         pipeline.cmd("EXISTS").arg(&self.keys.halt);
+    }
+}
+
+impl Lane {
+    /// Takes in what a pipeline has answered that began a watch, and ended another one with its answer number `exec`. `before`: what that one began with.
+    fn begins_to_watch(&mut self, before: Option<Hand>, answers: &[Value], exec: usize) {
+        let is_broken = matches!(answers.get(exec), Some(Value::Nil));
+        // Nobody gives a hand a value that it had.
+        self.watched = watched(answers).filter(|hand| !(is_broken && Some(hand) == before.as_ref()));
+        self.is_stale = false;
     }
 }
 
@@ -332,7 +372,7 @@ impl Turn<'_> {
     pub(super) async fn commit(mut self, part: &Part<'_>) -> RedisResult<Option<Vec<Committed>>> {
         let (mut pipeline, ends) = self.transaction(part);
         self.direct.watch(&mut pipeline);
-        self.lane.watched = None;
+        let before = self.lane.watched.take();
         self.in_doubt = true;
         let answers = match self.lane.connection.pipeline(&self.open, &pipeline).await {
             Ok(answers) => answers,
@@ -342,7 +382,7 @@ impl Turn<'_> {
             }
         };
         self.in_doubt = false;
-        self.lane.watched = watched(&answers);
+        self.lane.begins_to_watch(before, &answers, ends);
         match answers.get(ends) {
             Some(Value::Array(done)) => {
                 if let Some(Value::ServerError(error)) = done.iter().find(|one| matches!(one, Value::ServerError(_))) {
@@ -402,7 +442,7 @@ impl Turn<'_> {
                 ends = true;
                 over.arg(id);
                 closed.arg(id);
-                ended.arg(chosen.created.millis().min(now.millis())).arg(id);
+                ended.arg(chosen.created.millis()).arg(id);
                 expiry.arg((now + keep.min(limits::KEEP_MAX)).millis()).arg(id);
             } else if chosen.renews {
                 renews = true;

@@ -179,7 +179,7 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Answer, Malfor
         }
     });
     let (claimed, claimed_plain) = claimed.unzip();
-    let next = reply.optional_time()?.filter(|_| asked.claim.is_some());
+    let next = reply.optional_time()?;
     for broken in reply.array()?.0 {
         let told = texts(broken)?;
         error!(workflow = told.first(), why = told.get(1), "what is kept of a workflow can't be read; nobody is granted it any more");

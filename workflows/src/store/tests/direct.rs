@@ -269,7 +269,10 @@ async fn a_wrong_type_under_a_shared_key_is_told_and_stops_everything() {
 #[tokio::test]
 async fn commits_of_one_call_are_answered_in_their_order_however_they_go() {
     let (server, store) = start().await;
-    let hands = in_hand(&server, &store, &["a", "b", "c", "d"]).await;
+    let many: Vec<String> = (0..20).map(|number| format!("m{number:02}")).collect();
+    let mut names: Vec<&str> = many.iter().map(String::as_str).collect();
+    names.extend(["a", "b", "c", "d"]);
+    let hands = in_hand(&server, &store, &names).await;
     let ours = |name: &str| hands.iter().find(|hand| hand.claimed.document.id == id(name)).unwrap();
     let [a, b, c, d] = ["a", "b", "c", "d"].map(ours);
     let parks = Commit { status: Status::Waiting, ..b.next(Next::Signal) };
@@ -277,12 +280,18 @@ async fn commits_of_one_call_are_answered_in_their_order_however_they_go() {
     let ends = Commit { status: Status::Succeeded, ..d.next(Next::End { keep: LONG }) };
     let claim = Some(Claim { max: 5, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
     store.create(sample("new")).await.unwrap();
-    let advance = Advance { lease: LONG, commits: vec![a.next(Next::Keep), parks, wrong, ends], claim, ..Advance::default() };
-    let advanced = store.advance(&advance).await.unwrap();
+    // Enough of them that it is worth while to let these go first.
+    let mut commits: Vec<Commit> = many.iter().map(|name| ours(name).next(Next::Keep)).collect();
+    commits.extend([a.next(Next::Keep), parks, wrong, ends]);
+    let before = (calls(&server, "exec"), calls(&server, "evalsha"));
+    let advanced = store.advance(&Advance { lease: LONG, commits, claim, ..Advance::default() }).await.unwrap();
+    assert_eq!((calls(&server, "exec"), calls(&server, "evalsha")), (before.0 + 1, before.1 + 1));
+    let (first, last) = advanced.commits.split_at(many.len());
+    assert!(first.iter().all(|one| matches!(one, Committed::Done { lease_until: Some(_), .. })), "{first:?}");
     assert!(matches!(
-        advanced.commits[..],
+        last,
         [Committed::Done { lease_until: Some(_), .. }, Committed::Done { lease_until: None, .. }, Committed::Conflict { .. }, Committed::Done { lease_until: None, .. }]
-    ), "{advanced:?}");
+    ), "{last:?}");
     assert_eq!(advanced.claimed.iter().map(|claimed| claimed.document.id.as_str()).collect::<Vec<_>>(), ["new"]);
 }
 
@@ -435,4 +444,36 @@ async fn a_lease_that_was_taken_over_while_writes_were_refused_is_not_committed_
         }
     };
     assert_eq!(committed, Committed::Fenced);
+}
+
+#[tokio::test]
+async fn what_redis_had_earlier_is_not_committed_on_although_the_hand_looks_as_before() {
+    let (server, store) = start().await;
+    let mut hands = in_hand(&server, &store, &["one", "two"]).await;
+    let eval = |script: &str| assert_eq!(server.command(&["EVAL", &format!("\"{script}\""), "0"]), "$-1\r\n");
+    eval("redis.call('SET', 'kept', redis.call('HGET', '{ta}:heads', 'two'))");
+    hands[1].goes_directly(&server).await;
+    // As where a server has loaded an older file, or was another one's replica for a while: it is the same process, and the same connections.
+    eval("redis.call('HSET', '{ta}:heads', 'two', redis.call('GET', 'kept')); \
+          local hand = redis.call('KEYS', '{ta}:hand:*')[1]; redis.call('SET', hand, redis.call('GET', hand))");
+    // It breaks the watch, and the next one begins with the same value.
+    let before = calls(&server, "evalsha");
+    assert!(matches!(hands[0].go_on().await, Committed::Done { .. }));
+    assert_eq!(calls(&server, "evalsha"), before + 1);
+    let answered = hands[1].go_on().await;
+    assert!(matches!(answered, Committed::Conflict { .. }), "an entry was lost, and this one follows it: {answered:?}");
+}
+
+#[tokio::test]
+async fn a_few_commits_of_a_call_that_needs_the_script_anyway_go_by_it() {
+    let (server, store) = start().await;
+    let mut hands = in_hand(&server, &store, &["one", "two"]).await;
+    let before = (calls(&server, "exec"), calls(&server, "evalsha"));
+    let commits = vec![hands[0].next(Next::Keep), hands[1].next(Next::Signal)];
+    let answered = store.advance(&Advance { lease: LONG, commits, ..Advance::default() }).await.unwrap().commits;
+    assert!(answered.iter().all(|one| matches!(one, Committed::Done { .. })), "{answered:?}");
+    assert_eq!((calls(&server, "exec"), calls(&server, "evalsha")), (before.0, before.1 + 1));
+    // And the next one goes directly again.
+    (hands[0].seq, hands[0].head) = (hands[0].seq + 1, store.load(&hands[0].claimed.document.id).await.unwrap().unwrap().head);
+    hands[0].goes_directly(&server).await;
 }

@@ -489,14 +489,20 @@ local claim_max, claim_until, lost_look_max = match(text(), '^(%S+) (%S+) (%S+)$
 claim_max, claim_until = tonumber(claim_max), whole(now + claim_until)
 local holder, queues, lost = text(), read_texts(number()), read_texts(number())
 if #lost > 0 then take_back(lost, tonumber(lost_look_max)) end
-if claim_max >= 0 then reply[6] = claim(claim_max, claim_until, holder, queues) end
-local next_look = earliest(queues)
-if next_look then reply[7] = whole(next_look) end
-if claim_max >= 0 and not (next_look and next_look <= now) then
-  -- Nothing is left that a ring could be about.
-  for _, queue in ipairs(queues) do
-    call('DEL', bell_key(queue))
-    rings[queue] = nil
+if claim_max >= 0 then
+  local claimed = claim(claim_max, claim_until, holder, queues)
+  reply[6] = claimed
+  local next_look = earliest(queues)
+  if next_look then reply[7] = whole(next_look) end
+  if #claimed >= claim_max then
+    -- Who claims has no place left, and will not hear of what is due then: somebody else has to.
+    for _, queue in ipairs(queues) do rings[queue] = rings[queue] or 1 end
+  elseif not (next_look and next_look <= now) then
+    -- Nothing is left that a ring could be about.
+    for _, queue in ipairs(queues) do
+      call('DEL', bell_key(queue))
+      rings[queue] = nil
+    end
   end
 end
 settle_heads()
