@@ -477,3 +477,27 @@ async fn a_few_commits_of_a_call_that_needs_the_script_anyway_go_by_it() {
     (hands[0].seq, hands[0].head) = (hands[0].seq + 1, store.load(&hands[0].claimed.document.id).await.unwrap().unwrap().head);
     hands[0].goes_directly(&server).await;
 }
+
+#[tokio::test]
+async fn a_connection_that_cant_be_made_is_not_tried_with_each_commit() {
+    let (server, store) = start().await;
+    store.create(sample("w")).await.unwrap();
+    let mut hand = Hand::of(&store, claim(&store).await.remove(0));
+    let told = |about: &str, field: &str| -> u64 {
+        let info = server.command(&["INFO", about]);
+        info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.parse().ok()).unwrap()
+    };
+    let connect = || std::os::unix::net::UnixStream::connect(server.socket()).unwrap();
+    // With this one, which asks, all places are taken; and then with one that stays.
+    server.command(&["CONFIG", "SET", "maxclients", &told("clients", "connected_clients").to_string()]);
+    let mut refused = Vec::new();
+    for _ in 0..3 {
+        let in_the_way = connect();
+        for _ in 0..3 {
+            assert!(matches!(hand.go_on().await, Committed::Done { .. }));
+        }
+        drop(in_the_way);
+        refused.push(told("stats", "rejected_connections"));
+    }
+    assert!(refused[0] > 0 && refused[0] == refused[2], "{refused:?}");
+}
