@@ -568,7 +568,7 @@ async fn listen(store: Arc<dyn Store>, queues: Vec<Queue>, bell: Arc<Notify>, mu
             Ok(_) if *free.borrow() => {
                 pause = OUTAGE_PAUSE_FIRST;
                 bell.notify_one();
-                // The pump claims before it listens again, so that one ring is not answered twice.
+                // Where no call is outstanding the pump claims before it listens again, so that one ring is not answered twice.
                 tokio::task::yield_now().await;
             }
             Ok(rang) => {

@@ -47,7 +47,8 @@ pub struct RedisOptions {
     pub prefix: String,
     /// How long one answer may take before the store counts as unavailable.
     pub reply_timeout: Duration,
-    /// Where Redis refuses transactions (it is full, or its user may not) it is not asked for one for so long: all goes by scripts, as it would anyway.
+    /// Where Redis refuses transactions (it is full, or its user may not), or the connection for them, it is not asked for one for so long: all goes by
+    /// scripts, as it would anyway.
     pub refused_pause: Duration,
     /// Write only to a Redis that a daemon has compared with what it remembers since it was started: what was put back from a backup is
     /// not worked on for as much as a moment. For sites, where there is a daemon.
