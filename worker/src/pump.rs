@@ -223,10 +223,10 @@ impl Loop {
         // From here on rings are for others, also the one that is not answered yet.
         listener.abort();
         if self.bell.notified().now_or_never().is_some() {
-            for queue in &self.shared.options.queues {
-                // Whoever is free looks once in a lease's length anyway.
-                let _ = tokio::time::timeout(RING_PASSED_ON, self.shared.store.ring(queue)).await;
-            }
+            let Shared { store, options, .. } = &*self.shared;
+            let ring = futures::future::join_all(options.queues.iter().map(|queue| store.ring(queue)));
+            // Whoever is free looks once in a lease's length anyway.
+            let _ = tokio::time::timeout(RING_PASSED_ON, ring).await;
         }
         pumped?;
         self.stop().await
