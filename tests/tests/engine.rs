@@ -87,7 +87,7 @@ macro_rules! told_step {
 
             fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
                 let resource = Resource::Budget { name: "room".to_owned(), member: cx.id.to_string() };
-                Ok(if $name == "first" { vec![Take { resource, limit: 1 }] } else { Vec::new() })
+                Ok(if $name == "first" { vec![Take::new(resource, 1)] } else { Vec::new() })
             }
 
             fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {

@@ -132,6 +132,63 @@ async fn a_host_that_nova_does_not_take_for_an_instance_costs_no_try() {
     assert_eq!(to.collect::<Vec<_>>(), [Some("gpu-01".to_owned()), None, None], "gpu-03 is renewed later");
 }
 
+/// Found by a seed (80942): a host that had taken them, and did not start them again, was not named any more.
+#[tokio::test]
+async fn a_host_on_which_an_instance_is_not_as_it_was_has_taken_it_all_the_same() {
+    let mut plan = SitePlan::uniform(3, 4);
+    for name in ["gpu-02-a", "gpu-02-b"] {
+        let instance = plan.instance(name).unwrap();
+        instance.extra_specs.insert("pci_passthrough:alias".to_owned(), "nic:1".to_owned());
+        instance.fault = MoveFault::new(MoveGoesWrong::StaysOff, 1, "");
+    }
+    let mut order = order(&plan, 1);
+    order.nodes.remove(0);
+    (order.rules.pinned, order.rules.moves_at_once) = (Pinned::Cold, 1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-02").await;
+    sim.run().await;
+    assert_eq!(sim.state(&node).await.question().expect("it is asked about").seen.len(), 2);
+    let to = sim.world.events().into_iter().filter_map(|event| match event.what {
+        Happened::MigrationRequested { to, .. } => Some(to),
+        _ => None,
+    });
+    assert_eq!(to.collect::<Vec<_>>(), vec![Some("gpu-01".to_owned()); 4], "gpu-03 is renewed later");
+}
+
+/// Found by seeds (24292, 54694): written down, the move waited for the store, and was asked for then, wherever the instance was.
+#[tokio::test]
+async fn what_leaves_or_is_wanted_on_an_open_node_while_the_store_is_away_is_not_moved() {
+    let minute = Duration::from_secs(60);
+    let resized = Happens::InstanceResized { name: "gpu-01-a".to_owned() };
+    let opened = Happens::ServiceEnabled { node: "gpu-01".to_owned() };
+    for (what, happens) in [("resized", resized), ("opened", opened)] {
+        let plan = SitePlan::uniform(3, 1).happens(minute, happens);
+        let (mut too_late, mut in_time) = (0, 0);
+        // The store goes away between any two of the calls before the move, and comes back when that has happened.
+        for calls_before in 0..=60_u32 {
+            let mut order = order(&plan, 1);
+            order.nodes.truncate(1);
+            let mut sim = Sim::new(plan.clone(), 7);
+            sim.call_takes = Duration::from_millis(100);
+            sim.store_outage = Some((MORNING + Duration::from_millis(u64::from(calls_before) * 100), MORNING + 10 * minute));
+            sim.order(&order).await;
+            sim.run().await;
+            let events = sim.world.events();
+            let closed = events.iter().find(|event| matches!(event.what, Happened::ServiceDisabled { .. })).unwrap();
+            let asked = events.iter().find(|event| matches!(event.what, Happened::MigrationRequested { .. }));
+            match asked {
+                // (It was closed after that, and is ours to empty.)
+                _ if closed.at > MORNING + minute => {}
+                Some(asked) if asked.at < MORNING + minute => too_late += 1,
+                Some(asked) => panic!("{what}, {calls_before}: {asked:?}"),
+                None => in_time += 1,
+            }
+        }
+        assert!(too_late > 0 && in_time > 0, "{what}: {too_late} {in_time}: the store went away before and after the request");
+    }
+}
+
 /// Found by seeds (1 and 135 among them): after a try of which Nova never heard, no host was named any more.
 #[tokio::test]
 async fn a_try_of_which_nova_never_heard_is_no_word_against_the_host_that_was_named() {

@@ -130,7 +130,7 @@ impl Committer for Lease {
         match &committed {
             Committed::Done { .. } if gives_up => self.over.store(true, Ordering::SeqCst),
             Committed::Fenced | Committed::Conflict { .. } => self.over.store(true, Ordering::SeqCst),
-            Committed::Done { .. } | Committed::Busy { .. } => {}
+            Committed::Done { .. } | Committed::Busy { .. } | Committed::Held { .. } => {}
         }
         Ok(committed)
     }

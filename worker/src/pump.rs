@@ -414,7 +414,7 @@ impl Loop {
             let over = match &committed {
                 Committed::Done { .. } => commit.next != Next::Keep,
                 Committed::Fenced | Committed::Conflict { .. } => true,
-                Committed::Busy { .. } => false,
+                Committed::Busy { .. } | Committed::Held { .. } => false,
             };
             // By its fence, as above.
             let is_held = self.held.get(&commit.id).is_some_and(|held| held.fence == commit.fence);

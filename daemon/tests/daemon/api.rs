@@ -269,7 +269,7 @@ async fn a_node_that_was_left_out_is_shown_and_can_be_released_once() {
     let site = Site::start().await;
     let id = site.rollout().await;
     let share = Resource::Budget { name: NODES_OUT.to_owned(), member: "gpu-01".to_owned() };
-    let taking = Work { events: vec![begun("renew-nodes")], take: vec![Take { resource: share, limit: 2 }], next: Next::At(at(NOON)), forged: None };
+    let taking = Work { events: vec![begun("renew-nodes")], take: vec![Take::new(share, 2)], next: Next::At(at(NOON)), forged: None };
     taking.on(&*site.store, &id).await;
     let (status, problem) = site.post("/v1/nodes/gpu-01/release", &json!({})).await;
     assert_eq!((status, &problem["type"]), (409, &json!("urn:turnaround:problem:not-left-out")), "an open workflow holds it");

@@ -278,7 +278,7 @@ pub(crate) async fn claim(store: &dyn Store, id: &WorkflowId) -> Claimed {
 
 /// The intent to begin `step`, with an hour for it.
 pub(crate) fn begun(step: &str) -> Event {
-    Event::StepBegun { step: step.to_owned(), deadline: at("2026-11-22T13:00:00Z"), took: Vec::new() }
+    Event::StepBegun { step: step.to_owned(), deadline: at("2026-11-22T13:00:00Z"), took: Vec::new(), took_over: Vec::new() }
 }
 
 pub(crate) fn ended(outcome: turnaround_workflows::engine::Outcome, why: &str) -> Event {

@@ -83,6 +83,7 @@ impl Committer for GatedLease {
         match &committed {
             Committed::Fenced => self.sometimes.count("commit fenced"),
             Committed::Busy { .. } => self.sometimes.count("resource busy"),
+            Committed::Held { .. } => self.sometimes.count("share to be taken over"),
             Committed::Done { .. } => {
                 self.sometimes.committed(entries, self.gate.clock.now());
                 if let Some(at) = begins {

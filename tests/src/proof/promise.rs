@@ -190,6 +190,8 @@ struct Renewal {
     id: String,
     node: String,
     begun: i64,
+    /// When it got the node; until then it waits for others that have it.
+    turn: Option<i64>,
     /// When it ended well.
     renewed: Option<i64>,
     /// When it could not be told what is free on the hosts.
@@ -286,6 +288,7 @@ impl Story {
                         id: id.clone(),
                         node: text(&entry, "target").to_owned(),
                         begun: entry["at"].as_i64().unwrap_or_default(),
+                        turn: None,
                         renewed: None,
                         untold: Vec::new(),
                         parent: text(&entry, "parent").to_owned(),
@@ -294,6 +297,11 @@ impl Story {
                     ("step-failed", _) if UNTOLD.iter().any(|call| body.contains(call)) => {
                         if let Some(renewal) = self.renewals.iter_mut().find(|renewal| renewal.id == *id) {
                             renewal.untold.extend(entry["at"].as_i64());
+                        }
+                    }
+                    ("step-begun", _) if text(&entry, "step") == "close" => {
+                        if let Some(renewal) = self.renewals.iter_mut().find(|renewal| renewal.id == *id) {
+                            renewal.turn = entry["at"].as_i64();
                         }
                     }
                     ("ended", _) if text(&entry, "outcome") == "succeeded" => {
@@ -308,9 +316,10 @@ impl Story {
         }
     }
 
-    /// The renewal that empties this node: the one that has closed it, or where that was somebody else, the newest.
+    /// The renewal that empties this node: the one that has closed it, or where that was somebody else, the newest that has come to its turn.
     fn renewal(&self, node: &str, closed_by: &str, at: i64) -> Option<&Renewal> {
-        let newest = || self.renewals.iter().filter(|renewal| renewal.node == node && renewal.begun <= at).max_by_key(|renewal| renewal.begun);
+        let turn = |renewal: &&Renewal| renewal.turn.filter(|turn| *turn <= at);
+        let newest = || self.renewals.iter().filter(|renewal| renewal.node == node && turn(renewal).is_some()).max_by_key(turn);
         self.renewals.iter().find(|renewal| renewal.id == closed_by).or_else(newest)
     }
 
@@ -549,6 +558,24 @@ mod tests {
         assert_eq!(against(|_, _| {}), expected);
         let again = |log: &mut Vec<Value>, _: &mut Site<'_>| c_is_closed_by_others(log);
         assert_eq!(judged(again, Vec::new()).counts["moved again: the hosts on which it could stay had been closed or filled since the dry run"], 1);
+    }
+
+    #[test]
+    fn a_move_off_a_node_that_others_had_closed_is_of_the_renewal_whose_turn_it_is() {
+        let judged = |turns: [(&str, i64); 2]| {
+            let found_closed = |log: &mut Vec<Value>, _: &mut Site<'_>| log.retain(|event| event["node"] != "a" || event["kind"] == "migration_requested");
+            let write = |journals: &mut Journals| {
+                for (rollout, at) in turns {
+                    let created = json!({ "event": "created", "kind": "node-os", "target": "a", "parent": rollout, "at": 50 }).to_string();
+                    let begun = json!({ "event": "step-begun", "step": "close", "at": at }).to_string();
+                    journals.insert(format!("{rollout}.a"), vec![(String::new(), created), (String::new(), begun)]);
+                }
+            };
+            judged_with(found_closed, write, Vec::new())
+        };
+        // The other one waits until the first has moved it, at 100.
+        assert_eq!(judged([("one", 60), ("roll", 150)]).counts["moved again: for another rollout"], 1);
+        assert!(judged([("one", 150), ("roll", 60)]).against.concat().contains("nothing explains that"));
     }
 
     #[test]

@@ -145,6 +145,6 @@ async fn set_aside(
     };
     match committer.commit(commit).await? {
         Committed::Done { .. } => Ok(Activation::Parked),
-        Committed::Fenced | Committed::Busy { .. } | Committed::Conflict { .. } => Err(LeaseLost),
+        Committed::Fenced | Committed::Busy { .. } | Committed::Held { .. } | Committed::Conflict { .. } => Err(LeaseLost),
     }
 }

@@ -11,7 +11,7 @@ use super::run::Run;
 use super::{Child, Course, Report, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
-use crate::store::{Fence, WorkflowId};
+use crate::store::{Fence, Resource, WorkflowId};
 
 /// The context of one call of one step.
 pub struct StepCx<'a> {
@@ -78,6 +78,12 @@ impl<'a> StepCx<'a> {
     /// When this step began. None in a dry run.
     pub fn begun(&self) -> Option<Timestamp> {
         self.state.record(self.step).map(|record| record.begun)
+    }
+
+    /// From whom this step has taken `resource` over: what it stands for was left out of service then, and nobody has given it back since.
+    pub fn took_over(&self, resource: &Resource) -> Option<&WorkflowId> {
+        let record = self.state.record(self.step)?;
+        record.took_over.iter().find(|taken| taken.resource == *resource).map(|taken| &taken.from)
     }
 
     /// Since when this step is being tried: its beginning, or the newest time an operator asked for another try.

@@ -14,10 +14,10 @@ use super::run::{Met, Run};
 use super::step::deadline;
 use super::{
     AnswerEffect, AnyStep, ChildSpec, ChildStarted, Course, Decision, Definition, Event, Observed, PastDeadline, Progress, Question, Remedy, Signal,
-    SignalKind, Stage, Start, State, StepCx, StepError, Undone, UnwindCause, decide, start,
+    SignalKind, Stage, Start, State, StepCx, StepError, TakenOver, Undone, UnwindCause, decide, start,
 };
 use crate::chance;
-use crate::store::{Fence, Next, Queue, Resource, StoredSignal, WorkflowId};
+use crate::store::{Fence, Next, Queue, Resource, StoredSignal, Take, WorkflowId};
 use crate::telemetry::{StepCall, StepOutcome, metrics};
 
 /// A workflow that waits for a lock or budget looks again after this long, should its wake-up be lost. Freed
@@ -153,7 +153,7 @@ impl<'a> Driver<'a> {
     async fn begin(&'a self, name: &str) -> Result<Option<Activation>, LeaseLost> {
         let step = self.step(name)?;
         let cx = self.cx(name).await?;
-        let take = match step.takes(&cx) {
+        let mut take = match step.takes(&cx) {
             Ok(take) => take,
             Err(error) => {
                 let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
@@ -162,24 +162,34 @@ impl<'a> Driver<'a> {
             }
         };
         let mut run = self.run.lock().await;
-        let before = (!take.is_empty()).then(|| (run.state.clone(), run.pending.clone()));
         let deadline = deadline(&step.policy(&cx), run.now());
         // Its view of the state would make the next event copy all of it.
         drop(cx);
-        let took = take.iter().map(|take| take.resource.clone()).collect();
-        run.push(Event::StepBegun { step: name.to_owned(), deadline, took })?;
-        match run.commit(take).await? {
-            Met::Done => Ok(None),
-            Met::Busy { resource, holders } => {
-                if let Some(before) = before {
-                    (run.state, run.pending) = before;
+        let took: Vec<Resource> = take.iter().map(|take| take.resource.clone()).collect();
+        // Once more for each share that is taken over, and again only if that has another holder meanwhile.
+        loop {
+            let before = (!take.is_empty()).then(|| (run.state.clone(), run.pending.clone()));
+            let over = |take: &Take| Some(TakenOver { resource: take.resource.clone(), from: take.from.clone()? });
+            let took_over = take.iter().filter_map(over).collect();
+            run.push(Event::StepBegun { step: name.to_owned(), deadline, took: took.clone(), took_over })?;
+            let met = run.commit(take.clone()).await?;
+            if let (Met::Busy { .. } | Met::Held { .. }, Some(before)) = (&met, before) {
+                (run.state, run.pending) = before;
+            }
+            match met {
+                Met::Done => return Ok(None),
+                // It is named, so that the journal says whose the share was.
+                Met::Held { resource, holder } => {
+                    take.iter_mut().filter(|take| take.resource == resource).for_each(|take| take.from = Some(holder.clone()));
                 }
-                if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
-                    run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
+                Met::Busy { resource, holders } => {
+                    if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
+                        run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
+                    }
+                    let then = run.now() + RESOURCE_LOOK_AGAIN;
+                    run.leave(Next::At(then), step.queue()).await?;
+                    return Ok(Some(Activation::Parked));
                 }
-                let then = run.now() + RESOURCE_LOOK_AGAIN;
-                run.leave(Next::At(then), step.queue()).await?;
-                Ok(Some(Activation::Parked))
             }
         }
     }

@@ -25,7 +25,13 @@ pub enum Event {
     /// The step can't begin: somebody else has what it needs.
     ResourceAwaited { step: String, resource: Resource, holders: Vec<WorkflowId> },
     /// The intent. Whatever the step does to the world happens after this.
-    StepBegun { step: String, deadline: Timestamp, took: Vec<Resource> },
+    StepBegun {
+        step: String,
+        deadline: Timestamp,
+        took: Vec<Resource>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        took_over: Vec<TakenOver>,
+    },
     /// Partial progress, or the intent to do one of many things.
     StepCheckpointed { step: String, checkpoint: Value, note: String },
     /// Nothing to do until then; `until` None: until a child ends.
@@ -55,6 +61,13 @@ pub enum Event {
     UndoBegun { step: String, deadline: Timestamp },
     StepUndone { step: String, note: String, gave: Vec<Resource> },
     Ended { outcome: Outcome, why: String },
+}
+
+/// A share of a budget that another workflow had kept when it ended: what it stands for was left out of service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    pub resource: Resource,
+    pub from: WorkflowId,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +104,10 @@ impl Event {
                 let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
                 format!("{step}: waits for the {resource}, held by {}", holders.join(", "))
             }
-            Event::StepBegun { step, .. } => format!("{step}: begun"),
+            Event::StepBegun { step, took_over, .. } => {
+                let over = took_over.iter().map(|TakenOver { resource, from }| format!("; takes the {resource} over from {from}"));
+                format!("{step}: begun{}", over.collect::<String>())
+            }
             Event::StepCheckpointed { step, note, .. } | Event::StepParked { step, note, .. } => format!("{step}: {note}"),
             Event::StepSucceeded { step, .. } => format!("{step}: done"),
             Event::StepFailed { step, error, failures, retry_at } => {

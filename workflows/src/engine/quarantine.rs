@@ -44,7 +44,7 @@ pub(super) async fn quarantine(claimed: &Claimed, committer: &dyn Committer, dam
     match committer.commit(commit).await? {
         Committed::Done { .. } if ends => Ok(Activation::Ended),
         Committed::Done { .. } => Ok(Activation::Parked),
-        Committed::Fenced | Committed::Busy { .. } | Committed::Conflict { .. } => Err(LeaseLost),
+        Committed::Fenced | Committed::Busy { .. } | Committed::Held { .. } | Committed::Conflict { .. } => Err(LeaseLost),
     }
 }
 

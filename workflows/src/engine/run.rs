@@ -81,6 +81,8 @@ pub(super) struct Pending {
 pub(super) enum Met {
     Done,
     Busy { resource: Resource, holders: Vec<WorkflowId> },
+    /// It is to be taken over, from that one.
+    Held { resource: Resource, holder: WorkflowId },
 }
 
 impl<'a> Run<'a> {
@@ -204,6 +206,7 @@ impl<'a> Run<'a> {
                 Ok(Met::Done)
             }
             Committed::Busy { resource, holders } => Ok(Met::Busy { resource, holders }),
+            Committed::Held { resource, holder } => Ok(Met::Held { resource, holder }),
             Committed::Fenced => Err(LeaseLost),
             Committed::Conflict { seq } => {
                 error!(workflow = %self.id, expected = self.seq, found = seq, "the journal is not where its holder left it");
@@ -217,7 +220,7 @@ impl<'a> Run<'a> {
         self.push(event).map_err(lease_lost)?;
         match self.commit(Vec::new()).await {
             Ok(Met::Done) => Ok(()),
-            Ok(Met::Busy { .. }) | Err(LeaseLost) => Err(lease_lost(LeaseLost)),
+            Ok(Met::Busy { .. } | Met::Held { .. }) | Err(LeaseLost) => Err(lease_lost(LeaseLost)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Event, Outcome, Question, Report, UnwindCause};
+use super::{Event, Outcome, Question, Report, TakenOver, UnwindCause};
 use crate::clock::Timestamp;
 use crate::store::{Resource, Status, WorkflowId};
 
@@ -48,6 +48,8 @@ pub enum Course {
 pub struct StepRecord {
     pub step: String,
     pub begun: Timestamp,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub took_over: Vec<TakenOver>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Value>,
     /// Some once it succeeded.
@@ -156,7 +158,7 @@ impl State {
                 let _ = step;
                 self.awaits = Some((resource.clone(), holders.clone()));
             }
-            Event::StepBegun { step, deadline, took } => {
+            Event::StepBegun { step, deadline, took, took_over } => {
                 self.none_current(event)?;
                 if self.course != Course::Forward {
                     return Err(illegal(event, "the workflow goes back"));
@@ -166,7 +168,7 @@ impl State {
                 }
                 self.awaits = None;
                 self.held.extend(took.iter().cloned());
-                self.steps.push(StepRecord { step: step.clone(), begun: at, checkpoint: None, output: None });
+                self.steps.push(StepRecord { step: step.clone(), begun: at, took_over: took_over.clone(), checkpoint: None, output: None });
                 self.current = Some(Current::new(step, at, *deadline));
                 self.note = String::new();
             }

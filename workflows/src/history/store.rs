@@ -37,6 +37,7 @@ fn how(committed: &Committed) -> &'static str {
         Committed::Done { .. } => "done",
         Committed::Fenced => "fenced",
         Committed::Busy { .. } => "busy",
+        Committed::Held { .. } => "held",
         Committed::Conflict { .. } => "conflict",
     }
 }

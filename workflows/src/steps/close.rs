@@ -38,13 +38,17 @@ pub struct Closed {
     /// The alerts that fired about it; None if nobody said, or nobody was asked. Older workflows don't.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alerts: Option<BTreeSet<String>>,
+    /// Whose share of the budget was taken over: an operator had left the node in the middle of that workflow, and nobody has renewed or released
+    /// it since. None if nobody had one. Older workflows don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_by: Option<WorkflowId>,
 }
 
 impl Closed {
-    /// Had an earlier workflow of ours closed it, and an operator left it so? Perhaps because something is missing: what it has now is no measure
-    /// for what it must have.
+    /// Had an operator left it in the middle of an earlier workflow of ours? Perhaps because something is missing: what it has now is no measure
+    /// for what it must have, whoever has opened it since.
     pub(super) fn was_left(&self, id: &WorkflowId) -> bool {
-        !self.found.enabled && matches!(whose(self.found.disabled_reason.as_deref(), id), Reason::Another { .. })
+        self.left_by.is_some() || !self.found.enabled && matches!(whose(self.found.disabled_reason.as_deref(), id), Reason::Another { .. })
     }
 }
 
@@ -96,8 +100,8 @@ impl Step for Close {
     fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
         let order = order(cx)?;
         Ok(vec![
-            Take { resource: node_lock(&order), limit: 1 },
-            Take { resource: node_out(&order), limit: order.rules.max_out },
+            Take::new(node_lock(&order), 1),
+            Take::new(node_out(&order), order.rules.max_out),
         ])
     }
 
@@ -146,7 +150,7 @@ impl Step for Close {
             Some(_) => "left disabled, as found".to_owned(),
             None => return not_ours(cx, &order).await,
         };
-        Ok(Undone::Done { note })
+        Ok(as_counted(cx, &order, note))
     }
 
     fn gives(&self, _cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
@@ -229,7 +233,8 @@ async fn look(cx: &StepCx<'_>) -> Result<Closed, StepError> {
         None => None,
     };
     let reopen = is_to_be_reopened(&found, cx.id);
-    Ok(Closed { reopen, found, hypervisor, inventory, agents, alerts })
+    let left_by = cx.took_over(&node_out(&order(cx)?)).cloned();
+    Ok(Closed { reopen, found, hypervisor, inventory, agents, alerts, left_by })
 }
 
 /// What is compared afterwards. Whoever may not ask for it, or asks somebody who is too old, has it not compared.
@@ -255,6 +260,15 @@ async fn heard(cx: &StepCx<'_>, closed: Closed) -> Result<Closed, StepError> {
     Ok(closed)
 }
 
+/// The node is as it was found. If it counted as out then, because an operator had left it in the middle of an earlier workflow, it goes on
+/// counting: also one that somebody else had disabled before any of us came, and that may be down by our doing.
+fn as_counted(cx: &StepCx<'_>, order: &NodeOrder, note: String) -> Undone {
+    match cx.took_over(&node_out(order)) {
+        Some(from) => Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}; goes on counting as out, as {from} had left it") },
+        None => Undone::Done { note },
+    }
+}
+
 /// We never came to close it. If an earlier workflow of ours had, and an operator left it so, the share that we took over with the node
 /// goes on counting: the node is still out.
 async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepError> {
@@ -264,7 +278,7 @@ async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepErro
     Ok(if left {
         Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}, and stays as an operator had left it") }
     } else {
-        Undone::Done { note: note.to_owned() }
+        as_counted(cx, order, note.to_owned())
     })
 }
 

@@ -20,6 +20,9 @@ pub struct VerifiedHypervisor {
     /// What Placement has of it in all, by resource class; empty where that is not compared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub inventory: BTreeMap<String, u64>,
+    /// By which id Nova knows it; None if Nova does not say. Older workflows don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl VerifiedHypervisor {
@@ -120,7 +123,7 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     if !missing.phrases.is_empty() && !Accepted::is(cx, &missing.told())? {
         return Ok(Seen::Less(missing));
     }
-    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory }))
+    Ok(Seen::Back(VerifiedHypervisor { vcpus: hypervisor.vcpus, memory_mb: hypervisor.memory_mb, inventory, id: hypervisor.id }))
 }
 
 /// What nobody tells, and won't later.

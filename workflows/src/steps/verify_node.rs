@@ -144,9 +144,13 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
         }
     }
     if (was_left || knew_none) && let Some(verified) = cx.output::<VerifyHypervisor>()? {
-        let said = verified.told();
+        let mut said = verified.told();
+        // With what it was found, it may have been another one already.
+        if let (true, Some(id)) = (was_left, &verified.id) {
+            said.push_str(&format!("; to Nova it is {id} (`compute_id`)"));
+        }
         let line = if was_left {
-            format!("an operator had left the node closed, perhaps because something is missing; now it offers {said}")
+            format!("an operator had left the node, perhaps because something is missing; now it offers {said}")
         } else {
             format!("Nova knew of no hypervisor of it before; now it offers {said}")
         };
@@ -158,7 +162,7 @@ async fn complaints(cx: &StepCx<'_>) -> Result<Vec<Complaint>, StepError> {
     Ok(complaints)
 }
 
-const WAS_LEFT: &str = "an operator had left the node closed, so how it was found is nothing to compare with";
+const WAS_LEFT: &str = "an operator had left the node, so how it was found is nothing to compare with";
 const WAS_SILENT: &str = "the node did not answer before, so there is nothing to compare with";
 
 /// In what it differs from how it was `found`, without a check of the site's own.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Commit, Next, Resource};
+use super::{Commit, Next, Resource, WorkflowId};
 
 /// The mark of a commit without entries: the same for the same commit, and for no other commit of that workflow. Kept with the workflow
 /// until its next commit. One with entries is recognised by the digest of the newest, which is over all before it.
@@ -25,6 +25,7 @@ pub(super) fn of(commit: &Commit) -> String {
     for take in &commit.take {
         resource(&mut field, &take.resource);
         field(&take.limit.to_le_bytes());
+        field(take.from.as_ref().map_or("", WorkflowId::as_str).as_bytes());
     }
     field(b"give");
     for given in &commit.give {

@@ -246,8 +246,8 @@ pub const INBOX_SIGNALS_MAX: u32 = 1_000;
 pub enum Resource {
     /// One workflow at a time: a node, the environment's Ansible run.
     Lock { name: String },
-    /// A share of a budget, held in the name of `member` (a node), which holds at most one share. A member
-    /// that is in already is taken over by whoever takes it again.
+    /// A share of a budget, held in the name of `member` (a node), which holds at most one share. One that is held already is
+    /// taken over by whoever names its holder.
     Budget { name: String, member: String },
 }
 
@@ -266,6 +266,17 @@ pub struct Take {
     pub resource: Resource,
     /// Members that the budget may have, this one included. 1 for a lock.
     pub limit: u32,
+    /// The workflow whose share of the same member is taken over. Whoever else holds it keeps it ([`Committed::Held`]): so nobody takes
+    /// one over without knowing. Nothing to a lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<WorkflowId>,
+}
+
+impl Take {
+    /// A wish for what nobody else has.
+    pub fn new(resource: Resource, limit: u32) -> Take {
+        Take { resource, limit, from: None }
+    }
 }
 
 /// What becomes of the workflow after a commit.
@@ -298,7 +309,7 @@ pub struct Commit {
     pub headline: String,
     /// So many signals of those handed out with the claim or the last commit have been consumed.
     pub consumed: u32,
-    /// All of them, or the commit is refused as [`Committed::Busy`]. What this workflow has already is fine. Judged
+    /// All of them, or the commit is refused as [`Committed::Busy`] or [`Committed::Held`]. What this workflow has already is fine. Judged
     /// before anything is given.
     pub take: Vec<Take>,
     /// Freed. What this workflow does not have is left alone.
@@ -329,6 +340,9 @@ pub enum Committed {
     /// A resource is not to be had. Nothing was written, the lease stays; this workflow is woken as soon as the
     /// resource may be free.
     Busy { resource: Resource, holders: Vec<WorkflowId> },
+    /// A share of the same member is `holder`'s, whom the wish does not name. Nothing was written, the lease stays, and nobody waits: who
+    /// means to take it over names that one.
+    Held { resource: Resource, holder: WorkflowId },
     /// The journal is not where the holder of the lease believes it to be, or what is kept is not of the form it should have. A bug, or
     /// a damaged store.
     Conflict { seq: u64 },

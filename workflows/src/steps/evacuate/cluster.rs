@@ -136,7 +136,7 @@ impl Step for MoveClusterNodes {
     fn takes(&self, cx: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
         // Once it has succeeded it has given back what it took, and has nothing more to give where it is undone.
         let holds = !found_none(cx)? && cx.output::<MoveClusterNodes>()?.is_none();
-        Ok(if holds { vec![Take { resource: lock(), limit: 1 }] } else { Vec::new() })
+        Ok(if holds { vec![Take::new(lock(), 1)] } else { Vec::new() })
     }
 
     fn gives(&self, cx: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {

@@ -18,6 +18,13 @@ const PROGRESS_STEP: u32 = 20;
 /// Nova's word for a live migration that somebody has stopped.
 const STOPPED: &str = "cancelled";
 
+/// What became of a move.
+pub(super) enum Became {
+    Is(MoveStage),
+    /// It is on another host, and not as it was: that counts as failed, and is no word against the host, which has taken it.
+    Harmed { reason: String },
+}
+
 impl Evacuation<'_, '_> {
     /// Looks what became of every move that is under way, and of instances that have left although their move had failed:
     /// somebody else has moved or deleted them, or they ended in error on their new host.
@@ -29,13 +36,16 @@ impl Evacuation<'_, '_> {
         });
         let open: Vec<(InstanceId, Moving)> = open.map(|(id, moving)| (id.clone(), moving.clone())).collect();
         for (id, moving) in open {
-            if let Some(stage) = self.outcome(&id, &moving).await?
-                && stage != moving.stage
-            {
+            let Some(became) = self.outcome(&id, &moving).await? else { continue };
+            let (stage, is_taken) = match became {
+                Became::Is(stage) => (stage, false),
+                Became::Harmed { reason } => (MoveStage::Failed { reason }, true),
+            };
+            if stage != moving.stage {
                 let failed = matches!(stage, MoveStage::Failed { .. });
                 self.set(&id, stage);
                 match moving.stage {
-                    MoveStage::Accepted { .. } if failed && moving.stop.is_none() => self.remember_not_taken(&id),
+                    MoveStage::Accepted { .. } if failed && !is_taken && moving.stop.is_none() => self.remember_not_taken(&id),
                     MoveStage::Intended if failed && self.our_migration(&id, &moving).await?.is_none() => self.forget_unheard(&id),
                     MoveStage::Intended | MoveStage::Accepted { .. } | MoveStage::Landed { .. } | MoveStage::Gone | MoveStage::Failed { .. } => {}
                 }
@@ -91,9 +101,10 @@ impl Evacuation<'_, '_> {
     }
 
     /// What became of one move; None while it is under way.
-    pub(super) async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<MoveStage>, StepError> {
+    pub(super) async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<Became>, StepError> {
+        let is = |stage| Ok(Some(Became::Is(stage)));
         let instances = &self.cx.ports.instances;
-        let Some(instance) = instances.get(id).await? else { return Ok(Some(MoveStage::Gone)) };
+        let Some(instance) = instances.get(id).await? else { return is(MoveStage::Gone) };
         if busy(&instance).is_some() {
             return Ok(None);
         }
@@ -109,14 +120,14 @@ impl Evacuation<'_, '_> {
                 // A host that went down while it was being confirmed.
                 Some(ours) if ours.state == MigrationState::Failed => {
                     let reason = format!("is `resized` on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
-                    return Ok(Some(MoveStage::Failed { reason }));
+                    return Ok(Some(Became::Harmed { reason }));
                 }
                 Some(_) | None => {}
             }
             return Ok(None);
         }
         if host == self.order.node.as_str() {
-            return self.still_here(id, moving, ours).await;
+            return Ok(self.still_here(id, moving, ours).await?.map(Became::Is));
         }
         // It runs elsewhere some seconds before its migration is over; rebooting the source in between would harm it.
         if self.scene.moving.iter().any(|moving| moving.instance == *id) {
@@ -124,15 +135,15 @@ impl Evacuation<'_, '_> {
         }
         if instance.vm_state == "error" {
             let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
-            return Ok(Some(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") }));
+            return is(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") });
         }
         // Nova starts again what it has stopped for a cold move. A mere wish for another try, of whoever was not asked, is no word on it.
         let is_known = self.moves.known.get(id) == Some(&moving.asked);
         if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !is_known {
             let reason = format!("was running, was stopped to be moved, and is still stopped on {host}: start it, or ask its owner");
-            return Ok(Some(MoveStage::Failed { reason }));
+            return Ok(Some(Became::Harmed { reason }));
         }
-        Ok(Some(MoveStage::Landed { host }))
+        is(MoveStage::Landed { host })
     }
 
     /// It is on the node, and nothing happens to it: has its move failed, or was it never asked for?

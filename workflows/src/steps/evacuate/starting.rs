@@ -9,6 +9,7 @@ use super::moves::{MoveStage, Moving};
 use super::questions::question_opened;
 use super::room::{self, BEGINS_WITHIN, Elsewhere, Others, Patience, Proof};
 use super::{Evacuation, TRIES_MAX, cluster};
+use crate::steps::netboot::LOOK_IS_GOOD_FOR;
 use crate::clock::Timestamp;
 use crate::engine::{StepCx, StepError};
 use crate::ports::{Instance, InstanceId, Migration, MigrationState, Move, MoveStarted, PortErrorKind, holds_device};
@@ -179,10 +180,19 @@ impl Evacuation<'_, '_> {
             before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
-        self.moves.instances.insert(instance.id.clone(), moving);
+        let before_this = self.moves.instances.insert(instance.id.clone(), moving);
         self.changed = true;
         self.write_down().await?;
-        self.cx.guard().await?;
+        if let Err(error) = self.must_be_as_seen(instance).await {
+            // Nothing was asked: there was no try.
+            match before_this {
+                Some(before) => self.moves.instances.insert(instance.id.clone(), before),
+                None => self.moves.instances.remove(&instance.id),
+            };
+            self.changed = true;
+            self.write_down().await?;
+            return Err(error);
+        }
         match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
             Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
             Err(error) => match error.kind {
@@ -224,6 +234,23 @@ impl Evacuation<'_, '_> {
             },
         }
         Ok(())
+    }
+
+    /// The last look before it is asked to move. A look takes its time where there are many, and what is written down may have waited for the store:
+    /// its owner may have moved it meanwhile, or somebody has opened the node. Off an open node nothing is to be moved.
+    async fn must_be_as_seen(&self, instance: &Instance) -> Result<(), StepError> {
+        let looked = self.cx.just_now().await;
+        if looked.since(self.cx.now()) > LOOK_IS_GOOD_FOR {
+            self.must_be_closed().await?;
+        }
+        let now = self.cx.ports.instances.get(&instance.id).await?;
+        let is_as_seen = now.is_some_and(|now| now.host == instance.host && now.vm_state == instance.vm_state && now.task_state == instance.task_state);
+        // Last of all, and it too may wait for the store.
+        self.cx.guard().await?;
+        if is_as_seen && self.cx.just_now().await.since(looked) <= LOOK_IS_GOOD_FOR {
+            return Ok(());
+        }
+        Err(StepError::retry(format!("{} ({}) is not as it was seen, or was seen too long ago, to ask for its move", instance.name, instance.id)))
     }
 
     /// Is another of a server group of its on its way? Nova's scheduler keeps it apart only from what has arrived.

@@ -145,11 +145,11 @@ fn new(name: &str) -> NewWorkflow {
 }
 
 fn lock(name: &str) -> Take {
-    Take { resource: Resource::Lock { name: name.to_owned() }, limit: 1 }
+    Take::new(Resource::Lock { name: name.to_owned() }, 1)
 }
 
 fn share(name: &str, member: &str, limit: u32) -> Take {
-    Take { resource: Resource::Budget { name: name.to_owned(), member: member.to_owned() }, limit }
+    Take::new(Resource::Budget { name: name.to_owned(), member: member.to_owned() }, limit)
 }
 
 /// A commit of one entry by whoever holds `claimed`.

@@ -60,7 +60,7 @@ pub async fn a_lock_freed_before_the_waiter_parks_makes_it_due(bed: &dyn Bed) {
 
 pub async fn what_a_workflow_frees_itself_makes_it_due_if_it_waited_for_that(bed: &dyn Bed) {
     let desk = Desk::at(bed);
-    let share = |member: &str| Take { resource: Resource::Budget { name: "out".to_owned(), member: member.to_owned() }, limit: 1 };
+    let share = |member: &str| share("out", member, 1);
     let claimed = desk.begin("w").await;
     let claimed = desk.must(&claimed, take(&claimed, vec![share("one")], Next::Keep)).await;
     assert_eq!(desk.commit(take(&claimed, vec![share("two")], Next::Keep)).await, busy(&share("two"), &["w"]));
@@ -157,8 +157,19 @@ pub async fn a_member_of_a_budget_is_taken_over(bed: &dyn Bed) {
     let first = desk.must(&first, take(&first, vec![share("out", "node-1", 1)], Next::Keep)).await;
     desk.must(&first, commit(&first, Next::End { keep: LONG })).await;
     let second = desk.begin("second").await;
-    let second = desk.must(&second, take(&second, vec![share("out", "node-1", 1)], Next::Keep)).await;
+    // By whoever knows whose it is; and all of a wish, or nothing.
+    let from = |name: &str| Take { from: Some(id(name)), ..share("out", "node-1", 1) };
+    let first_has_it = Committed::Held { resource: share("out", "node-1", 1).resource, holder: id("first") };
+    for wish in [share("out", "node-1", 1), from("third")] {
+        assert_eq!(desk.commit(take(&second, vec![lock("node-1"), wish], Next::Keep)).await, first_has_it);
+        assert_eq!(held(&desk).await, [("budget out for node-1".to_owned(), "first".to_owned())]);
+    }
+    let second = desk.must(&second, take(&second, vec![from("first")], Next::Keep)).await;
     assert_eq!(held(&desk).await, [("budget out for node-1".to_owned(), "second".to_owned())]);
+    // What it has already is fine, whomever it names; so is a share that nobody has any more.
+    let second = desk.must(&second, take(&second, vec![from("first"), share("out", "node-1", 1)], Next::Keep)).await;
+    let second = desk.must(&second, take(&second, vec![Take { from: Some(id("first")), ..share("other", "node-2", 1) }], Next::Keep)).await;
+    let second = desk.must(&second, give(&second, &share("other", "node-2", 1), Next::Keep)).await;
     desk.must(&second, give(&second, &share("out", "node-1", 1), Next::Keep)).await;
     assert!(held(&desk).await.is_empty());
 }

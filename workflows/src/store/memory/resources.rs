@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock::Timestamp;
-use crate::store::{Holding, Resource, Take, WorkflowId, limits};
+use crate::store::{Committed, Holding, Resource, Take, WorkflowId, limits};
 
 /// What is waited for: a lock, or any share of a budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,19 +29,23 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// The first of `wanted` that `id` can't have, and who has it. Changes nothing.
-    pub(super) fn busy(&self, id: &WorkflowId, wanted: &[Take]) -> Option<(Resource, Vec<WorkflowId>)> {
+    /// The first of `wanted` that `id` can't have, and why: [`Committed::Busy`] or [`Committed::Held`]. Changes nothing.
+    pub(super) fn refused(&self, id: &WorkflowId, wanted: &[Take]) -> Option<Committed> {
+        let busy = |take: &Take, holders: Vec<WorkflowId>| Some(Committed::Busy { resource: take.resource.clone(), holders });
         let mut joining: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for take in wanted {
             match &take.resource {
                 Resource::Lock { name } => {
                     if let Some(holder) = self.locks.get(name).filter(|holder| *holder != id) {
-                        return Some((take.resource.clone(), vec![holder.clone()]));
+                        return busy(take, vec![holder.clone()]);
                     }
                 }
                 Resource::Budget { name, member } => {
                     let members = self.budgets.get(name);
-                    if members.is_some_and(|members| members.contains_key(member)) {
+                    if let Some(holder) = self.share(name, member) {
+                        if holder != id && Some(holder) != take.from.as_ref() {
+                            return Some(Committed::Held { resource: take.resource.clone(), holder: holder.clone() });
+                        }
                         continue;
                     }
                     let joining = joining.entry(name).or_default();
@@ -49,7 +53,7 @@ impl Resources {
                     if members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
                         let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).cloned().collect();
                         let shown = holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect();
-                        return Some((take.resource.clone(), shown));
+                        return busy(take, shown);
                     }
                 }
             }

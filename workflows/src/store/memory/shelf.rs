@@ -113,9 +113,11 @@ impl Shelf {
         if record.seq() != commit.expected {
             return Committed::Conflict { seq: record.seq() };
         }
-        if let Some((resource, holders)) = self.resources.busy(&id, &commit.take) {
-            self.resources.wait(&id, &resource, now);
-            return Committed::Busy { resource, holders };
+        if let Some(refused) = self.resources.refused(&id, &commit.take) {
+            if let Committed::Busy { resource, .. } = &refused {
+                self.resources.wait(&id, resource, now);
+            }
+            return refused;
         }
         self.write_down(&id, &commit, now);
         self.move_resources(&id, &commit, now);

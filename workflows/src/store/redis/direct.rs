@@ -211,7 +211,7 @@ impl Direct {
                         held.remove(&commit.id);
                     }
                 }
-                Committed::Busy { .. } => {}
+                Committed::Busy { .. } | Committed::Held { .. } => {}
             }
         }
         for ((id, fence), renewed) in asked.renew.iter().zip(&advanced.renewed) {

@@ -97,7 +97,7 @@ fn written<'a>(text: &'a mut String, arguments: std::fmt::Arguments<'_>) -> &'a 
 
 /// Arguments of the entries of one commit, of one wish, one resource given, one workflow created, one signal sent.
 const ENTRIES_ARGUMENTS: usize = 3;
-const TAKE_ARGUMENTS: usize = 4;
+const TAKE_ARGUMENTS: usize = 5;
 const GIVE_ARGUMENTS: usize = 3;
 const NEW_ARGUMENTS: usize = 6;
 const SIGNAL_ARGUMENTS: usize = 2;
@@ -147,7 +147,7 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     }
     for take in &commit.take {
         resource(call, &take.resource);
-        call.arg(take.limit);
+        call.arg(take.limit).arg(take.from.as_ref().map_or("", WorkflowId::as_str));
     }
     for given in &commit.give {
         resource(call, given);

@@ -10,7 +10,7 @@ use super::layout::{self, Kept};
 use super::entries;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Status, StoredSignal, WorkflowId, limits,
+    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Resource, Status, StoredSignal, WorkflowId, limits,
 };
 
 /// An answer that is not what the scripts give. Somebody else writes to these keys, or runs another version.
@@ -216,17 +216,22 @@ fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Time
             Ok(Committed::Conflict { seq: 0 })
         }
         "busy" => {
-            let taken = |place: usize| commit.take.get(place.checked_sub(1)?).map(|take| take.resource.clone());
-            let place = reply.number()?;
-            let resource = taken(place).ok_or_else(|| Malformed::new("one of the wishes", place.to_string()))?;
+            let resource = wish(commit, reply.number()?)?;
             let mut holders = texts(reply.value()?)?.into_iter().map(id).collect::<Result<Vec<_>, _>>()?;
             holders.sort();
             holders.dedup();
             holders.truncate(limits::HOLDERS_SHOWN_MAX);
             Ok(Committed::Busy { resource, holders })
         }
+        "held" => Ok(Committed::Held { resource: wish(commit, reply.number()?)?, holder: reply.id()? }),
         _ => Err(Malformed::new("a verdict", tag)),
     }
+}
+
+/// What it wishes for in that place; 1 is the first.
+fn wish(commit: &Commit, place: usize) -> Result<Resource, Malformed> {
+    let taken = place.checked_sub(1).and_then(|at| commit.take.get(at));
+    taken.map(|take| take.resource.clone()).ok_or_else(|| Malformed::new("one of the wishes", place.to_string()))
 }
 
 /// Also whether its head has no flags.

@@ -169,7 +169,7 @@ async fn mail_and_freed_resources_are_not_overwritten() {
     other.create(sample("has")).await.unwrap();
     let mut has = Hand::of(&other, claim(&other).await.remove(0));
     let lock = Resource::Lock { name: "node:n1".to_owned() };
-    let takes = |hand: &Hand<'_>| Commit { take: vec![Take { resource: lock.clone(), limit: 1 }], ..hand.next(Next::Keep) };
+    let takes = |hand: &Hand<'_>| Commit { take: vec![Take::new(lock.clone(), 1)], ..hand.next(Next::Keep) };
     has.send(takes(&has)).await.unwrap();
     let wants = takes(&hand);
     assert!(matches!(hand.send(wants).await.unwrap(), Committed::Busy { .. }));
@@ -187,7 +187,7 @@ async fn mail_and_freed_resources_are_not_overwritten() {
 async fn what_has_a_lock_goes_by_the_script_and_frees_it_at_its_end() {
     let (server, store) = start().await;
     let mut hand = in_hand(&server, &store, &["w"]).await.remove(0);
-    let take = vec![Take { resource: Resource::Lock { name: "node:n1".to_owned() }, limit: 1 }];
+    let take = vec![Take::new(Resource::Lock { name: "node:n1".to_owned() }, 1)];
     let takes = Commit { take, ..hand.next(Next::Keep) };
     hand.send(takes).await.unwrap();
     let before = calls(&server, "exec");

@@ -62,7 +62,9 @@ end
 local function read_resources(count, with_limit)
   local list = {}
   for i = 1, count do
-    list[i] = { kind = text(), name = text(), member = text(), limit = with_limit and number() }
+    local one = { kind = text(), name = text(), member = text() }
+    if with_limit then one.limit, one.from = number(), text() end
+    list[i] = one
   end
   return list
 end
@@ -80,7 +82,9 @@ local function busy(id, take)
     else
       local key = budget_key(wish.name)
       local member = wish.name .. '\0' .. wish.member
-      if call('HEXISTS', key, wish.member) == 0 then
+      local holder = call('HGET', key, wish.member)
+      if holder and holder ~= id and holder ~= wish.from then return { 'held', i, holder } end
+      if not holder then
         -- The same member twice is one member.
         if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
         counted[member] = true
