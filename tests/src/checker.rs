@@ -159,8 +159,8 @@ struct Judge<'a> {
     nodes: BTreeMap<String, Node>,
     /// Where each instance is.
     places: BTreeMap<String, String>,
-    /// By instance: the request, where from, and where to, once that is known.
-    moves: BTreeMap<String, (String, String)>,
+    /// By instance: the request, where from, and to which host, if one was named.
+    moves: BTreeMap<String, (String, String, Value)>,
     /// Node and instance: who has left a node since it was closed.
     left: BTreeSet<(String, String)>,
     /// Runs of the setup script that go on.
@@ -229,7 +229,7 @@ impl<'a> Judge<'a> {
             "migration_requested" => self.move_requested(event),
             "migration_ended" => {
                 let instance = text(event, "instance");
-                if self.moves.get(instance).is_some_and(|(request, _)| request == text(event, "request")) {
+                if self.moves.get(instance).is_some_and(|(request, ..)| request == text(event, "request")) {
                     self.moves.remove(instance);
                 }
             }
@@ -294,9 +294,10 @@ impl<'a> Judge<'a> {
 
     fn move_requested(&mut self, event: &Value) {
         let (instance, from) = (text(event, "instance").to_owned(), text(event, "node").to_owned());
-        // (Whoever tries a node with a canary, and whoever empties the one where it was made, may ask at once: Nova refuses one of them.)
-        let is_harmless = self.canaries.contains(&instance) && !event["refused"].is_null();
-        if self.moves.contains_key(&instance) && !is_harmless {
+        // (Whoever tries a node with a canary names that, and whoever empties the one where it was made does not: both may ask at once, and Nova refuses one.
+        // The same asked again would be one who did not look.)
+        let is_another = |(.., to): &(String, String, Value)| *to != event["to"] && self.canaries.contains(&instance) && !event["refused"].is_null();
+        if self.moves.get(&instance).is_some_and(|open| !is_another(open)) {
             self.say(Rule::OneMoveAtATime, format!("a second move of {instance} is asked for while one is under way"));
         }
         if !self.rules.moves_back && !self.canaries.contains(&instance) && self.nodes.get(&from).is_some_and(|node| node.enabled && !node.others_turn) {
@@ -309,7 +310,7 @@ impl<'a> Judge<'a> {
             self.say(Rule::DrainedBeforeMoved, what);
         }
         if event["refused"].is_null() {
-            self.moves.insert(instance, (text(event, "request").to_owned(), from));
+            self.moves.insert(instance, (text(event, "request").to_owned(), from, event["to"].clone()));
         }
     }
 
@@ -449,7 +450,7 @@ impl<'a> Judge<'a> {
             self.say(Rule::NothingIsLost, format!("{what} of {name} with {} on it", there.join(", ")));
         }
         let leaving: Vec<String> =
-            self.moves.iter().filter(|(_, (_, from))| from == name).map(|(id, _)| id.clone()).collect();
+            self.moves.iter().filter(|(_, (_, from, _))| from == name).map(|(id, _)| id.clone()).collect();
         if !leaving.is_empty() {
             self.say(
                 Rule::NothingIsLost,

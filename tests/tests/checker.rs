@@ -286,11 +286,14 @@ fn a_second_move_that_was_refused_was_asked_for_all_the_same() {
     bad(Rule::OneMoveAtATime, &history![close("a"), ask("a1", "a", "r1"), refused.clone(), ended("a1", "r1"), open("a")]);
     // Of a canary, one workflow asks to try its node, and another one as it empties that where the canary was made: Nova refuses one of them.
     let canary = json!({ "kind": "instance_created", "instance": "a3", "name": "turnaround-canary-x", "node": "a" });
-    refused["instance"] = json!("a3");
+    (refused["instance"], refused["to"]) = (json!("a3"), json!("b"));
     let asked = |second: Value| history![canary.clone(), close("a"), ask("a3", "a", "r1"), second, ended("a3", "r1"), open("a")];
     assert_eq!(judge(&asked(refused.clone()), &rules()), []);
-    refused["refused"] = json!(null);
-    bad(Rule::OneMoveAtATime, &asked(refused));
+    let (mut taken, mut again) = (refused.clone(), refused);
+    taken["refused"] = json!(null);
+    again["to"] = json!(null);
+    bad(Rule::OneMoveAtATime, &asked(taken));
+    bad(Rule::OneMoveAtATime, &asked(again));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use turnaround_config::Pinned;
 use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
-use turnaround_workflows::ports::{GroupRule, MigrationState, Move};
+use turnaround_workflows::ports::{GroupRule, MOVE_METADATA, MigrationState, Move};
 use turnaround_workflows::rehearsal::{ALWAYS, Api, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, Outage, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, RolloutOrder};
@@ -162,7 +162,8 @@ async fn what_leaves_or_is_wanted_on_an_open_node_while_the_store_is_away_is_not
     let minute = Duration::from_secs(60);
     let resized = Happens::InstanceResized { name: "gpu-01-a".to_owned() };
     let opened = Happens::ServiceEnabled { node: "gpu-01".to_owned() };
-    for (what, happens) in [("resized", resized), ("opened", opened)] {
+    let unwanted = Happens::MetadataSet { name: "gpu-01-a".to_owned(), key: MOVE_METADATA.to_owned(), value: "never".to_owned() };
+    for (what, happens) in [("resized", resized), ("opened", opened), ("unwanted", unwanted)] {
         let plan = SitePlan::uniform(3, 1).happens(minute, happens);
         let (mut too_late, mut in_time) = (0, 0);
         // The store goes away between any two of the calls before the move, and comes back when that has happened.

@@ -286,6 +286,28 @@ async fn write_journals() {
     write_questions().await;
     write_looks().await;
     write_reports().await;
+    write_taken_over().await;
+}
+
+/// A node that was left, whose share of the budget the next renewal takes over.
+async fn write_taken_over() {
+    let mut plan = plan();
+    plan.node("gpu-01").unwrap().faults.loses_boot_override = 1;
+    let mut ordered = order(&plan, 1);
+    ordered.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    for (answer, ends) in [("leave", Status::Failed), ("accept", Status::Succeeded)] {
+        let rollout = sim.order(&ordered).await;
+        let child = sim.child(&rollout, "gpu-01").await;
+        sim.run().await;
+        sim.clock.advance(std::time::Duration::from_secs(60));
+        sim.signal(&child, SignalKind::Answer { key: answer.to_owned() }).await;
+        sim.run().await;
+        assert_eq!(sim.document(&child).await.status, ends);
+        if ends == Status::Succeeded {
+            write(&sim, &child, "renewed-after-it-was-left").await;
+        }
+    }
 }
 
 /// An installer that gives up; once more, and well.

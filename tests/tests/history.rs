@@ -376,6 +376,26 @@ fn the_time_to_recovery_is_from_the_blow_to_the_next_commit() {
 }
 
 #[test]
+fn who_was_killed_before_it_could_say_that_it_had_something_is_known_by_what_the_store_counts() {
+    let unheard = |tries: u64, change: fn(&mut Story)| {
+        let mut story = Story::good();
+        story.lines.iter_mut().find(|line| line["event"] == "claimed" && line["fence"] == 20).unwrap()["tries"] = json!(tries);
+        change(&mut story);
+        story.judge().recoveries.last().unwrap().unheard
+    };
+    // The lease of who was killed has expired; it had committed under it.
+    assert!(!unheard(1, |_| {}));
+    assert!(unheard(2, |_| {}));
+    // One more has said that it had it, and was killed, too.
+    let one_more = |story: &mut Story| {
+        story.lines.push(claimed(1_000, 3, NODE, 15, 2));
+        story.lines.push(json!({ "event": "fault", "at": 1_100, "kind": "worker killed", "pids": [3] }));
+    };
+    assert!(!unheard(2, one_more));
+    assert!(unheard(3, one_more));
+}
+
+#[test]
 fn rare_paths_are_counted() {
     let reached = Story::good().judge().reached;
     let times = |what: &str| reached.iter().find(|reached| reached.what == what).unwrap().times;

@@ -578,6 +578,30 @@ async fn a_node_that_was_left_is_no_measure_for_its_next_renewal_though_somebody
     assert!(!scenario.enabled("gpu-01"));
 }
 
+#[tokio::test]
+async fn a_node_that_was_left_goes_on_counting_though_its_next_renewal_finds_it_opened_and_goes_back() {
+    let plan = with_faults(NodeFaults { loses_memory_mb: 64 * 1024, ..NodeFaults::default() });
+    let plan = plan.happens(12 * HOUR, Happens::ServiceEnabled { node: "gpu-01".to_owned() });
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.answer("gpu-01", "leave").await;
+    scenario.sim.clock.advance_to(MORNING + 11 * HOUR + 59 * MINUTE);
+    scenario.rollout = scenario.order(&["gpu-01"], 1).await;
+    let node = scenario.node("gpu-01");
+    scenario.sim.run_until(async |sim| sim.store.load(&node).await.unwrap().is_some() && sim.state(&node).await.record("take-stock").is_some()).await;
+    assert!(!scenario.enabled("gpu-01"));
+    scenario.sim.clock.advance_to(MORNING + 12 * HOUR + SECOND);
+    scenario.sim.signal(&scenario.rollout.clone(), SignalKind::Abort { why: "not now".to_owned() }).await;
+    scenario.rest().await;
+    assert_eq!(scenario.status("gpu-01").await, Status::Aborted);
+    assert!(scenario.enabled("gpu-01"), "somebody has opened it");
+    assert_eq!(scenario.sim.store.holdings().await.unwrap().len(), 1, "and nobody has looked whether it is whole");
+    scenario.rollout = scenario.order(&["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert!(question.seen.iter().any(|line| line.contains("an operator had left the node")), "{question:?}");
+}
+
 /// Found by seeds (10403 among them).
 #[tokio::test]
 async fn by_which_id_nova_knows_a_node_is_told_where_it_was_left_and_there_is_nothing_to_compare_with() {

@@ -2,7 +2,7 @@
 //!
 //! One sample is one workflow (a survey) that a process had in hand when it, or Redis, was killed with SIGKILL. It is taken from
 //! what the processes wrote of themselves: from the moment before the kill of a worker to the moment in which another one was told
-//! that it has the workflow; from the moment before the kill of Redis to the next commit of the workflow that was acknowledged.
+//! that it has the workflow (apart: those of which the store has counted one lease more than anybody has told of); from the moment before the kill of Redis to the next commit of the workflow that was acknowledged.
 //! Workers are killed one after the other, a second apart on average: while what one had in hand waits for its lease to end, the next
 //! ones are killed, also those that had just taken something over.
 
@@ -57,6 +57,8 @@ pub struct Measured {
     pub redis_kills: usize,
     /// Until another worker had it in hand.
     pub claimed: Histogram,
+    /// The same, where that one was killed in turn before it could say so: until the next one had it.
+    pub unheard: Histogram,
     /// After a kill of Redis: until the next commit of what was in hand.
     pub redis: Histogram,
     pub violations: Vec<String>,
@@ -118,7 +120,8 @@ pub async fn measure(kills: usize, as_built: bool) -> io::Result<Measured> {
     Ok(Measured {
         worker_kills,
         redis_kills,
-        claimed: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms),
+        claimed: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| !recovery.unheard)),
+        unheard: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| recovery.unheard)),
         redis: of(Struck::RedisKilled, |recovery| recovery.committed_ms),
         violations: judged.violations.iter().map(ToString::to_string).collect(),
         lost: judged.recoveries.iter().filter(|recovery| recovery.committed_ms.is_none()).count(),
@@ -197,8 +200,9 @@ impl Kills<'_> {
 pub fn tell(measured: &Measured) {
     println!("lease {} s, bound {} s", LEASE.as_secs(), BOUND.as_secs());
     println!("a sample is a survey that was in hand when the process was killed with SIGKILL\n");
-    let Measured { worker_kills, redis_kills, claimed, redis, .. } = measured;
+    let Measured { worker_kills, redis_kills, claimed, unheard, redis, .. } = measured;
     println!("{worker_kills} kills of a worker, until another one has it in hand: {claimed}");
+    println!("  where that one was killed in turn before it could say so, until the next one has it: {unheard}");
     println!("{redis_kills} kills of Redis (started again at once), until the next commit: {redis}");
     println!("{} were never heard of again", measured.lost);
     for violation in &measured.violations {

@@ -49,6 +49,8 @@ pub(super) struct Claim {
     pub(super) workflow: String,
     pub(super) fence: u64,
     pub(super) seq: u64,
+    /// Leases in a row that had expired without a commit, as the store counts them.
+    pub(super) tries: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -193,7 +195,7 @@ impl Facts {
         match event.as_str() {
             "claimed" => {
                 let ((workflow, fence), pid, seq) = (lease(&line), number(&line, "pid"), number(&line, "seq"));
-                self.claims.push(Claim { at, pid, workflow, fence, seq });
+                self.claims.push(Claim { at, pid, workflow, fence, seq, tries: number(&line, "tries") });
             }
             "commit" | "committed" | "unknown" => self.commit(&event, at, &line),
             "lease-refused" | "guard-refused" | "handed-back" => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::facts::Facts;
+use super::facts::{Claim, Facts};
 
 /// Who was struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub struct Recovery {
     pub workflow: String,
     /// From the blow until a worker had the workflow in hand again (or was heard of by Redis again), in milliseconds. None: never.
     pub claimed_ms: Option<i64>,
+    /// A lease was granted meanwhile whose holder was killed before it could say so.
+    pub unheard: bool,
     /// From the blow to the next commit of that workflow, in milliseconds.
     pub committed_ms: Option<i64>,
 }
@@ -48,6 +50,15 @@ pub(super) fn given_up(facts: &Facts, workflow: &str, fence: u64, at: i64) -> bo
     by_commit || facts.leases.iter().any(|(event, when, of, under)| event != "guard-refused" && of == workflow && *under == fence && *when <= at)
 }
 
+/// Had more leases expired before this one, since the workflow's last commit, than anybody has said to have had?
+fn was_unheard(facts: &Facts, claim: &Claim) -> bool {
+    let done = facts.commits_of(&claim.workflow).filter_map(|(commit, sent)| Some((sent.done().filter(|at| *at <= claim.at)?, commit.keeps_the_lease())));
+    // The lease of the last commit expired, too, if that kept it.
+    let (last, kept) = done.max_by_key(|(at, _)| *at).unwrap_or((i64::MIN, false));
+    let heard = facts.claims_of(&claim.workflow).iter().filter(|other| other.fence < claim.fence && other.at > last).count();
+    claim.tries > heard as u64 + u64::from(kept)
+}
+
 pub(super) fn recoveries(facts: &Facts) -> Vec<Recovery> {
     let mut recoveries = Vec::new();
     for fault in &facts.faults {
@@ -64,10 +75,11 @@ pub(super) fn recoveries(facts: &Facts) -> Vec<Recovery> {
             }
             let claimed = facts.claims_of(workflow).iter().find(|claim| claim.at > fault.at && claim.fence > fence);
             let committed = facts.commits_of(workflow).filter_map(|(_, sent)| sent.done()).filter(|at| *at > fault.at).min();
+            let unheard = claimed.is_some_and(|claim| was_unheard(facts, claim));
             let claimed = claimed.map(|claim| claim.at - fault.at);
             let committed_ms = committed.map(|at| at - fault.at);
             let claimed_ms = if struck == Struck::RedisKilled { committed_ms } else { claimed };
-            recoveries.push(Recovery { struck, workflow: workflow.to_owned(), claimed_ms, committed_ms });
+            recoveries.push(Recovery { struck, workflow: workflow.to_owned(), claimed_ms, unheard, committed_ms });
         }
     }
     recoveries

@@ -26,6 +26,8 @@ const RESOURCE_LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Transitions of one activation, before the workflow goes back into the queue so that others get their turn. A
 /// node's renewal has about 20.
 const TRANSITIONS_MAX: u32 = 256;
+/// Tries to begin a step that takes shares over, each of which needs one more than it is named in. More than a few mean that others take them in turn.
+const TAKE_OVERS_MAX: u32 = 5;
 /// Children that one workflow may start. A rollout of a whole site has one for each node.
 const CHILDREN_MAX: usize = 10_000;
 
@@ -162,36 +164,39 @@ impl<'a> Driver<'a> {
             }
         };
         let mut run = self.run.lock().await;
-        let deadline = deadline(&step.policy(&cx), run.now());
+        let policy = step.policy(&cx);
         // Its view of the state would make the next event copy all of it.
         drop(cx);
         let took: Vec<Resource> = take.iter().map(|take| take.resource.clone()).collect();
-        // Once more for each share that is taken over, and again only if that has another holder meanwhile.
-        loop {
+        for round in 1.. {
             let before = (!take.is_empty()).then(|| (run.state.clone(), run.pending.clone()));
             let over = |take: &Take| Some(TakenOver { resource: take.resource.clone(), from: take.from.clone()? });
             let took_over = take.iter().filter_map(over).collect();
+            // Not once for all rounds: each may have waited for the store.
+            let deadline = deadline(&policy, run.now());
             run.push(Event::StepBegun { step: name.to_owned(), deadline, took: took.clone(), took_over })?;
             let met = run.commit(take.clone()).await?;
             if let (Met::Busy { .. } | Met::Held { .. }, Some(before)) = (&met, before) {
                 (run.state, run.pending) = before;
             }
-            match met {
+            let (resource, holders) = match met {
                 Met::Done => return Ok(None),
+                Met::Busy { resource, holders } => (resource, holders),
                 // It is named, so that the journal says whose the share was.
-                Met::Held { resource, holder } => {
-                    take.iter_mut().filter(|take| take.resource == resource).for_each(|take| take.from = Some(holder.clone()));
+                Met::Held { resource, holder } if round < TAKE_OVERS_MAX => {
+                    take.iter_mut().filter(|take| take.resource == resource).for_each(|take| take.from.clone_from(&holder));
+                    continue;
                 }
-                Met::Busy { resource, holders } => {
-                    if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
-                        run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
-                    }
-                    let then = run.now() + RESOURCE_LOOK_AGAIN;
-                    run.leave(Next::At(then), step.queue()).await?;
-                    return Ok(Some(Activation::Parked));
-                }
+                Met::Held { resource, holder } => (resource, holder.into_iter().collect()),
+            };
+            if run.state.awaits.as_ref() != Some(&(resource.clone(), holders.clone())) {
+                run.push(Event::ResourceAwaited { step: name.to_owned(), resource, holders })?;
             }
+            let then = run.now() + RESOURCE_LOOK_AGAIN;
+            run.leave(Next::At(then), step.queue()).await?;
+            break;
         }
+        Ok(Some(Activation::Parked))
     }
 
     /// Looks, and acts if there is something to do.

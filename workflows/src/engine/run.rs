@@ -81,8 +81,8 @@ pub(super) struct Pending {
 pub(super) enum Met {
     Done,
     Busy { resource: Resource, holders: Vec<WorkflowId> },
-    /// It is to be taken over, from that one.
-    Held { resource: Resource, holder: WorkflowId },
+    /// It is to be taken over from that one; or is nobody's any more.
+    Held { resource: Resource, holder: Option<WorkflowId> },
 }
 
 impl<'a> Run<'a> {

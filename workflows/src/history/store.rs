@@ -67,7 +67,7 @@ fn answered(asked: &Advance, answer: &Advanced) {
         tell("claimed", || {
             json!({
                 "workflow": document.id, "kind": document.kind, "target": document.target, "fence": claimed.fence, "seq": document.seq,
-                "until": claimed.lease_until,
+                "until": claimed.lease_until, "tries": claimed.tries,
             })
         });
     }

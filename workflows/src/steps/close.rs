@@ -288,7 +288,7 @@ async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService)
     let looked = cx.just_now().await;
     let service = cx.ports.compute.service(&order.node).await?;
     if service.enabled {
-        return Ok(Undone::Done { note: "opened by somebody else meanwhile".to_owned() });
+        return Ok(as_counted(cx, order, "opened by somebody else meanwhile".to_owned()));
     }
     if whose(service.disabled_reason.as_deref(), cx.id) == Reason::Ours {
         fresh(cx, looked, &order.node).await?;

@@ -246,8 +246,8 @@ pub const INBOX_SIGNALS_MAX: u32 = 1_000;
 pub enum Resource {
     /// One workflow at a time: a node, the environment's Ansible run.
     Lock { name: String },
-    /// A share of a budget, held in the name of `member` (a node), which holds at most one share. One that is held already is
-    /// taken over by whoever names its holder.
+    /// A share of a budget, held in the name of `member` (a node), which holds at most one share. One that is held already, and whose holder has ended, is
+    /// taken over by whoever names that.
     Budget { name: String, member: String },
 }
 
@@ -266,8 +266,8 @@ pub struct Take {
     pub resource: Resource,
     /// Members that the budget may have, this one included. 1 for a lock.
     pub limit: u32,
-    /// The workflow whose share of the same member is taken over. Whoever else holds it keeps it ([`Committed::Held`]): so nobody takes
-    /// one over without knowing. Nothing to a lock.
+    /// The workflow whose share of the same member is taken over; it has ended. Whoever else holds it keeps it ([`Committed::Held`]), also
+    /// nobody: so nobody takes one over without knowing, or believes to have. Nothing to a lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<WorkflowId>,
 }
@@ -340,9 +340,9 @@ pub enum Committed {
     /// A resource is not to be had. Nothing was written, the lease stays; this workflow is woken as soon as the
     /// resource may be free.
     Busy { resource: Resource, holders: Vec<WorkflowId> },
-    /// A share of the same member is `holder`'s, whom the wish does not name. Nothing was written, the lease stays, and nobody waits: who
-    /// means to take it over names that one.
-    Held { resource: Resource, holder: WorkflowId },
+    /// A share of the same member is `holder`'s, which has ended, and the wish names another, or none; or it names one, and the share is nobody's.
+    /// Nothing was written, the lease stays, and nobody waits: who means to take it names the right one.
+    Held { resource: Resource, holder: Option<WorkflowId> },
     /// The journal is not where the holder of the lease believes it to be, or what is kept is not of the form it should have. A bug, or
     /// a damaged store.
     Conflict { seq: u64 },

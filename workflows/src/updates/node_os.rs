@@ -10,8 +10,8 @@ use crate::steps::{
     VerifyNode, VerifyOs,
 };
 
-// 7: its boot ticket may say where to report, and its journal what was reported: a worker of 6 reads neither.
-pub(super) const VERSION: u32 = 7;
+// 8: its journal may say from whom a share of the budget was taken over: a worker of 7 takes over without a word, and gives back what was left.
+pub(super) const VERSION: u32 = 8;
 
 pub(super) fn definition() -> Definition {
     Definition {

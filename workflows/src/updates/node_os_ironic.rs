@@ -7,7 +7,8 @@ use crate::steps::{
     VerifyNode, VerifyOs,
 };
 
-pub(super) const VERSION: u32 = 4;
+// 5: as 8 of [`super::node_os`].
+pub(super) const VERSION: u32 = 5;
 
 pub(super) fn definition() -> Definition {
     Definition {

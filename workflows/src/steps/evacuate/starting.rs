@@ -180,18 +180,24 @@ impl Evacuation<'_, '_> {
             before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
+        let looked = self.cx.just_now().await;
+        if !self.is_as_seen(instance).await? {
+            self.wait_for(instance, "is never found as it was a moment before");
+            return Ok(());
+        }
         let before_this = self.moves.instances.insert(instance.id.clone(), moving);
         self.changed = true;
         self.write_down().await?;
-        if let Err(error) = self.must_be_as_seen(instance).await {
-            // Nothing was asked: there was no try.
+        self.cx.guard().await?;
+        // Both may have waited for the store.
+        if self.cx.just_now().await.since(looked) > LOOK_IS_GOOD_FOR {
             match before_this {
                 Some(before) => self.moves.instances.insert(instance.id.clone(), before),
                 None => self.moves.instances.remove(&instance.id),
             };
             self.changed = true;
             self.write_down().await?;
-            return Err(error);
+            return Err(StepError::retry(format!("too much time has passed since {} ({}) was looked at", instance.name, instance.id)));
         }
         match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
             Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
@@ -236,21 +242,20 @@ impl Evacuation<'_, '_> {
         Ok(())
     }
 
-    /// The last look before it is asked to move. A look takes its time where there are many, and what is written down may have waited for the store:
-    /// its owner may have moved it meanwhile, or somebody has opened the node. Off an open node nothing is to be moved.
-    async fn must_be_as_seen(&self, instance: &Instance) -> Result<(), StepError> {
-        let looked = self.cx.just_now().await;
-        if looked.since(self.cx.now()) > LOOK_IS_GOOD_FOR {
-            self.must_be_closed().await?;
+    /// Is it still what was seen, and still to be moved, since a look takes its time where there are many? Its owner, or somebody else, may have moved
+    /// it, deleted it or said another word meanwhile; and off a node that is open nothing is to be moved.
+    async fn is_as_seen(&mut self, instance: &Instance) -> Result<bool, StepError> {
+        let is_old = self.cx.just_now().await.since(self.cx.now()) > LOOK_IS_GOOD_FOR;
+        if is_old && self.cx.ports.compute.service(&self.order.node).await?.enabled {
+            // The next look says so.
+            return Ok(false);
         }
-        let now = self.cx.ports.instances.get(&instance.id).await?;
-        let is_as_seen = now.is_some_and(|now| now.host == instance.host && now.vm_state == instance.vm_state && now.task_state == instance.task_state);
-        // Last of all, and it too may wait for the store.
-        self.cx.guard().await?;
-        if is_as_seen && self.cx.just_now().await.since(looked) <= LOOK_IS_GOOD_FOR {
-            return Ok(());
+        if is_old && !cluster::undrained(self.cx, self.order, std::slice::from_ref(instance)).await?.is_empty() {
+            return Ok(false);
         }
-        Err(StepError::retry(format!("{} ({}) is not as it was seen, or was seen too long ago, to ask for its move", instance.name, instance.id)))
+        let Some(now) = self.cx.ports.instances.get(&instance.id).await? else { return Ok(false) };
+        let told = |of: &Instance| (of.host.clone(), of.vm_state.clone(), of.task_state.clone(), of.locked, of.flavor.clone(), of.owner_wants.clone());
+        Ok(told(&now) == told(instance))
     }
 
     /// Is another of a server group of its on its way? Nova's scheduler keeps it apart only from what has arrived.

@@ -81,7 +81,7 @@ macro_rules! for_each_store_check {
             a_waiter_that_ended_wakes_the_next_one
             ending_frees_locks_and_keeps_budget_shares
             a_budget_has_so_many_members_and_no_more
-            a_member_of_a_budget_is_taken_over
+            a_share_is_taken_over_only_from_whoever_is_named_and_has_ended
             a_budget_share_of_an_open_workflow_is_not_released
             a_signal_wakes_whom_it_is_for
             a_signal_that_arrives_before_the_park_is_not_slept_through

@@ -151,26 +151,30 @@ pub async fn a_budget_has_so_many_members_and_no_more(bed: &dyn Bed) {
     desk.must(&fourth, take(&fourth, vec![wish], Next::Keep)).await;
 }
 
-pub async fn a_member_of_a_budget_is_taken_over(bed: &dyn Bed) {
+pub async fn a_share_is_taken_over_only_from_whoever_is_named_and_has_ended(bed: &dyn Bed) {
     let desk = Desk::at(bed);
+    let node = share("out", "node-1", 1);
+    let from = |name: &str| Take { from: Some(id(name)), ..node.clone() };
+    let held_by = |holder: Option<&str>| Committed::Held { resource: node.resource.clone(), holder: holder.map(id) };
     let first = desk.begin("first").await;
-    let first = desk.must(&first, take(&first, vec![share("out", "node-1", 1)], Next::Keep)).await;
-    desk.must(&first, commit(&first, Next::End { keep: LONG })).await;
+    // Nobody has it.
+    assert_eq!(desk.commit(take(&first, vec![from("gone")], Next::Keep)).await, held_by(None));
+    let first = desk.must(&first, take(&first, vec![node.clone()], Next::Keep)).await;
     let second = desk.begin("second").await;
-    // By whoever knows whose it is; and all of a wish, or nothing.
-    let from = |name: &str| Take { from: Some(id(name)), ..share("out", "node-1", 1) };
-    let first_has_it = Committed::Held { resource: share("out", "node-1", 1).resource, holder: id("first") };
-    for wish in [share("out", "node-1", 1), from("third")] {
-        assert_eq!(desk.commit(take(&second, vec![lock("node-1"), wish], Next::Keep)).await, first_has_it);
+    for wish in [node.clone(), from("first")] {
+        assert_eq!(desk.commit(take(&second, vec![wish], Next::Keep)).await, busy(&node, &["first"]), "it is open");
+    }
+    desk.must(&first, commit(&first, Next::End { keep: LONG })).await;
+    // All of a wish, or nothing.
+    for wish in [node.clone(), from("third")] {
+        assert_eq!(desk.commit(take(&second, vec![lock("node-1"), wish], Next::Keep)).await, held_by(Some("first")));
         assert_eq!(held(&desk).await, [("budget out for node-1".to_owned(), "first".to_owned())]);
     }
     let second = desk.must(&second, take(&second, vec![from("first")], Next::Keep)).await;
     assert_eq!(held(&desk).await, [("budget out for node-1".to_owned(), "second".to_owned())]);
-    // What it has already is fine, whomever it names; so is a share that nobody has any more.
-    let second = desk.must(&second, take(&second, vec![from("first"), share("out", "node-1", 1)], Next::Keep)).await;
-    let second = desk.must(&second, take(&second, vec![Take { from: Some(id("first")), ..share("other", "node-2", 1) }], Next::Keep)).await;
-    let second = desk.must(&second, give(&second, &share("other", "node-2", 1), Next::Keep)).await;
-    desk.must(&second, give(&second, &share("out", "node-1", 1), Next::Keep)).await;
+    // What it has already is fine, whomever it names.
+    let second = desk.must(&second, take(&second, vec![from("first"), node.clone()], Next::Keep)).await;
+    desk.must(&second, give(&second, &node, Next::Keep)).await;
     assert!(held(&desk).await.is_empty());
 }
 

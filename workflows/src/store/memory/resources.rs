@@ -30,7 +30,7 @@ pub(super) struct Resources {
 
 impl Resources {
     /// The first of `wanted` that `id` can't have, and why: [`Committed::Busy`] or [`Committed::Held`]. Changes nothing.
-    pub(super) fn refused(&self, id: &WorkflowId, wanted: &[Take]) -> Option<Committed> {
+    pub(super) fn refused(&self, id: &WorkflowId, wanted: &[Take], is_open: impl Fn(&WorkflowId) -> bool) -> Option<Committed> {
         let busy = |take: &Take, holders: Vec<WorkflowId>| Some(Committed::Busy { resource: take.resource.clone(), holders });
         let mut joining: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for take in wanted {
@@ -42,10 +42,14 @@ impl Resources {
                 }
                 Resource::Budget { name, member } => {
                     let members = self.budgets.get(name);
-                    if let Some(holder) = self.share(name, member) {
-                        if holder != id && Some(holder) != take.from.as_ref() {
-                            return Some(Committed::Held { resource: take.resource.clone(), holder: holder.clone() });
-                        }
+                    let holder = self.share(name, member);
+                    if let Some(holder) = holder.filter(|holder| *holder != id && is_open(holder)) {
+                        return busy(take, vec![holder.clone()]);
+                    }
+                    if holder != Some(id) && holder != take.from.as_ref() {
+                        return Some(Committed::Held { resource: take.resource.clone(), holder: holder.cloned() });
+                    }
+                    if holder.is_some() {
                         continue;
                     }
                     let joining = joining.entry(name).or_default();

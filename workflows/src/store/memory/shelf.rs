@@ -113,7 +113,8 @@ impl Shelf {
         if record.seq() != commit.expected {
             return Committed::Conflict { seq: record.seq() };
         }
-        if let Some(refused) = self.resources.refused(&id, &commit.take) {
+        let is_open = |holder: &WorkflowId| self.records.get(holder).is_some_and(|record| !record.is_ended());
+        if let Some(refused) = self.resources.refused(&id, &commit.take, is_open) {
             if let Committed::Busy { resource, .. } = &refused {
                 self.resources.wait(&id, resource, now);
             }

@@ -217,13 +217,24 @@ fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Time
         }
         "busy" => {
             let resource = wish(commit, reply.number()?)?;
-            let mut holders = texts(reply.value()?)?.into_iter().map(id).collect::<Result<Vec<_>, _>>()?;
+            // One that can't be read must not hide the others.
+            let mut holders: Vec<WorkflowId> = texts(reply.value()?)?.iter().filter_map(|holder| holder.parse().ok()).collect();
             holders.sort();
             holders.dedup();
             holders.truncate(limits::HOLDERS_SHOWN_MAX);
             Ok(Committed::Busy { resource, holders })
         }
-        "held" => Ok(Committed::Held { resource: wish(commit, reply.number()?)?, holder: reply.id()? }),
+        "held" => {
+            let (resource, holder) = (wish(commit, reply.number()?)?, reply.text()?);
+            match (holder.is_empty(), holder.parse()) {
+                (true, _) => Ok(Committed::Held { resource, holder: None }),
+                (false, Ok(holder)) => Ok(Committed::Held { resource, holder: Some(holder) }),
+                (false, Err(why)) => {
+                    error!(workflow = %commit.id, %resource, holder, %why, "a share is held by what is no workflow: `turnaround node release` frees it; the commit was refused");
+                    Ok(Committed::Conflict { seq: 0 })
+                }
+            }
+        }
         _ => Err(Malformed::new("a verdict", tag)),
     }
 }

@@ -7,7 +7,7 @@ use super::sample;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    Advance, Advanced, Claim, Commit, Committed, Digest, Fence, Next, Query, Queue, Status, Store, StoredEntry, StoredSignal, WorkflowId,
+    Advance, Advanced, Claim, Commit, Committed, Digest, Fence, Next, Query, Queue, Resource, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -180,5 +180,31 @@ async fn who_holds_what_can_be_read_beside_garbage() {
     let holdings = store.holdings().await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     let readable = holdings.iter().filter(|holding| holding.holder.as_str() == "a-good").count();
     assert_eq!(readable, 2, "{holdings:#?}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn what_is_held_by_no_workflow_refuses_who_wants_it_and_nobody_else() {
+    let (server, store) = poisoned(&[&["HSET", "{ta}:budget:nodes-out", "n1", "no/id", "n2", "\"fan, ask bob\""], &["SADD", "{ta}:budgets", "nodes-out"]]).await;
+    let claimed = store.advance(&claim()).await.unwrap();
+    let takes = |member: &str| vec![Take::new(Resource::Budget { name: "nodes-out".to_owned(), member: member.to_owned() }, 2)];
+    let commits = claimed.claimed.iter().map(|claimed| {
+        let take = match claimed.document.id.as_str() {
+            "bad" => takes("n1"),
+            "a-good" => takes("n3"),
+            _ => Vec::new(),
+        };
+        Commit { take, ..commit(&claimed.document.id, claimed.fence, Next::Keep) }
+    });
+    let advanced = store.advance(&Advance { commits: commits.collect(), ..claim() }).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    for (claimed, committed) in claimed.claimed.iter().zip(&advanced.commits) {
+        match claimed.document.id.as_str() {
+            "bad" => assert_eq!(*committed, Committed::Conflict { seq: 0 }),
+            // There is no place left, and nobody to name who has it.
+            "a-good" => assert!(matches!(committed, Committed::Busy { holders, .. } if holders.is_empty()), "{committed:?}"),
+            _ => assert!(matches!(committed, Committed::Done { .. }), "{committed:?}"),
+        }
+    }
+    assert!(store.release_budget("nodes-out", "n1").await.unwrap(), "and it can be freed");
     drop(server);
 }

@@ -83,7 +83,14 @@ local function busy(id, take)
       local key = budget_key(wish.name)
       local member = wish.name .. '\0' .. wish.member
       local holder = call('HGET', key, wish.member)
-      if holder and holder ~= id and holder ~= wish.from then return { 'held', i, holder } end
+      if holder and holder ~= id then
+        local seq, _, its_flags = peek(holder)
+        if seq and band(its_flags, ENDED) == 0 then
+          call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
+          return { 'busy', i, { holder } }
+        end
+      end
+      if (holder or '') ~= id and (holder or '') ~= wish.from then return { 'held', i, holder or '' } end
       if not holder then
         -- The same member twice is one member.
         if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
