@@ -15,7 +15,7 @@ use turnaround_workflows::updates;
 const SEEDS: std::ops::Range<u64> = if cfg!(debug_assertions) { 0..1_000 } else { 0..10_000 };
 
 /// What must have come about at least once in a run of as many seeds as [`SEEDS`] or more: a fault that never struck proves nothing.
-const SOMETIMES: [&str; 27] = [
+const SOMETIMES: [&str; 28] = [
     "aborted",
     "activation lost",
     "claim whose answer was lost",
@@ -30,6 +30,7 @@ const SOMETIMES: [&str; 27] = [
     "question asked",
     "resource busy",
     "ring unheard",
+    "share to be taken over",
     "signal refused",
     "step failed and was tried again",
     "step undone",
