@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use turnaround_workflows::clock::Timestamp;
-use turnaround_workflows::engine::{Course, Current, Question, Stage, State};
+use turnaround_workflows::engine::{Course, Current, Question, Stage, State, waits_for};
 use turnaround_workflows::store::{Document, Queue, Status, WorkflowId};
 
 use crate::wire::{ReasonCode, WhyNotNow};
@@ -52,8 +52,7 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
         return Some(unknown_definition(document, since));
     }
     if let (None, Some((resource, holders))) = (&state.current, &state.awaits) {
-        let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
-        let text = format!("waits for the {resource}, held by {}", holders.join(", "));
+        let text = waits_for(resource, holders);
         let unblock = "it goes on as soon as a holder gives it back; a node that was left out of service keeps its share \
                        until `turnaround node release NODE`";
         return Some(reason(ReasonCode::Resource, since, None, &text, unblock.to_owned()));

@@ -190,6 +190,29 @@ async fn what_leaves_or_is_wanted_on_an_open_node_while_the_store_is_away_is_not
 }
 
 #[tokio::test]
+async fn what_nova_said_of_one_is_kept_though_it_falls_silent_at_the_next() {
+    let mut plan = SitePlan::uniform(3, 2);
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Refused, ALWAYS, "the group wants it here");
+    let (mut silent, step) = (0, Duration::from_millis(100));
+    for calls_before in 0..=60_u32 {
+        let from = calls_before * step;
+        plan.faults.outages = vec![Outage { api: Api::Nova, node: None, from, lasts: Duration::from_secs(60) }];
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.call_takes = step;
+        let rollout = sim.order(&order).await;
+        let node = rollout.child("gpu-01").unwrap();
+        sim.run().await;
+        let journal: Vec<String> = sim.store.journal(&node, 1, 500).await.unwrap().into_iter().map(|entry| entry.body).collect();
+        assert!(!journal.iter().any(|body| body.contains("never asked")), "{calls_before}");
+        let refused = journal.iter().position(|body| body.contains("the group wants it here"));
+        silent += usize::from(refused.is_some_and(|place| journal[place..].iter().any(|body| body.contains("step-failed"))));
+    }
+    assert!(silent > 0, "it fell silent after the refusal");
+}
+
+#[tokio::test]
 async fn an_owners_word_is_heard_in_the_middle_of_a_look_that_takes_minutes() {
     let second = Duration::from_secs(1);
     let (mut heard, mut too_late) = (0, 0);

@@ -377,22 +377,27 @@ fn the_time_to_recovery_is_from_the_blow_to_the_next_commit() {
 
 #[test]
 fn who_was_killed_before_it_could_say_that_it_had_something_is_known_by_what_the_store_counts() {
-    let unheard = |tries: u64, change: fn(&mut Story)| {
+    let killed = |at: i64, pid: u64| json!({ "event": "fault", "at": at, "kind": "worker killed", "pids": [pid] });
+    let unheard = |tries: u64, more: Vec<Value>| {
         let mut story = Story::good();
         story.lines.iter_mut().find(|line| line["event"] == "claimed" && line["fence"] == 20).unwrap()["tries"] = json!(tries);
-        change(&mut story);
+        story.lines.extend(more);
         story.judge().recoveries.last().unwrap().unheard
     };
-    // The lease of who was killed has expired; it had committed under it.
-    assert!(!unheard(1, |_| {}));
-    assert!(unheard(2, |_| {}));
-    // One more has said that it had it, and was killed, too.
-    let one_more = |story: &mut Story| {
-        story.lines.push(claimed(1_000, 3, NODE, 15, 2));
-        story.lines.push(json!({ "event": "fault", "at": 1_100, "kind": "worker killed", "pids": [3] }));
+    // The lease of who was killed at 140 has expired; it had committed under it.
+    assert_eq!(unheard(1, vec![]), 0);
+    // It was granted to somebody meanwhile. Only who was killed has an excuse.
+    assert_eq!(unheard(2, vec![]), 0);
+    assert_eq!(unheard(2, vec![killed(500, 9)]), 1);
+    // One more has said that it had it, the second after somebody unheard of, and was killed at 1,100.
+    let one_more = |tries: u64| {
+        let mut told = claimed(1_000, 3, NODE, 15, 2);
+        told["tries"] = json!(tries);
+        vec![killed(500, 9), told, killed(1_100, 3), killed(1_200, 8)]
     };
-    assert!(!unheard(2, one_more));
-    assert!(unheard(3, one_more));
+    assert_eq!(unheard(2, one_more(1)), 0);
+    assert_eq!(unheard(3, one_more(1)), 1);
+    assert_eq!(unheard(3, one_more(2)), 0, "who was unheard of before that is none of this one's");
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub struct Measured {
     pub claimed: Histogram,
     /// The same, where that one was killed in turn before it could say so: until the next one had it.
     pub unheard: Histogram,
+    /// Those of them that took longer than the bound allows for each.
+    pub too_late: Vec<Recovery>,
     /// After a kill of Redis: until the next commit of what was in hand.
     pub redis: Histogram,
     pub violations: Vec<String>,
@@ -70,7 +72,7 @@ impl Measured {
     pub fn is_good(&self) -> bool {
         let bound = i64::try_from(BOUND.as_millis()).unwrap_or(i64::MAX);
         let within = |histogram: &Histogram| histogram.max().is_some_and(|max| max <= bound);
-        within(&self.claimed) && within(&self.redis) && self.violations.is_empty() && self.lost == 0
+        within(&self.claimed) && within(&self.redis) && self.too_late.is_empty() && self.violations.is_empty() && self.lost == 0
     }
 }
 
@@ -120,12 +122,19 @@ pub async fn measure(kills: usize, as_built: bool) -> io::Result<Measured> {
     Ok(Measured {
         worker_kills,
         redis_kills,
-        claimed: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| !recovery.unheard)),
-        unheard: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| recovery.unheard)),
+        claimed: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| recovery.unheard == 0)),
+        unheard: of(Struck::WorkerKilled, |recovery| recovery.claimed_ms.filter(|_| recovery.unheard > 0)),
+        too_late: judged.recoveries.iter().filter(|recovery| is_too_late(recovery)).cloned().collect(),
         redis: of(Struck::RedisKilled, |recovery| recovery.committed_ms),
         violations: judged.violations.iter().map(ToString::to_string).collect(),
         lost: judged.recoveries.iter().filter(|recovery| recovery.committed_ms.is_none()).count(),
     })
+}
+
+/// Each who was killed before it could say that it had the workflow has had it for no longer than the bound.
+fn is_too_late(recovery: &Recovery) -> bool {
+    let bound = BOUND.as_millis() as i64 * (recovery.unheard as i64 + 1);
+    recovery.struck == Struck::WorkerKilled && recovery.claimed_ms.is_some_and(|claimed| claimed > bound)
 }
 
 struct Kills<'a> {
@@ -205,6 +214,9 @@ pub fn tell(measured: &Measured) {
     println!("  where that one was killed in turn before it could say so, until the next one has it: {unheard}");
     println!("{redis_kills} kills of Redis (started again at once), until the next commit: {redis}");
     println!("{} were never heard of again", measured.lost);
+    for Recovery { workflow, claimed_ms, unheard, .. } in &measured.too_late {
+        println!("TOO LATE: {workflow}: {claimed_ms:?} ms, {unheard} unheard of meanwhile");
+    }
     for violation in &measured.violations {
         println!("VIOLATION: {violation}");
     }

@@ -25,8 +25,8 @@ pub struct Recovery {
     pub workflow: String,
     /// From the blow until a worker had the workflow in hand again (or was heard of by Redis again), in milliseconds. None: never.
     pub claimed_ms: Option<i64>,
-    /// A lease was granted meanwhile whose holder was killed before it could say so.
-    pub unheard: bool,
+    /// So many leases were granted meanwhile whose holders were killed before they could say so.
+    pub unheard: u64,
     /// From the blow to the next commit of that workflow, in milliseconds.
     pub committed_ms: Option<i64>,
 }
@@ -50,13 +50,15 @@ pub(super) fn given_up(facts: &Facts, workflow: &str, fence: u64, at: i64) -> bo
     by_commit || facts.leases.iter().any(|(event, when, of, under)| event != "guard-refused" && of == workflow && *under == fence && *when <= at)
 }
 
-/// Had more leases expired before this one, since the workflow's last commit, than anybody has said to have had?
-fn was_unheard(facts: &Facts, claim: &Claim) -> bool {
-    let done = facts.commits_of(&claim.workflow).filter_map(|(commit, sent)| Some((sent.done().filter(|at| *at <= claim.at)?, commit.keeps_the_lease())));
-    // The lease of the last commit expired, too, if that kept it.
-    let (last, kept) = done.max_by_key(|(at, _)| *at).unwrap_or((i64::MIN, false));
-    let heard = facts.claims_of(&claim.workflow).iter().filter(|other| other.fence < claim.fence && other.at > last).count();
-    claim.tries > heard as u64 + u64::from(kept)
+/// How many leases have expired before this one of which nobody has said that it had them, since the newest that was told of: the store counts
+/// those that expire in a row without a commit. No more than workers were killed since `blow`: any other is lost, and late.
+fn unheard(facts: &Facts, claim: &Claim, blow: i64) -> u64 {
+    let Some(before) = facts.claims_of(&claim.workflow).iter().filter(|other| other.fence < claim.fence).max_by_key(|other| other.fence) else { return 0 };
+    let committed = facts.commits_of(&claim.workflow).any(|(commit, sent)| commit.fence == before.fence && sent.done().is_some());
+    let expected = if committed { 1 } else { before.tries + 1 };
+    let kills = facts.faults.iter().filter(|fault| matches!(struck(&fault.kind), Some(Struck::WorkerKilled | Struck::HostKilled)));
+    let kills = kills.filter(|fault| blow < fault.at && fault.at <= claim.at).count() as u64;
+    claim.tries.saturating_sub(expected).min(kills)
 }
 
 pub(super) fn recoveries(facts: &Facts) -> Vec<Recovery> {
@@ -75,7 +77,7 @@ pub(super) fn recoveries(facts: &Facts) -> Vec<Recovery> {
             }
             let claimed = facts.claims_of(workflow).iter().find(|claim| claim.at > fault.at && claim.fence > fence);
             let committed = facts.commits_of(workflow).filter_map(|(_, sent)| sent.done()).filter(|at| *at > fault.at).min();
-            let unheard = claimed.is_some_and(|claim| was_unheard(facts, claim));
+            let unheard = claimed.map_or(0, |claim| unheard(facts, claim, fault.at));
             let claimed = claimed.map(|claim| claim.at - fault.at);
             let committed_ms = committed.map(|at| at - fault.at);
             let claimed_ms = if struck == Struck::RedisKilled { committed_ms } else { claimed };

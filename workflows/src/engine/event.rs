@@ -101,8 +101,7 @@ impl Event {
         match self {
             Event::Created { kind, target, by, .. } => format!("{kind} of {target} created by {by}"),
             Event::ResourceAwaited { step, resource, holders } => {
-                let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
-                format!("{step}: waits for the {resource}, held by {}", holders.join(", "))
+                format!("{step}: {}", waits_for(resource, holders))
             }
             Event::StepBegun { step, took_over, .. } => {
                 let over = took_over.iter().map(|TakenOver { resource, from }| format!("; takes the {resource} over from {from}"));
@@ -133,6 +132,15 @@ impl Event {
             Event::Ended { outcome, why } if why.is_empty() => outcome.as_str().to_owned(),
             Event::Ended { outcome, why } => format!("{}: {why}", outcome.as_str()),
         }
+    }
+}
+
+/// For people.
+pub fn waits_for(resource: &Resource, holders: &[WorkflowId]) -> String {
+    let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
+    match holders.is_empty() {
+        true => format!("waits for the {resource}, held by nobody who can be named: a worker's log says by what, and it looks again by itself"),
+        false => format!("waits for the {resource}, held by {}", holders.join(", ")),
     }
 }
 

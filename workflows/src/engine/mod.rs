@@ -26,7 +26,7 @@ pub use activation::{Activation, Committer, Engine, LeaseLost};
 pub use cx::StepCx;
 pub use decide::{Decision, decide};
 pub use definition::{Definition, Registry};
-pub use event::{ChildStarted, Event, Outcome, TakenOver, UnwindCause};
+pub use event::{ChildStarted, Event, Outcome, TakenOver, UnwindCause, waits_for};
 pub use journal::{BadEntry, Entry, check_chain, seal};
 pub use replay::{Damage, fold};
 pub use report::Report;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Event, Outcome, Question, Report, TakenOver, UnwindCause};
+use super::{Event, Outcome, Question, Report, TakenOver, UnwindCause, waits_for};
 use crate::clock::Timestamp;
 use crate::store::{Resource, Status, WorkflowId};
 
@@ -325,10 +325,7 @@ impl State {
     pub fn headline(&self) -> String {
         let what = match (&self.course, &self.current, &self.awaits) {
             (Course::Ended { why, .. }, _, _) => return why.clone(),
-            (_, None, Some((resource, holders))) => {
-                let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
-                format!("waits for the {resource}, held by {}", holders.join(", "))
-            }
+            (_, None, Some((resource, holders))) => waits_for(resource, holders),
             (Course::Unwinding { .. }, Some(current), _) => joined(&format!("undo {}", current.step), &self.note),
             (Course::Forward, Some(current), _) => joined(&current.step, &self.note),
             (Course::Forward | Course::Unwinding { .. }, None, None) => self.note.clone(),

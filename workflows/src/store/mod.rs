@@ -338,7 +338,8 @@ pub enum Committed {
     /// Somebody else holds the workflow now, or it is gone. Nothing was written, and nothing will be.
     Fenced,
     /// A resource is not to be had. Nothing was written, the lease stays; this workflow is woken as soon as the
-    /// resource may be free.
+    /// resource may be free. (Not where another open workflow has the share of the same member: it has to look again. Holders that are no
+    /// workflows are left out.)
     Busy { resource: Resource, holders: Vec<WorkflowId> },
     /// A share of the same member is `holder`'s, which has ended, and the wish names another, or none; or it names one, and the share is nobody's.
     /// Nothing was written, the lease stays, and nobody waits: who means to take it names the right one.

@@ -10,7 +10,8 @@ use crate::engine::{
     ChildSpec, Definition, Observed, Outcome, Policy, Progress, Step, StepCx, StepError, step,
 };
 
-pub(super) const VERSION: u32 = 3;
+// 4: whoever takes it gives its nodes the versions that it knows itself, and those have new rules.
+pub(super) const VERSION: u32 = 4;
 /// A rollout waits for its nodes and their operators. A year is "no deadline" that still is a number.
 const ROLLOUT_DEADLINE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 

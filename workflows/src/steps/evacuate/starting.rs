@@ -129,7 +129,12 @@ impl Evacuation<'_, '_> {
                     if self.must_keep_apart(&instance).await? {
                         continue;
                     }
-                    self.start(&instance, how, tries).await?;
+                    let started = self.start(&instance, how, tries).await;
+                    if started.is_err() {
+                        // What Nova has said of others in this look must not be lost.
+                        self.write_down().await?;
+                    }
+                    started?;
                 }
             }
         }
@@ -165,6 +170,13 @@ impl Evacuation<'_, '_> {
         }
         let was_unheard = before_this.is_some_and(|moving| moving.unheard);
         let to = if (tries == 0 || was_unheard) && !was_sent_to_a_host { self.choose_host(instance).await? } else { None };
+        let looked = self.cx.just_now().await;
+        if !self.is_as_seen(instance).await? {
+            // The next look sees what it is then. What it was busy with before is over.
+            self.waited_for.insert(instance.id.clone());
+            self.changed |= self.moves.busy.remove(&instance.id).is_some();
+            return Ok(());
+        }
         let moving = Moving {
             name: instance.name.clone(),
             how,
@@ -180,11 +192,6 @@ impl Evacuation<'_, '_> {
             before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
-        let looked = self.cx.just_now().await;
-        if !self.is_as_seen(instance).await? {
-            self.wait_for(instance, "is never found as it was a moment before");
-            return Ok(());
-        }
         let before_this = self.moves.instances.insert(instance.id.clone(), moving);
         self.changed = true;
         self.write_down().await?;

@@ -29,25 +29,26 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// The first of `wanted` that `id` can't have, and why: [`Committed::Busy`] or [`Committed::Held`]. Changes nothing.
-    pub(super) fn refused(&self, id: &WorkflowId, wanted: &[Take], is_open: impl Fn(&WorkflowId) -> bool) -> Option<Committed> {
-        let busy = |take: &Take, holders: Vec<WorkflowId>| Some(Committed::Busy { resource: take.resource.clone(), holders });
+    /// The first of `wanted` that `id` can't have, and why: [`Committed::Busy`] or [`Committed::Held`]; and whether to wait for it in line: one
+    /// share that another open workflow has is no other share. Changes nothing.
+    pub(super) fn refused(&self, id: &WorkflowId, wanted: &[Take], is_open: impl Fn(&WorkflowId) -> bool) -> Option<(Committed, bool)> {
+        let busy = |take: &Take, holders: Vec<WorkflowId>, in_line: bool| Some((Committed::Busy { resource: take.resource.clone(), holders }, in_line));
         let mut joining: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for take in wanted {
             match &take.resource {
                 Resource::Lock { name } => {
                     if let Some(holder) = self.locks.get(name).filter(|holder| *holder != id) {
-                        return busy(take, vec![holder.clone()]);
+                        return busy(take, vec![holder.clone()], true);
                     }
                 }
                 Resource::Budget { name, member } => {
                     let members = self.budgets.get(name);
                     let holder = self.share(name, member);
                     if let Some(holder) = holder.filter(|holder| *holder != id && is_open(holder)) {
-                        return busy(take, vec![holder.clone()]);
+                        return busy(take, vec![holder.clone()], false);
                     }
                     if holder != Some(id) && holder != take.from.as_ref() {
-                        return Some(Committed::Held { resource: take.resource.clone(), holder: holder.cloned() });
+                        return Some((Committed::Held { resource: take.resource.clone(), holder: holder.cloned() }, false));
                     }
                     if holder.is_some() {
                         continue;
@@ -57,7 +58,7 @@ impl Resources {
                     if members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
                         let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).cloned().collect();
                         let shown = holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect();
-                        return busy(take, shown);
+                        return busy(take, shown, true);
                     }
                 }
             }

@@ -114,8 +114,8 @@ impl Shelf {
             return Committed::Conflict { seq: record.seq() };
         }
         let is_open = |holder: &WorkflowId| self.records.get(holder).is_some_and(|record| !record.is_ended());
-        if let Some(refused) = self.resources.refused(&id, &commit.take, is_open) {
-            if let Committed::Busy { resource, .. } = &refused {
+        if let Some((refused, in_line)) = self.resources.refused(&id, &commit.take, is_open) {
+            if let (true, Committed::Busy { resource, .. }) = (in_line, &refused) {
                 self.resources.wait(&id, resource, now);
             }
             return refused;

@@ -217,26 +217,40 @@ fn committed(verdict: u8, others: &mut Reply, commit: &Commit, lease_until: Time
         }
         "busy" => {
             let resource = wish(commit, reply.number()?)?;
-            // One that can't be read must not hide the others.
-            let mut holders: Vec<WorkflowId> = texts(reply.value()?)?.iter().filter_map(|holder| holder.parse().ok()).collect();
+            let said: Vec<Value> = Reply::of(reply.value()?)?.0.collect();
+            let mut holders: Vec<WorkflowId> = said.into_iter().filter_map(|holder| holder_of(commit, &resource, holder)).collect();
             holders.sort();
             holders.dedup();
             holders.truncate(limits::HOLDERS_SHOWN_MAX);
             Ok(Committed::Busy { resource, holders })
         }
         "held" => {
-            let (resource, holder) = (wish(commit, reply.number()?)?, reply.text()?);
-            match (holder.is_empty(), holder.parse()) {
-                (true, _) => Ok(Committed::Held { resource, holder: None }),
-                (false, Ok(holder)) => Ok(Committed::Held { resource, holder: Some(holder) }),
-                (false, Err(why)) => {
-                    error!(workflow = %commit.id, %resource, holder, %why, "a share is held by what is no workflow: `turnaround node release` frees it; the commit was refused");
-                    Ok(Committed::Conflict { seq: 0 })
-                }
+            let resource = wish(commit, reply.number()?)?;
+            match reply.value()? {
+                Value::BulkString(nobody) if nobody.is_empty() => Ok(Committed::Held { resource, holder: None }),
+                // Whoever that is can't be named.
+                holder => Ok(match holder_of(commit, &resource, holder) {
+                    None => Committed::Busy { resource, holders: Vec::new() },
+                    Some(holder) => Committed::Held { resource, holder: Some(holder) },
+                }),
             }
         }
         _ => Err(Malformed::new("a verdict", tag)),
     }
+}
+
+/// One that can't be read must not hide the others, nor stop who asks for something else.
+fn holder_of(commit: &Commit, resource: &Resource, holder: Value) -> Option<WorkflowId> {
+    let told = format!("{holder:?}");
+    let read = text(holder).ok().and_then(|holder| holder.parse().ok());
+    if read.is_none() {
+        let how = match resource {
+            Resource::Lock { .. } => "remove its field by hand",
+            Resource::Budget { .. } => "`turnaround node release` frees a node's share",
+        };
+        error!(workflow = %commit.id, %resource, holder = told, how, "what is waited for is held by what is no workflow");
+    }
+    read
 }
 
 /// What it wishes for in that place; 1 is the first.

@@ -85,10 +85,8 @@ local function busy(id, take)
       local holder = call('HGET', key, wish.member)
       if holder and holder ~= id then
         local seq, _, its_flags = peek(holder)
-        if seq and band(its_flags, ENDED) == 0 then
-          call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
-          return { 'busy', i, { holder } }
-        end
+        -- Not in the line of those who wait for any share: one that is freed is not this one.
+        if seq and band(its_flags, ENDED) == 0 then return { 'busy', i, { holder } } end
       end
       if (holder or '') ~= id and (holder or '') ~= wish.from then return { 'held', i, holder or '' } end
       if not holder then
