@@ -164,3 +164,16 @@ impl std::fmt::Display for UnwindCause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_is_told_also_where_nobody_can_be_named_who_has_it() {
+        let share = Resource::Budget { name: "nodes-out".to_owned(), member: "gpu-01".to_owned() };
+        let holders: Vec<WorkflowId> = ["roll.gpu-02", "roll.gpu-03"].iter().filter_map(|id| id.parse().ok()).collect();
+        assert_eq!(waits_for(&share, &holders), "waits for the budget nodes-out for gpu-01, held by roll.gpu-02, roll.gpu-03");
+        assert!(waits_for(&share, &[]).starts_with("waits for the budget nodes-out for gpu-01, held by nobody who can be named"));
+    }
+}
