@@ -53,8 +53,12 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
     }
     if let (None, Some((resource, holders))) = (&state.current, &state.awaits) {
         let text = waits_for(resource, holders);
-        let unblock = "it goes on as soon as a holder gives it back; a node that was left out of service keeps its share \
-                       until `turnaround node release NODE`";
+        let unblock = if holders.is_empty() {
+            "look at the workers' log for what holds it: `turnaround node release NODE` frees a node's share, a lock has to be removed by hand"
+        } else {
+            "it goes on as soon as a holder gives it back; a node that was left out of service keeps its share \
+             until `turnaround node release NODE`"
+        };
         return Some(reason(ReasonCode::Resource, since, None, &text, unblock.to_owned()));
     }
     Some(from_stage(document, &state, since, now))

@@ -29,6 +29,7 @@ pub enum Event {
         step: String,
         deadline: Timestamp,
         took: Vec<Resource>,
+        /// Those of `took` that another workflow had kept when it ended. Releases before node-os 8 don't say.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         took_over: Vec<TakenOver>,
     },
@@ -135,7 +136,7 @@ impl Event {
     }
 }
 
-/// For people.
+/// What is waited for, and who has it, in one line for people: the same in journals, listings and `turnaround show`.
 pub fn waits_for(resource: &Resource, holders: &[WorkflowId]) -> String {
     let holders: Vec<&str> = holders.iter().map(WorkflowId::as_str).collect();
     match holders.is_empty() {
