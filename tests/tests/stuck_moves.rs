@@ -258,3 +258,36 @@ async fn an_owner_is_waited_for_before_an_operator_is_asked() {
     assert!(question.seen.len() == 1 && question.seen[0].contains("is in error"), "{question:?}");
     assert!(waited(&sim) < Duration::from_secs(600), "what only an operator can mend is asked meanwhile");
 }
+
+/// Whoever reads of a move that does not end reads nothing of what becomes of it.
+#[tokio::test]
+async fn an_instance_that_stays_stopped_after_a_move_about_which_was_asked_while_it_went_on_is_told_all_the_same() {
+    for key in ["retry", "unwind"] {
+        let mut plan = SitePlan::uniform(3, 2);
+        let guest_a = plan.instance("gpu-01-a").unwrap();
+        guest_a.metadata.insert("turnaround:move".to_owned(), "cold".to_owned());
+        guest_a.fault = MoveFault::new(MoveGoesWrong::StaysOff, 1, "");
+        let mut order = order(&plan, 1);
+        order.nodes.truncate(1);
+        let mut sim = Sim::new(plan, 7);
+        let rollout = sim.order(&order).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        let awaits = |sim: &Sim| guest(sim, "gpu-01-a").vm_state == VmState::Resized;
+        sim.run_until(async |sim| awaits(sim)).await;
+        assert!(awaits(&sim));
+        // A long lunch: when it is looked at again it is confirmed, which is not over at once, and is late.
+        sim.signal(&node, SignalKind::Pause { why: "lunch".to_owned() }).await;
+        sim.run().await;
+        sim.clock.advance(Duration::from_millis(order.rules.evacuate_deadline_ms));
+        sim.signal(&node, SignalKind::Resume).await;
+        sim.run().await;
+        let question = asked(&sim, &node).await;
+        assert!(question.text.starts_with("the move of an instance off gpu-01 does not end") && question.seen[0].contains("(`confirming`)"), "{question:?}");
+
+        answer(&mut sim, &node, key).await;
+        let question = asked(&sim, &node).await;
+        assert!(question.seen[0].contains("was running, was stopped to be moved, and is still stopped on"), "{question:?}");
+        answer(&mut sim, &node, "retry").await;
+        assert_eq!(sim.document(&node).await.status, if key == "retry" { Status::Succeeded } else { Status::Failed });
+    }
+}

@@ -257,7 +257,7 @@ impl Story {
     fn read(site: &Site<'_>) -> Story {
         let mut story = Story::default();
         story.read_journals(site.journals);
-        let mut reader = Reader { site, nodes: BTreeMap::new(), places: BTreeMap::new(), requests: BTreeMap::new(), vain: BTreeMap::new(), went_to: BTreeMap::new(), fit_at_first: BTreeSet::new(), canaries: BTreeSet::new(), story: &mut story };
+        let mut reader = Reader { site, nodes: BTreeMap::new(), places: BTreeMap::new(), left: BTreeMap::new(), requests: BTreeMap::new(), vain: BTreeMap::new(), went_to: BTreeMap::new(), fit_at_first: BTreeSet::new(), canaries: BTreeSet::new(), story: &mut story };
         for line in site.log.lines() {
             reader.learn_destination(&serde_json::from_str(line).unwrap_or_default());
         }
@@ -336,6 +336,8 @@ struct Reader<'a> {
     nodes: BTreeMap<String, Node>,
     /// Where each instance is.
     places: BTreeMap<String, String>,
+    /// By host: when instances have left it, moved or deleted.
+    left: BTreeMap<String, Vec<i64>>,
     /// By instance: the requests to move it off the node where it is that Nova has accepted or refused, newest last, each with when it came to nothing.
     requests: BTreeMap<String, Vec<(String, Asked, Option<i64>)>>,
     /// By renewal: hosts that were named in vain, how often.
@@ -374,7 +376,9 @@ impl Reader<'_> {
             }
             "instance_deleted" => {
                 self.story.deleted.insert(instance.clone());
-                self.places.remove(&instance);
+                if let Some(host) = self.places.remove(&instance) {
+                    self.left.entry(host).or_default().extend(event["at"].as_i64());
+                }
             }
             "service_disabled" => {
                 self.story.disabled.remove(&node);
@@ -413,6 +417,7 @@ impl Reader<'_> {
             }
             "instance_moved" => {
                 self.places.insert(instance.clone(), text(event, "to").to_owned());
+                self.left.entry(text(event, "from").to_owned()).or_default().extend(event["at"].as_i64());
                 if let Some((_, asked, _)) = self.requests.remove(&instance).and_then(|mut all| all.pop()) {
                     let moved = Moved { from: text(event, "from").to_owned(), to: text(event, "to").to_owned(), asked };
                     self.story.moved.entry(instance).or_default().push(moved);
@@ -479,7 +484,8 @@ impl Reader<'_> {
         }
     }
 
-    /// For one more instance, also with all that is on its way there. (Where a move goes that never ended is not known: it counts everywhere.)
+    /// For one more instance, also with all that is on its way there, or was there when whoever asks now may have looked. (Where a move goes that
+    /// never ended is not known: it counts everywhere.)
     fn has_room(&self, host: &str, at: i64) -> bool {
         let Some(&(vcpus, memory)) = self.site.nodes.get(host) else { return false };
         let open = self.requests.iter().filter_map(|(instance, all)| Some((instance, all.last().filter(|(.., in_vain)| in_vain.is_none_or(|then| at - then < A_LOOK))?)));
@@ -487,7 +493,8 @@ impl Reader<'_> {
             let to = asked.named.as_ref().or_else(|| self.went_to.get(request));
             to.is_none_or(|to| to == host) && self.places.get(*instance).is_none_or(|place| place != host)
         };
-        let there = self.places.values().filter(|place| *place == host).count() + open.filter(comes).count();
+        let was_there = self.left.get(host).into_iter().flatten().filter(|left| at - *left < A_LOOK).count();
+        let there = self.places.values().filter(|place| *place == host).count() + open.filter(comes).count() + was_there;
         let takes = there as u64 + 1;
         takes * self.site.instance.0 <= vcpus && takes * self.site.instance.1 <= memory
     }
@@ -596,6 +603,24 @@ mod tests {
         };
         assert!(other("b").contains("could have stayed on c"), "{}", other("b"));
         assert_eq!(other("c"), "");
+    }
+
+    #[test]
+    fn room_that_has_only_just_come_free_was_not_seen() {
+        // `j` fills `c` until it is deleted or moved, so long before `i` is to be moved.
+        let freed = |kind: &str, before: i64| {
+            let left = json!({ "kind": kind, "at": 100 - before, "instance": "j", "node": "c", "from": "c", "to": "d" });
+            against(move |log, site| {
+                log[0]["nodes"][2]["instances"] = json!(["j"]);
+                log.insert(2, left);
+                site.nodes.extend([("c".to_owned(), (4, 4))]);
+                site.now.insert("j".to_owned(), ("two".to_owned(), "active".to_owned()));
+            })
+        };
+        for kind in ["instance_deleted", "instance_moved"] {
+            assert!(freed(kind, A_LOOK).contains("could have stayed on c"), "{kind}: {}", freed(kind, A_LOOK));
+            assert_eq!(freed(kind, A_LOOK - 1), "", "{kind}");
+        }
     }
 
     #[test]

@@ -321,7 +321,10 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Writes down whom a question names that is asked now, and whose migrations it offers to stop.
     async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeMap<InstanceId, String>, undoing: bool) -> Result<(), StepError> {
-        let instances = ids.into_iter().filter_map(|id| Some((id.clone(), self.moves.instances.get(&id)?.asked))).collect();
+        // What becomes of one that is still under way is not known to whoever reads of it.
+        let has_failed = |moving: &&Moving| matches!(moving.stage, MoveStage::Failed { .. });
+        let failed = |id: InstanceId| self.moves.instances.get(&id).filter(has_failed).map(|moving| (id, moving.asked));
+        let instances = ids.into_iter().filter_map(failed).collect();
         self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
         self.changed = true;
         self.write_down().await

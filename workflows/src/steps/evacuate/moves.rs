@@ -29,7 +29,7 @@ pub(super) struct Moves {
     /// The instances that a question is about to name, or names. It is another entry of the journal, and may never have been asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) named: Option<Named>,
-    /// Those that were named by a question that was answered, each with when the try was asked for that it was about.
+    /// Those whose failure was named by a question that was answered, each with when the try was asked for that it was about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) known: BTreeMap<InstanceId, Timestamp>,
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
@@ -75,7 +75,7 @@ pub(super) struct Moving {
 /// What a question names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Named {
-    /// Each with when its newest try was asked for.
+    /// Those of them that have failed, each with when its newest try was asked for.
     pub(super) instances: BTreeMap<InstanceId, Timestamp>,
     /// On the way back.
     pub(super) undoing: bool,
