@@ -339,6 +339,65 @@ async fn a_budget_lets_in_one_at_a_time_and_wakes_who_waits() {
     assert!(bench.sim.clock.now().since(MORNING) < Duration::from_secs(120), "and was woken, not left to its fallback");
 }
 
+/// The one place that there is: whoever has it, and ends without giving it back, leaves it to the next.
+struct Seat(Told);
+
+fn seat() -> Resource {
+    Resource::Budget { name: "seats".to_owned(), member: "window".to_owned() }
+}
+
+#[async_trait]
+impl Step for Seat {
+    const NAME: &'static str = "seat";
+    type Output = ();
+
+    fn policy(&self, _: &StepCx<'_>) -> Policy {
+        Policy { deadline: Duration::from_secs(600), ..Policy::default() }
+    }
+
+    fn takes(&self, _: &StepCx<'_>) -> Result<Vec<Take>, StepError> {
+        Ok(vec![Take::new(seat(), 1)])
+    }
+
+    fn gives(&self, _: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
+        Ok(vec![seat()])
+    }
+
+    async fn observe(&self, _: &StepCx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::ToDo { would: "sit down".to_owned() })
+    }
+
+    async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        act(&self.0).await
+    }
+}
+
+/// The first commit of a step that takes over from somebody is answered with who that is, and may have waited for the store until then.
+#[tokio::test]
+async fn the_deadline_of_a_step_that_took_something_over_counts_from_the_commit_that_stands() {
+    let mut bench = Bench::new(&[Do::Succeed], &[Do::Succeed]);
+    bench.sim.registry = Registry::new([Definition { kind: "told", version: 1, steps: vec![step(Seat(Told::to(&[Do::Ask, Do::Succeed])))] }]);
+    let first = bench.begin("told", "first").await;
+    bench.sim.run().await;
+    bench.sim.signal(&first, SignalKind::Answer { key: "leave".to_owned() }).await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&first).await, Status::Failed);
+
+    let back = bench.sim.clock.now() + Duration::from_secs(3_600);
+    bench.sim.store_outage = Some((bench.sim.clock.now(), back));
+    let second = bench.begin("told", "second").await;
+    bench.sim.run().await;
+    let journal = bench.journal(&second).await;
+    let begun = journal.iter().find_map(|event| match event {
+        Event::StepBegun { deadline, took_over, .. } => Some((*deadline, took_over.clone())),
+        _ => None,
+    });
+    let (deadline, took_over) = begun.expect("it began");
+    assert_eq!(took_over.iter().map(|taken| &taken.from).collect::<Vec<_>>(), [&first]);
+    assert_eq!(deadline, back + Duration::from_secs(600));
+    assert_eq!(bench.status(&second).await, Status::Succeeded);
+}
+
 #[tokio::test]
 async fn children_run_and_their_parent_learns_how_they_ended() {
     let mut bench = Bench::new(&[Do::Succeed], &[Do::Succeed]);

@@ -72,6 +72,24 @@ async fn traces_metrics_and_logs_arrive_by_grpc_and_say_who_sent_them() {
     );
 }
 
+/// The filter is about lines: which spans are traced is not its matter.
+#[tokio::test]
+async fn a_line_names_the_nearest_span_that_is_traced_also_where_only_warnings_are_told() {
+    let receiver = Receiver::start().await.unwrap();
+    let quiet = Telemetry { log: "warn".to_owned(), ..config(receiver.endpoint(), OtlpProtocol::Grpc) };
+    let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &quiet).unwrap();
+    tracing::dispatcher::with_default(&dispatch, || {
+        let (outer, inner, untraced) = (tracing::info_span!("outer"), tracing::info_span!("inner"), tracing::debug_span!("untraced"));
+        outer.in_scope(|| inner.in_scope(|| untraced.in_scope(|| tracing::warn!("the disk is nearly full"))));
+        tracing::warn!("nobody has asked for this");
+    });
+    telemetry.shutdown().await;
+    let received = receiver.received();
+    let place = |body: &str| received.logs.iter().find(|line| line.body == body).expect("the line arrived").place.clone();
+    assert_eq!(place("the disk is nearly full"), Some(received.span("inner").place.clone()));
+    assert_eq!(place("nobody has asked for this"), None);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_each_signal_goes_to_its_own_path() {
     turnaround_worker::adapters::install_tls();

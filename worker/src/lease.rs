@@ -16,7 +16,8 @@ use crate::clock::StoreClock;
 /// What a lease asks of the pump. A lease has at most one question open, so the queue of them is as long as there are
 /// slots, and one more each for the end.
 pub(crate) enum Ask {
-    Commit { commit: Box<Commit>, reply: oneshot::Sender<Committed> },
+    /// The answer brings the commit back: it is freed by the thread that has made it, whose allocator can use its memory again at once.
+    Commit { commit: Box<Commit>, reply: oneshot::Sender<(Committed, Commit)> },
     /// Does the lease stand, just now?
     Guard { id: WorkflowId, fence: Fence, reply: oneshot::Sender<bool> },
     /// The lease is not needed any more: hand it back, or forget it.
@@ -126,7 +127,7 @@ impl Committer for Lease {
         let gives_up = commit.next != Next::Keep;
         let (reply, answer) = oneshot::channel();
         self.asks.ask(Ask::Commit { commit: Box::new(commit), reply })?;
-        let committed = answer.await.map_err(|_| LeaseLost)?;
+        let (committed, _commit) = answer.await.map_err(|_| LeaseLost)?;
         match &committed {
             Committed::Done { .. } if gives_up => self.over.store(true, Ordering::SeqCst),
             Committed::Fenced | Committed::Conflict { .. } => self.over.store(true, Ordering::SeqCst),

@@ -17,4 +17,4 @@ mod run;
 pub use lease::{Lease, Leased};
 pub use pump::{MakeStore, Pump, PumpHandle, PumpOptions};
 pub use queue::Queue;
-pub use run::{WorkerError, run};
+pub use run::{WorkerError, run, runtime};

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         }
     };
     adapters::install_tls();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match turnaround_worker::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: the system gives no threads: {error}");

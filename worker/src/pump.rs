@@ -156,7 +156,7 @@ struct Held {
 struct Batch {
     commits: Vec<Commit>,
     /// Who waits for what became of them, in the same order.
-    committers: Vec<oneshot::Sender<Committed>>,
+    committers: Vec<oneshot::Sender<(Committed, Commit)>>,
     guards: Vec<(WorkflowId, Fence, oneshot::Sender<bool>)>,
     hand_back: Vec<(WorkflowId, Fence)>,
 }
@@ -409,8 +409,8 @@ impl Loop {
         let advanced = result?;
         self.shared.clock.heard(advanced.now);
         self.ready.send_replace(true);
-        for ((commit, reply), committed) in advance.commits.iter().zip(batch.committers).zip(advanced.commits) {
-            self.mark_committing(commit, false);
+        for ((commit, reply), committed) in advance.commits.into_iter().zip(batch.committers).zip(advanced.commits) {
+            self.mark_committing(&commit, false);
             let over = match &committed {
                 Committed::Done { .. } => commit.next != Next::Keep,
                 Committed::Fenced | Committed::Conflict { .. } => true,
@@ -425,7 +425,7 @@ impl Loop {
                 }
             }
             // Whoever asked may be gone: what was committed stands all the same.
-            let _ = reply.send(committed);
+            let _ = reply.send((committed, commit));
         }
         let guards = batch.guards.len();
         for ((_, _, reply), renewed) in batch.guards.into_iter().zip(&advanced.renewed) {
@@ -705,7 +705,7 @@ mod tests {
         pump.send(true, None);
         assert_eq!(pump.outstanding.len(), CALLS_MAX);
         pump.settle_all().await.expect("two answers");
-        assert!(matches!(committed.await, Ok(Committed::Done { .. })));
+        assert!(matches!(committed.await, Ok((Committed::Done { .. }, _))));
         assert_eq!(pump.held.keys().collect::<Vec<_>>(), [&stays.claimed.document.id]);
         for leased in [&parks, &stays] {
             assert!(leased.lease.lost().now_or_never().is_none(), "nobody was told that a lease is lost");

@@ -29,16 +29,16 @@ impl Queue {
 }
 
 impl Backend for Queue {
-    type Task = Task<Leased>;
+    type Task = Task<Box<Leased>>;
     type Error = Infallible;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>, _worker: &WorkerContext) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>, _worker: &WorkerContext) -> Poll<Option<Result<Task<Leased>, Infallible>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, _worker: &WorkerContext) -> Poll<Option<Result<Task<Box<Leased>>, Infallible>>> {
         match self.leased.poll_recv(cx) {
-            Poll::Ready(Some(leased)) => Poll::Ready(Some(Ok(Task::new(leased)))),
+            Poll::Ready(Some(leased)) => Poll::Ready(Some(Ok(Task::new(Box::new(leased))))),
             // The pump is gone. `None` would hang apalis's worker; the shutdown that follows ends it.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
@@ -53,7 +53,7 @@ impl Backend for Queue {
 }
 
 impl BackendConfig for Queue {
-    type Args = Leased;
+    type Args = Box<Leased>;
     type Id = RandomId;
     type Kind = Ephemeral;
     type Config = ();

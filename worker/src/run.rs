@@ -30,6 +30,13 @@ pub enum WorkerError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
+/// The runtime of a worker's steps. One core is left to the pump's thread and to whoever else is at work: the runtime has something to do whenever they have, and
+/// a thread more than there are cores costs all of them more than it brings (a fifth of a workflow, on two cores).
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cores.saturating_sub(1).max(1)).enable_all().build()
+}
+
 /// Works until `stop` is cancelled or the store proves unusable. On return every lease is settled or handed back.
 pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken) -> Result<(), WorkerError> {
     let (leased, handle) = pump.split();
@@ -81,10 +88,11 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
     }
 }
 
-async fn bring_on(leased: Leased, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {
-    let Leased { claimed, lease } = leased;
+async fn bring_on(leased: Box<Leased>, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {
+    let Leased { claimed, lease } = *leased;
     let id = claimed.document.id.clone();
-    let end = history::in_hand(id.clone(), claimed.fence, engine.activate(claimed, &lease)).await;
+    // On the heap: apalis's layers move what they pass on, several times.
+    let end = Box::pin(history::in_hand(id.clone(), claimed.fence, engine.activate(claimed, &lease))).await;
     debug!(workflow = %id, ?end, "activation ended");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use turnaround_workflows::engine::Event;
-use turnaround_workflows::store::{Next, Resource};
+use turnaround_workflows::store::{Next, Resource, WorkflowId};
 
 use super::site::{NOON, Site, at, begun};
 
@@ -39,5 +39,22 @@ async fn every_way_to_stand_still_has_its_own_reason() {
     };
     check(vec![awaited], Next::At(later), json!(["resource", noon, null])).await;
     check(vec![begun(STEP)], Next::At(at(NOON)), json!(["no-worker", noon, null])).await;
+}
 
+/// Nobody gives back what no workflow holds.
+#[tokio::test]
+async fn whoever_waits_for_what_no_workflow_holds_is_told_how_to_free_it() {
+    let awaits = async |holders: Vec<WorkflowId>| {
+        let site = Site::start().await;
+        let id = site.rollout().await;
+        let resource = Resource::Lock { name: "node-gpu-01".to_owned() };
+        let awaited = Event::ResourceAwaited { step: STEP.to_owned(), resource, holders };
+        site.work(&id, vec![awaited], Next::At(at("2026-11-22T12:05:00Z"))).await;
+        let (_, shown) = site.get(&format!("/v1/workflows/{id}")).await;
+        ["text", "unblock"].map(|key| shown["why_not_now"][key].as_str().unwrap().to_owned())
+    };
+    let [text, unblock] = awaits(vec!["somebody".parse().unwrap()]).await;
+    assert!(text.contains("held by somebody") && unblock.starts_with("it goes on as soon as a holder gives it back"), "{text}: {unblock}");
+    let [text, unblock] = awaits(Vec::new()).await;
+    assert!(text.contains("held by nobody who can be named") && unblock.contains("a lock has to be removed by hand"), "{text}: {unblock}");
 }

@@ -48,7 +48,7 @@ pub struct WorkerArguments {
 /// The worker's own process.
 pub fn main(arguments: &WorkerArguments) -> ExitCode {
     turnaround_worker::adapters::install_tls();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = turnaround_worker::runtime();
     let ended = runtime.and_then(|runtime| runtime.block_on(work(arguments)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,

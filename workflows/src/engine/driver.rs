@@ -203,7 +203,7 @@ impl<'a> Driver<'a> {
     async fn go_on(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
         let cx = self.cx(name).await?;
-        let span = info_span!("step", otel.name = name, step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let span = info_span!("step", otel.name = name, step = name, otel.status_code = tracing::field::Empty);
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(look_and_act(step, &cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
@@ -273,7 +273,7 @@ impl<'a> Driver<'a> {
     async fn go_on_undoing(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
         let cx = self.cx(name).await?;
-        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name, outcome = tracing::field::Empty, otel.status_code = tracing::field::Empty);
+        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name, otel.status_code = tracing::field::Empty);
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));

@@ -1,8 +1,9 @@
 //! OTLP: bounded queues, each emptied by a thread of its own, towards a collector that may be gone.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
@@ -10,10 +11,12 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracerProvider};
-use tracing::warn;
+use tracing::dispatcher::WeakDispatch;
+use tracing::{Event, warn};
+use tracing_opentelemetry::get_otel_context;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets};
 use tracing_subscriber::layer::{self, Layer};
-use tracing_subscriber::registry::Registry;
+use tracing_subscriber::registry::{LookupSpan as _, Registry};
 use turnaround_config::OtlpProtocol;
 
 use super::limit::{LineLimit, TraceLimit};
@@ -155,8 +158,29 @@ pub(super) fn filter() -> impl layer::Filter<Registry> {
     Targets::new().with_default(LevelFilter::INFO).with_targets(carriers).and(LineLimit::new())
 }
 
-/// The same lines as on standard error, with the ids of trace and span.
-pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
+/// The same lines as on standard error, with the ids of trace and span. `dispatch` is to be told once it is there.
+pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str, dispatch: Arc<OnceLock<WeakDispatch>>) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let carriers = Targets::new().with_default(LevelFilter::TRACE).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)));
-    Ok(OpenTelemetryTracingBridge::new(logs).with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::new())).boxed())
+    let lines = Placed { lines: OpenTelemetryTracingBridge::new(logs), dispatch };
+    Ok(lines.with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::new())).boxed())
+}
+
+/// Lines that say in which span they were written, by its ids.
+struct Placed<L> {
+    lines: L,
+    /// What it is a part of.
+    dispatch: Arc<OnceLock<WeakDispatch>>,
+}
+
+impl<L: Layer<Registry>> Layer<Registry> for Placed<L> {
+    fn on_event(&self, event: &Event<'_>, context: layer::Context<'_, Registry>) {
+        let place = self.dispatch.get().and_then(WeakDispatch::upgrade).and_then(|dispatch| {
+            // Not by the layer's own context, which knows only the spans that pass the lines' filter; and the nearest that is traced.
+            let spans = dispatch.downcast_ref::<Registry>()?;
+            let within = spans.span(dispatch.current_span().id()?)?.scope();
+            within.into_iter().find_map(|span| get_otel_context(&span.id(), &dispatch))
+        });
+        let _there = place.map(Context::attach);
+        self.lines.on_event(event, context);
+    }
 }

@@ -4,6 +4,7 @@
 //! or fail a step: queues are bounded and overflow is dropped, exports run on threads of their own, and the end
 //! of the program waits at most [`SHUTDOWN_MAX`] for them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::global;
@@ -92,12 +93,18 @@ pub fn prepare(service: &'static str, config: &turnaround_config::Telemetry) -> 
         .with_location(false)
         .with_threads(false)
         .with_tracked_inactivity(false)
+        // Whoever asks where it is asks its span: our calls (`traceparent`) and the lines (`export::Placed`). Each poll of each step would pay for it.
+        .with_context_activation(false)
         .with_target(false);
     layers.push(traces.with_filter(export::filter()).boxed());
+    let here = Arc::default();
     if let Some(logs) = &providers.logs {
-        layers.push(export::log_layer(logs, &config.log)?);
+        layers.push(export::log_layer(logs, &config.log, Arc::clone(&here))?);
     }
-    Ok((tracing_subscriber::registry().with(layers).into(), Telemetry { providers }))
+    let dispatch = Dispatch::from(tracing_subscriber::registry().with(layers));
+    // Not by `on_register_dispatch`, of which layers in a `Vec` do not hear.
+    let _ = here.set(dispatch.downgrade());
+    Ok((dispatch, Telemetry { providers }))
 }
 
 impl Telemetry {

@@ -11,7 +11,7 @@ use tracing::{Level, Metadata, Subscriber};
 use tracing::field::{Field, Visit};
 use tracing::span::Record;
 use tracing_subscriber::field::RecordFields;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, dynamic_filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, dynamic_filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FormatFields, FormattedFields};
 use tracing_subscriber::layer::{self, Layer};
@@ -38,8 +38,13 @@ pub(super) fn layer(filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Syn
     })
 }
 
-pub(super) fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
-    EnvFilter::builder().parse(text).map_err(|source| TelemetryError::Filter { filter: text.to_owned(), source })
+pub(super) fn filter(text: &str) -> Result<Box<dyn layer::Filter<Registry> + Send + Sync>, TelemetryError> {
+    // One by spans or fields (`[step]=debug`) has to be told of each span that is entered, left or closed; the usual one has not.
+    if let (false, Ok(targets)) = (text.contains('['), text.parse::<Targets>()) {
+        return Ok(Box::new(targets));
+    }
+    let filter = EnvFilter::builder().parse(text).map_err(|source| TelemetryError::Filter { filter: text.to_owned(), source })?;
+    Ok(Box::new(filter))
 }
 
 /// Fields as `name=value`, without those that are only for the exporter (the span's name and status there).
