@@ -436,8 +436,12 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let filter = line(text)?;
     // Span filters (`[span{field=1}]`) have commas of their own; their grammar is left to the library.
-    let parts = if filter.contains('[') { Vec::new() } else { filter.split(',').collect() };
-    for part in parts {
+    if filter.contains('[') {
+        return Ok(filter);
+    }
+    // The library takes a space for a part of a target's name.
+    let parts: Vec<&str> = filter.split(',').map(str::trim).collect();
+    for part in &parts {
         let level = part.rsplit('=').next().unwrap_or_default().trim();
         if !LEVELS.contains(&level.to_lowercase().as_str()) {
             return Err(Wrong::new(
@@ -446,5 +450,5 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
             ));
         }
     }
-    Ok(filter)
+    Ok(parts.join(","))
 }

@@ -267,6 +267,15 @@ fn what_is_compared_is_a_list_of_known_words() {
 }
 
 #[test]
+fn spaces_in_a_log_filter_are_part_of_no_name() {
+    let config = check_text("test.toml", &format!("{REQUIRED}telemetry.log = \" info, turnaround_worker=debug \"")).unwrap();
+    assert_eq!(config.telemetry.log, "info,turnaround_worker=debug");
+    let config = check_text("test.toml", &format!("{REQUIRED}telemetry.log = \"info, [step{{step=close}}]=debug\"")).unwrap();
+    assert_eq!(config.telemetry.log, "info, [step{step=close}]=debug", "a filter of spans is left to the library");
+    assert_only("telemetry.log = \"info,\"", "`` is not a log level", "write `off`, `error`, `warn`, `info`, `debug` or `trace`, or `TARGET=LEVEL`, with commas between them");
+}
+
+#[test]
 fn paths_are_absolute_and_sockets_fit() {
     for (tail, reason) in [
         ("state_dir = \"lib\"", "`lib` is not an absolute path"),

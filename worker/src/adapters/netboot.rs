@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use turnaround_config::{ImageName, NodeImage, NodeName};
 use turnaround_workflows::ports::{BootTicket, NetBoot, PortError, PortErrorKind};
 
@@ -103,6 +104,10 @@ impl BootFolder {
 
     /// The order in the file of `node`; None where there is no file.
     pub(crate) fn order(&self, node: &NodeName, operation: &str) -> Result<Option<Order>, PortError> {
+        aside(|| self.read(node, operation))
+    }
+
+    fn read(&self, node: &NodeName, operation: &str) -> Result<Option<Order>, PortError> {
         let path = self.path(node, operation)?;
         let unavailable = |source: io::Error| PortError::new(operation, PortErrorKind::Unavailable).with_source(source);
         let mut text = String::new();
@@ -186,7 +191,7 @@ impl BootFolder {
         let text = self.text(order).map_err(refused)?;
         let path = self.path(&order.node, operation)?;
         // Nothing is half done: the rename is the effect, and it comes last.
-        replace(&path, &text).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
+        aside(|| replace(&path, &text)).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
         match self.order(&order.node, operation)? {
             Some(read) if read == *order => Ok(()),
             // Somebody else wrote in between.
@@ -237,6 +242,14 @@ fn first_line(path: &Path) -> Option<Order> {
 fn foreign(operation: &str, path: &Path, why: &str) -> PortError {
     let reason = format!("{} can't be relied on: {why}; look at it, and move it away if it isn't needed", path.display());
     PortError::new(operation, PortErrorKind::Refused { reason })
+}
+
+/// What waits for a disk, or for a folder that others serve: the thread's other work goes on elsewhere meanwhile, that which tells the supervisor that we live among it.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        Ok(_) | Err(_) => work(),
+    }
 }
 
 /// Puts `text` at `path` so that a reader, or a power cut, finds the old text or the new one, and nothing in between.

@@ -202,9 +202,10 @@ mod tests {
     #[test]
     fn a_mistake_in_the_configuration_is_named() {
         let prepared = |config| prepare("test", &config).map(|_| ()).unwrap_err().to_string();
-        let mut bad = config(None, OtlpProtocol::Grpc);
-        bad.log = "turnaround=loud".to_owned();
-        assert!(prepared(bad).starts_with("`turnaround=loud` is not a log filter"));
+        for log in ["turnaround=loud", "=debug", "info, turnaround=debug", "info,*=debug"] {
+            let bad = turnaround_config::Telemetry { log: log.to_owned(), ..config(None, OtlpProtocol::Grpc) };
+            assert!(prepared(bad).starts_with(&format!("`{log}` is not a log filter")), "{log}");
+        }
         let outside = config(Some("http://127.0.0.1:4317".to_owned()), OtlpProtocol::Grpc);
         assert_eq!(prepared(outside), "telemetry has to be set up inside the async runtime");
     }

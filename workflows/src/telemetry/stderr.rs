@@ -39,12 +39,13 @@ pub(super) fn layer(filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Syn
 }
 
 pub(super) fn filter(text: &str) -> Result<Box<dyn layer::Filter<Registry> + Send + Sync>, TelemetryError> {
-    // One by spans or fields (`[step]=debug`) has to be told of each span that is entered, left or closed; the usual one has not.
-    if let (false, Ok(targets)) = (text.contains('['), text.parse::<Targets>()) {
-        return Ok(Box::new(targets));
-    }
     let filter = EnvFilter::builder().parse(text).map_err(|source| TelemetryError::Filter { filter: text.to_owned(), source })?;
-    Ok(Box::new(filter))
+    // One by spans or fields (`[step]=debug`) has to be told of each span that is entered, left or closed; the usual one has not. (Alone, `Targets` takes what
+    // is none: it means nothing then.)
+    match text.parse::<Targets>() {
+        Ok(targets) if !text.contains('[') => Ok(Box::new(targets)),
+        Ok(_) | Err(_) => Ok(Box::new(filter)),
+    }
 }
 
 /// Fields as `name=value`, without those that are only for the exporter (the span's name and status there).
