@@ -191,8 +191,13 @@ impl Planted {
                 Ok((true, failed.to_owned()))
             }
             (Proof::Campaign { .. }, Some(1)) => {
-                let why = first("VIOLATION").or_else(|| first("still open")).unwrap_or_else(|| "no words".to_owned());
-                Ok((true, why))
+                // Others may be broken with it, or because of a short tail: it has to be told as what it is.
+                let code = self.invariant.split_whitespace().next().unwrap_or_default();
+                if let Some(why) = first(&format!("VIOLATION: {code} ")) {
+                    return Ok((true, why));
+                }
+                let other = first("VIOLATION").or_else(|| first("still open")).unwrap_or_else(|| "no words".to_owned());
+                Ok((false, format!("the campaign says no word of {code}: {other}")))
             }
             // No reason to give the others up.
             (Proof::Campaign { .. }, _) => Ok((false, format!("the campaign could not be run: {}", said.trim()))),
@@ -217,4 +222,19 @@ fn cargo() -> Command {
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     cargo.stdin(Stdio::null());
     cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_catches_a_bug_only_as_what_it_is() {
+        let bug = Planted { feature: "bug-x", invariant: "I8 nothing twice", proof: Proof::Campaign { seed: 7, seconds: 20 } };
+        let read = |said: &str| bug.read(Some(1), said).expect("it was run");
+        let (other, itself) = ("VIOLATION: I7 everything ends or asks: a waits", "VIOLATION: I8 nothing twice, intent first: b was reset twice");
+        assert_eq!(read(&format!("{other}\n  {itself}\n")), (true, itself.to_owned()));
+        assert_eq!(read(other), (false, format!("the campaign says no word of I8: {other}")));
+        assert_eq!(bug.read(Some(0), "good").unwrap(), (false, "the proof is green".to_owned()));
+    }
 }
