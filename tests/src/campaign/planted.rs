@@ -27,6 +27,7 @@ enum Proof {
 /// A bug by the name of its feature, what it breaks, and what must find it.
 struct Planted {
     feature: &'static str,
+    /// What it breaks; where a campaign proves it, in the words of its verdict.
     invariant: &'static str,
     proof: Proof,
 }
@@ -48,7 +49,7 @@ const PLANTED: [Planted; 14] = [
         invariant: "I2 fences grow",
         proof: Proof::Test { package: STORE, target: LIB, name: "a_worker_that_paused_for_too_long_is_fenced" },
     },
-    Planted { feature: "bug-effect-before-intent", invariant: "I8 nothing twice, intent first", proof: Proof::Campaign { seed: 7, seconds: 20 } },
+    Planted { feature: "bug-effect-before-intent", invariant: "intent first", proof: Proof::Campaign { seed: 7, seconds: 20 } },
     Planted { feature: "bug-ack-before-commit", invariant: "I6 nothing is lost", proof: Proof::Campaign { seed: 7, seconds: 45 } },
     Planted {
         feature: "bug-timeout-restarts",
@@ -192,12 +193,11 @@ impl Planted {
             }
             (Proof::Campaign { .. }, Some(1)) => {
                 // Others may be broken with it, or because of a short tail: it has to be told as what it is.
-                let code = self.invariant.split_whitespace().next().unwrap_or_default();
-                if let Some(why) = first(&format!("VIOLATION: {code} ")) {
+                if let Some(why) = first(&format!("VIOLATION: {}", self.invariant)) {
                     return Ok((true, why));
                 }
                 let other = first("VIOLATION").or_else(|| first("still open")).unwrap_or_else(|| "no words".to_owned());
-                Ok((false, format!("the campaign says no word of {code}: {other}")))
+                Ok((false, format!("the campaign has found something else: {other}")))
             }
             // No reason to give the others up.
             (Proof::Campaign { .. }, _) => Ok((false, format!("the campaign could not be run: {}", said.trim()))),
@@ -232,9 +232,9 @@ mod tests {
     fn a_campaign_catches_a_bug_only_as_what_it_is() {
         let bug = Planted { feature: "bug-x", invariant: "I8 nothing twice", proof: Proof::Campaign { seed: 7, seconds: 20 } };
         let read = |said: &str| bug.read(Some(1), said).expect("it was run");
-        let (other, itself) = ("VIOLATION: I7 everything ends or asks: a waits", "VIOLATION: I8 nothing twice, intent first: b was reset twice");
+        let (other, itself) = ("VIOLATION: I7 everything ends or asks: a waits", "VIOLATION: I8 nothing twice: b was reset twice");
         assert_eq!(read(&format!("{other}\n  {itself}\n")), (true, itself.to_owned()));
-        assert_eq!(read(other), (false, format!("the campaign says no word of I8: {other}")));
+        assert_eq!(read(other), (false, format!("the campaign has found something else: {other}")));
         assert_eq!(bug.read(Some(0), "good").unwrap(), (false, "the proof is green".to_owned()));
     }
 }
