@@ -442,11 +442,19 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
     // The library takes a space for a part of a target's name.
     let parts: Vec<&str> = filter.split(',').map(str::trim).collect();
     for part in &parts {
-        let level = part.rsplit('=').next().unwrap_or_default().trim();
-        if !LEVELS.contains(&level.to_lowercase().as_str()) {
+        let (target, level) = part.rsplit_once('=').map_or((None, *part), |(target, level)| (Some(target), level));
+        if !LEVELS.contains(&level.trim().to_lowercase().as_str()) {
             return Err(Wrong::new(
-                format!("`{}` is not a log level", show(level)),
+                format!("`{}` is not a log level", show(level.trim())),
                 format!("write {}, or `TARGET=LEVEL`, with commas between them", any_of(&LEVELS)),
+            ));
+        }
+        // As the library's grammar has it, which says no more than that a directive is invalid.
+        let is_named = |target: &str| !target.is_empty() && target.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '-'));
+        if let Some(target) = target.filter(|target| !is_named(target)) {
+            return Err(Wrong::new(
+                format!("`{}` is not a target of log lines", show(target)),
+                "write the name of a crate or module before the `=`, such as `turnaround_worker=debug`",
             ));
         }
     }

@@ -273,6 +273,11 @@ fn spaces_in_a_log_filter_are_part_of_no_name() {
     let config = check_text("test.toml", &format!("{REQUIRED}telemetry.log = \"info, [step{{step=close}}]=debug\"")).unwrap();
     assert_eq!(config.telemetry.log, "info, [step{step=close}]=debug", "a filter of spans is left to the library");
     assert_only("telemetry.log = \"info,\"", "`` is not a log level", "write `off`, `error`, `warn`, `info`, `debug` or `trace`, or `TARGET=LEVEL`, with commas between them");
+    for target in ["", "*", "a=b", "turnaround_worker "] {
+        let help = "write the name of a crate or module before the `=`, such as `turnaround_worker=debug`";
+        assert_only(&format!("telemetry.log = \"info,{target}=debug\""), &format!("`{target}` is not a target of log lines"), help);
+    }
+    assert_good("telemetry.log = \"warn,turnaround_workflows::store=TRACE\"");
 }
 
 #[test]
