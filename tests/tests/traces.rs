@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 use tracing::instrument::WithSubscriber as _;
-use tracing::{Dispatch, info_span};
+use tracing::{Dispatch, info_span, warn};
 use turnaround_config::OtlpProtocol;
 use turnaround_tests::otlp::{Place, Received, Receiver, Span};
 use turnaround_workflows::clock::{Clock as _, HandClock, Timestamp};
@@ -23,6 +23,8 @@ use turnaround_workflows::telemetry::{self, Telemetry};
 
 const LEASE: Duration = Duration::from_secs(10);
 const PARK: Duration = Duration::from_secs(60);
+/// Traces that are more than a second's.
+const FLOOD: usize = 1_000;
 
 /// Parks once, then is done.
 struct Prepare;
@@ -55,6 +57,7 @@ impl Step for Finish {
     }
 
     async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        warn!("it is finished");
         Ok(Progress::Done(()))
     }
 }
@@ -149,7 +152,7 @@ impl Lab {
 
     fn process(&self, service: &'static str) -> Process {
         let endpoint = Some(self.receiver.endpoint().to_owned());
-        let config = turnaround_config::Telemetry { endpoint, protocol: OtlpProtocol::Grpc, log: "error".to_owned() };
+        let config = turnaround_config::Telemetry { endpoint, protocol: OtlpProtocol::Grpc, log: "warn".to_owned() };
         let (dispatch, telemetry) = telemetry::prepare(service, &config).unwrap();
         Process { dispatch, telemetry }
     }
@@ -235,6 +238,37 @@ async fn a_workflow_that_parks_and_goes_on_elsewhere_is_two_linked_traces() {
     assert_eq!(first.attributes["trace"], first.place.trace, "log lines show the trace's id");
     assert_eq!(names(&received.inside(first)), ["prepare waits"]);
     assert_eq!(names(&received.inside(second)), ["prepare done", "finish done"]);
+}
+
+/// A line that a step writes belongs to the step's span; and to the activation's where there are so many traces that nothing is told of this one.
+#[tokio::test]
+async fn in_a_flood_of_traces_steps_have_no_spans_and_their_lines_name_the_activation() {
+    let lab = Lab::new().await;
+    let (daemon, worker) = (lab.process("daemon"), lab.process("worker"));
+    let finish = async |id: &str| {
+        let id = lab.create(&daemon, id, "renewal").await;
+        assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Parked));
+        lab.clock.advance(PARK);
+        assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Ended));
+        lab.document(&id).await.traceparent.unwrap()
+    };
+    let told = finish("told").await;
+    let mut tries = 0;
+    let left_out = loop {
+        tries += 1;
+        assert!(tries < 20, "a second has passed each time, and with it the flood");
+        tracing::dispatcher::with_default(&worker.dispatch, || (0..FLOOD).for_each(|_| drop(info_span!(parent: None, "another"))));
+        let traceparent = finish(&format!("left-out-{tries}")).await;
+        if traceparent.ends_with("-00") {
+            break Place::of(&traceparent).unwrap();
+        }
+    };
+    let received = lab.received([daemon, worker]).await;
+    let lines: Vec<_> = received.logs.iter().filter(|line| line.body == "it is finished").filter_map(|line| line.place.clone()).collect();
+    let told = Place::of(&told).unwrap();
+    let step = received.inside(received.spans.iter().find(|span| span.place == told).unwrap()).into_iter().find(|span| span.name == "finish").unwrap();
+    assert!(lines.contains(&step.place), "{lines:?}");
+    assert_eq!(lines.iter().filter(|place| place.trace == left_out.trace).collect::<Vec<_>>(), [&left_out], "{lines:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use apalis::layers::WorkerBuilderExt as _;
 use apalis_core::monitor::{Monitor, MonitorError};
-use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use apalis_core::worker::ext::parallelize::ParallelizeExt as _;
 use tokio::task::JoinSet;
@@ -52,8 +51,11 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
             .concurrency(usize::from(slots))
             .parallelize(tokio::spawn)
             .catch_panic()
-            .data(engine.clone())
-            .build(bring_on)
+            .build({
+                // Not as data of each task, which would make a map for each.
+                let engine = engine.clone();
+                move |leased| bring_on(leased, engine.clone())
+            })
     });
     let stopping = handle.stopping();
     let signal = async move {
@@ -88,7 +90,7 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
     }
 }
 
-async fn bring_on(leased: Box<Leased>, engine: Data<Arc<Engine>>) -> Result<(), Infallible> {
+async fn bring_on(leased: Box<Leased>, engine: Arc<Engine>) -> Result<(), Infallible> {
     let Leased { claimed, lease } = *leased;
     let id = claimed.document.id.clone();
     // On the heap: apalis's layers move what they pass on, several times.

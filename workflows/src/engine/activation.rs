@@ -110,8 +110,9 @@ impl Engine {
             warn!(workflow = %document.id, why, "left for another worker");
             return set_aside(claimed, committer, &why, traceparent).await;
         };
+        let is_left_out = telemetry::is_left_out(traceparent.as_deref());
         let run = Run::new(claimed, replayed, committer, traceparent);
-        let driver = Driver { engine: self, definition, id: &document.id, fence: claimed.fence, run: tokio::sync::Mutex::new(run) };
+        let driver = Driver { engine: self, definition, id: &document.id, fence: claimed.fence, is_left_out, run: tokio::sync::Mutex::new(run) };
         // On the heap: it is large, and whoever spawns, times or catches an activation would move all of it.
         Box::pin(driver.drive(&claimed.signals)).await
     }

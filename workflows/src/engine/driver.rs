@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use rand::Rng as _;
 use serde_json::Value;
 use tracing::Instrument as _;
-use tracing::{error, info, info_span, warn};
+use tracing::{Span, error, info, info_span, warn};
 
 use super::activation::{Activation, Engine, LeaseLost};
 use super::run::{Met, Run};
@@ -37,6 +37,8 @@ pub(super) struct Driver<'a> {
     pub(super) definition: &'a Definition,
     pub(super) id: &'a WorkflowId,
     pub(super) fence: Fence,
+    /// Of its trace nothing is told ([`telemetry::is_left_out`]).
+    pub(super) is_left_out: bool,
     pub(super) run: tokio::sync::Mutex<Run<'a>>,
 }
 
@@ -45,15 +47,20 @@ impl<'a> Driver<'a> {
         let names = self.definition.step_names();
         self.run.lock().await.inbox = signals.iter().cloned().collect();
         for _ in 0..TRANSITIONS_MAX {
-            self.read_inbox().await?;
             let decision = {
-                let run = self.run.lock().await;
-                decide(&run.state, &names, run.now())
+                let mut run = self.run.lock().await;
+                // A poll that saw nothing new is not worth an entry: only the time of the next look is committed.
+                if let Some(then) = run.look_again.take() {
+                    return self.park(&mut run, Next::At(then)).await;
+                }
+                self.read_inbox(&mut run).await?;
+                let decision = decide(&run.state, &names, run.now());
+                if !self.is_served(&decision)? {
+                    let now = run.now();
+                    return self.park(&mut run, Next::At(now)).await;
+                }
+                decision
             };
-            if !self.is_served(&decision)? {
-                let now = self.run.lock().await.now();
-                return self.park(Next::At(now)).await;
-            }
             match decision {
                 Decision::Begin { step } => {
                     if let Some(parked) = self.begin(&step).await? {
@@ -62,31 +69,27 @@ impl<'a> Driver<'a> {
                 }
                 Decision::Continue { step } => self.go_on(&step).await?,
                 Decision::BeginUndo { step } => {
-                    let cx = self.cx(&step).await?;
-                    let policy = self.step(&step)?.policy(&cx);
                     let mut run = self.run.lock().await;
+                    let policy = self.step(&step)?.policy(&self.cx(&run, &step)?);
                     let deadline = deadline(&policy, run.now());
                     run.push(Event::UndoBegun { step, deadline })?;
                     run.commit(Vec::new()).await?;
                 }
                 Decision::ContinueUndo { step } => self.go_on_undoing(&step).await?,
-                Decision::SleepUntil(then) => return self.park(Next::At(then)).await,
-                Decision::AwaitSignal => return self.park(Next::Signal).await,
+                Decision::SleepUntil(then) => return self.park(&mut *self.run.lock().await, Next::At(then)).await,
+                Decision::AwaitSignal => return self.park(&mut *self.run.lock().await, Next::Signal).await,
                 Decision::End { outcome, why } => {
                     self.run.lock().await.push(Event::Ended { outcome, why })?;
                 }
                 Decision::Nothing => return self.end().await,
             }
-            if let Some(parked) = self.park_if_unchanged().await? {
-                return Ok(parked);
-            }
         }
-        let now = self.run.lock().await.now();
-        self.park(Next::At(now)).await
+        let mut run = self.run.lock().await;
+        let then = run.look_again.take().unwrap_or(run.now());
+        self.park(&mut run, Next::At(then)).await
     }
 
-    async fn park(&self, next: Next) -> Result<Activation, LeaseLost> {
-        let mut run = self.run.lock().await;
+    async fn park(&self, run: &mut Run<'_>, next: Next) -> Result<Activation, LeaseLost> {
         let queue = self.queue(&run.state);
         run.leave(next, queue).await?;
         Ok(Activation::Parked)
@@ -113,15 +116,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// A poll that saw nothing new is not worth an entry: only the time of the next look is committed.
-    async fn park_if_unchanged(&self) -> Result<Option<Activation>, LeaseLost> {
-        let again = self.run.lock().await.look_again.take();
-        match again {
-            Some(then) => self.park(Next::At(then)).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
     async fn end(&self) -> Result<Activation, LeaseLost> {
         let mut run = self.run.lock().await;
         let Course::Ended { outcome, why } = run.state.course.clone() else { return Ok(Activation::Parked) };
@@ -145,25 +139,24 @@ impl<'a> Driver<'a> {
         })
     }
 
-    async fn cx(&'a self, step: &str) -> Result<StepCx<'a>, LeaseLost> {
+    fn cx(&'a self, run: &Run<'_>, step: &str) -> Result<StepCx<'a>, LeaseLost> {
         let name = self.step(step)?.name();
-        let run = self.run.lock().await;
         Ok(StepCx::new(&self.engine.ports, self.id, name, run.state.clone(), run.now(), self.fence, Some(&self.run)))
     }
 
     /// Commits the intent to run the step, and takes what it needs. Some if it has to wait.
     async fn begin(&'a self, name: &str) -> Result<Option<Activation>, LeaseLost> {
         let step = self.step(name)?;
-        let cx = self.cx(name).await?;
+        let mut run = self.run.lock().await;
+        let cx = self.cx(&run, name)?;
         let mut take = match step.takes(&cx) {
             Ok(take) => take,
             Err(error) => {
                 let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
-                self.run.lock().await.push(Event::UnwindBegun { cause })?;
+                run.push(Event::UnwindBegun { cause })?;
                 return Ok(None);
             }
         };
-        let mut run = self.run.lock().await;
         let policy = step.policy(&cx);
         // Its view of the state would make the next event copy all of it.
         drop(cx);
@@ -202,8 +195,12 @@ impl<'a> Driver<'a> {
     /// Looks, and acts if there is something to do.
     async fn go_on(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
-        let cx = self.cx(name).await?;
-        let span = info_span!("step", otel.name = name, step = name, otel.status_code = tracing::field::Empty);
+        let cx = self.cx(&*self.run.lock().await, name)?;
+        let span = if self.is_left_out {
+            Span::none()
+        } else {
+            info_span!("step", otel.name = name, step = name, otel.status_code = tracing::field::Empty)
+        };
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(look_and_act(step, &cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
@@ -272,8 +269,12 @@ impl<'a> Driver<'a> {
 
     async fn go_on_undoing(&'a self, name: &str) -> Result<(), LeaseLost> {
         let step = self.step(name)?;
-        let cx = self.cx(name).await?;
-        let span = info_span!("undo", otel.name = format!("undo {name}"), step = name, otel.status_code = tracing::field::Empty);
+        let cx = self.cx(&*self.run.lock().await, name)?;
+        let span = if self.is_left_out {
+            Span::none()
+        } else {
+            info_span!("undo", otel.name = format!("undo {name}"), step = name, otel.status_code = tracing::field::Empty)
+        };
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));

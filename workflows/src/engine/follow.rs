@@ -12,12 +12,11 @@ use super::{AnswerEffect, Course, Event, Outcome, Remedy, Report, Signal, Signal
 
 impl Driver<'_> {
     /// Folds unread signals into the state.
-    pub(super) async fn read_inbox(&self) -> Result<(), LeaseLost> {
-        let mut run = self.run.lock().await;
+    pub(super) async fn read_inbox(&self, run: &mut Run<'_>) -> Result<(), LeaseLost> {
         while let Some(stored) = run.inbox.pop_front() {
             run.pending.consumed += if cfg!(feature = "bug-lost-signal") { 2 } else { 1 };
             match serde_json::from_str::<Signal>(&stored.body) {
-                Ok(signal) if run.follows(&signal.id) => self.follow(&mut run, signal).await?,
+                Ok(signal) if run.follows(&signal.id) => self.follow(run, signal).await?,
                 Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),
                 Err(source) => error!(workflow = %self.id, %source, "a signal that can't be read was dropped"),
             }

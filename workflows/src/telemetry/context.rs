@@ -7,6 +7,11 @@ use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::export;
+
+/// The flags of a trace that is not exported.
+const NOT_SAMPLED: &str = "-00";
+
 /// The W3C `traceparent` of `span`; None where nothing is traced.
 pub fn traceparent(span: &Span) -> Option<String> {
     here(span).map(|here| written(&here))
@@ -29,6 +34,12 @@ pub fn show_trace(span: &Span) -> Option<String> {
     let here = here(span)?;
     span.record("trace", tracing::field::display(here.trace_id()));
     Some(written(&here))
+}
+
+/// Nothing is exported of this trace, although there is a collector: there are too many. Then a span within it is worth nothing to anybody but
+/// the lines written in it, which the trace's first span tells from those of others.
+pub(crate) fn is_left_out(traceparent: Option<&str>) -> bool {
+    traceparent.is_some_and(|traceparent| traceparent.ends_with(NOT_SAMPLED)) && export::is_on()
 }
 
 /// The W3C `traceparent` of where the caller is: what a new workflow's first activation is to be linked to.

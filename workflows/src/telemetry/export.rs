@@ -8,7 +8,7 @@ use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLoggerProvider};
+use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::dispatcher::WeakDispatch;
@@ -161,8 +161,16 @@ pub(super) fn filter() -> impl layer::Filter<Registry> {
 /// The same lines as on standard error, with the ids of trace and span. `dispatch` is to be told once it is there.
 pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str, dispatch: Arc<OnceLock<WeakDispatch>>) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let carriers = Targets::new().with_default(LevelFilter::TRACE).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)));
-    let lines = Placed { lines: OpenTelemetryTracingBridge::new(logs), dispatch };
+    let lines: Lines = Placed { lines: OpenTelemetryTracingBridge::new(logs), dispatch };
     Ok(lines.with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::new())).boxed())
+}
+
+/// What the lines of a program go through that has a collector.
+type Lines = Placed<OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>>;
+
+/// Where the caller is there is a collector.
+pub(super) fn is_on() -> bool {
+    tracing::dispatcher::get_default(|dispatch| dispatch.is::<Lines>())
 }
 
 /// Lines that say in which span they were written, by its ids.
