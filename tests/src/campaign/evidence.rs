@@ -41,10 +41,10 @@ pub(super) async fn kept(stage: &Stage) -> io::Result<String> {
 const STATUSES: [&str; 9] =
     ["runnable", "waiting", "needs-operator", "paused", "unwinding", "quarantined", "succeeded", "failed", "aborted"];
 
-/// 24 bytes of numbers, of which 8 are the fence, 4 the number of entries, and the 16th the status; a digest of 32 bytes; then trace, mark, queue,
+/// 16 bytes of numbers, of which 4 are the number of entries, and the 8th is the status; a digest of 32 bytes; then trace, mark, queue,
 /// each up to a zero byte, and the headline.
 fn split_head(head: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (numbers, texts) = head.split_at_checked(24)?;
+    let (numbers, texts) = head.split_at_checked(16)?;
     Some((numbers, texts.get(32..)?.splitn(4, |byte| *byte == 0).nth(3)?))
 }
 
@@ -84,16 +84,18 @@ impl Reader {
         let head: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:heads").arg(id)).await?;
         let document: Option<Vec<u8>> = self.ask(redis::cmd("HGET").arg("{ta}:documents").arg(id)).await?;
         // What is not of its form is told as empty.
-        let (numbers, headline) = head.as_deref().and_then(split_head).unwrap_or((&[0; 24], b""));
+        let (numbers, headline) = head.as_deref().and_then(split_head).unwrap_or((&[0; 16], b""));
         let (parent, kind, target) = document.as_deref().and_then(split_document).unwrap_or_default();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        // What has ended (flag 8) keeps the name of who had it.
+        let leased: bool = self.ask::<bool>(redis::cmd("HEXISTS").arg("{ta}:holders").arg(id)).await? && numbers[4] < 8;
         let unread: u64 = self.ask(redis::cmd("LLEN").arg(format!("{{ta}}:inbox:{id}"))).await?;
         self.line(
             "workflow",
             json!({
                 "workflow": id, "kind": text(kind), "target": text(target), "parent": text(parent),
-                "status": STATUSES.get(usize::from(numbers[15])).copied().unwrap_or("none"),
-                "leased": numbers[..8].iter().any(|byte| *byte != 0), "unread": unread, "headline": text(headline),
+                "status": STATUSES.get(usize::from(numbers[7])).copied().unwrap_or("none"),
+                "leased": leased, "unread": unread, "headline": text(headline),
             }),
         );
         // Up to the first that is not there, so that one that is too many is found as well.

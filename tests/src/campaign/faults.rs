@@ -420,13 +420,13 @@ impl Dealer<'_> {
     }
 }
 
-/// What a head says in front: fence, entries, flags (1: mail, 8: ended), tries, status (from 0; 1: waiting); queue is the third text after
-/// one more number and a digest of 32 bytes.
+/// What a head says in front: entries, flags (1: mail, 8: ended), tries, status (from 0; 1: waiting); queue is the third text after
+/// one more number and a digest of 32 bytes. Somebody has what has a holder.
 macro_rules! with_head {
     ($rest:literal) => {
         concat!(
             "local head = redis.call('HGET', '{ta}:heads', ARGV[1]) if not head then return 0 end ",
-            "local fence, entries, flags, tries, status = struct.unpack('<dIBHB', head) local _, _, queue = struct.unpack('sss', head, 57) ",
+            "local entries, flags, tries, status = struct.unpack('<IBHB', head) local _, _, queue = struct.unpack('sss', head, 49) ",
             $rest
         )
     };
@@ -447,15 +447,15 @@ const SILENCE: &str = with_head!("return redis.call('DEL', '{ta}:bell:' .. queue
 /// Something that is no signal in the inbox of a workflow that is open and not in hand, as if a program had gone wrong.
 const GARBLE: &str = with_head!(
     r"
-if flags >= 8 or fence ~= 0 then return 0 end
+if flags >= 8 or redis.call('HEXISTS', '{ta}:holders', ARGV[1]) == 1 then return 0 end
 redis.call('RPUSH', '{ta}:inbox:' .. ARGV[1], '{\34no\34: \34signal')
-redis.call('HSET', '{ta}:heads', ARGV[1], string.sub(head, 1, 12) .. string.char(bit.bor(flags, 1)) .. string.sub(head, 14))
+redis.call('HSET', '{ta}:heads', ARGV[1], string.sub(head, 1, 4) .. string.char(bit.bor(flags, 1)) .. string.sub(head, 6))
 return redis.call('ZADD', '{ta}:due:' .. queue, ARGV[2], ARGV[1])"
 );
 /// Flips a bit in one entry of a workflow that waits and whose lease nobody has, and wakes it. 0: it does not wait.
 const FLIP: &str = with_head!(
     r"
-if status ~= 1 or fence ~= 0 then return 0 end
+if status ~= 1 or redis.call('HEXISTS', '{ta}:holders', ARGV[1]) == 1 then return 0 end
 -- What its commit appended stands under the place of the first of its entries.
 local first, name, kept = tonumber(ARGV[2])
 repeat

@@ -174,6 +174,21 @@ impl Connection {
         answers
     }
 
+    /// The answers to all of `pipeline`, which only reads; of each also where that is an error which is only its own.
+    pub(super) async fn queries(&self, operation: &'static str, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        let judge = |error| outage::judge(operation, error);
+        let open = self.open().await.map_err(judge)?;
+        let answers = self.pipeline(&open, pipeline).await.map_err(judge)?;
+        let refused = answers.iter().filter_map(|answer| if let Value::ServerError(error) = answer { Some(RedisError::from(error.clone())) } else { None });
+        match refused.into_iter().find(outage::breaks_connection) {
+            None => Ok(answers),
+            Some(error) => {
+                self.give_up(open.number).await;
+                Err(judge(error))
+            }
+        }
+    }
+
     /// What the process at its other end calls itself.
     pub(super) async fn run(&self) -> RedisResult<String> {
         let open = self.open().await?;

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::redis::Value;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::keys::Keys;
 use super::reply::{self, Malformed, Reply};
 use super::script::Scripts;
 use super::{StoreError, damaged_answer, encode, outage};
+use crate::clock::Timestamp;
 use crate::store::{Created, NewWorkflow};
 
 const OPERATION: &str = "create a workflow";
@@ -47,6 +49,8 @@ struct Shared {
     scripts: Arc<Scripts>,
     keys: Keys,
     line: Mutex<Line>,
+    /// When the store's clock was heard last, and what it said.
+    heard: Mutex<Option<(Instant, Timestamp)>>,
 }
 
 /// The one way to create workflows by themselves.
@@ -54,7 +58,13 @@ pub(super) struct Creations(Arc<Shared>);
 
 impl Creations {
     pub(super) fn new(connection: Arc<Connection>, scripts: Arc<Scripts>, keys: Keys) -> Creations {
-        Creations(Arc::new(Shared { connection, scripts, keys, line: Mutex::default() }))
+        Creations(Arc::new(Shared { connection, scripts, keys, line: Mutex::default(), heard: Mutex::default() }))
+    }
+
+    /// As if the store's clock had just said `now`.
+    #[cfg(test)]
+    pub(super) fn hear(&self, now: Timestamp) {
+        *self.0.heard() = Some((Instant::now(), now));
     }
 
     /// A caller that goes away takes back what was not sent yet, and nothing else.
@@ -73,6 +83,10 @@ impl Shared {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn heard(&self) -> MutexGuard<'_, Option<(Instant, Timestamp)>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// True if whoever joined is to start a call.
     fn join(&self, asked: Asked) -> bool {
         let mut line = self.line();
@@ -84,11 +98,17 @@ impl Shared {
 
     async fn call(&self, together: Vec<Asked>) {
         let script = &self.scripts.create;
-        let call = encode::new_workflows(script.call(&self.keys), together.iter().map(|asked| &asked.new));
+        let heard = *self.heard();
+        let now = heard.map(|(at, said)| said + at.elapsed());
+        let call = encode::new_workflows(script.call(&self.keys), now, together.iter().map(|asked| &asked.new));
         let made = match script.run(&self.connection, OPERATION, call).await {
             Ok(answer) => read(answer, together.len()).map_err(|source| damaged_answer(OPERATION, source)),
             Err(error) => Err(error),
         };
+        let made = made.map(|(now, made)| {
+            *self.heard() = Some((Instant::now(), now));
+            made
+        });
         match made {
             Ok(made) => {
                 for (asked, made) in together.into_iter().zip(made) {
@@ -144,10 +164,15 @@ async fn carry(mut turn: Turn) {
     }
 }
 
-/// One answer for each of `count`.
-fn read(answer: Value, count: usize) -> Result<Vec<Result<Created, StoreError>>, Malformed> {
-    let mut answers = Reply::of(answer)?;
-    (0..count)
+/// What the store's clock says, and one answer for each of `count`.
+fn read(answer: Value, count: usize) -> Result<(Timestamp, Vec<Result<Created, StoreError>>), Malformed> {
+    let mut answer = Reply::of(answer)?;
+    let now = Timestamp::from_millis(answer.number()?);
+    let mut answers = answer.array()?;
+    if answers.is_empty() {
+        return Ok((now, (0..count).map(|_| Ok(Created::New)).collect()));
+    }
+    let made = (0..count)
         .map(|_| match answers.value()? {
             Value::Array(told) => {
                 let told = reply::texts(Value::Array(told))?.join(" ");
@@ -159,5 +184,6 @@ fn read(answer: Value, count: usize) -> Result<Vec<Result<Created, StoreError>>,
                 other => Err(Malformed::new("a known word", other)),
             },
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok((now, made))
 }

@@ -1,7 +1,7 @@
 //! Commits without a script, which cost Redis a third of what they cost with one: one transaction (`MULTI`) that Redis carries out only if nobody else has
 //! changed anything of what this store holds.
 //!
-//! Whoever changes the head of a workflow that somebody holds (takes over its lease, puts a signal into its inbox, frees what it waits for)
+//! Whoever changes something of a workflow that somebody holds (takes over its lease, puts a signal into its inbox, frees what it waits for)
 //! touches its holder's **hand**, a key of that store (`touch` in `common.lua`), within the same script. Before each transaction its connection
 //! watches the hand (`WATCH`), and the key that is there while the store is halted: then a touch, a halt, or an emptied store makes the transaction
 //! do nothing. The watch ends with each transaction, and the next one begins right after it; what happens in between is seen by the hand's value,
@@ -190,10 +190,15 @@ impl Direct {
         }
     }
 
-    /// Takes in what a script has answered.
-    pub(super) fn hear(&self, asked: &Part<'_>, answer: &Answer) {
-        let Answer { advanced, hand, kept_plain, claimed_plain } = answer;
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), advanced.now));
+    /// Takes in what a script has answered at `at`.
+    pub(super) fn hear(&self, asked: &Part<'_>, answer: &Answer, at: Instant) {
+        let Answer { advanced, hand, kept_plain, claimed_plain, .. } = answer;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another one may have been heard since.
+        if heard.is_none_or(|(newest, _)| newest <= at) {
+            *heard = Some((at, advanced.now));
+        }
+        drop(heard);
         let hand: Option<Hand> = hand.as_deref().map(Arc::from);
         self.newest().clone_from(&hand);
         let mut held = self.held();
@@ -482,13 +487,8 @@ impl Drop for Turn<'_> {
 
 /// The head after a commit. It has no flags: what has some goes by the script.
 fn head<'a>(packed: &'a mut Packed, commit: &Commit, now: Timestamp) -> &'a [u8] {
-    let is_end = commit.next != Next::Keep;
-    packed.clear().fence(if is_end { Fence(0) } else { commit.fence });
-    packed.number(commit.expected + commit.entries.len() as u64);
-    packed.small(if is_end { layout::ENDED } else { 0 });
-    packed.count(0);
-    packed.small(layout::number(commit.status));
-    packed.millis(now.millis());
+    let flags = if commit.next == Next::Keep { 0 } else { layout::ENDED };
+    packed.clear().head(commit.expected + commit.entries.len() as u64, flags, commit.status, now);
     let newest = commit.entries.last().map(|newest| newest.digest);
     packed.add_tail(newest, commit.traceparent.as_deref(), "", commit.queue.as_str(), &commit.headline);
     &packed.0

@@ -13,7 +13,7 @@ use super::limits;
 use super::tickets::Tickets;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Queue, Resource, WorkflowId, mark,
+    Advance, CLAIM_MAX, COMMITS_MAX, Claim, Commit, Fence, NewWorkflow, Next, QUEUES_MAX, Queue, Resource, Status, WorkflowId, mark,
 };
 
 /// What one call carries of an [`Advance`].
@@ -23,6 +23,8 @@ pub(super) struct Part<'a> {
     pub(super) renew: &'a [(WorkflowId, Fence)],
     pub(super) hand_back: &'a [(WorkflowId, Fence)],
     pub(super) claim: Option<&'a Claim>,
+    /// What was granted and can't be worked on by whoever serves those queues.
+    pub(super) unfit: Option<(&'a [(WorkflowId, Fence)], &'a [Queue])>,
 }
 
 /// Splits what is too much for one call; at least one part. Claims come last, because what was committed before may be claimed.
@@ -37,6 +39,7 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
         renew: renew.next().unwrap_or_default(),
         hand_back: hand_back.next().unwrap_or_default(),
         claim: None,
+        unfit: None,
     };
     let mut parts: Vec<Part<'_>> = (0..count).map(&mut take).collect();
     if let Some(last) = parts.last_mut() {
@@ -46,8 +49,12 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
 }
 
 impl Part<'_> {
+    pub(super) fn empty() -> Self {
+        Part { lease: Duration::ZERO, commits: Vec::new(), renew: &[], hand_back: &[], claim: None, unfit: None }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.renew.is_empty() && self.hand_back.is_empty() && self.claim.is_none()
+        self.commits.is_empty() && self.renew.is_empty() && self.hand_back.is_empty() && self.claim.is_none() && self.unfit.is_none()
     }
 }
 
@@ -72,10 +79,10 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets, hand
         None => (-1, 0, ""),
     };
     call.arg(written(&mut text, format_args!("{max} {lease} {}", limits::LOST_LOOKED_MAX)));
-    // The holder, which a head ends with a zero byte.
-    call.arg(written(&mut text, format_args!("{} {}", worker.replace('\0', " "), tickets.own)));
-    let queues = advance.claim.map(|claim| claim.queues.as_slice()).unwrap_or_default();
-    let queues = &queues[..queues.len().min(QUEUES_MAX)];
+    // The holder, but for the fence.
+    call.arg(written(&mut text, format_args!("{worker} {}", tickets.own)));
+    let (unfit, serves) = advance.unfit.unwrap_or_default();
+    let queues = advance.claim.map_or(serves, |claim| served(claim));
     call.arg(queues.len());
     for queue in queues {
         call.arg(queue.as_str());
@@ -84,7 +91,19 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets, hand
     for lost in &tickets.lost {
         call.arg(lost);
     }
+    call.arg(unfit.len());
+    packed.clear();
+    for (id, fence) in unfit {
+        call.arg(id.as_str());
+        packed.fence(*fence);
+    }
+    call.arg(&packed.0);
     call
+}
+
+/// As many as one call looks into.
+pub(super) fn served(claim: &Claim) -> &[Queue] {
+    &claim.queues[..claim.queues.len().min(QUEUES_MAX)]
 }
 
 /// What is written, in a buffer that is used again and again.
@@ -157,7 +176,8 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     }
     for new in &commit.create {
         call.arg(new.id.as_str());
-        append_new(call, packed, text, new);
+        append_due(call, packed, new);
+        append_new(call, packed, text, Timestamp::default(), new);
     }
     for (to, signal) in &commit.signals {
         call.arg(to.as_str()).arg(&signal.body);
@@ -171,14 +191,20 @@ fn resource(call: &mut Cmd, resource: &Resource) {
     };
 }
 
-pub(super) fn new_workflows<'a>(mut call: Cmd, new: impl ExactSizeIterator<Item = &'a NewWorkflow> + Clone) -> Cmd {
-    call.arg(new.len());
+/// `now`: what the store's clock is supposed to say.
+pub(super) fn new_workflows<'a>(mut call: Cmd, now: Option<Timestamp>, new: impl ExactSizeIterator<Item = &'a NewWorkflow> + Clone) -> Cmd {
+    // Where all of them are so, the script need not look into any.
+    let sent = now.filter(|_| new.clone().all(|new| new.due.is_none() && new.parent.is_none()));
+    call.arg(new.len()).arg(sent.map_or(0, Timestamp::millis)).arg(Queue::DEFAULT.as_str());
     for new in new.clone() {
         call.arg(new.id.as_str());
     }
     let (mut packed, mut text) = (Packed::default(), String::new());
     for new in new {
-        append_new(&mut call, &mut packed, &mut text, new);
+        if sent.is_none() {
+            append_due(&mut call, &mut packed, new);
+        }
+        append_new(&mut call, &mut packed, &mut text, sent.unwrap_or_default(), new);
     }
     call
 }
@@ -196,14 +222,20 @@ pub(super) fn tell(text: &mut String, commit: &Commit) {
     let _ = write!(text, "{id} {first} {count} {status} {}:{}", commit.headline.len(), commit.headline);
 }
 
-/// All but its id.
-fn append_new(call: &mut Cmd, packed: &mut Packed, text: &mut String, new: &NewWorkflow) {
+/// When it is due, and where.
+fn append_due(call: &mut Cmd, packed: &mut Packed, new: &NewWorkflow) {
     // In the past is now.
     packed.clear().millis(new.due.map_or(-1, |due| limits::keepable(due).millis()));
     packed.text(Queue::DEFAULT.as_str());
     call.arg(&packed.0);
-    call.arg(packed.document(&new.kind, &new.target, new.parent.as_ref()));
-    call.arg(packed.tail(Some(new.entry.digest), new.traceparent.as_deref(), "", Queue::DEFAULT.as_str(), &new.headline));
+}
+
+/// All else but its id. `sent`: its times, if the script takes them as they are.
+fn append_new(call: &mut Cmd, packed: &mut Packed, text: &mut String, sent: Timestamp, new: &NewWorkflow) {
+    packed.clear().head(1, 0, Status::Runnable, sent);
+    packed.add_tail(Some(new.entry.digest), new.traceparent.as_deref(), "", Queue::DEFAULT.as_str(), &new.headline);
+    call.arg(&packed.0);
+    call.arg(packed.document(sent, &new.kind, &new.target, new.parent.as_ref()));
     entries::pack(&mut packed.0, std::slice::from_ref(&new.entry));
     call.arg(&packed.0);
     call.arg(written(text, format_args!(" {}:{}", new.headline.len(), new.headline)));
@@ -226,7 +258,8 @@ pub(super) fn ticks(
     let (mut packed, mut text) = (Packed::default(), String::new());
     for new in create {
         call.arg(new.id.as_str());
-        append_new(&mut call, &mut packed, &mut text, new);
+        append_due(&mut call, &mut packed, new);
+        append_new(&mut call, &mut packed, &mut text, Timestamp::default(), new);
     }
     call
 }

@@ -49,7 +49,7 @@ pub(super) struct Keys {
     pub(super) journal: String,
     /// Hash: workflow -> the state in which it last gave up its lease.
     pub(super) states: String,
-    /// Hash: workflow -> the worker that has it, or had it last, and the ticket of its claim.
+    /// Hash: workflow -> who has it, or had it at its end ([`super::layout`]).
     pub(super) holders: String,
     /// Hash: the store's name and layout; when and by whom it was last accepted; looks of each witness, and at which process
     /// of Redis the last one was.
@@ -139,6 +139,10 @@ impl Keys {
     /// What is touched when somebody changes the head of a workflow that the store of that `session` holds.
     pub(super) fn hand(&self, session: &str) -> String {
         format!("{}:hand:{session}", self.prefix)
+    }
+
+    pub(super) fn inbox(&self, id: &WorkflowId) -> String {
+        format!("{}:inbox:{id}", self.prefix)
     }
 
     pub(super) fn children(&self, id: &WorkflowId) -> String {

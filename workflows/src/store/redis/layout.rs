@@ -1,9 +1,11 @@
 //! How a workflow is kept, byte by byte: what the scripts and this program pass to each other, and what stands in Redis.
 //!
-//! - The **head** changes with each commit, and the scripts look into it (`HEAD` in `common.lua`). Little-endian: fence (f64, 0: nobody
-//!   has it), number of entries (u32), flags (u8), leases that expired without a commit (u16), status (u8, its place in
-//!   [`Status::ALL`]), when it was last committed to (f64, milliseconds). The scripts make that much of it. Then what whoever commits has
-//!   made: the digest of the newest entry (32 bytes); texts that end with a zero byte: traceparent, mark, queue; and the headline to the end.
+//! - The **head** changes with each commit, and the scripts look into it (`HEAD` in `common.lua`). Little-endian: number of entries (u32),
+//!   flags (u8), leases that expired without a commit (u16), status (u8, its place in [`Status::ALL`]), when it was last committed to (f64,
+//!   milliseconds). The scripts make that much of it. Then what whoever commits has made: the digest of the newest entry (32 bytes); texts that
+//!   end with a zero byte: traceparent, mark, queue; and the headline to the end.
+//! - The **holder** is there while somebody has it, and once it has ended: the fence (f64), the worker's name, a space, the ticket of the claim. Of most
+//!   workflows a claim writes nothing else, and the lease.
 //! - The **document** is written once: when it was created (f64, milliseconds), the parent's id with a zero byte, the length of the kind
 //!   (u32), kind, target to the end.
 //! - **Entries**: `entries.rs`.
@@ -15,9 +17,10 @@ use crate::clock::Timestamp;
 use crate::store::{Digest, Document, Fence, Queue, Status, WorkflowId};
 
 /// Counts up whenever any of this changes, so that no release takes what another one wrote for its own.
-pub(super) const LAYOUT: &str = "3";
+pub(super) const LAYOUT: &str = "4";
 
-/// The flag of a head that has ended, as `common.lua` has it.
+/// Flags of a head, as `common.lua` has them: there may be something in its inbox; it has ended.
+pub(super) const MAIL: u8 = 1;
 pub(super) const ENDED: u8 = 8;
 
 /// What the scripts call the statuses, in the order of their numbers.
@@ -89,9 +92,18 @@ impl Packed {
         self.0.extend(headline.as_bytes());
     }
 
-    /// A document without when it was created, which the script knows.
-    pub(super) fn document(&mut self, kind: &str, target: &str, parent: Option<&WorkflowId>) -> &[u8] {
-        self.clear().text(parent.map_or("", WorkflowId::as_str));
+    /// What the scripts, or a transaction, make of a head, with no tries.
+    pub(super) fn head(&mut self, entries: u64, flags: u8, status: Status, updated: Timestamp) {
+        self.number(entries);
+        self.small(flags);
+        self.count(0);
+        self.small(number(status));
+        self.millis(updated.millis());
+    }
+
+    pub(super) fn document(&mut self, created: Timestamp, kind: &str, target: &str, parent: Option<&WorkflowId>) -> &[u8] {
+        self.clear().millis(created.millis());
+        self.text(parent.map_or("", WorkflowId::as_str));
         self.number(kind.len() as u64);
         self.0.extend(kind.as_bytes());
         self.0.extend(target.as_bytes());
@@ -132,11 +144,8 @@ impl<'a> Unpack<'a> {
 /// A workflow as it is kept.
 pub(super) struct Kept {
     pub(super) document: Document,
-    /// None while nobody has it.
-    pub(super) fence: Option<Fence>,
     pub(super) tries: u32,
-    /// It has no flags.
-    pub(super) plain: bool,
+    pub(super) flags: u8,
     /// What of it is not of its form, if so; then that is empty.
     pub(super) damage: Option<String>,
 }
@@ -168,16 +177,15 @@ pub(super) fn bytes(value: Value) -> Result<Vec<u8>, Malformed> {
 pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Result<Kept, Malformed> {
     let mut unpack = Unpack(head);
     let mut read = || {
-        let fence = unpack.float()?;
         let seq = unpack.array().map(u32::from_le_bytes)?;
         let [flags] = unpack.array()?;
         let tries = unpack.array().map(u16::from_le_bytes)?;
         let [status] = unpack.array()?;
         let (updated, digest) = (unpack.time()?, Digest(unpack.array()?));
         let (trace, _mark, queue) = (unpack.text()?, unpack.text()?, unpack.text()?);
-        Some((fence, seq, flags, tries, status, updated, digest, trace, queue, unpack.0))
+        Some((seq, flags, tries, status, updated, digest, trace, queue, unpack.0))
     };
-    let (fence, seq, flags, tries, status, updated, head, trace, queue, headline) =
+    let (seq, flags, tries, status, updated, head, trace, queue, headline) =
         read().ok_or_else(|| Malformed::new("the head of a workflow", String::from_utf8_lossy(head)))?;
     let mut damage = None;
     let mut wrong = |what: String| {
@@ -222,13 +230,15 @@ pub(super) fn kept(id: WorkflowId, head: &[u8], document: Option<&[u8]>) -> Resu
     let document = Document {
         id, kind, target, parent, status, headline, seq, head, state: None, queue, traceparent, created, updated, due: None, lease: None,
     };
-    let fence = (fence > 0.0).then_some(Fence(fence as u64));
-    Ok(Kept { document, fence, tries: u32::from(tries), plain: flags == 0, damage })
+    Ok(Kept { document, tries: u32::from(tries), flags, damage })
 }
 
-/// The worker of a holder, whose ticket follows it.
-pub(super) fn worker(holder: &str) -> String {
-    holder.rsplit_once(' ').map(|(worker, _)| worker.to_owned()).unwrap_or_default()
+/// The fence and the worker of a holder. None: it is not of its form, or nobody's.
+pub(super) fn holder(bytes: &[u8]) -> Option<(Fence, String)> {
+    let mut unpack = Unpack(bytes);
+    let fence = unpack.float().filter(|fence| *fence > 0.0)?;
+    let (worker, _ticket) = std::str::from_utf8(unpack.0).ok()?.rsplit_once(' ')?;
+    Some((Fence(fence as u64), worker.to_owned()))
 }
 
 /// Enough to recognise it.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ::redis::{Cmd, Value, cmd};
 use async_trait::async_trait;
+use tokio::time::Instant;
 use tracing::error;
 
 use super::high_water::{HighWater, Standing};
@@ -26,6 +27,7 @@ mod durability;
 mod encode;
 mod entries;
 mod events;
+mod granted;
 mod keys;
 mod layout;
 mod listing;
@@ -47,9 +49,9 @@ use encode::Part;
 use entries::Unreadable;
 use events::Events;
 use keys::Keys;
-use reply::{Malformed, Reply};
+use reply::{Answer, Malformed, Reply};
 use script::Scripts;
-use tickets::TicketBook;
+use tickets::{TicketBook, Tickets};
 
 /// Most commits have at most so many entries.
 const COMMIT_ENTRIES_FEW: u64 = 16;
@@ -110,6 +112,12 @@ impl RedisStore {
         Ok(store)
     }
 
+    /// As if who creates had just heard that the store's clock says `now`.
+    #[cfg(test)]
+    pub(in crate::store) fn hear(&self, now: Timestamp) {
+        self.creations.hear(now);
+    }
+
     async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, StoreError> {
         self.connection.query(operation, command).await
     }
@@ -166,24 +174,6 @@ impl RedisStore {
         Ok(entries)
     }
 
-    /// A claim hands out the beginnings of journals; the rest of long ones is read in pages. Whoever holds the lease is the only one
-    /// to append.
-    async fn complete(&self, claimed: &mut super::Claimed) -> Result<(), StoreError> {
-        while claimed.damage.is_none() && (claimed.journal.len() as u64) < claimed.document.seq {
-            // A commit begins here.
-            let from = claimed.journal.len() as u64 + 1;
-            let end = from + u64::from(PAGE_MAX);
-            let fields = self.fields("read a claimed journal", &claimed.document.id, from, end).await?;
-            match entries::follow(fields, from, from, &mut claimed.journal) {
-                Ok(next) if next == from => claimed.damage = Some(format!("entry {from} of its journal is not there")),
-                Ok(_) => {}
-                Err(unreadable) => claimed.damage = Some(format!("its journal: {unreadable}")),
-            }
-        }
-        claimed.journal.truncate(usize::try_from(claimed.document.seq).unwrap_or(usize::MAX));
-        Ok(())
-    }
-
     /// One call of at most [`super::COMMITS_MAX`] commits.
     async fn advance_once(&self, mut part: Part<'_>) -> Result<Advanced, StoreError> {
         let Some(turn) = self.direct.turn(&self.connection, &part).await else { return self.advance_by_script(&part).await };
@@ -202,19 +192,25 @@ impl RedisStore {
     async fn advance_by_script(&self, part: &Part<'_>) -> Result<Advanced, StoreError> {
         self.direct.settle(&self.connection, ADVANCE).await?;
         self.direct.ask(part);
-        let script = &self.scripts.advance;
         let drawn = self.tickets.draw(part.claim.is_some());
-        let call = encode::advance(script.call(&self.keys), part, drawn.tickets(), &self.direct.hand);
-        let answer = script.run(&self.connection, ADVANCE, call).await?;
-        let mut answer = reply::advanced(answer, part).map_err(|source| damaged_answer(ADVANCE, source))?;
-        for claimed in &mut answer.advanced.claimed {
-            self.complete(claimed).await?;
-        }
-        self.direct.hear(part, &answer);
+        let mut answer = self.run_advance(part, drawn.tickets()).await?;
+        let heard = Instant::now();
+        drawn.taken_back();
+        let served = part.claim.map(encode::served).unwrap_or_default();
+        (answer.advanced.claimed, answer.claimed_plain) = self.hand_out(std::mem::take(&mut answer.granted), served).await?;
+        self.direct.hear(part, &answer, heard);
         self.direct.begin(&self.connection, ADVANCE, &answer).await;
         // Only now: what was granted and could not be handed out is taken back by the next claim.
         drawn.answered();
         Ok(answer.advanced)
+    }
+
+    /// What the script answers.
+    async fn run_advance(&self, part: &Part<'_>, tickets: &Tickets) -> Result<Answer, StoreError> {
+        let script = &self.scripts.advance;
+        let call = encode::advance(script.call(&self.keys), part, tickets, &self.direct.hand);
+        let answer = script.run(&self.connection, ADVANCE, call).await?;
+        reply::advanced(answer, part).map_err(|source| damaged_answer(ADVANCE, source))
     }
 }
 

@@ -7,10 +7,9 @@ use tracing::error;
 
 use super::encode::Part;
 use super::layout::{self, Kept};
-use super::entries;
 use crate::clock::Timestamp;
 use crate::store::{
-    Advanced, Claim, Claimed, Commit, Committed, Digest, Document, LeaseInfo, Queue, Resource, Status, StoredSignal, WorkflowId, limits,
+    Advanced, Commit, Committed, Digest, Document, Fence, LeaseInfo, Queue, Resource, Status, StoredSignal, WorkflowId, limits,
 };
 
 /// An answer that is not what the scripts give. Somebody else writes to these keys, or runs another version.
@@ -52,7 +51,11 @@ impl Reply {
         self.0.next().ok_or_else(|| Malformed::new("one more element", "the end"))
     }
 
-    fn array(&mut self) -> Result<Reply, Malformed> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.as_slice().is_empty()
+    }
+
+    pub(super) fn array(&mut self) -> Result<Reply, Malformed> {
         Reply::of(self.value()?)
     }
 
@@ -77,10 +80,6 @@ impl Reply {
 
     fn optional_time(&mut self) -> Result<Option<Timestamp>, Malformed> {
         optional_time(self.value()?)
-    }
-
-    fn id(&mut self) -> Result<WorkflowId, Malformed> {
-        id(self.text()?)
     }
 
     fn signals(&mut self) -> Result<Vec<StoredSignal>, Malformed> {
@@ -154,8 +153,16 @@ pub(super) struct Answer {
     pub(super) hand: Option<Vec<u8>>,
     /// Of each commit: its lease was kept, and its head has no flags.
     pub(super) kept_plain: Vec<bool>,
+    /// What was granted, from which `advanced.claimed` is still to be made.
+    pub(super) granted: Vec<Granted>,
     /// Of each claimed workflow: its head has no flags.
     pub(super) claimed_plain: Vec<bool>,
+}
+
+/// A workflow that was granted.
+pub(super) struct Granted {
+    pub(super) id: WorkflowId,
+    pub(super) lease: LeaseInfo,
 }
 
 pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Answer, Malformed> {
@@ -170,22 +177,29 @@ pub(super) fn advanced(answer: Value, asked: &Part<'_>) -> Result<Answer, Malfor
     let verdicts = verdicts.bytes().zip(asked.commits.iter().copied());
     let commits = verdicts.map(|(verdict, commit)| committed(verdict, &mut others, commit, lease_until)).collect::<Result<_, _>>()?;
     let renewed = reply.text()?.bytes().map(|renewed| (renewed == KEPT).then_some(lease_until)).collect();
-    let claimed = reply.array()?.0.filter_map(|one| match claimed(one, now, asked.claim) {
-        Ok(claimed) => Some(claimed),
+    let before: u64 = reply.number()?;
+    let lease = |fence| LeaseInfo {
+        worker: asked.claim.map(|claim| claim.worker.clone()).unwrap_or_default(),
+        fence: Fence(fence),
+        until: asked.claim.map_or(now, |claim| now + claim.lease),
+    };
+    let granted = (before + 1..).zip(reply.array()?.0).filter_map(|(fence, one)| match text(one).and_then(id) {
+        Ok(id) => Some(Granted { id, lease: lease(fence) }),
         // Without a name there is nothing to set aside. It stays leased, and is met again when that expires.
         Err(why) => {
             error!(%why, "what was handed out is no workflow; nobody works on it");
             None
         }
     });
-    let (claimed, claimed_plain) = claimed.unzip();
+    let granted = granted.collect();
     let next = reply.optional_time()?;
     for broken in reply.array()?.0 {
         let told = texts(broken)?;
         error!(workflow = told.first(), why = told.get(1), "what is kept of a workflow can't be read; nobody is granted it any more");
     }
     let hand = optional_bytes(reply.value()?)?;
-    Ok(Answer { advanced: Advanced { now, commits, renewed, claimed, next }, hand, kept_plain, claimed_plain })
+    let advanced = Advanced { now, commits, renewed, claimed: Vec::new(), next };
+    Ok(Answer { advanced, hand, kept_plain, granted, claimed_plain: Vec::new() })
 }
 
 /// Verdicts of `advance.lua`.
@@ -259,29 +273,6 @@ fn wish(commit: &Commit, place: usize) -> Result<Resource, Malformed> {
     taken.map(|take| take.resource.clone()).ok_or_else(|| Malformed::new("one of the wishes", place.to_string()))
 }
 
-/// Also whether its head has no flags.
-fn claimed(one: Value, now: Timestamp, asked: Option<&Claim>) -> Result<(Claimed, bool), Malformed> {
-    let mut reply = Reply::of(one)?;
-    let id = reply.id()?;
-    let head = layout::bytes(reply.value()?)?;
-    let signals = match reply.value()? {
-        Value::Nil => Vec::new(),
-        bodies => Reply::of(bodies)?.0.filter_map(|body| text(body).ok()).map(|body| StoredSignal { body }).collect(),
-    };
-    let mut read = reply.array()?;
-    let document = optional_bytes(read.value()?)?;
-    let Kept { mut document, fence, tries, plain, mut damage } = layout::kept(id, &head, document.as_deref())?;
-    let fence = fence.ok_or_else(|| Malformed::new("a fence", "none"))?;
-    let until = asked.map_or(now, |claim| now + claim.lease);
-    let worker = asked.map(|claim| claim.worker.clone()).unwrap_or_default();
-    document.lease = Some(LeaseInfo { worker, fence, until });
-    let mut journal = Vec::new();
-    if let Err(unreadable) = entries::follow(read.0, 1, 1, &mut journal) {
-        damage.get_or_insert_with(|| format!("its journal: {unreadable}"));
-    }
-    Ok((Claimed { document, journal, tries, damage, fence, lease_until: until, signals }, plain))
-}
-
 /// One element of `read.lua`'s answer; None if there is no such workflow. What can't be read is shown as quarantined: one bad
 /// workflow must not hide the others.
 pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>, Malformed> {
@@ -290,7 +281,7 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
     }
     let mut reply = Reply::of(read)?;
     let (head, document) = (layout::bytes(reply.value()?)?, optional_bytes(reply.value()?)?);
-    let Kept { mut document, fence, .. } = match layout::kept(id.clone(), &head, document.as_deref()) {
+    let Kept { mut document, .. } = match layout::kept(id.clone(), &head, document.as_deref()) {
         Ok(Kept { damage: Some(damage), .. }) => return Ok(Some(unreadable(id.clone(), &damage))),
         Ok(kept) => kept,
         Err(malformed) => return Ok(Some(unreadable(id.clone(), &malformed.to_string()))),
@@ -298,14 +289,12 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
     document.state = reply.optional_text()?;
     document.due = reply.optional_time()?;
     let until = reply.optional_time()?;
-    // Who has it is for people to read.
-    let worker = reply.optional_text().ok().flatten().map(|holder| layout::worker(&holder)).unwrap_or_default();
-    // A fence stands for as long as the lease was not given up.
-    document.lease = fence.zip(until).map(|(fence, until)| LeaseInfo { worker, fence, until });
+    let holder = optional_bytes(reply.value()?)?.and_then(|holder| layout::holder(&holder));
+    document.lease = holder.zip(until).map(|((fence, worker), until)| LeaseInfo { worker, fence, until });
     Ok(Some(document))
 }
 
-fn optional_bytes(value: Value) -> Result<Option<Vec<u8>>, Malformed> {
+pub(super) fn optional_bytes(value: Value) -> Result<Option<Vec<u8>>, Malformed> {
     match value {
         Value::Nil => Ok(None),
         value => layout::bytes(value).map(Some),

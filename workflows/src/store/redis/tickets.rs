@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::limits;
 
 /// What one call carries.
+#[derive(Default)]
 pub(super) struct Tickets {
     /// Names this claim. Empty if nothing is claimed.
     pub(super) own: String,
@@ -37,7 +38,7 @@ impl TicketBook {
             let number = self.count.fetch_add(1, Ordering::Relaxed);
             Tickets { own: format!("{}-{number}", self.session), lost: self.lost().clone() }
         } else {
-            Tickets { own: String::new(), lost: Vec::new() }
+            Tickets::default()
         };
         Drawn { book: self, tickets, answered: false }
     }
@@ -58,11 +59,15 @@ impl Drawn<'_> {
         &self.tickets
     }
 
-    pub(super) fn answered(mut self) {
-        self.answered = true;
+    /// Of the lost ones nothing is outstanding any more.
+    pub(super) fn taken_back(&self) {
         if !self.tickets.lost.is_empty() {
             self.book.lost().retain(|lost| !self.tickets.lost.contains(lost));
         }
+    }
+
+    pub(super) fn answered(mut self) {
+        self.answered = true;
     }
 }
 

@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::task::JoinHandle;
 
+use super::faults::claim;
 use super::sample;
+use crate::clock::Timestamp;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisOptions, RedisStore};
-use crate::store::{COMMITS_MAX, Created, NewWorkflow, Status, Store, StoreError, Trouble};
+use crate::store::{COMMITS_MAX, Created, Document, NewWorkflow, Query, Status, Store, StoreError, Trouble};
 
 /// Longer than it takes to send a call, on a busy machine too.
 const SENT_BY_THEN: Duration = Duration::from_millis(300);
@@ -59,6 +61,81 @@ async fn the_same_one_asked_for_at_the_same_time_is_new_to_one_caller() {
     let asked = join_all((0..50).map(|_| store.create(sample("w")))).await;
     let new = asked.into_iter().filter(|made| matches!(made, Ok(Created::New))).count();
     assert_eq!((new, open(&store).await), (1, 1));
+}
+
+#[tokio::test]
+async fn two_of_one_name_in_one_call_are_created_once() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    let before = calls(&server);
+    // What is asked for while the first call is outstanding goes with the second, whose clock is known.
+    let (first, one, another, other) = tokio::join!(store.create(sample("first")), store.create(sample("w")), store.create(sample("w")), store.create(sample("x")));
+    let mut twice = [one.unwrap(), another.unwrap()];
+    twice.sort_by_key(|made| *made == Created::Existing);
+    assert_eq!((first.unwrap(), twice, other.unwrap()), (Created::New, [Created::New, Created::Existing], Created::New));
+    assert_eq!((calls(&server) - before, open(&store).await), (2, 3));
+    assert_eq!(claim(&store).await.len(), 3);
+}
+
+/// How it is kept, without when it was created and without its own name.
+async fn kept(store: &RedisStore, name: &str) -> (String, Timestamp) {
+    let document = store.load(&name.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((document.created, document.due.is_some()), (document.updated, true));
+    let created = document.created;
+    let same = Document { id: "w".parse().unwrap(), created: Timestamp::default(), updated: Timestamp::default(), due: None, ..document };
+    (format!("{same:?} {:?}", store.journal(&name.parse().unwrap(), 1, 10).await.unwrap()), created)
+}
+
+#[tokio::test]
+async fn what_is_kept_as_it_was_sent_is_what_the_script_would_have_made() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    let began = store.events_end().await.unwrap();
+    store.create(sample("made")).await.unwrap();
+    let (made, _) = kept(&store, "made").await;
+    // By its clock one can see who has written it. One that is too far off is not taken for the store's.
+    const SOME: i64 = 700;
+    const HOUR: i64 = 3_600_000;
+    for (name, off, is_taken) in [("behind", -SOME, true), ("ahead", SOME, true), ("far-behind", -HOUR, false), ("far-ahead", HOUR, false)] {
+        let now = store.now().await.unwrap();
+        let said = Timestamp::from_millis(now.millis() + off);
+        store.hear(said);
+        store.create(sample(name)).await.unwrap();
+        let after = store.now().await.unwrap();
+        let (sent, created) = kept(&store, name).await;
+        assert_eq!(sent, made, "{name}");
+        let (from, to) = if is_taken { (said, said + after.since(now)) } else { (now, after) };
+        assert!((from..=to).contains(&created), "{name}: {created:?} is not between {from:?} and {to:?}");
+        // Whatever it says: due now.
+        assert!(claim(&store).await.iter().any(|claimed| claimed.document.id.as_str() == name), "{name}");
+    }
+    let told = store.events(Some(&began), Duration::ZERO).await.unwrap();
+    let told: Vec<_> = told.iter().map(|event| (event.workflow.as_str(), event.seq, event.status, event.headline.as_str())).collect();
+    let expected = ["made", "behind", "ahead", "far-behind", "far-ahead"].map(|name| (name, 1, Status::Runnable, sample(name).headline));
+    assert_eq!(told, expected.iter().map(|(name, seq, status, headline)| (*name, *seq, *status, headline.as_str())).collect::<Vec<_>>());
+    assert_eq!(open(&store).await, 5);
+    assert_eq!(store.list(&Query { limit: 10, ..Query::default() }).await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn one_that_is_due_later_or_somebodys_child_is_so_also_among_others() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    store.create(sample("parent")).await.unwrap();
+    let later = store.now().await.unwrap() + Duration::from_secs(60);
+    let child = NewWorkflow { parent: Some("parent".parse().unwrap()), ..sample("child") };
+    let waits = NewWorkflow { due: Some(later), ..sample("waits") };
+    let made = tokio::join!(store.create(sample("first")), store.create(child), store.create(waits), store.create(sample("last")));
+    for made in [made.0, made.1, made.2, made.3] {
+        assert_eq!(made.unwrap(), Created::New);
+    }
+    let mut due: Vec<_> = claim(&store).await.into_iter().map(|claimed| claimed.document.id.to_string()).collect();
+    due.sort();
+    assert_eq!(due, ["child", "first", "last", "parent"]);
+    let waits = store.load(&"waits".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((waits.status, waits.due), (Status::Waiting, Some(later)));
+    let children = store.list(&Query { parent: Some("parent".parse().unwrap()), limit: 10, ..Query::default() }).await.unwrap();
+    assert_eq!(children.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["child"]);
 }
 
 #[tokio::test]

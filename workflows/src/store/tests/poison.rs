@@ -7,7 +7,7 @@ use super::sample;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    Advance, Advanced, Claim, Commit, Committed, Digest, Fence, Next, Query, Queue, Resource, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Fence, Next, Query, Queue, Resource, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -77,9 +77,9 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
     const INBOX: &str = "{ta}:inbox:bad";
     // Where its fields stand: `layout.rs`.
     let at = |place: &'static str, bytes: &'static str| ["EVAL", PATCH, "0", "bad", place, bytes];
-    let (seq_huge, status, flags) = (at("9", r#""\xff\xff\xff\xff""#), at("16", r#""\xc8""#), at("13", r#""\x01""#));
-    let updated = at("17", r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
-    let digest = at("25", "another");
+    let (seq_huge, status, flags) = (at("1", r#""\xff\xff\xff\xff""#), at("8", r#""\xc8""#), at("5", r#""\x01""#));
+    let updated = at("9", r#""\xff\xff\xff\xff\xff\xff\xff\xff""#);
+    let digest = at("17", "another");
     let poisons: [(&str, &[&[&str]]); 16] = [
         ("its head is a text", &[&["HSET", HEADS, "bad", "garbage"]]),
         ("its head is a long text", &[&["HSET", HEADS, "bad", "\"garbage that is longer than all the numbers in front\""]]),
@@ -146,6 +146,54 @@ async fn an_id_that_can_be_none_is_never_handed_out_and_holds_up_nothing() {
     }
     let listed = store.list(&Query { limit: 10, ..Query::default() }).await.unwrap();
     assert_eq!(listed.len(), 3, "{listed:#?}");
+    drop(server);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_claimed_again_although_somebody_has_made_it_due() {
+    let (server, store) = poisoned(&[]).await;
+    let claimed = store.advance(&claim()).await.unwrap();
+    let ends = |claimed: &Claimed| Commit { status: Status::Succeeded, ..commit(&claimed.document.id, claimed.fence, Next::End { keep: LONG }) };
+    store.advance(&Advance { commits: claimed.claimed.iter().map(ends).collect(), ..Advance::default() }).await.unwrap();
+    server.command(&["ZADD", "{ta}:due:default", "1", "bad"]);
+    server.command(&["ZADD", "{ta}:lease", "1", "a-good"]);
+    assert_eq!(store.advance(&claim()).await.unwrap().claimed, []);
+    for key in ["{ta}:due:default", "{ta}:lease"] {
+        assert_eq!(server.command(&["EXISTS", key]), ":0\r\n", "{key}: it is not looked at again and again");
+    }
+    let ended = store.load(&"bad".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((ended.status, ended.seq, ended.lease), (Status::Succeeded, 2, None));
+}
+
+#[tokio::test]
+async fn one_that_parks_on_an_inbox_that_is_none_is_set_aside_and_not_forgotten() {
+    let (server, store) = poisoned(&[]).await;
+    let claimed = store.advance(&claim()).await.unwrap();
+    let bad = claimed.claimed.iter().find(|claimed| claimed.document.id.as_str() == "bad").unwrap();
+    store.signal(&"bad".parse().unwrap(), StoredSignal { body: "{}".to_owned() }).await.unwrap();
+    server.command(&["SET", "{ta}:inbox:bad", "garbage"]);
+    let parks = vec![commit(&bad.document.id, bad.fence, Next::Signal)];
+    let parked = store.advance(&Advance { lease: LONG, commits: parks, ..Advance::default() }).await.unwrap().commits.remove(0);
+    assert!(matches!(parked, Committed::Conflict { .. }), "{parked:?}");
+    assert_ne!(server.command(&["ZSCORE", "{ta}:lease", "bad"]), "$-1\r\n", "its lease is left to expire");
+    server.command(&["ZADD", "{ta}:lease", "1", "bad"]);
+    assert_eq!(store.advance(&claim()).await.unwrap().claimed, []);
+    assert_eq!(store.load(&"bad".parse().unwrap()).await.unwrap().unwrap().status, Status::Quarantined);
+}
+
+#[tokio::test]
+async fn one_that_is_due_in_two_queues_is_claimed_once_by_whoever_serves_its_own() {
+    let (_server, store) = poisoned(&[&["ZADD", "{ta}:due:bmc", "1", "bad"]]).await;
+    let served = |queues: &[Queue]| Claim { queues: queues.to_vec(), ..claim().claim.unwrap() };
+    let bmc: Queue = "bmc".parse().unwrap();
+    // It waits in another one.
+    let elsewhere = store.advance(&Advance { claim: Some(served(std::slice::from_ref(&bmc))), ..claim() }).await.unwrap();
+    assert_eq!(elsewhere.claimed, []);
+    assert_eq!(store.load(&"bad".parse().unwrap()).await.unwrap().unwrap().lease, None);
+    let (server, store) = poisoned(&[&["ZADD", "{ta}:due:bmc", "1", "bad"]]).await;
+    let claimed = store.advance(&Advance { claim: Some(served(&[bmc, Queue::DEFAULT])), ..claim() }).await.unwrap();
+    assert_eq!(claimed.claimed.len(), 3, "{claimed:#?}");
+    assert_eq!(sound(&claimed), names(&["a-good", "bad", "z-good"]));
     drop(server);
 }
 

@@ -18,26 +18,16 @@ call('SET', KEY_REVISION, whole(math.max(there, revision) + 1))
 call('DEL', KEY_HALT)
 
 local leased = call('ZRANGE', KEY_LEASE, 0, -1)
-for from = 1, #leased, SLICE do
-  local upto = math.min(from + SLICE - 1, #leased)
-  load_heads(leased, from, upto)
-  for i = from, upto do
-    if peek(leased[i]) then
-      void_lease(leased[i])
-      touch(leased[i])
-    end
-  end
-  settle_heads()
-  raw = {}
-end
-in_slices('ZREM', KEY_LEASE, leased)
+load_holders(leased, 1, #leased)
+for _, id in ipairs(leased) do touch(id) end
+call('UNLINK', KEY_HOLDERS, KEY_LEASE)
 local open = call('ZRANGE', KEY_OPEN, 0, -1)
 for from = 1, #open, SLICE do
   local upto = math.min(from + SLICE - 1, #open)
   load_heads(open, from, upto)
   for i = from, upto do
     -- What can't be read was set aside, or will be.
-    local seq, _, _, queue = peek(open[i])
+    local seq, _, queue = peek(open[i])
     if seq and byte(raw[open[i]], STATUS_AT) ~= QUARANTINED then make_due_now(open[i], queue) end
   end
   raw = {}

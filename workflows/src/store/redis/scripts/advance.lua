@@ -5,7 +5,7 @@ local HAND = text()
 
 -- Leases that last until LEASE_UNTIL, as scores and members, and leases that are over, which come after: written before anything is
 -- claimed.
-local kept, over = {}, {}
+local kept, over, freed = {}, {}, {}
 -- Ended workflows: removed from the open ones, and by when they are swept.
 local closed, by_expiry = {}, {}
 
@@ -26,6 +26,7 @@ end
 local function settle_leases()
   in_slices('ZADD', KEY_LEASE, kept)
   in_slices('ZREM', KEY_LEASE, over)
+  in_slices('HDEL', KEY_HOLDERS, freed)
   settle_closed()
   in_slices('ZADD', KEY_EXPIRY, by_expiry)
 end
@@ -36,7 +37,8 @@ local function last(id)
 end
 
 local function release(id)
-  over[#over + 1] = id
+  over[#over + 1], freed[#freed + 1] = id, id
+  holder[id] = false
 end
 
 -- The signals that are handed out with a lease.
@@ -74,22 +76,22 @@ local function busy(id, take)
   local joining, counted = {}, {}
   for i, wish in ipairs(take) do
     if wish.kind == 'lock' then
-      local holder = call('HGET', KEY_LOCKS, wish.name)
-      if holder and holder ~= id then
+      local other = call('HGET', KEY_LOCKS, wish.name)
+      if other and other ~= id then
         call('ZADD', wait_key('lock:' .. wish.name), 'NX', NOW, id)
-        return { 'busy', i, { holder } }
+        return { 'busy', i, { other } }
       end
     else
       local key = budget_key(wish.name)
       local member = wish.name .. '\0' .. wish.member
-      local holder = call('HGET', key, wish.member)
-      if holder and holder ~= id then
-        local seq, _, its_flags = peek(holder)
+      local other = call('HGET', key, wish.member)
+      if other and other ~= id then
+        local seq, its_flags = peek(other)
         -- Not in the line of those who wait for any share: one that is freed is not this one.
-        if seq and band(its_flags, ENDED) == 0 then return { 'busy', i, { holder } } end
+        if seq and band(its_flags, ENDED) == 0 then return { 'busy', i, { other } } end
       end
-      if (holder or '') ~= id and (holder or '') ~= wish.from then return { 'held', i, holder or '' } end
-      if not holder then
+      if (other or '') ~= id and (other or '') ~= wish.from then return { 'held', i, other or '' } end
+      if not other then
         -- The same member twice is one member.
         if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
         counted[member] = true
@@ -136,7 +138,9 @@ end
 
 local function finish(id, keep_ms)
   local flags = flags_of(id)
-  release(id)
+  -- Who had it last stays there: nobody has what has ended. (A hash that is emptied again and again goes back to the form for few
+  -- fields, in which each is looked for among all.)
+  over[#over + 1] = id
   closed[#closed + 1] = id
   by_expiry[#by_expiry + 1], by_expiry[#by_expiry + 2] = whole(now + keep_ms), id
   if band(flags, LOCKS) ~= 0 then
@@ -146,18 +150,25 @@ local function finish(id, keep_ms)
   if band(flags, MAIL) ~= 0 then call('UNLINK', inbox_key(id)) end
 end
 
+-- Due now, after a lease that was given up: that it was woken meanwhile has had its effect.
+local function make_due_anew(id, queue)
+  local flags = flags_of(id)
+  if band(flags, WOKEN) ~= 0 then put_flags(id, flags - WOKEN) end
+  make_due(id, now, queue)
+end
+
 -- Ends the lease. What has arrived meanwhile makes the workflow due now.
 local function park(id, at, queue)
   local flags = flags_of(id)
-  release(id)
+  -- An error where that is no list: then the lease is left to expire, and who claims it sets it aside.
   if band(flags, MAIL) ~= 0 and call('LLEN', inbox_key(id)) == 0 then
     flags = flags - MAIL
     put_flags(id, flags)
   end
-  -- Its being woken is forgotten when it is claimed, which is next.
+  release(id)
   -- What this very commit has freed may be what it waited for.
   if band(flags, MAIL + WOKEN) ~= 0 or due_now[id] then
-    make_due(id, now, queue)
+    make_due_anew(id, queue)
   elseif at then
     make_due(id, math.max(at, now), queue)
   end
@@ -181,9 +192,8 @@ local function commit_one(id)
   place = place + 2
   if entries > 0 then field, added, told = text(), text(), text() end
   if not head then return FENCED end
-  local old_fence, old_seq, flags, _, old_status = unpacked('<dIBHB', head)
-  -- Zero is nobody's.
-  local holds = fence ~= 0 and old_fence == fence
+  local old_seq, flags, _, old_status = unpacked('<IBHB', head)
+  local holds = fence ~= 0 and band(flags, ENDED) == 0 and fence_of(id) == fence
   -- With entries that stand already it would not be at `seq` any more.
   if entries == 0 or old_seq ~= seq then
     local stands
@@ -231,20 +241,19 @@ local function commit_one(id)
     count(status, -1)
   end
   if ends then flags = bor(flags, ENDED) end
-  local keeps = next == KEEP
-  put_head(id, pack(HEAD, keeps and fence or 0, seq + entries, flags, 0, status, now) .. tail)
+  put_head(id, pack(HEAD, seq + entries, flags, 0, status, now) .. tail)
   -- It stands. What is of the wrong type from here on is its own.
   if consumed > 0 and band(flags, MAIL) ~= 0 then call('LTRIM', inbox_key(id), consumed, -1) end
   if take then take_resources(id, take) end
   if give then give_resources(id, give) end
-  for _ = 1, created do create(text()) end
+  for _ = 1, created do create_one(text()) end
   if ends then finish(id, value) end
   -- The workflow itself, if it ends with this commit, gets no more signals.
   for _ = 1, sent do
     local to = text()
     signal(to, text(), false)
   end
-  if keeps then return keep(id) end
+  if next == KEEP then return keep(id) end
   if not ends then
     local _, _, queue = unpacked(TEXTS, tail, DIGEST_BYTES + 1)
     park(id, next == AT and value, queue)
@@ -254,7 +263,7 @@ end
 
 local function holds(id, fence)
   local head = raw[id]
-  return head and #head >= TEXTS_AT and fence ~= 0 and unpacked('<d', head) == fence
+  return head and #head >= TEXTS_AT and band(flags_of(id), ENDED) == 0 and fence ~= 0 and fence_of(id) == fence
 end
 
 local function renew(id, fence)
@@ -267,22 +276,16 @@ local function hand_back(id, fence)
   if not holds(id, fence) then return end
   -- Nothing that was asked for under it before comes after this.
   touch(id)
-  void_lease(id)
   release(id)
-  local _, _, _, queue = peek(id)
-  make_due(id, now, queue)
+  local _, _, queue = peek(id)
+  make_due_anew(id, queue)
 end
 
 -- A token larger than any before, also than those of a store that was lost or put back from a backup: it
 -- never falls behind the clock, in microseconds, and nobody grants a million leases in a second.
-local fence
-local function next_fence()
-  fence = math.max(fence or tonumber(call('GET', KEY_FENCE) or 0), now * 1000) + 1
-  return fence
+local function newest_fence()
+  return math.max(tonumber(call('GET', KEY_FENCE) or 0), now * 1000)
 end
-
--- The most places of one journal that are looked at: the others are read in pages.
-local PLACES_MAX = 128
 
 -- Workflows that can't be granted, and why: what is kept of them is not of the form it should have.
 local broken = {}
@@ -290,69 +293,43 @@ local broken = {}
 -- Nobody is granted it any more. Where its head can be read, that says so; where not, it is left for a person to look at.
 local function set_aside(id, why)
   broken[#broken + 1] = { id, why }
-  call('ZREM', KEY_LEASE, id)
   touch(id)
+  void_lease(id)
   local head = raw[id]
-  local ok, _, seq, flags, tries, status = pcall(unpacked, HEAD, head)
+  local ok, seq, flags, tries, status = pcall(unpacked, HEAD, head)
   local known, _, _, _, headline_at = pcall(unpacked, TEXTS, head, TEXTS_AT)
   if not ok or not known then return end
-  put_head(id, pack('<dIBHB', 0, seq, flags, tries, QUARANTINED) .. sub(head, STATUS_AT + 1, headline_at - 1) .. why)
+  put_head(id, pack('<IBHB', seq, flags, tries, QUARANTINED) .. sub(head, STATUS_AT + 1, headline_at - 1) .. why)
   count(status, -1)
   count(QUARANTINED, 1)
 end
 
--- The documents of those of `ids` that are there, and what stands at the first places of their journals.
-local function read_journals(ids)
-  local read, names, whose = {}, {}, {}
-  for from = 1, #ids, SLICE do
-    local upto = math.min(from + SLICE - 1, #ids)
-    local found = call('HMGET', KEY_DOCUMENTS, unpack(ids, from, upto))
-    for i = from, upto do
-      local id = ids[i]
-      -- One may be due twice.
-      if not read[id] then
-        read[id] = { found[i - from + 1] }
-        for at = 1, math.min(entries_of(raw[id]), PLACES_MAX) do
-          names[#names + 1], whose[#whose + 1] = id .. ':' .. as_text(at), id
-        end
-      end
+-- Can it be worked on by who serves these queues? If not, nobody has it any more: it is gone without having ended (somebody removed it by
+-- hand), has ended (and was made due by hand), waits elsewhere, or is set aside.
+local function is_fit(id, serves)
+  local ok, fit = pcall(function()
+    local head = raw[id]
+    if not head then return void_lease(id) end
+    -- An error if there are none.
+    local _, _, queue = unpacked(TEXTS, head, TEXTS_AT)
+    if band(flags_of(id), ENDED) ~= 0 then return void_lease(id) end
+    if queue == '' then return set_aside(id, 'it has no queue') end
+    if not serves[queue] then
+      void_lease(id)
+      return make_due_anew(id, queue)
     end
-  end
-  for from = 1, #names, SLICE do
-    local upto = math.min(from + SLICE - 1, #names)
-    for i, entry in ipairs(call('HMGET', KEY_JOURNAL, unpack(names, from, upto))) do
-      local journal = read[whose[from + i - 1]]
-      journal[#journal + 1] = entry
-    end
-  end
-  return read
+    unread(id)
+    return true
+  end)
+  if not ok then return set_aside(id, its_own(fit)) end
+  return fit
 end
 
--- The workflow as its new holder finds it; nil if it is gone without having ended (somebody removed it by hand), can't be
--- granted, or waits elsewhere. `expired`: its last holder is presumed dead.
-local function grant(id, read, holder, serves, expired)
+-- One more lease of it has expired without a commit.
+local function count_try(id)
   local head = raw[id]
-  if not head then
-    call('ZREM', KEY_LEASE, id)
-    return nil
-  end
-  -- An error if there are none.
-  local _, _, queue = unpacked(TEXTS, head, TEXTS_AT)
-  if queue == '' then return set_aside(id, 'it has no queue') end
-  local fence_before, seq, flags, tries = unpacked('<dIBH', head)
-  -- Its lease has expired; or somebody has made it due by hand.
-  if fence_before ~= 0 then touch(id) end
-  if not serves[queue] then
-    void_lease(id)
-    call('ZREM', KEY_LEASE, id)
-    return make_due(id, now, queue)
-  end
-  if expired then tries = math.min(tries + 1, 65535) end
-  put_head(id, pack('<dIBH', next_fence(), seq, band(flags, MAIL + LOCKS + ENDED), tries) .. sub(head, STATUS_AT))
-  local n = #holders
-  holders[n + 1], holders[n + 2] = id, holder
-  local signals = band(flags, MAIL) ~= 0 and unread(id)
-  return { id, raw[id], signals, read[id] }
+  local seq, flags, tries = unpacked('<IBH', head)
+  put_head(id, pack('<IBH', seq, band(flags, MAIL + LOCKS + ENDED), math.min(tries + 1, 65535)) .. sub(head, STATUS_AT))
 end
 
 -- Leases that were granted to claims whose answer was lost: nobody knows of them, and they are due again.
@@ -364,13 +341,12 @@ local function take_back(lost, look_max)
     local upto = math.min(from + SLICE - 1, #leased)
     local found = call('HMGET', KEY_HOLDERS, unpack(leased, from, upto))
     for i = from, upto do
-      local id, holder = leased[i], found[i - from + 1]
-      if holder and is_lost[match(holder, '(%S+)$') or ''] then
-        local seq, _, _, queue = peek(id)
+      local id, who = leased[i], found[i - from + 1]
+      if who and is_lost[match(who, '(%S+)$') or ''] then
+        local seq, flags, queue = peek(id)
         if seq then
           void_lease(id)
-          call('ZREM', KEY_LEASE, id)
-          make_due(id, now, queue)
+          if band(flags, ENDED) == 0 then make_due_anew(id, queue) end
         end
       end
     end
@@ -407,37 +383,46 @@ local function find_due(queues, max)
   end
 end
 
--- Expired leases first, because their workflows have waited for a dead worker; then what has been due longest.
-local function claim(max, until_text, holder, queues)
-  local serves = {}
-  for _, queue in ipairs(queues) do serves[queue] = true end
-  local claimed, leases = {}, {}
+-- Expired leases first, because their workflows have waited for a dead worker; then what has been due longest. Answers their ids, and the fence before
+-- theirs: the first has the next one, and so on. What becomes due is not looked into here: this language would make a string of all of it. Who claims reads it
+-- (granted.rs), and tells what is not fit to be worked on.
+local function claim(max, until_text, worker, serves, queues)
+  local claimed, leases, holders, granted, n = {}, {}, {}, {}, 0
+  local fence = newest_fence()
   local function grant_all(ids, expired)
-    load_heads(ids, 1, #ids)
-    local read = read_journals(ids)
-    for _, id in ipairs(ids) do
-      local ok, granted = pcall(grant, id, read, holder, serves, expired)
-      if not ok then granted = set_aside(id, its_own(granted)) end
-      if granted then
-        claimed[#claimed + 1] = granted
-        leases[#leases + 1], leases[#leases + 2] = until_text, id
+    load_holders(ids, 1, #ids)
+    if expired then load_heads(ids, 1, #ids) end
+    for i = 1, #ids do
+      local id = ids[i]
+      -- One may be due twice.
+      if not granted[id] then
+        -- Its lease has expired; or somebody has made it due by hand.
+        if holder[id] then touch(id) end
+        if not expired or is_fit(id, serves) then
+          if expired then count_try(id) end
+          n = n + 1
+          claimed[n], granted[id] = id, true
+          leases[2 * n - 1], leases[2 * n] = until_text, id
+          holders[2 * n - 1], holders[2 * n] = id, pack('<d', fence + n) .. worker
+        end
       end
     end
   end
   grant_all(call('ZRANGEBYSCORE', KEY_LEASE, '-inf', NOW, 'LIMIT', 0, max), true)
   local take_out
-  if #claimed < max then
+  if n < max then
     local ids
-    ids, take_out = find_due(queues, max - #claimed)
+    ids, take_out = find_due(queues, max - n)
     grant_all(ids, false)
   end
-  settle_workflows()
+  settle_heads()
+  in_slices('HSET', KEY_HOLDERS, holders)
   in_slices('ZADD', KEY_LEASE, leases)
-  if fence then call('SET', KEY_FENCE, whole(fence)) end
+  if n > 0 then call('SET', KEY_FENCE, whole(fence + n)) end
   if take_out then take_out() end
   settle_due()
   settle_counts()
-  return claimed
+  return claimed, whole(fence)
 end
 
 -- When there may be something to claim in `queues`, or the next lease ends.
@@ -460,12 +445,13 @@ local commits, renewals, returns = number(), number(), number()
 local ids = place
 place = place + commits + renewals + returns
 load_heads(ARGV, ids + 1, place)
+load_holders(ARGV, ids + 1, place)
 -- Fences of the renewals, then of what is handed back.
 local fences = text()
 local function fence_at(i) return (unpacked('<d', fences, 8 * i - 7)) end
 if commits + returns > 0 then remember() end
 
-local reply = { NOW, LEASE_UNTIL, '', {}, '', {}, false, broken, false }
+local reply = { NOW, LEASE_UNTIL, '', {}, '', '0', {}, false, broken, false }
 local verdicts, renewed = {}, {}
 for i = 1, commits do
   local ok, verdict = pcall(commit_one, ARGV[ids + i])
@@ -496,13 +482,20 @@ settle_counts()
 settle_events()
 local claim_max, claim_until, lost_look_max = match(text(), '^(%S+) (%S+) (%S+)$')
 claim_max, claim_until = tonumber(claim_max), whole(now + claim_until)
-local holder, queues, lost = text(), read_texts(number()), read_texts(number())
+local worker, queues, lost = text(), read_texts(number()), read_texts(number())
+local serves = {}
+for _, queue in ipairs(queues) do serves[queue] = true end
+local unfit, unfit_fences = read_texts(number()), text()
+load_heads(unfit, 1, #unfit)
+for i, id in ipairs(unfit) do
+  if fence_of(id) == unpacked('<d', unfit_fences, 8 * i - 7) then is_fit(id, serves) end
+end
 if #lost > 0 then take_back(lost, tonumber(lost_look_max)) end
 if claim_max >= 0 then
-  local claimed = claim(claim_max, claim_until, holder, queues)
-  reply[6] = claimed
+  local claimed, fence = claim(claim_max, claim_until, worker, serves, queues)
+  reply[6], reply[7] = fence, claimed
   local next_look = earliest(queues)
-  if next_look then reply[7] = whole(next_look) end
+  if next_look then reply[8] = whole(next_look) end
   if #claimed >= claim_max then
     -- Who claims has no place left, and will not hear of what is due then: somebody else has to.
     for _, queue in ipairs(queues) do rings[queue] = rings[queue] or 1 end
@@ -515,6 +508,8 @@ if claim_max >= 0 then
   end
 end
 settle_heads()
+settle_due()
+settle_counts()
 settle_bell()
-reply[9] = call('GET', HAND)
+reply[10] = call('GET', HAND)
 return reply

@@ -69,10 +69,10 @@ end
 
 -- --- heads ---
 
--- Fence (0: nobody has it), entries, flags, leases that expired without a commit, status, when it was last committed to. What follows is made
--- by whoever commits: the digest of the newest entry, traceparent, mark of the last commit if it had no entries, queue, headline.
-local HEAD, TEXTS = '<dIBHBd', 'sss'
-local FLAGS_AT, STATUS_AT, TAIL_AT = 13, 16, 25
+-- Entries, flags, leases that expired without a commit, status, when it was last committed to. What follows is made by whoever commits: the
+-- digest of the newest entry, traceparent, mark of the last commit if it had no entries, queue, headline.
+local HEAD, TEXTS = '<IBHBd', 'sss'
+local FLAGS_AT, STATUS_AT, TAIL_AT = 5, 8, 17
 local DIGEST_BYTES = 32
 local TEXTS_AT = TAIL_AT + DIGEST_BYTES
 -- There may be something in its inbox; a resource that it waits for became free; it may hold locks; it has ended.
@@ -128,37 +128,65 @@ local function put_flags(id, flags)
   put_head(id, sub(head, 1, FLAGS_AT - 1) .. char(flags) .. sub(head, FLAGS_AT + 1))
 end
 
--- What the head of somebody else says: entries, fence, flags, queue. Nothing if there is none, or if it is not of its form: then
--- it is as if it were gone.
+-- What the head of somebody else says: entries, flags, queue. Nothing if there is none, or if it is not of its form: then it is as if
+-- it were gone.
 local function peek(id)
   local head = head_of(id)
   if not head or #head < TEXTS_AT then return nil end
   local ok, _, _, queue = pcall(unpacked, TEXTS, head, TEXTS_AT)
   if not ok then return nil end
-  local fence, seq, flags = unpacked('<dIB', head)
-  return seq, fence, flags, queue
+  local seq, flags = unpacked('<IB', head)
+  return seq, flags, queue
 end
 
--- How many entries there are; none if the head is not there or too short to say.
-local function entries_of(head)
-  if not head or #head < TEXTS_AT then return 0 end
-  local _, seq = unpacked('<dI', head)
-  return seq
+-- --- holders ---
+
+-- Who has a workflow: a fence, the worker, and the ticket of its claim. False: nobody has it. Of what has ended: who had it last.
+local holder = {}
+
+-- Reads those of items[first..last], which are ids.
+local function load_holders(items, first, last)
+  for from = first, last, SLICE do
+    local upto = math.min(from + SLICE - 1, last)
+    local found = call('HMGET', KEY_HOLDERS, unpack(items, from, upto))
+    for i = from, upto do
+      local id = items[i]
+      if holder[id] == nil then holder[id] = found[i - from + 1] end
+    end
+  end
 end
 
--- Nobody has it any more.
-local function void_lease(id)
-  put_head(id, pack('<d', 0) .. sub(raw[id], 9))
+local function holder_of(id)
+  local found = holder[id]
+  if found == nil then
+    found = call('HGET', KEY_HOLDERS, id)
+    holder[id] = found
+  end
+  return found
 end
 
--- Tells the store that has it in hand that somebody else has changed its head (direct.rs).
+-- Zero is nobody's.
+local function fence_of(id)
+  local found = holder_of(id)
+  if not found or #found < 8 then return 0 end
+  return (unpacked('<d', found))
+end
+
+-- Tells the store that has it in hand that somebody else has changed something of it (direct.rs).
 local touched = {}
 local function touch(id)
-  local session = match(call('HGET', KEY_HOLDERS, id) or '', '(%x+)%-%d+$')
+  local session = match(holder_of(id) or '', '(%x+)%-%d+$')
   if not session or touched[session] then return end
   touched[session] = true
   -- A value that no hand ever had, also in a store that was put back from a backup. It lasts as long as one that a store makes itself.
   call('SET', PREFIX .. ':hand:' .. session, NOW .. '.' .. call('INCR', PREFIX .. ':touched'), 'EX', 86400)
+end
+
+-- Nobody has it any more, from now on.
+local function void_lease(id)
+  call('ZREM', KEY_LEASE, id)
+  call('HDEL', KEY_HOLDERS, id)
+  holder[id] = false
 end
 
 local function settle_heads()
@@ -172,8 +200,8 @@ local moved = {}
 local happened = {}
 -- Workflows that are new: scores and members of the open ones.
 local opened = {}
--- Documents, entries, states and holders, each after its name.
-local documents, entries_written, states, holders = {}, {}, {}, {}
+-- Documents, entries and states, each after its name.
+local documents, entries_written, states = {}, {}, {}
 
 -- `by` more open workflows have that status.
 local function count(status, by)
@@ -211,8 +239,7 @@ local function settle_workflows()
   in_slices('HSET', KEY_DOCUMENTS, documents)
   in_slices('HSET', KEY_JOURNAL, entries_written)
   in_slices('HSET', KEY_STATES, states)
-  in_slices('HSET', KEY_HOLDERS, holders)
-  documents, entries_written, states, holders = {}, {}, {}, {}
+  documents, entries_written, states = {}, {}, {}
 end
 
 -- --- due ---
@@ -293,36 +320,43 @@ end
 
 -- --- create ---
 
--- When it is due (in the past: now), queue. Document, tail of the head, entries follow, and what is told of it.
-local NEW, NEW_ARGUMENTS = '<ds', 5
+-- When it is due (in the past: now), queue; then head, document, entries, and what is told of it.
+local NEW, NEW_ARGUMENTS = '<ds', 4
 local RUNNABLE, WAITING, QUARANTINED = @RUNNABLE@, @WAITING@, @QUARANTINED@
-local CREATED = pack('<d', now)
+local CREATED, DOCUMENT_AT = pack('<d', now), 9
+local APPEARED = ' 1 1 '
 
 -- Reads one and creates it. True if it is new. What can fail comes before what can't: a workflow is created wholly or not at all.
-local function create(id)
-  local at, queue = unpacked(NEW, text())
-  local document, tail, entries, told = text(), text(), text(), text()
+local function create(id, at, queue)
+  local head, document, entries, told = text(), text(), text(), text()
   if head_of(id) then return false end
   if at < now then at = now end
   local status = at > now and WAITING or RUNNABLE
-  local parent = unpacked('s', document)
+  local parent = unpacked('s', document, DOCUMENT_AT)
   if parent ~= '' then call('ZADD', children_key(parent), NOW, id) end
-  put_head(id, pack(HEAD, 0, 1, 0, 0, status, now) .. tail)
-  documents[#documents + 1], documents[#documents + 2] = id, CREATED .. document
+  -- The times are ours.
+  put_head(id, pack(HEAD, 1, 0, 0, status, now) .. sub(head, TAIL_AT))
+  documents[#documents + 1], documents[#documents + 2] = id, CREATED .. sub(document, DOCUMENT_AT)
   entries_written[#entries_written + 1], entries_written[#entries_written + 2] = id .. ':1', entries
   opened[#opened + 1], opened[#opened + 2] = NOW, id
   count(status, 1)
   -- Only here it turns out whether it is due.
-  happened[#happened + 1] = id .. ' 1 1 ' .. STATUSES[status + 1] .. told
+  happened[#happened + 1] = id .. APPEARED .. STATUSES[status + 1] .. told
   make_due(id, at, queue)
   return true
+end
+
+-- The same where it is said of it alone when it is due, and in which queue.
+local function create_one(id)
+  local at, queue = unpacked(NEW, text())
+  return create(id, at, queue)
 end
 
 -- --- signals ---
 
 -- What became of it. `once`: what is in the inbox already is not put there again.
 local function signal(id, body, once)
-  local seq, fence, flags, queue = peek(id)
+  local seq, flags, queue = peek(id)
   if not seq then return 'missing' end
   if band(flags, ENDED) ~= 0 then return 'ended' end
   local inbox = inbox_key(id)
@@ -332,7 +366,7 @@ local function signal(id, body, once)
   end
   call('RPUSH', inbox, body)
   put_flags(id, bor(flags, MAIL))
-  if fence == 0 then make_due_now(id, queue) else touch(id) end
+  if fence_of(id) == 0 then make_due_now(id, queue) else touch(id) end
   return 'kept'
 end
 
@@ -343,9 +377,9 @@ local function wake_one(pool)
   for _ = 1, WAITERS_LOOKED_MAX do
     local id = call('ZPOPMIN', wait_key(pool))[1]
     if not id then return end
-    local seq, fence, flags, queue = peek(id)
+    local seq, flags, queue = peek(id)
     if seq and band(flags, ENDED) == 0 then
-      if fence ~= 0 then
+      if fence_of(id) ~= 0 then
         put_flags(id, bor(flags, WOKEN))
         touch(id)
       else

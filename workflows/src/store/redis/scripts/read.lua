@@ -11,7 +11,7 @@ for i, id in ipairs(ids) do
   local head = heads[i]
   if head then
     -- As in common.lua; what is not of its form is told as it is.
-    local ok, _, _, queue = pcall(struct.unpack, 'sss', head, 57)
+    local ok, _, _, queue = pcall(struct.unpack, 'sss', head, 49)
     local due = ok and redis.call('ZSCORE', ARGV[1] .. ':due:' .. queue, id)
     read[i] = { head, documents[i], states[i], due, redis.call('ZSCORE', KEYS[1], id), holders[i] }
   else

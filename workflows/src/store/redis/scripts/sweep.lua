@@ -22,7 +22,7 @@ local entries = 0
 for i, id in ipairs(expired) do
   if entries >= entries_max then break end
   swept[i] = id
-  local seq, _, flags = peek(id)
+  local seq, flags = peek(id)
   -- One that is open again, created anew after somebody removed it by hand, stays.
   if not seq or band(flags, ENDED) ~= 0 then
     gone[#gone + 1] = id
