@@ -298,3 +298,35 @@ fn grub_quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/' | '=' | ',' | '+' | '%' | '@');
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Longer than it takes to begin a task, on a busy machine too.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_waits_for_a_disk_holds_up_nobody_else_on_its_thread() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let answered = runtime.block_on(async {
+            let (tell, told) = mpsc::channel();
+            let (begin, begun) = tokio::sync::oneshot::channel();
+            let slow = tokio::spawn(async move {
+                aside(|| {
+                    begin.send(()).expect("the other one waits");
+                    told.recv_timeout(PATIENCE)
+                })
+            });
+            tokio::spawn(async move {
+                begun.await.expect("the slow one begins");
+                tell.send(()).expect("the slow one still waits");
+            });
+            slow.await.expect("it ends")
+        });
+        assert!(answered.is_ok(), "the other task did not get its turn");
+    }
+}

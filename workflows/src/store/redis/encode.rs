@@ -24,7 +24,8 @@ pub(super) struct Part<'a> {
     pub(super) hand_back: &'a [(WorkflowId, Fence)],
     pub(super) claim: Option<&'a Claim>,
     /// What was granted and can't be worked on by whoever serves those queues.
-    pub(super) unfit: Option<(&'a [(WorkflowId, Fence)], &'a [Queue])>,
+    pub(super) unfit: &'a [(WorkflowId, Fence)],
+    pub(super) served: &'a [Queue],
 }
 
 /// Splits what is too much for one call; at least one part. Claims come last, because what was committed before may be claimed.
@@ -38,8 +39,7 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
         commits: commits.next().unwrap_or_default().iter().collect(),
         renew: renew.next().unwrap_or_default(),
         hand_back: hand_back.next().unwrap_or_default(),
-        claim: None,
-        unfit: None,
+        ..Part::empty()
     };
     let mut parts: Vec<Part<'_>> = (0..count).map(&mut take).collect();
     if let Some(last) = parts.last_mut() {
@@ -50,11 +50,11 @@ pub(super) fn parts(advance: &Advance) -> Vec<Part<'_>> {
 
 impl Part<'_> {
     pub(super) fn empty() -> Self {
-        Part { lease: Duration::ZERO, commits: Vec::new(), renew: &[], hand_back: &[], claim: None, unfit: None }
+        Part { lease: Duration::ZERO, commits: Vec::new(), renew: &[], hand_back: &[], claim: None, unfit: &[], served: &[] }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.commits.is_empty() && self.renew.is_empty() && self.hand_back.is_empty() && self.claim.is_none() && self.unfit.is_none()
+        self.commits.is_empty() && self.renew.is_empty() && self.hand_back.is_empty() && self.claim.is_none() && self.unfit.is_empty()
     }
 }
 
@@ -81,8 +81,7 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets, hand
     call.arg(written(&mut text, format_args!("{max} {lease} {}", limits::LOST_LOOKED_MAX)));
     // The holder, but for the fence.
     call.arg(written(&mut text, format_args!("{worker} {}", tickets.own)));
-    let (unfit, serves) = advance.unfit.unwrap_or_default();
-    let queues = advance.claim.map_or(serves, |claim| served(claim));
+    let queues = advance.claim.map_or(advance.served, served);
     call.arg(queues.len());
     for queue in queues {
         call.arg(queue.as_str());
@@ -91,9 +90,9 @@ pub(super) fn advance(mut call: Cmd, advance: &Part<'_>, tickets: &Tickets, hand
     for lost in &tickets.lost {
         call.arg(lost);
     }
-    call.arg(unfit.len());
+    call.arg(advance.unfit.len());
     packed.clear();
-    for (id, fence) in unfit {
+    for (id, fence) in advance.unfit {
         call.arg(id.as_str());
         packed.fence(*fence);
     }

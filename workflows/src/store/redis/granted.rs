@@ -52,9 +52,7 @@ impl RedisStore {
         let begun = self.begin(granted, served, &mut unfit).await?;
         let begun = self.read_on(begun, &mut unfit).await?;
         if !unfit.is_empty() {
-            let unfit = Some((unfit.as_slice(), served));
-            let part = Part { unfit, ..Part::empty() };
-            self.run_advance(&part, &Tickets::default()).await?;
+            self.run_advance(&Part { unfit: &unfit, served, ..Part::empty() }, &Tickets::default()).await?;
         }
         let (mut handed_out, mut plain) = (Vec::with_capacity(begun.len()), Vec::with_capacity(begun.len()));
         for Begun { mut claimed, flags, fields } in begun {

@@ -88,16 +88,20 @@ local raw = {}
 -- Those that are to be written, each after its id; and where each stands there.
 local heads_written, written_at = {}, {}
 
--- Reads those of items[first..last], which are ids.
-local function load_heads(items, first, last)
+-- Reads items[first..last] of a hash, which are ids, into what is known of it.
+local function learn(key, known, items, first, last)
   for from = first, last, SLICE do
     local upto = math.min(from + SLICE - 1, last)
-    local found = call('HMGET', KEY_HEADS, unpack(items, from, upto))
+    local found = call('HMGET', key, unpack(items, from, upto))
     for i = from, upto do
       local id = items[i]
-      if raw[id] == nil then raw[id] = found[i - from + 1] end
+      if known[id] == nil then known[id] = found[i - from + 1] end
     end
   end
+end
+
+local function load_heads(items, first, last)
+  learn(KEY_HEADS, raw, items, first, last)
 end
 
 local function head_of(id)
@@ -144,16 +148,8 @@ end
 -- Who has a workflow: a fence, the worker, and the ticket of its claim. False: nobody has it. Of what has ended: who had it last.
 local holder = {}
 
--- Reads those of items[first..last], which are ids.
 local function load_holders(items, first, last)
-  for from = first, last, SLICE do
-    local upto = math.min(from + SLICE - 1, last)
-    local found = call('HMGET', KEY_HOLDERS, unpack(items, from, upto))
-    for i = from, upto do
-      local id = items[i]
-      if holder[id] == nil then holder[id] = found[i - from + 1] end
-    end
-  end
+  learn(KEY_HOLDERS, holder, items, first, last)
 end
 
 local function holder_of(id)
