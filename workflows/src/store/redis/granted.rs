@@ -78,9 +78,8 @@ impl RedisStore {
             read_fields(&mut pipeline, key, &ids);
         }
         read_fields(&mut pipeline, &self.keys.journal, &firsts);
-        let read = fields(self.connection.queries(OPERATION, &pipeline).await?, 3 * ids.len())?;
+        let mut read = fields(self.connection.queries(OPERATION, &pipeline).await?, 3 * ids.len())?;
         let mut rows: [_; 3] = std::array::from_fn(|column| column * granted.len());
-        let mut read: Vec<Value> = read;
         let mut begun = Vec::with_capacity(granted.len());
         for one in granted {
             let [head, document, first] = rows.map(|row| std::mem::replace(&mut read[row], Value::Nil));
