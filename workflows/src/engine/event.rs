@@ -1,5 +1,7 @@
 //! What a journal says: everything that ever happened to a workflow, in past tense.
 
+use serde::de::value::EnumAccessDeserializer;
+use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, Unexpected, VariantAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -7,61 +9,77 @@ use super::{Question, Report};
 use crate::clock::Timestamp;
 use crate::store::{Resource, WorkflowId};
 
-/// One thing that happened. Journals outlive releases: variants and fields are only ever added.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    Created {
-        kind: String,
-        /// Version of the definition; another one parks the workflow instead of guessing.
-        version: u32,
-        target: String,
-        input: Value,
-        parent: Option<WorkflowId>,
-        /// Under which key the parent keeps it.
-        key: Option<String>,
-        by: String,
-    },
-    /// The step can't begin: somebody else has what it needs.
-    ResourceAwaited { step: String, resource: Resource, holders: Vec<WorkflowId> },
-    /// The intent. Whatever the step does to the world happens after this.
-    StepBegun {
-        step: String,
-        deadline: Timestamp,
-        took: Vec<Resource>,
-        /// Those of `took` that another workflow had kept when it ended. Releases before node-os 8 don't say.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        took_over: Vec<TakenOver>,
-    },
-    /// Partial progress, or the intent to do one of many things.
-    StepCheckpointed { step: String, checkpoint: Value, note: String },
-    /// Nothing to do until then; `until` None: until a child ends.
-    StepParked { step: String, until: Option<Timestamp>, note: String },
-    StepSucceeded { step: String, output: Value, gave: Vec<Resource> },
-    /// It will be tried again at `retry_at`.
-    StepFailed { step: String, error: String, failures: u32, retry_at: Timestamp },
-    OperatorAsked { step: String, question: Question },
-    OperatorAnswered { step: String, key: String, by: String },
-    /// An operator asked for another try before its time.
-    RetryRequested { by: String, deadline: Timestamp },
-    ChildrenStarted {
-        step: String,
-        children: Vec<ChildStarted>,
-        #[serde(default)]
-        note: String,
-    },
-    ChildEnded { key: String, outcome: Outcome, headline: String },
-    Paused { by: String, why: String },
-    Resumed { by: String },
-    /// Something was said from outside that a step listens to. Nobody vouches for it.
-    Reported { report: Report },
-    /// A signal that could not be followed, and why.
-    SignalRefused { by: String, signal: String, why: String },
-    UnwindBegun { cause: UnwindCause },
-    /// The intent to undo a step.
-    UndoBegun { step: String, deadline: Timestamp },
-    StepUndone { step: String, note: String, gave: Vec<Resource> },
-    Ended { outcome: Outcome, why: String },
+/// Defines [`Event`], which stands in JSON with its tag beside its fields. Serde's own way to read such an enum copies all fields aside before it knows
+/// which variant they are of, and every claim reads a whole journal: therefore the same definition is read as one whose tag is known by then.
+macro_rules! with_tag_beside_fields {
+    ($(#[$attribute:meta])* pub enum Event $variants:tt) => {
+        $(#[$attribute])*
+        #[derive(Serialize)]
+        #[serde(tag = "event", rename_all = "kebab-case")]
+        pub enum Event $variants
+
+        #[derive(Deserialize)]
+        #[serde(remote = "Event", rename_all = "kebab-case")]
+        enum OfKnownTag $variants
+    };
+}
+
+with_tag_beside_fields! {
+    /// One thing that happened. Journals outlive releases: variants and fields are only ever added.
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum Event {
+        Created {
+            kind: String,
+            /// Version of the definition; another one parks the workflow instead of guessing.
+            version: u32,
+            target: String,
+            input: Value,
+            parent: Option<WorkflowId>,
+            /// Under which key the parent keeps it.
+            key: Option<String>,
+            by: String,
+        },
+        /// The step can't begin: somebody else has what it needs.
+        ResourceAwaited { step: String, resource: Resource, holders: Vec<WorkflowId> },
+        /// The intent. Whatever the step does to the world happens after this.
+        StepBegun {
+            step: String,
+            deadline: Timestamp,
+            took: Vec<Resource>,
+            /// Those of `took` that another workflow had kept when it ended. Releases before node-os 8 don't say.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            took_over: Vec<TakenOver>,
+        },
+        /// Partial progress, or the intent to do one of many things.
+        StepCheckpointed { step: String, checkpoint: Value, note: String },
+        /// Nothing to do until then; `until` None: until a child ends.
+        StepParked { step: String, until: Option<Timestamp>, note: String },
+        StepSucceeded { step: String, output: Value, gave: Vec<Resource> },
+        /// It will be tried again at `retry_at`.
+        StepFailed { step: String, error: String, failures: u32, retry_at: Timestamp },
+        OperatorAsked { step: String, question: Question },
+        OperatorAnswered { step: String, key: String, by: String },
+        /// An operator asked for another try before its time.
+        RetryRequested { by: String, deadline: Timestamp },
+        ChildrenStarted {
+            step: String,
+            children: Vec<ChildStarted>,
+            #[serde(default)]
+            note: String,
+        },
+        ChildEnded { key: String, outcome: Outcome, headline: String },
+        Paused { by: String, why: String },
+        Resumed { by: String },
+        /// Something was said from outside that a step listens to. Nobody vouches for it.
+        Reported { report: Report },
+        /// A signal that could not be followed, and why.
+        SignalRefused { by: String, signal: String, why: String },
+        UnwindBegun { cause: UnwindCause },
+        /// The intent to undo a step.
+        UndoBegun { step: String, deadline: Timestamp },
+        StepUndone { step: String, note: String, gave: Vec<Resource> },
+        Ended { outcome: Outcome, why: String },
+    }
 }
 
 /// A share of a budget that another workflow had kept when it ended: what it stands for was left out of service.
@@ -97,6 +115,11 @@ pub enum UnwindCause {
 }
 
 impl Event {
+    /// Reads the rest of a map, which is at the value of `event`; what stands behind it are the event's own fields.
+    pub(super) fn of_rest<'de, M: MapAccess<'de>>(map: M) -> Result<Event, M::Error> {
+        OfKnownTag::deserialize(EnumAccessDeserializer::new(AtTag(map)))
+    }
+
     /// One line for people.
     pub fn describe(&self) -> String {
         match self {
@@ -133,6 +156,39 @@ impl Event {
             Event::Ended { outcome, why } if why.is_empty() => outcome.as_str().to_owned(),
             Event::Ended { outcome, why } => format!("{}: {why}", outcome.as_str()),
         }
+    }
+}
+
+/// A map that is at the value of its tag.
+struct AtTag<M>(M);
+
+impl<'de, M: MapAccess<'de>> EnumAccess<'de> for AtTag<M> {
+    type Error = M::Error;
+    type Variant = Self;
+
+    fn variant_seed<T: DeserializeSeed<'de>>(mut self, tag: T) -> Result<(T::Value, Self), M::Error> {
+        Ok((self.0.next_value_seed(tag)?, self))
+    }
+}
+
+/// Each variant has named fields.
+impl<'de, M: MapAccess<'de>> VariantAccess<'de> for AtTag<M> {
+    type Error = M::Error;
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, M::Error> {
+        visitor.visit_map(self.0)
+    }
+
+    fn unit_variant(self) -> Result<(), M::Error> {
+        Err(M::Error::invalid_type(Unexpected::UnitVariant, &"an event with fields"))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, _: T) -> Result<T::Value, M::Error> {
+        Err(M::Error::invalid_type(Unexpected::NewtypeVariant, &"an event with fields"))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, M::Error> {
+        Err(M::Error::invalid_type(Unexpected::TupleVariant, &"an event with fields"))
     }
 }
 

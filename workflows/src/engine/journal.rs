@@ -1,6 +1,9 @@
 //! The journal's form: a chain of entries, each sealed over its predecessor.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::Event;
@@ -22,22 +25,59 @@ pub struct Entry {
     pub event: Event,
 }
 
-/// All of an [`Entry`] but what happened.
-#[derive(Deserialize)]
-struct Frame {
-    seq: u64,
-    at: Timestamp,
-    fence: Fence,
-    #[serde(default)]
-    follows: Option<String>,
-}
-
 impl Entry {
     /// Reads the body of a stored entry.
-    // In two passes: a flattened field that is told apart by a tag would be copied twice before it is read, and every claim reads a whole journal.
     pub fn read(body: &str) -> Result<Entry, serde_json::Error> {
-        let Frame { seq, at, fence, follows } = serde_json::from_str(body)?;
-        Ok(Entry { seq, at, fence, follows, event: serde_json::from_str(body)? })
+        serde_json::from_str(body)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Seq,
+    At,
+    Fence,
+    Follows,
+    Event,
+    #[serde(other)]
+    Other,
+}
+
+/// In one pass: what stands behind `event` is the event's, as it was written ([`Entry`]'s last field). Every claim reads a whole journal.
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Entry, D::Error> {
+        deserializer.deserialize_map(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an entry of a journal")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entry, M::Error> {
+        let (mut seq, mut at, mut fence, mut follows) = (None, None, None, None);
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Seq => seq = Some(map.next_value()?),
+                Field::At => at = Some(map.next_value()?),
+                Field::Fence => fence = Some(map.next_value()?),
+                Field::Follows => follows = map.next_value()?,
+                Field::Other => drop(map.next_value::<IgnoredAny>()?),
+                Field::Event => {
+                    let missing = M::Error::missing_field;
+                    let seq = seq.ok_or_else(|| missing("seq"))?;
+                    let (at, fence) = (at.ok_or_else(|| missing("at"))?, fence.ok_or_else(|| missing("fence"))?);
+                    return Ok(Entry { seq, at, fence, follows, event: Event::of_rest(map)? });
+                }
+            }
+        }
+        Err(M::Error::missing_field("event"))
     }
 }
 
@@ -123,6 +163,40 @@ mod tests {
         let entries = check_chain(None, 1, &stored).unwrap();
         assert_eq!(entries.len(), 5);
         assert_eq!(check_chain(Some(&stored[1].digest), 3, &stored[2..]).unwrap(), entries[2..]);
+    }
+
+    /// Reading stops at `event`, and takes the rest for the event's: whatever else an entry has must be written before it.
+    #[test]
+    fn all_of_an_entry_stands_before_its_event() {
+        let entry = Entry {
+            seq: 3,
+            at: Timestamp::from_millis(1_000),
+            fence: Fence(7),
+            follows: Some("signal-1".to_owned()),
+            event: Event::StepSucceeded { step: "look".to_owned(), output: serde_json::json!({ "seq": 9, "event": [null, "ended"] }), gave: Vec::new() },
+        };
+        let stored = seal(None, &entry).unwrap();
+        assert_eq!(Entry::read(&stored.body).unwrap(), entry, "{}", stored.body);
+    }
+
+    #[test]
+    fn what_a_newer_release_adds_is_passed_over_and_what_is_missing_is_named() {
+        let read = |body| Entry::read(body).map_err(|error| error.to_string());
+        let resumed = Event::Resumed { by: "operator".to_owned() };
+        let added = read(r#"{"seq":1,"zone":{"a":[1]},"at":1,"fence":0,"event":"resumed","mood":{"b":2},"by":"operator"}"#);
+        assert_eq!(added, Ok(Entry { seq: 1, at: Timestamp::from_millis(1), fence: Fence(0), follows: None, event: resumed }));
+        for (body, says) in [
+            (r#"{"seq":1,"fence":0,"event":"resumed","by":"operator"}"#, "missing field `at`"),
+            (r#"{"seq":1,"at":1,"fence":0}"#, "missing field `event`"),
+            (r#"{"seq":1,"at":1,"fence":0,"event":"resumed"}"#, "missing field `by`"),
+            (r#"{"seq":1,"at":1,"fence":0,"event":"sat down"}"#, "unknown variant `sat down`"),
+            (r#"{"seq":1,"at":1,"fence":0,"event":7}"#, "invalid type: integer `7`"),
+            (r#"[1,1,0,"resumed","operator"]"#, "expected an entry of a journal"),
+            (r#"{"seq":1,"at":1,"fence":0,"event":"resumed","by":"operator"} "and more""#, "trailing characters"),
+        ] {
+            let error = read(body).unwrap_err();
+            assert!(error.contains(says), "{body}: {error}");
+        }
     }
 
     #[test]
