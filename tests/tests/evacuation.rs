@@ -7,7 +7,7 @@ use std::time::Duration;
 use turnaround_config::Pinned;
 use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
-use turnaround_workflows::engine::{SignalKind, start};
+use turnaround_workflows::engine::{SignalKind, State, start};
 use turnaround_workflows::ports::{GroupRule, MOVE_METADATA, MigrationState, Move};
 use turnaround_workflows::rehearsal::{ALWAYS, Api, GroupPlan, Guest, Happened, Happens, MoveFault, MoveGoesWrong, InstancePlan, NodePlan, Outage, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
@@ -303,6 +303,35 @@ async fn on_the_way_back_an_operator_is_told_of_an_instance_that_its_move_has_le
     sim.run().await;
     assert!(sim.document(&node).await.status.is_ended(), "once is enough");
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
+}
+
+/// Found by reading: what an operator was told of a try that had failed was taken for all that could come of it.
+#[tokio::test]
+async fn what_becomes_of_an_instance_after_its_failed_move_was_told_is_told_as_well() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Refused, ALWAYS, "No valid host was found").only(Move::Live);
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    let seen = |state: &State| state.question().map(|question| question.seen.clone()).unwrap_or_default();
+    let told = seen(&sim.state(&node).await);
+    assert!(matches!(&told[..], [line] if line.contains("No valid host was found")), "{told:?}");
+    // Somebody else has it moved in another way, and does not see it to its end.
+    let instance = guest(&sim, "gpu-01-a");
+    sim.world.request_move(&instance.id, Move::Cold, None).unwrap();
+    until_migration_is(&sim, &instance, MigrationState::AwaitsConfirmation);
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.run().await;
+    let told = seen(&sim.state(&node).await);
+    assert!(matches!(&told[..], [line] if line.contains("was active and is resized since its move: ")), "{told:?}");
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert!(sim.document(&node).await.status.is_ended(), "once is enough");
 }
 
 /// Found by a seed (519): the host went down to which it was moving, in the moment of its confirmation, and the question did not name it.

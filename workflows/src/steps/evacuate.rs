@@ -212,6 +212,7 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     }
     if answered {
         moves.known.extend(named.instances);
+        moves.known_as.extend(named.states);
     }
     cx.save(&moves, if answered { "an operator knows what did not move" } else { "looks again at what did not move" }).await
 }
@@ -324,21 +325,30 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         // What becomes of one that is still under way is not known to whoever reads of it.
         let has_failed = |moving: &&Moving| matches!(moving.stage, MoveStage::Failed { .. });
         let failed = |id: InstanceId| self.moves.instances.get(&id).filter(has_failed).map(|moving| (id, moving.asked));
-        let instances = ids.into_iter().filter_map(failed).collect();
-        self.moves.named = Some(Named { instances, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
+        let instances: BTreeMap<_, _> = ids.into_iter().filter_map(failed).collect();
+        let mut states = BTreeMap::new();
+        for id in instances.keys() {
+            // As it was when this look began: what it has become since, nobody is told by this question.
+            let here = self.scene.on_node.iter().find(|instance| instance.id == *id).cloned();
+            let there = if here.is_some() { here } else { self.cx.ports.instances.get(id).await? };
+            states.extend(there.map(|instance| (id.clone(), instance.vm_state)));
+        }
+        self.moves.named = Some(Named { instances, states, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
         self.changed = true;
         self.write_down().await
     }
 
     /// On the way back: an instance that our move has left in error or stopped is nobody's to find by chance.
     async fn must_be_told_of_harm(&mut self) -> Result<(), StepError> {
-        let unknown = |id: &InstanceId, moving: &Moving| self.moves.known.get(id) != Some(&moving.asked);
-        let failed = |(id, moving): &(&InstanceId, &Moving)| matches!(moving.stage, MoveStage::Failed { .. }) && unknown(id, moving);
+        let failed = |(_, moving): &(&InstanceId, &Moving)| matches!(moving.stage, MoveStage::Failed { .. });
         let failed: Vec<(InstanceId, Moving)> =
             self.moves.instances.iter().filter(failed).map(|(id, moving)| (id.clone(), moving.clone())).collect();
         let (mut ids, mut harmed) = (BTreeSet::new(), Vec::new());
         for (id, moving) in failed {
             let Some(instance) = self.cx.ports.instances.get(&id).await? else { continue };
+            if self.moves.is_known(&id, &moving, &instance.vm_state) {
+                continue;
+            }
             let MoveStage::Failed { reason } = moving.stage else { continue };
             if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped" | "resized") {
                 harmed.push(format!("{} ({id}) was {} and is {} since its move: {reason}", moving.name, moving.found, instance.vm_state));

@@ -32,6 +32,9 @@ pub(super) struct Moves {
     /// Those whose failure was named by a question that was answered, each with when the try was asked for that it was about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) known: BTreeMap<InstanceId, Timestamp>,
+    /// What those were when that question was asked, by Nova's `vm_state`. Releases that did not write it down took it as known whatever it became.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) known_as: BTreeMap<InstanceId, String>,
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) turn: Option<Turn>,
@@ -77,6 +80,9 @@ pub(super) struct Moving {
 pub(super) struct Named {
     /// Those of them that have failed, each with when its newest try was asked for.
     pub(super) instances: BTreeMap<InstanceId, Timestamp>,
+    /// What those were then, by Nova's `vm_state`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) states: BTreeMap<InstanceId, String>,
     /// On the way back.
     pub(super) undoing: bool,
     /// The newest answer before it, by when it came.
@@ -133,6 +139,11 @@ impl Moves {
         if let Some(moving) = self.instances.get_mut(id).filter(|moving| moving.is_under_way() && moving.how == Move::Live) {
             (moving.stop, moving.tries) = (Some(Stop { at, migration: migration.to_owned() }), TRIES_MAX);
         }
+    }
+
+    /// Does an operator know how the newest try of `id` failed, and what that has made of it?
+    pub(super) fn is_known(&self, id: &InstanceId, moving: &Moving, vm_state: &str) -> bool {
+        self.known.get(id) == Some(&moving.asked) && self.known_as.get(id).is_none_or(|then| then == vm_state)
     }
 
     pub(super) fn report(&self) -> Evacuated {
