@@ -334,6 +334,102 @@ async fn what_becomes_of_an_instance_after_its_failed_move_was_told_is_told_as_w
     assert!(sim.document(&node).await.status.is_ended(), "once is enough");
 }
 
+/// The same of one that Nova has brought away late, and not started again: on its new host it counts as landed once that is known.
+#[tokio::test]
+async fn one_that_is_left_stopped_after_its_failed_move_was_told_is_told_as_well() {
+    let refused = |times: u32| {
+        let mut plan = with_a_pinned_one();
+        plan.instance("gpu-01-b").unwrap().fault = MoveFault::new(MoveGoesWrong::Refused, times, "No valid host was found").only(Move::Cold);
+        plan
+    };
+    let asked = async |plan: SitePlan| {
+        let mut sim = Sim::new(plan.clone(), 7);
+        let node = ordered(&sim, &plan, Pinned::Cold).await;
+        sim.run().await;
+        assert_eq!(sim.document(&node).await.status, Status::NeedsOperator);
+        (sim, node)
+    };
+    let (sim, _) = asked(refused(ALWAYS)).await;
+    let tries = moves_of(&sim, &guest(&sim, "gpu-01-b")).len();
+    let (mut sim, node) = asked(refused(u32::try_from(tries).unwrap())).await;
+    let instance = guest(&sim, "gpu-01-b");
+    sim.world.request_move(&instance.id, Move::Cold, None).unwrap();
+    until_migration_is(&sim, &instance, MigrationState::AwaitsConfirmation);
+    sim.world.request_confirm(&instance.id).unwrap();
+    until_migration_is(&sim, &instance, MigrationState::Succeeded);
+    sim.world.stop_instance(&instance.id).unwrap();
+    sim.clock.advance(Duration::from_secs(60));
+    assert_eq!(guest(&sim, "gpu-01-b").vm_state, VmState::Stopped);
+    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.run().await;
+    let state = sim.state(&node).await;
+    let seen = state.question().map(|question| question.seen.clone()).unwrap_or_default();
+    assert!(matches!(&seen[..], [line] if line.contains("is still stopped on")), "{seen:?}");
+}
+
+/// Found by reading: whoever was killed before it asked was followed by one whom Nova did not answer, and the answer to that one's question was taken for its own.
+#[tokio::test]
+async fn an_instance_that_was_harmed_is_told_of_wherever_the_worker_dies_also_while_nova_is_away() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.instance("gpu-01-a").unwrap().vm_state = VmState::Stopped;
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Midway, 1, "disk is full");
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan.clone(), 7);
+    let began = sim.clock.now();
+    let rollout = sim.order(&order).await;
+    sim.run().await;
+    assert!(sim.state(&rollout.child("gpu-01").unwrap()).await.question().is_some());
+    // The commit that names it and the one that asks are made at the same moment.
+    let asked_after = sim.clock.now().since(began);
+    plan.faults.outages.push(Outage { api: Api::Nova, node: None, from: asked_after + Duration::from_millis(1), lasts: Duration::from_secs(7_200) });
+    let mut generic = 0;
+    for point in 1.. {
+        let mut sim = Sim::new(plan.clone(), 7);
+        let death = Death::at(point);
+        sim.deaths.push_back(death.clone());
+        let node = sim.order(&order).await.child("gpu-01").unwrap();
+        sim.run().await;
+        sim.clock.advance(Duration::from_secs(7_201));
+        let told = |state: &State, id: &str| state.question().is_some_and(|question| question.seen.iter().any(|line| line.contains(id)));
+        let id = guest(&sim, "gpu-01-a").id.0;
+        let state = sim.state(&node).await;
+        let mut was_told = told(&state, &id);
+        generic += u32::from(!was_told);
+        sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+        sim.run().await;
+        was_told |= told(&sim.state(&node).await, &id);
+        let is_harmed = guest(&sim, "gpu-01-a").vm_state == VmState::Error;
+        assert!(was_told || !is_harmed, "died at {point} {:?}: {state:?}", death.names().last());
+        if !death.has_come() {
+            assert!(point > 10, "{point} points were passed");
+            break;
+        }
+    }
+    assert!(generic > 0, "another question was asked at least once");
+}
+
+/// Found by reading: the question named it, and told nothing of what it had become; then that was taken for known.
+#[tokio::test]
+async fn a_question_about_an_instance_whose_move_has_failed_says_what_it_has_become() {
+    let mut plan = SitePlan::uniform(3, 2);
+    plan.instance("gpu-01-a").unwrap().fault = MoveFault::new(MoveGoesWrong::Refused, ALWAYS, "No valid host was found").only(Move::Live);
+    plan.instance("gpu-01-b").unwrap().fault = MoveFault::new(MoveGoesWrong::Hangs, 1, "");
+    let mut order = order(&plan, 1);
+    order.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    // While the other one keeps the question back, somebody has it moved in another way, and does not see it to its end.
+    let instance = guest(&sim, "gpu-01-a");
+    sim.run_until(async |sim| guest(sim, "gpu-01-b").task_state.is_some() && moves_of(sim, &instance).len() == 2).await;
+    sim.world.request_move(&instance.id, Move::Cold, None).unwrap();
+    sim.run().await;
+    let state = sim.state(&node).await;
+    let seen = &state.question().expect("a question").seen;
+    assert!(seen.iter().any(|line| line.ends_with("No valid host was found; it was active and is resized")), "{seen:?}");
+}
+
 /// Found by a seed (519): the host went down to which it was moving, in the moment of its confirmation, and the question did not name it.
 #[tokio::test]
 async fn an_instance_whose_confirmation_came_to_nothing_is_named_in_a_question() {

@@ -101,6 +101,11 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().filter(|current| current.step == self.step)?.answered_at
     }
 
+    /// The newest question about this step, or about undoing it, by its text.
+    pub fn asked(&self) -> Option<&str> {
+        self.state.record(self.step)?.asked.as_deref()
+    }
+
     /// On the way back: did it begin with an answer to a question of this step?
     pub fn goes_back_by_answer(&self) -> bool {
         // Only the step that asks is without an output: those before it have succeeded.

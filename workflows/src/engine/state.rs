@@ -52,6 +52,9 @@ pub struct StepRecord {
     pub took_over: Vec<TakenOver>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Value>,
+    /// The newest question about it, or about undoing it, by its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// Some once it succeeded.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
@@ -168,7 +171,7 @@ impl State {
                 }
                 self.awaits = None;
                 self.held.extend(took.iter().cloned());
-                self.steps.push(StepRecord { step: step.clone(), begun: at, took_over: took_over.clone(), checkpoint: None, output: None });
+                self.steps.push(StepRecord { step: step.clone(), begun: at, took_over: took_over.clone(), checkpoint: None, asked: None, output: None });
                 self.current = Some(Current::new(step, at, *deadline));
                 self.note = String::new();
             }
@@ -202,6 +205,7 @@ impl State {
                 (current.answered, current.answered_at) = (None, None);
                 current.stage = Stage::Asking { question: question.clone() };
                 self.note.clone_from(&question.text);
+                self.record_mut(event, step)?.asked = Some(question.text.clone());
             }
             Event::OperatorAnswered { key, by, .. } => {
                 let current = self.asking(event)?;

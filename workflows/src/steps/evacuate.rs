@@ -14,11 +14,11 @@ use turnaround_config::NodeName;
 use self::class::{busy, summary};
 use self::moves::{Disregarded, MoveStage, Moves, Moving, Named};
 use self::overdue::Overdue;
-use self::questions::{DISREGARD, STOP, question, question_endless, question_harmed, question_opened};
+use self::questions::{DISREGARD, STOP, question_harmed, question_opened};
 use self::room::{Elsewhere, Patience, Proof};
 use super::shown::newest_answer;
 use super::{order, queues};
-use crate::engine::{Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
+use crate::engine::{Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
 use crate::ports::{Instance, InstanceId, Migration, MigrationState, Move};
 use crate::store::Queue;
 use crate::updates::NodeOrder;
@@ -141,9 +141,9 @@ impl Step for Evacuate {
             return Ok(Progress::LookAgain { after: unsettled(cx)?.max(Duration::from_millis(1)), note });
         }
         if !evacuation.waits_for_others()
-            && let Some(stuck) = evacuation.stuck_for_good(false).await?
+            && let Some(question) = evacuation.stuck_for_good(false).await?
         {
-            return Err(StepError::ask(question(&order.node, &stuck)));
+            return Err(StepError::ask(question));
         }
         Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.move_poll_ms), note: evacuation.note() })
     }
@@ -162,8 +162,8 @@ impl Step for Evacuate {
         evacuation.see_progress().await;
         evacuation.find_overdue().await?;
         evacuation.write_down().await?;
-        if let Some(stuck) = evacuation.stuck_for_good(true).await? {
-            return Err(StepError::ask(question_endless(&order.node, &stuck)));
+        if let Some(question) = evacuation.stuck_for_good(true).await? {
+            return Err(StepError::ask(question));
         }
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
             let after = Duration::from_millis(order.rules.move_poll_ms);
@@ -190,8 +190,7 @@ async fn overdue(cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
     evacuation.follow_up().await?;
     evacuation.find_overdue().await?;
     evacuation.write_down().await?;
-    let stuck = evacuation.stuck_for_good(false).await?;
-    Ok(stuck.map_or(PastDeadline::Fail, |stuck| PastDeadline::Ask(question(&order.node, &stuck))))
+    Ok(evacuation.stuck_for_good(false).await?.map_or(PastDeadline::Fail, PastDeadline::Ask))
 }
 
 /// Whatever was about to be named is known to an operator if an answer came, and else was perhaps never asked: whoever wrote it down may have been
@@ -200,7 +199,9 @@ async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     let mut moves: Moves = cx.checkpoint()?.unwrap_or_default();
     let Some(named) = moves.named.take() else { return Ok(()) };
     let newest = newest_answer(cx);
-    let answered = if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
+    // Whoever was killed before it was asked may have been followed by somebody who had another question.
+    let was_asked = named.question.is_empty() || cx.asked() == Some(&named.question);
+    let answered = was_asked && if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
     let key = if answered && named.undoing == undoing { cx.answered() } else { None };
     match key {
         Some(STOP) => named.stops.iter().for_each(|(id, migration)| moves.stop(id, migration, cx.now())),
@@ -289,6 +290,8 @@ struct Evacuation<'a, 'b> {
     records: BTreeMap<String, String>,
     /// Moves that take too long.
     overdue: BTreeMap<InstanceId, Overdue>,
+    /// What those were that were looked at one by one, by `vm_state`.
+    seen: BTreeMap<InstanceId, String>,
     /// Why those were not stopped that an operator wanted to be.
     not_stopped: BTreeMap<InstanceId, String>,
     /// So many wait for another of their server group to arrive.
@@ -314,28 +317,31 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             blocked: Vec::new(),
             records: BTreeMap::new(),
             overdue: BTreeMap::new(),
+            seen: BTreeMap::new(),
             not_stopped: BTreeMap::new(),
             apart: 0,
             changed: false,
         })
     }
 
-    /// Writes down whom a question names that is asked now, and whose migrations it offers to stop.
-    async fn names(&mut self, ids: BTreeSet<InstanceId>, stops: BTreeMap<InstanceId, String>, undoing: bool) -> Result<(), StepError> {
+    /// Writes down whom `question` names that is asked now, and whose migrations it offers to stop.
+    async fn names(&mut self, ids: BTreeSet<InstanceId>, question: &Question, stops: BTreeMap<InstanceId, String>, undoing: bool) -> Result<(), StepError> {
         // What becomes of one that is still under way is not known to whoever reads of it.
         let has_failed = |moving: &&Moving| matches!(moving.stage, MoveStage::Failed { .. });
-        let failed = |id: InstanceId| self.moves.instances.get(&id).filter(has_failed).map(|moving| (id, moving.asked));
-        let instances: BTreeMap<_, _> = ids.into_iter().filter_map(failed).collect();
-        let mut states = BTreeMap::new();
-        for id in instances.keys() {
-            // As it was when this look began: what it has become since, nobody is told by this question.
-            let here = self.scene.on_node.iter().find(|instance| instance.id == *id).cloned();
-            let there = if here.is_some() { here } else { self.cx.ports.instances.get(id).await? };
-            states.extend(there.map(|instance| (id.clone(), instance.vm_state)));
-        }
-        self.moves.named = Some(Named { instances, states, undoing, after: newest_answer(self.cx), stops, records: self.records.clone() });
+        let failed: BTreeMap<&InstanceId, &Moving> =
+            ids.iter().filter_map(|id| Some((id, self.moves.instances.get(id).filter(has_failed)?))).collect();
+        let instances = failed.iter().map(|(id, moving)| ((*id).clone(), moving.asked)).collect();
+        let states = failed.iter().map(|(id, moving)| ((*id).clone(), self.state_of(id).unwrap_or(&moving.found).to_owned())).collect();
+        let (after, records) = (newest_answer(self.cx), self.records.clone());
+        self.moves.named = Some(Named { instances, states, question: question.text.clone(), undoing, after, stops, records });
         self.changed = true;
         self.write_down().await
+    }
+
+    /// What it was, by `vm_state`, when it was looked at last.
+    fn state_of(&self, id: &InstanceId) -> Option<&str> {
+        let here = || self.scene.on_node.iter().find(|instance| instance.id == *id).map(|instance| &instance.vm_state);
+        self.seen.get(id).or_else(here).map(String::as_str)
     }
 
     /// On the way back: an instance that our move has left in error or stopped is nobody's to find by chance.
@@ -346,20 +352,20 @@ impl<'a, 'b> Evacuation<'a, 'b> {
         let (mut ids, mut harmed) = (BTreeSet::new(), Vec::new());
         for (id, moving) in failed {
             let Some(instance) = self.cx.ports.instances.get(&id).await? else { continue };
-            if self.moves.is_known(&id, &moving, &instance.vm_state) {
-                continue;
-            }
+            let (is_known, state) = (self.moves.is_known(&id, &moving, &instance.vm_state), instance.vm_state);
             let MoveStage::Failed { reason } = moving.stage else { continue };
-            if instance.vm_state != moving.found && matches!(instance.vm_state.as_str(), "error" | "stopped" | "resized") {
-                harmed.push(format!("{} ({id}) was {} and is {} since its move: {reason}", moving.name, moving.found, instance.vm_state));
+            if !is_known && state != moving.found && matches!(state.as_str(), "error" | "stopped" | "resized") {
+                harmed.push(format!("{} ({id}) was {} and is {state} since its move: {reason}", moving.name, moving.found));
+                self.seen.insert(id.clone(), state);
                 ids.insert(id);
             }
         }
         if harmed.is_empty() {
             return Ok(());
         }
-        self.names(ids, BTreeMap::new(), true).await?;
-        Err(StepError::ask(question_harmed(&self.order.node, &harmed)))
+        let question = question_harmed(&self.order.node, &harmed);
+        self.names(ids, &question, BTreeMap::new(), true).await?;
+        Err(StepError::ask(question))
     }
 
     fn is_here(&self, id: &InstanceId) -> bool {
@@ -393,7 +399,11 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             if let MoveStage::Failed { reason } = &moving.stage
                 && (self.tries(moving) >= TRIES_MAX || !self.is_here(id))
             {
-                stuck.push((id.clone(), format!("{} ({id}): {reason}", moving.name)));
+                let mut line = format!("{} ({id}): {reason}", moving.name);
+                if let Some(state) = self.state_of(id).filter(|state| *state != moving.found && !outcome::tells(reason, state)) {
+                    line = format!("{line}; it was {} and is {state}", moving.found);
+                }
+                stuck.push((id.clone(), line));
             }
         }
         stuck

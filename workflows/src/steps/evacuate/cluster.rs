@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class::{Class, classify};
 use super::moves::{MoveStage, Moves, Moving};
-use super::questions::{Stuck, question, question_endless};
+use super::questions::{Stuck, question};
 use super::{Evacuated, Evacuation};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError, Undone};
@@ -214,8 +214,8 @@ impl Step for MoveClusterNodes {
         evacuation.see_progress().await;
         evacuation.find_overdue().await?;
         evacuation.write_down().await?;
-        if let Some(stuck) = evacuation.stuck_for_good(true).await? {
-            return Err(StepError::ask(question_endless(&order.node, &stuck)));
+        if let Some(question) = evacuation.stuck_for_good(true).await? {
+            return Err(StepError::ask(question));
         }
         if evacuation.moves.instances.values().any(Moving::is_under_way) {
             let after = Duration::from_millis(order.rules.move_poll_ms);
@@ -332,7 +332,7 @@ impl Look<'_, '_> {
     }
 
     async fn move_on(&mut self, node: &ClusterNode) -> Result<Progress<Evacuated>, StepError> {
-        let (cx, order, id) = (self.evacuation.cx, self.evacuation.order, self.turn.instance.clone());
+        let (cx, id) = (self.evacuation.cx, self.turn.instance.clone());
         let known = self.evacuation.moves.instances.get(&id);
         if !known.is_some_and(Moving::is_under_way) {
             let failed = known.is_some_and(|moving| matches!(moving.stage, MoveStage::Failed { .. }));
@@ -354,8 +354,8 @@ impl Look<'_, '_> {
         self.evacuation.see_progress().await;
         self.evacuation.find_overdue().await?;
         self.evacuation.write_down().await?;
-        if let Some(stuck) = self.evacuation.stuck_for_good(false).await? {
-            let question = question(&order.node, &stuck).seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
+        if let Some(question) = self.evacuation.stuck_for_good(false).await? {
+            let question = question.seen(format!("it is node {} of the Kubernetes cluster, and drained", node.name));
             return Err(StepError::ask(question));
         }
         Ok(self.look_again(format!("{} is drained, and its instance moves{}", node.name, self.evacuation.progress())))

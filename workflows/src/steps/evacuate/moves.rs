@@ -32,7 +32,7 @@ pub(super) struct Moves {
     /// Those whose failure was named by a question that was answered, each with when the try was asked for that it was about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) known: BTreeMap<InstanceId, Timestamp>,
-    /// What those were when that question was asked, by Nova's `vm_state`. Releases that did not write it down took it as known whatever it became.
+    /// What those were then, as that question told, by Nova's `vm_state`. Releases that did not write it down took it as known whatever it became.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) known_as: BTreeMap<InstanceId, String>,
     /// Where it is about nodes of the Kubernetes cluster: whose turn it is.
@@ -80,9 +80,12 @@ pub(super) struct Moving {
 pub(super) struct Named {
     /// Those of them that have failed, each with when its newest try was asked for.
     pub(super) instances: BTreeMap<InstanceId, Timestamp>,
-    /// What those were then, by Nova's `vm_state`.
+    /// What those were then, as it tells, by Nova's `vm_state`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) states: BTreeMap<InstanceId, String>,
+    /// Its text. Releases that did not write it down took every later answer for one to it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) question: String,
     /// On the way back.
     pub(super) undoing: bool,
     /// The newest answer before it, by when it came.

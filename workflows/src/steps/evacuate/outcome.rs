@@ -18,6 +18,22 @@ const PROGRESS_STEP: u32 = 20;
 /// Nova's word for a live migration that somebody has stopped.
 const STOPPED: &str = "cancelled";
 
+/// How a reason begins that says what the instance is.
+const RESIZED: &str = "is `resized`";
+const IN_ERROR: &str = "is in error";
+const STILL_STOPPED: &str = "was running, was stopped to be moved, and is still stopped";
+
+/// Does `reason` say that the instance is `vm_state`?
+pub(super) fn tells(reason: &str, vm_state: &str) -> bool {
+    let begins = match vm_state {
+        "resized" => RESIZED,
+        "error" => IN_ERROR,
+        "stopped" => STILL_STOPPED,
+        _ => return false,
+    };
+    reason.starts_with(begins)
+}
+
 /// What became of a move.
 pub(super) enum Became {
     Is(MoveStage),
@@ -101,10 +117,11 @@ impl Evacuation<'_, '_> {
     }
 
     /// What became of one move; None while it is under way.
-    pub(super) async fn outcome(&self, id: &InstanceId, moving: &Moving) -> Result<Option<Became>, StepError> {
+    pub(super) async fn outcome(&mut self, id: &InstanceId, moving: &Moving) -> Result<Option<Became>, StepError> {
         let is = |stage| Ok(Some(Became::Is(stage)));
-        let instances = &self.cx.ports.instances;
+        let instances = self.cx.ports.instances.clone();
         let Some(instance) = instances.get(id).await? else { return is(MoveStage::Gone) };
+        self.seen.insert(id.clone(), instance.vm_state.clone());
         if busy(&instance).is_some() {
             return Ok(None);
         }
@@ -119,7 +136,7 @@ impl Evacuation<'_, '_> {
                 }
                 // A host that went down while it was being confirmed.
                 Some(ours) if ours.state == MigrationState::Failed => {
-                    let reason = format!("is `resized` on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
+                    let reason = format!("{RESIZED} on {host}, and its migration ended as `{}`: confirm or revert it", ours.status);
                     return Ok(Some(Became::Harmed { reason }));
                 }
                 Some(_) | None => {}
@@ -135,12 +152,12 @@ impl Evacuation<'_, '_> {
         }
         if instance.vm_state == "error" {
             let reason = instance.fault.unwrap_or_else(|| "Nova gives no reason".to_owned());
-            return is(MoveStage::Failed { reason: format!("is in error on {host}: {reason}") });
+            return is(MoveStage::Failed { reason: format!("{IN_ERROR} on {host}: {reason}") });
         }
         // Nova starts again what it has stopped for a cold move. A mere wish for another try, of whoever was not asked, is no word on it.
-        let is_known = self.moves.known.get(id) == Some(&moving.asked);
+        let is_known = self.moves.is_known(id, moving, &instance.vm_state);
         if moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped" && !is_known {
-            let reason = format!("was running, was stopped to be moved, and is still stopped on {host}: start it, or ask its owner");
+            let reason = format!("{STILL_STOPPED} on {host}: start it, or ask its owner");
             return Ok(Some(Became::Harmed { reason }));
         }
         is(MoveStage::Landed { host })

@@ -8,10 +8,10 @@ use tracing::warn;
 
 use super::class::busy;
 use super::moves::Moving;
-use super::questions::Stuck;
+use super::questions::{Stuck, question, question_endless};
 use super::Evacuation;
 use crate::clock::Timestamp;
-use crate::engine::StepError;
+use crate::engine::{Question, StepError};
 use crate::ports::{InstanceId, MigrationState, Move};
 
 /// A live migration may take so long, and longer by what is to be copied. Where Nova tells how far it is, each step that it has come on begins that anew.
@@ -140,7 +140,7 @@ impl Evacuation<'_, '_> {
     }
 
     /// What is to be asked, if nothing of what is left goes on by itself. Whom it names is written down.
-    pub(super) async fn stuck_for_good(&mut self, undoing: bool) -> Result<Option<Stuck>, StepError> {
+    pub(super) async fn stuck_for_good(&mut self, undoing: bool) -> Result<Option<Question>, StepError> {
         let failed = if undoing { Vec::new() } else { self.stuck() };
         if self.waits_for_moves() || failed.is_empty() && self.overdue.is_empty() {
             return Ok(None);
@@ -151,7 +151,9 @@ impl Evacuation<'_, '_> {
         let endless = self.overdue.iter().map(|(id, overdue)| (id.clone(), overdue.line.clone()));
         let (move_on, all) = (failed.is_empty(), failed.into_iter().chain(endless));
         let (ids, lines): (Vec<InstanceId>, Vec<String>) = all.unzip();
-        self.names(ids.into_iter().collect(), stops, undoing).await?;
-        Ok(Some(Stuck { lines, can_be_stopped, records, move_on }))
+        let stuck = Stuck { lines, can_be_stopped, records, move_on };
+        let question = if undoing { question_endless(&self.order.node, &stuck) } else { question(&self.order.node, &stuck) };
+        self.names(ids.into_iter().collect(), &question, stops, undoing).await?;
+        Ok(Some(question))
     }
 }
