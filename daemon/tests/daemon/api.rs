@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
-use turnaround_workflows::engine::{AnswerEffect, ChildStarted, Event, Outcome, Question, UnwindCause, start};
+use turnaround_workflows::engine::{AnswerEffect, Checkpoint, ChildStarted, Event, Outcome, Question, UnwindCause, start};
 use turnaround_workflows::store::{Digest, Next, Resource, Store as _, Take, WorkflowId};
 use turnaround_workflows::updates::{self, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
 
@@ -213,7 +213,7 @@ async fn a_workflow_is_shown_with_its_steps_their_timings_and_its_question() {
 async fn a_journal_is_read_in_pages_and_each_page_is_sealed_to_the_one_before() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let note = |n: u64| Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: json!(n), note: format!("note {n}") };
+    let note = |n: u64| Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: Checkpoint::of(&json!(n)).unwrap(), note: format!("note {n}") };
     let mut events = vec![begun("renew-nodes")];
     events.extend((0..7).map(note));
     site.work(&id, events, Next::Signal).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use turnaround_daemon::jobs::{ArchiveFinished, BackgroundJob as _};
-use turnaround_workflows::engine::{Event, Outcome, check_chain};
+use turnaround_workflows::engine::{Checkpoint, Event, Outcome, check_chain};
 use turnaround_workflows::store::{Digest, Next, Store};
 
 use super::site::{NOON, Site, Work, at, begun, ended};
@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(3_600);
 
 async fn finished(site: &Site) -> turnaround_workflows::store::WorkflowId {
     let id = site.rollout().await;
-    let note = Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: json!("a \"quoted\"}\n line"), note: "ü".to_owned() };
+    let note = Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: Checkpoint::of(&json!("a \"quoted\"}\n line")).unwrap(), note: "ü".to_owned() };
     site.work(&id, vec![begun("renew-nodes"), note, ended(Outcome::Succeeded, "")], Next::End { keep: KEPT }).await;
     id
 }

@@ -2,7 +2,7 @@
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
-use turnaround_workflows::engine::Event;
+use turnaround_workflows::engine::{Checkpoint, Event};
 use turnaround_workflows::store::{Next, WorkflowId};
 
 use super::site::{NOON, PATIENCE, Site, at, begun};
@@ -44,7 +44,7 @@ impl Reader {
 }
 
 async fn notes(site: &Site, id: &WorkflowId, from: u64, count: u64) {
-    let note = |n: u64| Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: json!(n), note: format!("note {n}") };
+    let note = |n: u64| Event::StepCheckpointed { step: "renew-nodes".to_owned(), checkpoint: Checkpoint::of(&json!(n)).unwrap(), note: format!("note {n}") };
     site.work(id, (from..from + count).map(note).collect(), Next::At(at(NOON))).await;
 }
 

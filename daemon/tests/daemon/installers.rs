@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use turnaround_daemon::installers::{BODY_BYTES_MAX, ReportListener, run, serve_on};
-use turnaround_workflows::engine::{Event, Outcome, Signal, SignalKind, Start, start};
+use turnaround_workflows::engine::{Checkpoint, Event, Outcome, Signal, SignalKind, Start, start};
 use turnaround_workflows::store::{Next, Store as _, WorkflowId};
 use turnaround_workflows::updates::{NODE_OS, REASON_CHARS_MAX, ReportDesk, registry};
 
@@ -22,7 +22,7 @@ struct Bench {
 }
 
 fn checkpointed(step: &str, checkpoint: Value) -> Event {
-    Event::StepCheckpointed { step: step.to_owned(), checkpoint, note: String::new() }
+    Event::StepCheckpointed { step: step.to_owned(), checkpoint: Checkpoint::of(&checkpoint).unwrap(), note: String::new() }
 }
 
 fn succeeded(step: &str, output: Value) -> Event {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use super::{Child, Course, Report, State, Step, StepError, UnwindCause};
+use super::{Checkpoint, Child, Course, Report, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
 use crate::store::{Fence, Resource, WorkflowId};
@@ -21,7 +21,7 @@ pub struct StepCx<'a> {
     state: Arc<State>,
     now: Timestamp,
     /// What was checkpointed during this call.
-    saved: Mutex<Option<Value>>,
+    saved: Mutex<Option<Checkpoint>>,
     /// None in a dry run, in which nothing may be written or begun.
     run: Option<&'a tokio::sync::Mutex<Run<'a>>>,
     fence: Fence,
@@ -132,30 +132,30 @@ impl<'a> StepCx<'a> {
         self.state
             .record(S::NAME)
             .and_then(|record| record.output.as_ref())
-            .map(|output| read(S::NAME, output))
+            .map(|output| left(S::NAME, S::Output::deserialize(output)))
             .transpose()
     }
 
     /// What another step checkpointed last.
     pub fn checkpoint_of<S: Step, T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
         let kept = self.state.record(S::NAME).and_then(|record| record.checkpoint.as_ref());
-        kept.map(|value| read(S::NAME, value)).transpose()
+        kept.map(|checkpoint| left(S::NAME, checkpoint.read())).transpose()
     }
 
     /// What this step checkpointed last, in this call or before.
     pub fn checkpoint<T: DeserializeOwned>(&self) -> Result<Option<T>, StepError> {
         let saved = self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let kept = saved.as_ref().or_else(|| self.state.record(self.step).and_then(|record| record.checkpoint.as_ref()));
-        kept.map(|value| read(self.step, value)).transpose()
+        kept.map(|checkpoint| left(self.step, checkpoint.read())).transpose()
     }
 
     /// On return `checkpoint` is in the journal: partial progress, or what is about to be done.
     pub async fn save<T: Serialize + Sync>(&self, checkpoint: &T, note: impl Into<String> + Send) -> Result<(), StepError> {
         let Some(run) = self.run else { return Err(StepError::fatal("a dry run writes nothing")) };
-        let value = serde_json::to_value(checkpoint)
+        let checkpoint = Checkpoint::of(checkpoint)
             .map_err(|error| StepError::fatal("the checkpoint can't be written").because(error))?;
-        run.lock().await.checkpoint(self.step, value.clone(), note.into()).await?;
-        *self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(value);
+        run.lock().await.checkpoint(self.step, checkpoint.clone(), note.into()).await?;
+        *self.saved.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(checkpoint);
         Ok(())
     }
 
@@ -182,6 +182,6 @@ impl<'a> StepCx<'a> {
     }
 }
 
-fn read<T: DeserializeOwned>(step: &str, value: &Value) -> Result<T, StepError> {
-    T::deserialize(value).map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
+fn left<T>(step: &str, read: Result<T, serde_json::Error>) -> Result<T, StepError> {
+    read.map_err(|error| StepError::fatal(format!("what {step} left can't be read")).because(error))
 }

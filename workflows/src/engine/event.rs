@@ -5,7 +5,7 @@ use serde::de::{DeserializeSeed, EnumAccess, Error as _, MapAccess, Unexpected, 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Question, Report};
+use super::{Checkpoint, Question, Report};
 use crate::clock::Timestamp;
 use crate::store::{Resource, WorkflowId};
 
@@ -51,7 +51,7 @@ with_tag_beside_fields! {
             took_over: Vec<TakenOver>,
         },
         /// Partial progress, or the intent to do one of many things.
-        StepCheckpointed { step: String, checkpoint: Value, note: String },
+        StepCheckpointed { step: String, checkpoint: Checkpoint, note: String },
         /// Nothing to do until then; `until` None: until a child ends.
         StepParked { step: String, until: Option<Timestamp>, note: String },
         StepSucceeded { step: String, output: Value, gave: Vec<Resource> },

@@ -5,6 +5,7 @@
 //! step transition, the intent to begin a step always before its effect.
 
 mod activation;
+mod checkpoint;
 mod cx;
 mod decide;
 mod definition;
@@ -23,6 +24,7 @@ mod state;
 mod step;
 
 pub use activation::{Activation, Committer, Engine, LeaseLost};
+pub use checkpoint::Checkpoint;
 pub use cx::StepCx;
 pub use decide::{Decision, decide};
 pub use definition::{Definition, Registry};

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tracing::error;
 
 use super::activation::{Committer, LeaseLost};
 use super::replay::{Replayed, SignalsSeen};
-use super::{Entry, Event, Remedy, Signal, SignalKind, State, StepError, seal};
+use super::{Checkpoint, Entry, Event, Remedy, Signal, SignalKind, State, StepError, seal};
 use crate::clock::Timestamp;
 use crate::store::{
     Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Queue, Resource, Status, StoredEntry, StoredSignal, Take, WorkflowId,
@@ -215,7 +214,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    pub(super) async fn checkpoint(&mut self, step: &str, checkpoint: Value, note: String) -> Result<(), StepError> {
+    pub(super) async fn checkpoint(&mut self, step: &str, checkpoint: Checkpoint, note: String) -> Result<(), StepError> {
         let event = Event::StepCheckpointed { step: step.to_owned(), checkpoint, note };
         self.push(event).map_err(lease_lost)?;
         match self.commit(Vec::new()).await {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Event, Outcome, Question, Report, TakenOver, UnwindCause, waits_for};
+use super::{Checkpoint, Event, Outcome, Question, Report, TakenOver, UnwindCause, waits_for};
 use crate::clock::Timestamp;
 use crate::store::{Resource, Status, WorkflowId};
 
@@ -51,7 +51,7 @@ pub struct StepRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub took_over: Vec<TakenOver>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<Value>,
+    pub checkpoint: Option<Checkpoint>,
     /// The newest question about it, or about undoing it, by its text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
@@ -392,8 +392,8 @@ impl Current {
 }
 
 /// A value that is written is there, also where it is `null`.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(from).map(Some)
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 fn joined(what: &str, note: &str) -> String {

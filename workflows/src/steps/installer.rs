@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::engine::{Report, State, Step, StepCx, StepError};
+use crate::engine::{Report, State, StepRecord, Step, StepCx, StepError};
 use crate::ports::Token;
 use crate::updates::OrderedReports;
 
@@ -44,8 +44,8 @@ impl Word {
 /// The token on the boot ticket of the workflow that stands at `state`, once one is made.
 pub fn token_of(state: &State) -> Option<Token> {
     let record = state.record(StageImage::NAME)?;
-    let staged: Staged = read(record.output.as_ref().or(record.checkpoint.as_ref()))?;
-    Some(staged.ticket.token)
+    let staged: Option<Staged> = read(record.output.as_ref()).or_else(|| left(record));
+    Some(staged?.ticket.token)
 }
 
 /// After a further reset was meant, the installer that ran until then may go on saying that it gives up; it has the same token. For so long that
@@ -69,15 +69,20 @@ pub fn may_be_of_the_old_one(state: &State, report: &Report) -> bool {
 }
 
 fn further_reset(state: &State) -> Option<Timestamp> {
-    let again: Option<Again> = read(state.record(AwaitInstall::NAME)?.checkpoint.as_ref());
+    let again: Option<Again> = left(state.record(AwaitInstall::NAME)?);
     again?.reset.filter(|reset| !reset.never_sent).map(|reset| reset.intended)
 }
 
 fn first_reset(state: &State) -> Option<Timestamp> {
     let first = state.record(Reprovision::NAME)?;
     let done: Option<Reprovisioned> = read(first.output.as_ref());
-    let meant: Option<Reset> = read(first.checkpoint.as_ref());
+    let meant: Option<Reset> = left(first);
     done.map(|done| done.reset_at).or_else(|| meant.filter(|meant| !meant.never_sent).map(|meant| meant.intended))
+}
+
+/// What the step checkpointed last.
+fn left<T: serde::de::DeserializeOwned>(record: &StepRecord) -> Option<T> {
+    record.checkpoint.as_ref()?.read().ok()
 }
 
 fn read<T: serde::de::DeserializeOwned>(kept: Option<&serde_json::Value>) -> Option<T> {
