@@ -351,7 +351,9 @@ async fn one_that_is_left_stopped_after_its_failed_move_was_told_is_told_as_well
     };
     let (sim, _) = asked(refused(ALWAYS)).await;
     let tries = moves_of(&sim, &guest(&sim, "gpu-01-b")).len();
-    let (mut sim, node) = asked(refused(u32::try_from(tries).unwrap())).await;
+    let refused = refused(u32::try_from(tries).unwrap());
+    let seen = async |sim: &Sim, node: &WorkflowId| sim.state(node).await.question().map(|question| question.seen.clone()).unwrap_or_default();
+    let (mut sim, node) = asked(refused.clone()).await;
     let instance = guest(&sim, "gpu-01-b");
     sim.world.request_move(&instance.id, Move::Cold, None).unwrap();
     until_migration_is(&sim, &instance, MigrationState::AwaitsConfirmation);
@@ -362,9 +364,43 @@ async fn one_that_is_left_stopped_after_its_failed_move_was_told_is_told_as_well
     assert_eq!(guest(&sim, "gpu-01-b").vm_state, VmState::Stopped);
     sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
     sim.run().await;
+    let told = seen(&sim, &node).await;
+    assert!(matches!(&told[..], [line] if line.contains("is still stopped on")), "{told:?}");
+
+    // And where it was stopped on its node, and is moved once more.
+    let (mut sim, node) = asked(refused).await;
+    sim.world.stop_instance(&instance.id).unwrap();
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    let told = seen(&sim, &node).await;
+    assert!(matches!(&told[..], [line] if line.contains("is still stopped on")), "{told:?}");
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.run().await;
+    assert_eq!(sim.document(&node).await.status, Status::Succeeded, "once is enough");
+}
+
+/// Found by reading: what stands in its way was told, and not what its move had made of it.
+#[tokio::test]
+async fn a_question_about_what_stands_in_the_way_of_an_instance_says_what_its_move_has_made_of_it() {
+    let mut plan = with_a_pinned_one();
+    plan.instance("gpu-01-b").unwrap().fault = MoveFault::new(MoveGoesWrong::Midway, 1, "disk is full").only(Move::Cold);
+    let begun_after = {
+        let mut sim = Sim::new(plan.clone(), 7);
+        let began = sim.clock.now();
+        ordered(&sim, &plan, Pinned::Cold).await;
+        sim.run_until(async |sim| guest(sim, "gpu-01-b").task_state.is_some()).await;
+        sim.clock.now().since(began)
+    };
+    let never = Happens::MetadataSet { name: "gpu-01-b".to_owned(), key: MOVE_METADATA.to_owned(), value: "never".to_owned() };
+    let plan = plan.happens(begun_after + Duration::from_millis(1), never);
+    let mut sim = Sim::new(plan.clone(), 7);
+    let node = ordered(&sim, &plan, Pinned::Cold).await;
+    sim.run().await;
     let state = sim.state(&node).await;
-    let seen = state.question().map(|question| question.seen.clone()).unwrap_or_default();
-    assert!(matches!(&seen[..], [line] if line.contains("is still stopped on")), "{seen:?}");
+    let seen = &state.question().expect("a question").seen;
+    assert!(matches!(&seen[..], [line] if line.contains("as its owner says") && line.ends_with("; it was active and is error")), "{seen:?}");
 }
 
 /// Found by reading: whoever was killed before it asked was followed by one whom Nova did not answer, and the answer to that one's question was taken for its own.

@@ -7,7 +7,7 @@ use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Question, SignalKind};
 use turnaround_workflows::ports::Move;
-use turnaround_workflows::rehearsal::{Guest, Happened, Happens, MoveFault, MoveGoesWrong, SitePlan, VmState};
+use turnaround_workflows::rehearsal::{Api, Guest, Happened, Happens, MoveFault, MoveGoesWrong, Outage, SitePlan, VmState};
 use turnaround_workflows::store::{Status, WorkflowId};
 
 fn guest(sim: &Sim, name: &str) -> Guest {
@@ -21,11 +21,20 @@ async fn never_ending(live_at_once: usize) -> (Sim, WorkflowId) {
 
 /// The same, where the live migrations of `these` go wrong once in that way.
 async fn going_wrong(live_at_once: usize, these: &[&str], how: MoveGoesWrong, deadline_secs: u64) -> (Sim, WorkflowId) {
+    ordered(hanging(live_at_once, these, how), deadline_secs).await
+}
+
+fn hanging(live_at_once: usize, these: &[&str], how: MoveGoesWrong) -> SitePlan {
     let mut plan = SitePlan::uniform(3, 4);
     for name in these {
         plan.instance(name).unwrap().fault = MoveFault::new(how, 1, "").only(Move::Live);
     }
     plan.latencies.live_at_once = live_at_once;
+    plan
+}
+
+/// A rollout of the first node of it, until it asks.
+async fn ordered(plan: SitePlan, deadline_secs: u64) -> (Sim, WorkflowId) {
     let mut order = order(&plan, 1);
     order.nodes.truncate(1);
     order.rules.evacuate_deadline_ms = deadline_secs * 1_000;
@@ -76,6 +85,23 @@ async fn a_live_migration_that_never_ends_holds_up_no_other_and_is_stopped_if_an
         assert_eq!(sim.document(&node).await.status, Status::Succeeded);
         assert_eq!(stopped(&sim), 1);
     }
+}
+
+/// Found by reading: Nova was away when the answer came, and the question about that took its place.
+#[tokio::test]
+async fn a_stop_that_was_wanted_is_carried_out_although_something_else_was_asked_before_it_could_be() {
+    let (sim, _) = never_ending(4).await;
+    let asked_after = sim.clock.now().since(MORNING);
+    let mut plan = hanging(4, &["gpu-01-a"], MoveGoesWrong::Hangs);
+    plan.faults.outages.push(Outage { api: Api::Nova, node: None, from: asked_after + Duration::from_millis(1), lasts: Duration::from_secs(7_200) });
+    let (mut sim, node) = ordered(plan, 4 * 3600).await;
+    assert!(asked(&sim, &node).await.find("stop").is_some());
+    answer(&mut sim, &node, "stop").await;
+    assert!(asked(&sim, &node).await.find("stop").is_none(), "Nova is away, and that is what is asked about now");
+    sim.clock.advance(Duration::from_secs(7_200));
+    answer(&mut sim, &node, "retry").await;
+    let question = asked(&sim, &node).await;
+    assert!(question.seen[0].contains("was stopped, as an operator wanted"), "{question:?}");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use super::{Checkpoint, Child, Course, Report, State, Step, StepError, UnwindCause};
+use super::{Answered, Checkpoint, Child, Course, Report, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
 use crate::store::{Fence, Resource, WorkflowId};
@@ -101,9 +101,9 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().filter(|current| current.step == self.step)?.answered_at
     }
 
-    /// The newest question about this step, or about undoing it, by its text.
-    pub fn asked(&self) -> Option<&str> {
-        self.state.record(self.step)?.asked.as_deref()
+    /// The newest answer to the question of this text about this step, or about undoing it, whatever has been asked since.
+    pub fn answer_to(&self, question: &str) -> Option<&Answered> {
+        self.state.record(self.step)?.answers.get(question)
     }
 
     /// On the way back: did it begin with an answer to a question of this step?

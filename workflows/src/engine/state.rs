@@ -52,12 +52,19 @@ pub struct StepRecord {
     pub took_over: Vec<TakenOver>,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<Checkpoint>,
-    /// The newest question about it, or about undoing it, by its text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked: Option<String>,
+    /// The newest answer to each question about it, or about undoing it, by the question's text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: BTreeMap<String, Answered>,
     /// Some once it succeeded.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
+}
+
+/// What an operator has answered, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    pub key: String,
+    pub at: Timestamp,
 }
 
 /// The step, or the undoing of a step, that is under way.
@@ -171,7 +178,7 @@ impl State {
                 }
                 self.awaits = None;
                 self.held.extend(took.iter().cloned());
-                self.steps.push(StepRecord { step: step.clone(), begun: at, took_over: took_over.clone(), checkpoint: None, asked: None, output: None });
+                self.steps.push(StepRecord { step: step.clone(), begun: at, took_over: took_over.clone(), checkpoint: None, answers: BTreeMap::new(), output: None });
                 self.current = Some(Current::new(step, at, *deadline));
                 self.note = String::new();
             }
@@ -205,11 +212,12 @@ impl State {
                 (current.answered, current.answered_at) = (None, None);
                 current.stage = Stage::Asking { question: question.clone() };
                 self.note.clone_from(&question.text);
-                self.record_mut(event, step)?.asked = Some(question.text.clone());
             }
             Event::OperatorAnswered { key, by, .. } => {
-                let current = self.asking(event)?;
+                let (current, question) = self.asking(event)?;
                 (current.answered, current.answered_at) = (Some(key.clone()), Some(at));
+                let step = current.step.clone();
+                self.record_mut(event, &step)?.answers.insert(question.text, Answered { key: key.clone(), at });
                 self.note = format!("{by} answered `{key}`");
             }
             Event::RetryRequested { deadline, .. } => {
@@ -362,13 +370,13 @@ impl State {
         }
     }
 
-    fn asking(&mut self, event: &Event) -> Result<&mut Current, IllegalTransition> {
-        match &mut self.current {
-            Some(current @ Current { stage: Stage::Asking { .. }, .. }) => {
-                current.stage = Stage::Running;
-                Ok(current)
-            }
-            Some(_) | None => Err(illegal(event, "no question is open")),
+    /// The current step, and its question, which is not open any more.
+    fn asking(&mut self, event: &Event) -> Result<(&mut Current, Question), IllegalTransition> {
+        let open = self.current.as_mut().filter(|current| matches!(current.stage, Stage::Asking { .. }));
+        let Some(current) = open else { return Err(illegal(event, "no question is open")) };
+        match std::mem::replace(&mut current.stage, Stage::Running) {
+            Stage::Asking { question } => Ok((current, question)),
+            Stage::Running | Stage::Parked { .. } | Stage::Retrying { .. } => Err(illegal(event, "no question is open")),
         }
     }
 

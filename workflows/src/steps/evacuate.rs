@@ -198,11 +198,15 @@ async fn overdue(cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
 async fn settle_named(cx: &StepCx<'_>, undoing: bool) -> Result<(), StepError> {
     let mut moves: Moves = cx.checkpoint()?.unwrap_or_default();
     let Some(named) = moves.named.take() else { return Ok(()) };
-    let newest = newest_answer(cx);
-    // Whoever was killed before it was asked may have been followed by somebody who had another question.
-    let was_asked = named.question.is_empty() || cx.asked() == Some(&named.question);
-    let answered = was_asked && if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
-    let key = if answered && named.undoing == undoing { cx.answered() } else { None };
+    let (answered, key) = if named.question.is_empty() {
+        // Releases that did not write it down took every later answer for one to it.
+        let newest = newest_answer(cx);
+        let answered = if named.undoing == undoing { newest.is_some() && newest != named.after } else { cx.goes_back_by_answer() };
+        (answered, if answered && named.undoing == undoing { cx.answered() } else { None })
+    } else {
+        let answer = cx.answer_to(&named.question).filter(|answer| Some(answer.at) != named.after);
+        (answer.is_some(), answer.map(|answer| answer.key.as_str()))
+    };
     match key {
         Some(STOP) => named.stops.iter().for_each(|(id, migration)| moves.stop(id, migration, cx.now())),
         Some(DISREGARD) => moves.disregarded.extend(named.records),
@@ -332,7 +336,8 @@ impl<'a, 'b> Evacuation<'a, 'b> {
             ids.iter().filter_map(|id| Some((id, self.moves.instances.get(id).filter(has_failed)?))).collect();
         let instances = failed.iter().map(|(id, moving)| ((*id).clone(), moving.asked)).collect();
         let states = failed.iter().map(|(id, moving)| ((*id).clone(), self.state_of(id).unwrap_or(&moving.found).to_owned())).collect();
-        let (after, records) = (newest_answer(self.cx), self.records.clone());
+        let after = self.cx.answer_to(&question.text).map(|answer| answer.at);
+        let records = self.records.clone();
         self.moves.named = Some(Named { instances, states, question: question.text.clone(), undoing, after, stops, records });
         self.changed = true;
         self.write_down().await
@@ -393,20 +398,25 @@ impl<'a, 'b> Evacuation<'a, 'b> {
 
     /// Instances that won't leave by themselves, each with its reason.
     fn stuck(&self) -> Vec<(InstanceId, String)> {
-        let mut stuck = self.blocked.clone();
+        let mut stuck: Vec<_> = self.blocked.iter().map(|(id, line)| (id.clone(), self.with_what_it_became(id, line.clone()))).collect();
         for (id, moving) in &self.moves.instances {
             // One that ended in error on its new host is not moved again, and its old disk may be what it is mended with.
             if let MoveStage::Failed { reason } = &moving.stage
                 && (self.tries(moving) >= TRIES_MAX || !self.is_here(id))
             {
-                let mut line = format!("{} ({id}): {reason}", moving.name);
-                if let Some(state) = self.state_of(id).filter(|state| *state != moving.found && !outcome::tells(reason, state)) {
-                    line = format!("{line}; it was {} and is {state}", moving.found);
-                }
-                stuck.push((id.clone(), line));
+                stuck.push((id.clone(), self.with_what_it_became(id, format!("{} ({id}): {reason}", moving.name))));
             }
         }
         stuck
+    }
+
+    /// `line`, and what the instance is since its move has failed, if that is not what it was and the line does not say so.
+    fn with_what_it_became(&self, id: &InstanceId, line: String) -> String {
+        let failed = self.moves.instances.get(id).filter(|moving| matches!(moving.stage, MoveStage::Failed { .. }));
+        match failed.zip(self.state_of(id)) {
+            Some((moving, state)) if state != moving.found && !outcome::tells(&line, state) => format!("{line}; it was {} and is {state}", moving.found),
+            Some(_) | None => line,
+        }
     }
 
     fn note(&self) -> String {

@@ -88,7 +88,7 @@ pub(super) struct Named {
     pub(super) question: String,
     /// On the way back.
     pub(super) undoing: bool,
-    /// The newest answer before it, by when it came.
+    /// The newest answer before it to the same question, by when it came.
     pub(super) after: Option<Timestamp>,
     /// Those of them whose live migrations are stopped if that is the answer, each with its uuid.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -18,20 +18,20 @@ const PROGRESS_STEP: u32 = 20;
 /// Nova's word for a live migration that somebody has stopped.
 const STOPPED: &str = "cancelled";
 
-/// How a reason begins that says what the instance is.
+/// What a reason has in it that says what the instance is.
 const RESIZED: &str = "is `resized`";
 const IN_ERROR: &str = "is in error";
 const STILL_STOPPED: &str = "was running, was stopped to be moved, and is still stopped";
 
-/// Does `reason` say that the instance is `vm_state`?
-pub(super) fn tells(reason: &str, vm_state: &str) -> bool {
-    let begins = match vm_state {
+/// Does `line` say that the instance is `vm_state`?
+pub(super) fn tells(line: &str, vm_state: &str) -> bool {
+    let says = match vm_state {
         "resized" => RESIZED,
         "error" => IN_ERROR,
         "stopped" => STILL_STOPPED,
         _ => return false,
     };
-    reason.starts_with(begins)
+    line.contains(says)
 }
 
 /// What became of a move.

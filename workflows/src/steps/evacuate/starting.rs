@@ -155,9 +155,13 @@ impl Evacuation<'_, '_> {
         let before_this = self.moves.instances.get(&instance.id);
         let named_before = before_this.filter(|moving| !self.is_forgiven(moving)).and_then(|moving| moving.to.clone());
         let was_sent_to_a_host = named_before.is_some();
-        // A try of ours that failed may have left it otherwise, unless a person has looked at it since.
+        // A try of ours that failed may have left it otherwise, unless a person has looked at it since; and Nova may have stopped it to move it after a person was told of the try.
+        let was_stopped_since = |moving: &Moving| {
+            let is_stopped = moving.how == Move::Cold && moving.found == "active" && instance.vm_state == "stopped";
+            is_stopped && !self.moves.is_known(&instance.id, moving, &instance.vm_state)
+        };
         let found = match before_this {
-            Some(moving) if tries > 0 || was_sent_to_a_host => moving.found.clone(),
+            Some(moving) if tries > 0 || was_sent_to_a_host || was_stopped_since(moving) => moving.found.clone(),
             Some(_) | None => instance.vm_state.clone(),
         };
         let before = self.cx.ports.instances.migrations(&instance.id).await?;

@@ -20,6 +20,14 @@ impl RedisStore {
         let (mut skip, limit) = (query.offset as usize, query.limit.min(PAGE_MAX) as usize);
         let mut page = Vec::new();
         let mut index = Index::new(self.indexes(query));
+        // What is passed over is read only where that tells whether it counts.
+        while skip > 0 && has_all_of_its_indexes(query) {
+            let ids = index.next(self, skip.min(SLICE)).await?;
+            if ids.is_empty() {
+                return Ok(page);
+            }
+            skip -= ids.len();
+        }
         while page.len() < limit {
             let ids = index.next(self, SLICE).await?;
             if ids.is_empty() {
@@ -84,6 +92,13 @@ impl RedisStore {
         let sound = entries.into_iter().filter_map(|one| entry(one).inspect_err(|why| error!(key, %why, "an index has something that is no workflow")).ok());
         Ok((sound.collect(), read))
     }
+}
+
+/// Does it want all that is in its indexes?
+fn has_all_of_its_indexes(query: &Query) -> bool {
+    // A parent's children are open and ended ones.
+    let in_scope = query.parent.is_none() || query.scope == Scope::All;
+    in_scope && query.kind.is_none() && query.target.is_none()
 }
 
 fn is_wanted(query: &Query, document: &Document) -> bool {
