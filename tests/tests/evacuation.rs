@@ -17,6 +17,13 @@ fn guest(sim: &Sim, name: &str) -> Guest {
     sim.world.guests_where(|guest| guest.name == name).unwrap().remove(0)
 }
 
+/// Answers a minute later, and lets all go on.
+async fn answer(sim: &mut Sim, node: &WorkflowId, key: &str) {
+    sim.clock.advance(Duration::from_secs(60));
+    sim.signal(node, SignalKind::Answer { key: key.to_owned() }).await;
+    sim.run().await;
+}
+
 /// Lets the site go on by itself until the instance's newest migration is in `state`.
 fn until_migration_is(sim: &Sim, of: &Guest, state: MigrationState) {
     while sim.world.migrations_where(|record| record.instance == of.id).unwrap().last().map(|record| record.status.state()) != Some(state) {
@@ -298,9 +305,7 @@ async fn on_the_way_back_an_operator_is_told_of_an_instance_that_its_move_has_le
     let state = sim.state(&node).await;
     let seen = &state.question().expect("it is told").seen;
     assert_eq!(*seen, [format!("gpu-01-a ({}) was stopped and is error since its move: disk is full", guest(&sim, "gpu-01-a").id)]);
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "retry").await;
     assert!(sim.document(&node).await.status.is_ended(), "once is enough");
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
 }
@@ -323,14 +328,10 @@ async fn what_becomes_of_an_instance_after_its_failed_move_was_told_is_told_as_w
     let instance = guest(&sim, "gpu-01-a");
     sim.world.request_move(&instance.id, Move::Cold, None).unwrap();
     until_migration_is(&sim, &instance, MigrationState::AwaitsConfirmation);
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "unwind").await;
     let told = seen(&sim.state(&node).await);
     assert!(matches!(&told[..], [line] if line.contains("was active and is resized since its move: ")), "{told:?}");
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "retry").await;
     assert!(sim.document(&node).await.status.is_ended(), "once is enough");
 }
 
@@ -370,14 +371,10 @@ async fn one_that_is_left_stopped_after_its_failed_move_was_told_is_told_as_well
     // And where it was stopped on its node, and is moved once more.
     let (mut sim, node) = asked(refused).await;
     sim.world.stop_instance(&instance.id).unwrap();
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "retry").await;
     let told = seen(&sim, &node).await;
     assert!(matches!(&told[..], [line] if line.contains("is still stopped on")), "{told:?}");
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "retry").await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded, "once is enough");
 }
 
@@ -728,9 +725,7 @@ async fn an_instance_that_does_not_run_again_after_its_cold_move_is_a_question_a
             moved.host.unwrap()
         )]
     );
-    sim.clock.advance(Duration::from_secs(60));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
-    sim.run().await;
+    answer(&mut sim, &node, "retry").await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded, "the operator has seen it");
 }
 
