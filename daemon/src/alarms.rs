@@ -25,12 +25,14 @@ pub enum AlarmCode {
     Quarantined,
     /// Installers can't be listened to.
     InstallerReports,
+    /// Workflows wait for workers, and none comes.
+    NoWorker,
 }
 
 impl AlarmCode {
     /// Every code that there is.
     pub fn all() -> impl Iterator<Item = AlarmCode> {
-        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis, AlarmCode::Quarantined, AlarmCode::InstallerReports])
+        Trouble::ALL.into_iter().map(AlarmCode::Store).chain([AlarmCode::HighWaterFile, AlarmCode::PrivateRedis, AlarmCode::Quarantined, AlarmCode::InstallerReports, AlarmCode::NoWorker])
     }
 
     pub fn as_str(self) -> &'static str {
@@ -40,6 +42,7 @@ impl AlarmCode {
             AlarmCode::PrivateRedis => "private-redis",
             AlarmCode::Quarantined => "quarantined",
             AlarmCode::InstallerReports => "installer-reports",
+            AlarmCode::NoWorker => "no-worker",
         }
     }
 
@@ -50,6 +53,7 @@ impl AlarmCode {
             AlarmCode::PrivateRedis => "the private Redis ended by itself, and is started again",
             AlarmCode::Quarantined => "what is kept of these workflows can't be right: nobody works on them, and all others go on",
             AlarmCode::InstallerReports => "installers can't be listened to: nodes whose installation takes long will be asked about",
+            AlarmCode::NoWorker => "workflows are due and no worker takes them: none runs that serves their queue, or there are too few",
         }
     }
 
@@ -60,6 +64,7 @@ impl AlarmCode {
             AlarmCode::PrivateRedis => "see what explains it: a full disk or a damaged file does not mend itself",
             AlarmCode::Quarantined => "look at each with `turnaround show ID`, and at its node by hand; then `retry` or `abort` it",
             AlarmCode::InstallerReports => "see that this host has the address of `netboot.reports_listen`, and that nobody else listens there",
+            AlarmCode::NoWorker => "see that a turnaround-worker runs and reaches the store, and that somebody serves each queue (`--queues`)",
         }
     }
 
@@ -70,7 +75,7 @@ impl AlarmCode {
                 Trouble::Halted | Trouble::DiskFull | Trouble::MemoryFull | Trouble::Unusable | Trouble::Damaged => true,
                 Trouble::Unreachable | Trouble::Silent | Trouble::Loading | Trouble::Demoted | Trouble::FewReplicas | Trouble::Busy => false,
             },
-            AlarmCode::HighWaterFile | AlarmCode::Quarantined | AlarmCode::InstallerReports => true,
+            AlarmCode::HighWaterFile | AlarmCode::Quarantined | AlarmCode::InstallerReports | AlarmCode::NoWorker => true,
             AlarmCode::PrivateRedis => false,
         }
     }

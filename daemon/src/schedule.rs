@@ -5,13 +5,14 @@
 //! small request. What is due is judged by the store's clock, which all daemons share, and the ledger moves in the same
 //! call that creates the workflows, so a tick that two daemons see starts one workflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, Notify};
 use tokio_cron_scheduler::{Job, JobScheduler, JobSchedulerError};
 use tracing::instrument::WithSubscriber as _;
@@ -100,6 +101,8 @@ pub struct Schedules {
     orders: Arc<Mutex<()>>,
     /// Before this there is nothing to judge, as the ledger was when it was last read.
     next: BTreeMap<ScheduleName, Timestamp>,
+    /// Those whose times are known to be the ones that the ledger was judged by. A daemon reads its configuration once.
+    unchanged: BTreeSet<ScheduleName>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -125,7 +128,7 @@ impl JobReport for SchedulesReport {
 
 impl Schedules {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, log: Arc<TickLog>, orders: Arc<Mutex<()>>) -> Schedules {
-        Schedules { config, store, log, orders, next: BTreeMap::new() }
+        Schedules { config, store, log, orders, next: BTreeMap::new(), unchanged: BTreeSet::new() }
     }
 
     async fn look_at(&mut self, name: &ScheduleName, schedule: &Schedule, now: Timestamp, report: &mut SchedulesReport) -> Result<(), StoreError> {
@@ -134,10 +137,18 @@ impl Schedules {
             // A schedule is not older than its first daemon: nothing is made up for.
             if self.store.judge_ticks(name.as_str(), None, now, Vec::new()).await? {
                 info!(schedule = %name, from = %now, "schedule begins");
+                self.has_changed(name, schedule, now, now).await?;
             }
             self.arm(name, schedule, now);
             return Ok(());
         };
+        if !self.unchanged.contains(name) {
+            if self.has_changed(name, schedule, last, now).await? {
+                // Look at the ledger again with the next pulse.
+                return Ok(());
+            }
+            self.unchanged.insert(name.clone());
+        }
         let Some(judgement) = judge(schedule, last.utc(), now.utc()) else {
             self.arm(name, schedule, last);
             return Ok(());
@@ -189,6 +200,22 @@ impl Schedules {
         self.tell_what_did_not_run(name, schedule, &judgement, report).await;
         self.arm(name, schedule, judged);
         Ok(())
+    }
+
+    /// Are its times others than those that the ledger was judged by? Then the ledger is moved to now: its ticks before that are none that anybody has
+    /// waited for, and what they start wipes nodes.
+    async fn has_changed(&self, name: &ScheduleName, schedule: &Schedule, last: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        let (ledger, times) = (times_ledger(name), times_of(schedule));
+        let known = self.store.last_tick(&ledger).await?;
+        if known == Some(times) {
+            return Ok(false);
+        }
+        // Without a word on it, an older release has judged.
+        if known.is_some() && self.store.judge_ticks(name.as_str(), Some(last), last.max(now), Vec::new()).await? {
+            info!(schedule = %name, from = %now, "the schedule's times were changed: it begins anew, and makes up for nothing");
+        }
+        self.store.judge_ticks(&ledger, known, times, Vec::new()).await?;
+        Ok(known.is_some())
     }
 
     async fn note(&self, name: &ScheduleName, tick: DateTime<Utc>, verdict: TickVerdict, note: String) {
@@ -253,6 +280,22 @@ impl Schedules {
         Ok((new, if left_out.is_empty() { String::new() } else { renewed_already(&left_out) }))
     }
 }
+
+/// Where the store keeps which times the ledger of `name` was judged by. No schedule can be called so.
+fn times_ledger(name: &ScheduleName) -> String {
+    format!("{name}#times")
+}
+
+/// Stands for expression, dialect and zone of a schedule in a ledger, which holds a moment: one so late that no clock comes there, so that nobody moves it.
+fn times_of(schedule: &Schedule) -> Timestamp {
+    let written = format!("{:?} {:?} {}", schedule.dialect, schedule.cron, schedule.timezone);
+    let digest = Sha256::digest(written);
+    let number = digest.iter().take(6).fold(0_i64, |number, byte| number << 8 | i64::from(*byte));
+    Timestamp::from_millis(number | LATER_THAN_ANY_CLOCK)
+}
+
+/// In the year 6429, in milliseconds.
+const LATER_THAN_ANY_CLOCK: i64 = 1 << 47;
 
 /// Why a tick starts nothing.
 enum NotBegun {

@@ -30,7 +30,7 @@ const ARCHIVE_EVERY: Duration = Duration::from_secs(60);
 const ARCHIVE_PASSES_WHILE_KEPT: u32 = 5;
 /// What expired is only an index entry.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
-/// A workflow that nobody takes for 15 s is told of within another 15.
+/// A workflow that nobody takes for 15 s is told of within another 30: the alarm waits for the second pass that sees one.
 const OVERDUE_EVERY: Duration = Duration::from_secs(15);
 /// What is lost is noticed within two seconds.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -152,5 +152,5 @@ fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
         wake: alone(),
     });
     driver.register(JobDefinition { job: Sweep { store: store() }, period: SWEEP_EVERY, wake: alone() });
-    driver.register(JobDefinition { job: Overdue { store: store(), told: false, alarms: Arc::clone(&app.alarms) }, period: OVERDUE_EVERY, wake: alone() });
+    driver.register(JobDefinition { job: Overdue::new(store(), app.registry.queues(), Arc::clone(&app.alarms)), period: OVERDUE_EVERY, wake: alone() });
 }

@@ -15,16 +15,17 @@ pub const TAKEN_WITHIN: Duration = Duration::from_secs(15);
 /// Why `document` does not go on at `now`; None if somebody works on it, or if it has ended. `since` is when its
 /// newest journal entry was written.
 pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Option<WhyNotNow> {
-    if document.status.is_ended() || document.lease.as_ref().is_some_and(|lease| lease.until > now) {
-        return None;
-    }
     let id = &document.id;
+    // Also while somebody has it: with unread mail it is taken again and again, and nobody works on it.
     if document.status == Status::Quarantined {
         let unblock = format!(
             "look at `turnaround journal {id}` and at the node by hand; after its journal was put back from a backup `turnaround retry {id}` \
              goes on, and `turnaround abort {id}` discards it and undoes nothing (docs/errors/quarantined.md)"
         );
         return Some(reason(ReasonCode::Quarantined, since, None, &document.headline, unblock));
+    }
+    if document.status.is_ended() || document.lease.as_ref().is_some_and(|lease| lease.until > now) {
+        return None;
     }
     let Ok(state) = State::of(document) else {
         let unblock = format!("look at `turnaround journal {id}`, and report it: this is a bug, or a damaged store");

@@ -318,6 +318,9 @@ impl StepState {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuestionView {
+    /// Which of the workflow's questions it is, from 1, for those who answer it; None where an older release has asked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
     pub text: String,
     /// What was seen, one fact each.
     pub seen: Vec<String>,
@@ -437,6 +440,9 @@ pub enum SignalRequest {
     Retry {},
     Answer {
         key: String,
+        /// Number of the question that its author has read. None: the one that is open when the daemon gets it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        question: Option<u32>,
     },
 }
 
@@ -460,6 +466,9 @@ pub struct SignalledView {
     /// The workflow is paused: nothing follows from the signal before `resume`. Older daemons don't say.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub waits_for_resume: bool,
+    /// What was answered, if it is an answer. Older daemons don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
 }
 
 /// POST /v1/nodes/{node}/release

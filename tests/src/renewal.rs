@@ -56,7 +56,7 @@ impl Renewal {
 
     pub async fn answer(&mut self, key: &str) {
         self.sim.clock.advance(Duration::from_secs(1));
-        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.signal(&self.node, SignalKind::answer(key.to_owned())).await;
         self.sim.run().await;
     }
 

@@ -69,10 +69,10 @@ async fn a_node_short_of_a_gpu_or_with_other_disks_stays_closed_until_it_is_mend
         assert_eq!(question(&sim, &node).await, [seen]);
         assert!(!sim.world.snapshot().node("gpu-01").unwrap().enabled, "no tenant is let on it");
         sim.clock.advance(Duration::from_secs(1));
-        sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+        sim.signal(&node, SignalKind::answer("retry".to_owned())).await;
         sim.run().await;
         assert_eq!(question(&sim, &node).await, [seen], "nothing was mended");
-        sim.signal(&node, SignalKind::Answer { key: "leave".to_owned() }).await;
+        sim.signal(&node, SignalKind::answer("leave".to_owned())).await;
         sim.run().await;
         assert_eq!(sim.document(&node).await.status, Status::Failed);
         let log: String = sim.world.events().iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
@@ -110,7 +110,7 @@ async fn what_was_accepted_is_not_asked_about_again_whatever_else_is_wrong() {
     assert!(seen[1].contains("it failed before (exit code 127), which is nothing to compare with; now exit code 127"), "{seen:?}");
     for key in ["accept", "retry"] {
         sim.clock.advance(Duration::from_secs(1));
-        sim.signal(&node, SignalKind::Answer { key: key.to_owned() }).await;
+        sim.signal(&node, SignalKind::answer(key.to_owned())).await;
         sim.run().await;
         let seen = question(&sim, &node).await;
         assert!(seen.len() == 1 && seen[0].contains("before it was `8`, now `7`"), "{key}: {seen:?}");

@@ -37,7 +37,7 @@ async fn question(sim: &Sim, node: &WorkflowId) -> Question {
 }
 
 async fn answered(sim: &mut Sim, node: &WorkflowId, key: &str) {
-    sim.signal(node, SignalKind::Answer { key: key.to_owned() }).await;
+    sim.signal(node, SignalKind::answer(key.to_owned())).await;
     sim.run().await;
 }
 

@@ -40,7 +40,7 @@ impl Bench {
 
     async fn answer(&mut self, key: &str) {
         self.sim.clock.advance(Duration::from_secs(1));
-        self.sim.signal(&self.node, SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.signal(&self.node, SignalKind::answer(key.to_owned())).await;
         self.rest().await;
     }
 
@@ -166,7 +166,7 @@ async fn an_image_that_was_fetched_by_hand_is_taken_as_good_when_an_operator_say
     let keys: Vec<&str> = state.question().unwrap().answers.iter().map(|answer| answer.key.as_str()).collect();
     assert_eq!(keys, ["retry", "go-on", "unwind"]);
     sim.clock.advance(Duration::from_secs(1));
-    sim.signal(&rollout, SignalKind::Answer { key: "go-on".to_owned() }).await;
+    sim.signal(&rollout, SignalKind::answer("go-on".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
     let fetches = sim.world.events().iter().filter(|event| matches!(event.what, Happened::ScriptStarted { node: None, .. })).count();
@@ -258,12 +258,12 @@ async fn a_rollout_whose_image_was_not_fetched_asks_and_touches_no_node() {
         assert_eq!(question.seen[0], seen);
         assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
         sim.clock.advance(Duration::from_secs(1));
-        sim.signal(&rollout, SignalKind::Answer { key: "retry".to_owned() }).await;
+        sim.signal(&rollout, SignalKind::answer("retry".to_owned())).await;
         sim.run().await;
         assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
 
         let (mut sim, rollout) = fetching(&[goes_wrong]).await;
-        sim.signal(&rollout, SignalKind::Answer { key: "unwind".to_owned() }).await;
+        sim.signal(&rollout, SignalKind::answer("unwind".to_owned())).await;
         sim.run().await;
         assert_eq!(sim.document(&rollout).await.status, Status::Failed);
         assert!(sim.world.events().iter().all(|event| !matches!(event.what, Happened::ServiceDisabled { .. })));

@@ -108,7 +108,7 @@ async fn a_node_that_an_operator_had_left_is_opened_at_the_end_as_the_dry_run_sa
     let rollout = sim.order(&ordered).await;
     let left = sim.child(&rollout, "gpu-01").await;
     sim.run().await;
-    sim.signal(&left, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.signal(&left, SignalKind::answer("leave".to_owned())).await;
     sim.run().await;
     let service = sim.world.services().unwrap().into_iter().find(|service| service.node == "gpu-01").unwrap();
     let reason = service.disabled_reason.unwrap();
@@ -123,7 +123,7 @@ async fn a_node_that_an_operator_had_left_is_opened_at_the_end_as_the_dry_run_sa
     let node = sim.child(&rollout, "gpu-01").await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::NeedsOperator);
-    sim.signal(&node, SignalKind::Answer { key: "accept".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("accept".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded, "{}", sim.document(&node).await.headline);
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);

@@ -24,6 +24,8 @@ enum Do {
     Succeed,
     Wait,
     Fail,
+    /// Writes down what it means to do, and fails then.
+    FailAfterItsIntent,
     Ask,
     Panic,
     Fatal,
@@ -53,11 +55,15 @@ struct Second(Told);
 struct NoReturn(Told);
 struct Far(Told);
 
-async fn act(told: &Told) -> Result<Progress<()>, StepError> {
+async fn act(told: &Told, cx: &StepCx<'_>) -> Result<Progress<()>, StepError> {
     match told.next() {
         Do::Succeed => Ok(Progress::Done(())),
         Do::Wait => Ok(Progress::LookAgain { after: Duration::from_secs(60), note: "waits".to_owned() }),
         Do::Fail => Err(StepError::retry("nobody answers")),
+        Do::FailAfterItsIntent => {
+            cx.save(&cx.just_now().await, "about to ask").await?;
+            Err(StepError::retry("nobody answers"))
+        }
         Do::Ask => Err(StepError::ask(
             Question::new("what now?")
                 .answer("retry", AnswerEffect::Retry, "tries again")
@@ -99,8 +105,8 @@ macro_rules! told_step {
                 Ok(Observed::ToDo { would: "do it".to_owned() })
             }
 
-            async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
-                act(&self.0).await
+            async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+                act(&self.0, cx).await
             }
 
             async fn undo(&self, _: &StepCx<'_>) -> Result<Undone, StepError> {
@@ -225,6 +231,68 @@ async fn a_failure_is_tried_again_with_pauses_and_then_becomes_a_question() {
 }
 
 #[tokio::test]
+async fn an_intent_that_is_written_down_before_each_try_is_no_success() {
+    let mut bench = Bench::new(&[Do::FailAfterItsIntent], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&id).await, Status::NeedsOperator);
+    assert_eq!(bench.first.calls(), 3);
+}
+
+#[tokio::test]
+async fn an_answer_is_for_the_question_that_its_author_has_read() {
+    let mut bench = Bench::new(&[Do::Ask, Do::Ask, Do::Wait], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    bench.sim.run().await;
+    assert_eq!(bench.sim.state(&id).await.open_question(), Some(1));
+    // Two people answer the first one; the second answer arrives while the step looks again, and is read when another question is open.
+    let to = |key: &str, question| SignalKind::Answer { key: key.to_owned(), question: Some(question) };
+    for key in ["retry", "leave"] {
+        bench.sim.signal(&id, to(key, 1)).await;
+        bench.sim.run().await;
+    }
+    let state = bench.sim.state(&id).await;
+    assert_eq!((bench.first.calls(), state.open_question(), state.status()), (2, Some(2), Status::NeedsOperator));
+    let refused = bench.journal(&id).await.into_iter().find_map(|event| if let Event::SignalRefused { why, .. } = event { Some(why) } else { None });
+    assert_eq!(refused.as_deref(), Some("`leave` was for question 1, and question 2 is open now"));
+    bench.sim.signal(&id, to("leave", 2)).await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&id).await, Status::Failed);
+}
+
+#[tokio::test]
+async fn what_is_paused_is_not_left_before_it_is_resumed() {
+    let mut bench = Bench::new(&[Do::Ask], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    bench.sim.run().await;
+    bench.sim.signal(&id, SignalKind::Pause { why: "lunch".to_owned() }).await;
+    bench.sim.signal(&id, SignalKind::answer("leave")).await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&id).await, Status::NeedsOperator);
+    bench.sim.signal(&id, SignalKind::Resume).await;
+    bench.sim.signal(&id, SignalKind::answer("leave")).await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&id).await, Status::Failed);
+}
+
+#[tokio::test]
+async fn another_try_has_the_patience_of_the_first_one_however_long_a_pause_was() {
+    let mut bench = Bench::new(&[Do::Ask, Do::Wait], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    bench.sim.run().await;
+    bench.sim.signal(&id, SignalKind::Pause { why: "the night".to_owned() }).await;
+    bench.sim.run().await;
+    bench.sim.clock.advance(Duration::from_secs(10 * 3_600));
+    bench.sim.signal(&id, SignalKind::Resume).await;
+    bench.sim.run().await;
+    let answered = bench.sim.clock.now();
+    bench.sim.signal(&id, SignalKind::answer("retry")).await;
+    bench.sim.run().await;
+    let deadline = bench.journal(&id).await.into_iter().find_map(|event| if let Event::RetryRequested { deadline, .. } = event { Some(deadline) } else { None });
+    assert_eq!(deadline, Some(answered + Duration::from_secs(600)));
+}
+
+#[tokio::test]
 async fn an_answer_does_what_it_says() {
     for (key, status, undone, holdings) in
         [("unwind", Status::Failed, 1, 0), ("leave", Status::Failed, 0, 1), ("retry", Status::Succeeded, 0, 0)]
@@ -233,10 +301,10 @@ async fn an_answer_does_what_it_says() {
         let id = bench.begin("told", "w").await;
         bench.sim.run().await;
         assert_eq!(bench.status(&id).await, Status::NeedsOperator);
-        bench.sim.signal(&id, SignalKind::Answer { key: "nonsense".to_owned() }).await;
+        bench.sim.signal(&id, SignalKind::answer("nonsense".to_owned())).await;
         bench.sim.run().await;
         assert_eq!(bench.status(&id).await, Status::NeedsOperator, "an answer that is none changes nothing");
-        bench.sim.signal(&id, SignalKind::Answer { key: key.to_owned() }).await;
+        bench.sim.signal(&id, SignalKind::answer(key.to_owned())).await;
         bench.sim.run().await;
         assert_eq!(bench.status(&id).await, status, "{key}");
         assert_eq!(bench.first.undone(), undone, "{key}");
@@ -262,7 +330,7 @@ async fn a_panic_is_a_question_and_not_the_end_of_the_worker() {
     let id = bench.begin("told", "w").await;
     bench.sim.run().await;
     assert!(bench.sim.state(&id).await.question().unwrap().seen[0].contains("a planted bug"));
-    bench.sim.signal(&id, SignalKind::Answer { key: "retry".to_owned() }).await;
+    bench.sim.signal(&id, SignalKind::answer("retry".to_owned())).await;
     bench.sim.run().await;
     assert_eq!(bench.status(&id).await, Status::Succeeded);
 }
@@ -367,8 +435,8 @@ impl Step for Seat {
         Ok(Observed::ToDo { would: "sit down".to_owned() })
     }
 
-    async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
-        act(&self.0).await
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        act(&self.0, cx).await
     }
 }
 
@@ -379,7 +447,7 @@ async fn the_deadline_of_a_step_that_took_something_over_counts_from_the_commit_
     bench.sim.registry = Registry::new([Definition { kind: "told", version: 1, steps: vec![step(Seat(Told::to(&[Do::Ask, Do::Succeed])))] }]);
     let first = bench.begin("told", "first").await;
     bench.sim.run().await;
-    bench.sim.signal(&first, SignalKind::Answer { key: "leave".to_owned() }).await;
+    bench.sim.signal(&first, SignalKind::answer("leave".to_owned())).await;
     bench.sim.run().await;
     assert_eq!(bench.status(&first).await, Status::Failed);
 

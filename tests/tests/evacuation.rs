@@ -20,7 +20,7 @@ fn guest(sim: &Sim, name: &str) -> Guest {
 /// Answers a minute later, and lets all go on.
 async fn answer(sim: &mut Sim, node: &WorkflowId, key: &str) {
     sim.clock.advance(Duration::from_secs(60));
-    sim.signal(node, SignalKind::Answer { key: key.to_owned() }).await;
+    sim.signal(node, SignalKind::answer(key.to_owned())).await;
     sim.run().await;
 }
 
@@ -56,7 +56,7 @@ async fn a_cold_migration_of_somebody_else_that_waits_to_be_confirmed_is_a_quest
 
     sim.world.request_confirm(&left.id).unwrap();
     until_migration_is(&sim, &left, MigrationState::Succeeded);
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("retry".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
 }
@@ -363,7 +363,7 @@ async fn one_that_is_left_stopped_after_its_failed_move_was_told_is_told_as_well
     sim.world.stop_instance(&instance.id).unwrap();
     sim.clock.advance(Duration::from_secs(60));
     assert_eq!(guest(&sim, "gpu-01-b").vm_state, VmState::Stopped);
-    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("unwind".to_owned())).await;
     sim.run().await;
     let told = seen(&sim, &node).await;
     assert!(matches!(&told[..], [line] if line.contains("is still stopped on")), "{told:?}");
@@ -429,7 +429,7 @@ async fn an_instance_that_was_harmed_is_told_of_wherever_the_worker_dies_also_wh
         let state = sim.state(&node).await;
         let mut was_told = told(&state, &id);
         generic += u32::from(!was_told);
-        sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+        sim.signal(&node, SignalKind::answer("unwind".to_owned())).await;
         sim.run().await;
         was_told |= told(&sim.state(&node).await, &id);
         let is_harmed = guest(&sim, "gpu-01-a").vm_state == VmState::Error;
@@ -511,7 +511,7 @@ async fn whoever_leaves_a_node_leaves_nothing_unconfirmed_that_was_moved_off_it(
     let node = sim.child(&rollout, "gpu-01").await;
     assert!(sim.state(&node).await.question().is_some_and(|question| question.text.contains("`evacuate` of gpu-01 does not succeed")));
     sim.clock.advance(Duration::from_secs(2 * 3_600));
-    sim.signal(&node, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("leave".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Failed);
     let confirmed = |event: &Happened| matches!(event, Happened::ConfirmRequested { refused: None, .. });
@@ -530,7 +530,7 @@ async fn a_node_that_was_given_back_as_it_was_is_not_taken_for_a_renewed_one() {
     let rollout = sim.order(&order).await;
     sim.run().await;
     let node = sim.child(&rollout, "gpu-02").await;
-    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("unwind".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&sim.child(&rollout, "gpu-03").await).await.status, Status::Succeeded);
     let to = sim.world.events().into_iter().filter_map(|event| match event.what {
@@ -671,7 +671,7 @@ async fn a_running_instance_with_a_device_is_asked_about_once_the_others_have_le
     }
 
     sim.clock.advance(Duration::from_secs(2 * 3600));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("retry".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
     assert_eq!(moves_of(&sim, &pinned), [Move::Cold]);
@@ -744,7 +744,7 @@ async fn an_instance_whose_owner_says_never_stays_where_it_is_and_its_node_is_gi
             stays.id
         )]
     );
-    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("unwind".to_owned())).await;
     sim.run().await;
     assert_eq!(moves_of(&sim, &stays), []);
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);
@@ -783,7 +783,7 @@ async fn without_room_for_all_nothing_is_moved_and_with_a_host_more_everything_i
     }
 
     sim.clock.advance(Duration::from_secs(2 * 3600));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("retry".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
     assert_eq!(moves_of(&sim, &left_over), [Move::Live]);
@@ -846,7 +846,7 @@ async fn a_node_that_an_operator_has_left_is_not_waited_for() {
     sim.run_until(async |sim| sim.document(&left).await.status == Status::NeedsOperator).await;
     assert_eq!(sim.document(&next).await.headline, "evacuate: waits for room: gpu-01 being emptied or renewed");
     let at = sim.clock.now();
-    sim.signal(&left, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.signal(&left, SignalKind::answer("leave".to_owned())).await;
     sim.run().await;
     let reason = sim.world.services().unwrap().into_iter().find(|service| service.node == "gpu-01").unwrap().disabled_reason.unwrap();
     assert!(reason.contains("found-enabled: left closed by an operator, since "), "{reason}");
@@ -917,7 +917,7 @@ async fn what_has_to_keep_apart_is_not_moved_where_no_host_is_left_for_it_and_mo
     assert_eq!(times_moved(&sim), BTreeMap::new());
     // By then the one on gpu-02 is deleted by its owner.
     sim.clock.advance(Duration::from_secs(4 * 3600));
-    sim.signal(&node, SignalKind::Answer { key: "retry".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("retry".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Succeeded);
     assert_eq!(guest(&sim, "gpu-01-a").host.as_deref(), Some("gpu-02"));
@@ -1128,7 +1128,7 @@ async fn a_node_whose_instances_find_no_room_is_given_back_as_found() {
     let node = ordered(&sim, &plan, Pinned::Ask).await;
     sim.run().await;
     assert!(!sim.world.snapshot().node("gpu-01").unwrap().enabled);
-    sim.signal(&node, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("unwind".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&node).await.status, Status::Failed);
     assert!(sim.world.snapshot().node("gpu-01").unwrap().enabled);

@@ -1,7 +1,7 @@
 //! Journals outlive releases: what earlier releases wrote must mean the same to this one.
 //!
-//! `tests/golden/definitions/` has the steps of each kind and version, `tests/golden/journals/` has journals as some release
-//! wrote them, each with the status that it stood for then. Neither is ever changed; new ones are added by
+//! `tests/golden/definitions/` has the steps of each kind and version, `tests/golden/queues.txt` the queues, `tests/golden/journals/` has journals as
+//! some release wrote them, each with the status that it stood for then. None is ever changed; new ones are added (to the queues by hand) by
 //! `TURNAROUND_GOLDEN=write cargo test -p turnaround-tests --test golden`, twice, which leaves alone what is there already: the
 //! first run writes what the second one judges.
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -75,6 +75,14 @@ fn steps_of(definition: &Definition) -> String {
 
 fn definition_file(definition: &Definition) -> PathBuf {
     folder("definitions").join(format!("{}-v{}.txt", definition.kind, definition.version))
+}
+
+/// What waits in one of an older release is found by nobody else, and nobody would miss it (docs/errors/no-worker.md).
+#[test]
+fn no_queue_is_ever_given_up() {
+    let kept: BTreeSet<String> = std::fs::read_to_string(folder("queues.txt")).unwrap().lines().map(str::to_owned).collect();
+    let served: BTreeSet<String> = updates::registry().queues().iter().map(|queue| queue.as_str().to_owned()).collect();
+    assert_eq!(kept, served, "a queue that is gone: keep it served; a new one: add it to tests/golden/queues.txt");
 }
 
 /// What a release that has `definition` owes to those before it; None if nothing.
@@ -301,7 +309,7 @@ async fn write_taken_over() {
         let child = sim.child(&rollout, "gpu-01").await;
         sim.run().await;
         sim.clock.advance(std::time::Duration::from_secs(60));
-        sim.signal(&child, SignalKind::Answer { key: answer.to_owned() }).await;
+        sim.signal(&child, SignalKind::answer(answer.to_owned())).await;
         sim.run().await;
         assert_eq!(sim.document(&child).await.status, ends);
         if ends == Status::Succeeded {
@@ -321,7 +329,7 @@ async fn write_reports() {
     let child = sim.child(&rollout, "gpu-01").await;
     sim.run().await;
     sim.clock.advance(std::time::Duration::from_secs(60));
-    sim.signal(&child, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    sim.signal(&child, SignalKind::answer("netboot".to_owned())).await;
     sim.run().await;
     assert_eq!(sim.document(&child).await.status, Status::Succeeded);
     write(&sim, &child, "renewed-after-its-installer-gave-up").await;
@@ -340,7 +348,7 @@ async fn write_rebuilds() {
         sim.run().await;
         if asks(&sim, &child).await {
             sim.clock.advance(std::time::Duration::from_secs(60));
-            sim.signal(&child, SignalKind::Answer { key: "rebuild".to_owned() }).await;
+            sim.signal(&child, SignalKind::answer("rebuild".to_owned())).await;
             sim.run().await;
         }
         assert_eq!(sim.document(&child).await.status, Status::Succeeded);
@@ -408,7 +416,7 @@ async fn write_questions() {
         sim.run_until(async |sim| asks(sim, &child).await).await;
         for answer in answers {
             let before = sim.document(&child).await.seq;
-            sim.signal(&child, SignalKind::Answer { key: answer.to_owned() }).await;
+            sim.signal(&child, SignalKind::answer(answer.to_owned())).await;
             sim.run_until(async |sim| sim.document(&child).await.seq > before && asks(sim, &child).await).await;
         }
         write(&sim, &child, what).await;

@@ -42,7 +42,7 @@ impl Scenario {
     async fn answer(&mut self, key: &str) {
         assert!(self.question().await.find(key).is_some(), "`{key}` can be answered");
         self.sim.clock.advance(SECOND);
-        self.sim.signal(&self.id, SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.signal(&self.id, SignalKind::answer(key.to_owned())).await;
         self.sim.run().await;
     }
 
@@ -89,7 +89,7 @@ impl Scenario {
         let reports = ReportDesk::new(self.sim.store.clone(), turnaround_workflows::updates::registry());
         let token = self.token();
         self.sim.clock.advance(SECOND);
-        self.sim.signal(&self.id, SignalKind::Answer { key: "netboot".to_owned() }).await;
+        self.sim.signal(&self.id, SignalKind::answer("netboot".to_owned())).await;
         self.until_said("await-install: its installer has not reported yet").await;
         (reports, token)
     }

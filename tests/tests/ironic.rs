@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use turnaround_tests::checker::{self, Rule, Violation};
-use turnaround_tests::sim::{MORNING, Sim, order};
+use turnaround_tests::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::{Clock as _, Timestamp};
-use turnaround_workflows::engine::{Question, SignalKind, start};
+use turnaround_workflows::engine::{Question, SignalKind, check_chain, start};
 use turnaround_workflows::rehearsal::{ALWAYS, Call, Happened, Happens, InstancePlan, NodeFaults, Outage, Api, RecordPlan, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::{self, DryRunReport};
@@ -82,7 +82,7 @@ impl Renewal {
     async fn answer(&mut self, key: &str) {
         assert!(self.question().await.find(key).is_some(), "`{key}` can be answered");
         self.sim.clock.advance(SECOND);
-        self.sim.signal(&self.child.clone(), SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.signal(&self.child.clone(), SignalKind::answer(key.to_owned())).await;
         self.sim.run().await;
     }
 
@@ -315,6 +315,29 @@ async fn a_rebuild_whose_answer_is_lost_and_that_is_over_before_anybody_looks_is
     renewal.succeeded().await;
     assert_eq!(renewal.times(|what| matches!(what, Happened::RebuildRequested { .. })), 1);
     renewal.is_clean();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_rebuild_that_may_still_come_is_told_until_when() {
+    let renewed = async |death: &Death| {
+        let mut sim = Sim::new(site(), 7);
+        sim.deaths.push_back(death.clone());
+        let renewal = Renewal::with(sim, &site()).await;
+        renewal.succeeded().await;
+        renewal.is_clean();
+        renewal
+    };
+    let whole = Death::never();
+    renewed(&whole).await;
+    let point = (1..).zip(whole.names()).find(|(_, name)| name == "before rebuild").unwrap().0;
+    let renewal = renewed(&Death::at(point)).await;
+    let stored = renewal.sim.store.journal(&renewal.child, 1, 500).await.unwrap();
+    let entries = check_chain(None, 1, &stored).unwrap();
+    let place = |said: &str| entries.iter().position(|entry| entry.event.describe().contains(said)).unwrap_or_else(|| panic!("{said}: {entries:#?}"));
+    let certain = entries[place("about to have it rebuilt")].at + 3 * MINUTE;
+    place(&format!("looks whether the rebuild has begun; only at {certain} is it certain that it has not"));
+    let asked: Vec<_> = renewal.sim.world.events().into_iter().filter(|event| matches!(event.what, Happened::RebuildRequested { .. })).collect();
+    assert!(asked.len() == 1 && asked[0].at >= certain && asked[0].at < certain + 20 * SECOND, "{asked:?}");
 }
 
 #[tokio::test]

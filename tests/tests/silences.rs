@@ -110,7 +110,7 @@ async fn a_node_that_goes_back_alerts_again_and_one_that_is_left_when_its_silenc
     plan.node("gpu-01").unwrap().faults = NodeFaults { loses_boot_override: 1, ..NodeFaults::default() };
     let (mut sim, node) = renewed(plan, None).await;
     assert_eq!(sim.document(&node).await.status, Status::NeedsOperator);
-    sim.signal(&node, SignalKind::Answer { key: "leave".to_owned() }).await;
+    sim.signal(&node, SignalKind::answer("leave".to_owned())).await;
     sim.run().await;
     assert_eq!(story(&sim), ["silence", "reset"]);
 

@@ -92,7 +92,7 @@ async fn answer_one(sim: &mut Sim, random: &mut StdRng, rules: &mut Rules) -> bo
         AnswerEffect::Leave => drop(rules.left_by_operators.insert(asking.target.clone())),
         AnswerEffect::Retry | AnswerEffect::Unwind => {}
     }
-    sim.signal(&asking.id, SignalKind::Answer { key: answer.key }).await;
+    sim.signal(&asking.id, SignalKind::answer(answer.key)).await;
     let heard = async |sim: &Sim| {
         // Finished ones are forgotten after a day.
         let now = sim.store.load(&asking.id).await.unwrap();
@@ -195,7 +195,7 @@ async fn going_back_from_a_migration_that_never_ends_becomes_a_question() {
     sim.order(&order).await;
     sim.run_until(only_waits).await;
     let asking = sim.open().await.into_iter().find(|document| document.status == Status::NeedsOperator).unwrap();
-    sim.signal(&asking.id, SignalKind::Answer { key: "unwind".to_owned() }).await;
+    sim.signal(&asking.id, SignalKind::answer("unwind".to_owned())).await;
     let asks_again = async |sim: &Sim| sim.document(&asking.id).await.seq > asking.seq && only_waits(sim).await;
     let patience = sim.clock.now() + Duration::from_secs(86_400);
     sim.run_until(async |sim: &Sim| sim.clock.now() > patience || asks_again(sim).await).await;
@@ -216,7 +216,7 @@ async fn no_node_is_reset_without_the_boot_ticket_that_it_is_reset_for() {
     for key in ["leave", "retry"] {
         sim.run_until(only_waits).await;
         let asking = sim.open().await.into_iter().find(|document| document.status == Status::NeedsOperator).expect("it asks");
-        sim.signal(&asking.id, SignalKind::Answer { key: key.to_owned() }).await;
+        sim.signal(&asking.id, SignalKind::answer(key.to_owned())).await;
         sim.run_until(async |sim| sim.document(&asking.id).await.seq > asking.seq).await;
     }
     sim.run_until(only_waits).await;

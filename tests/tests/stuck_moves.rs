@@ -52,7 +52,7 @@ async fn asked(sim: &Sim, node: &WorkflowId) -> Question {
 
 async fn answer(sim: &mut Sim, node: &WorkflowId, key: &str) {
     sim.clock.advance(Duration::from_secs(1));
-    sim.signal(node, SignalKind::Answer { key: key.to_owned() }).await;
+    sim.signal(node, SignalKind::answer(key.to_owned())).await;
     sim.run().await;
 }
 

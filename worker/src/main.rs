@@ -98,7 +98,7 @@ async fn work(config: Config, queues: Vec<Queue>) -> ExitCode {
         Err(error) => return refused(&error),
     };
     let stop = stop_on_signal();
-    let ready = tokio::spawn(tell_supervisor(pump.ready.clone(), stop.clone()));
+    let ready = tokio::spawn(tell_supervisor(pump.ready.clone(), pump.stopping()));
     let names: Vec<&str> = queues.iter().map(Queue::as_str).collect();
     info!(slots = config.worker.slots, lease_seconds = config.worker.lease.as_secs_f64(), worker = who(), queues = names.join(","), "worker started");
     let engine = Engine { registry: updates::registry(), ports, queues, keep_finished: config.store.keep_finished };
@@ -143,6 +143,7 @@ fn connector(options: RedisOptions) -> MakeStore {
 }
 
 /// Tells systemd that the worker is ready once the store has answered, and then that it lives.
+/// Until the pump stops: what lingers after that is for the supervisor to end.
 async fn tell_supervisor(mut ready: tokio::sync::watch::Receiver<bool>, stop: CancellationToken) {
     if ready.wait_for(|ready| *ready).await.is_err() {
         return;

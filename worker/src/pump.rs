@@ -94,12 +94,9 @@ impl PumpHandle {
         self.stopping.clone()
     }
 
-    /// Waits until every lease has been settled or handed back.
-    pub fn join(self) -> Result<(), StoreError> {
-        self.thread.join().unwrap_or_else(|_| {
-            error!("the pump's thread panicked; its leases will expire");
-            Ok(())
-        })
+    /// Waits until every lease has been settled or handed back. Outer error: the pump met a bug of ours, and its leases will expire.
+    pub fn join(self) -> std::thread::Result<Result<(), StoreError>> {
+        self.thread.join()
     }
 }
 
@@ -113,18 +110,23 @@ impl Pump {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (pump_clock, pump_stopping) = (clock.clone(), stopping.clone());
         let thread = std::thread::Builder::new().name("pump".to_owned()).spawn(move || {
-            let ended = runtime.block_on(async {
+            // However it ends: a worker without a pump must not look like one that works.
+            let _stops = pump_stopping.clone().drop_guard();
+            runtime.block_on(async {
                 let store = tokio::select! {
                     store = make() => store?,
                     () = pump_stopping.cancelled() => return Ok(()),
                 };
                 let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options, outage: AtomicBool::new(false) };
                 Loop::new(shared, to_queue, ready_tx).run().await
-            });
-            pump_stopping.cancel();
-            ended
+            })
         })?;
         Ok(Pump { leased, ready, clock, stopping, thread })
+    }
+
+    /// Cancelled once the pump stops, by order or by itself.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
     }
 
     /// The queue's half, and the half that ends it.
@@ -171,6 +173,15 @@ struct Answered {
 impl Batch {
     fn is_empty(&self) -> bool {
         self.commits.is_empty() && self.guards.is_empty() && self.hand_back.is_empty()
+    }
+}
+
+/// However it ends, nobody goes on under a lease that is not looked after any more.
+impl Drop for Loop {
+    fn drop(&mut self) {
+        for held in self.held.values() {
+            held.lost.cancel();
+        }
     }
 }
 

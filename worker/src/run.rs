@@ -27,6 +27,8 @@ pub enum WorkerError {
     Monitor(#[source] MonitorError),
     #[error("the worker's loop met a bug in this program")]
     Panicked(#[source] tokio::task::JoinError),
+    #[error("the pump met a bug in this program; its leases will expire")]
+    PumpPanicked,
 }
 
 /// The runtime of a worker's steps. One core is left to the pump's thread and to whoever else is at work: the runtime has something to do whenever they have, and
@@ -79,8 +81,10 @@ pub async fn run(pump: Pump, engine: Engine, slots: u16, stop: CancellationToken
     let ended = working.join_next().await;
     if let Ok(handle) = told.await {
         let joined = tokio::task::spawn_blocking(move || handle.join()).await;
-        if let Ok(Err(error)) = joined {
-            return Err(WorkerError::Store(error));
+        match joined.map_err(WorkerError::Panicked)? {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(WorkerError::Store(error)),
+            Err(_) => return Err(WorkerError::PumpPanicked),
         }
     }
     match ended {

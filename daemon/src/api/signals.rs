@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use rand::Rng as _;
 use tracing::info;
-use turnaround_workflows::engine::{AnswerEffect, Course, Signal, SignalKind, State as Folded};
+use turnaround_workflows::engine::{AnswerEffect, Course, LEFT_WHILE_PAUSED, Signal, SignalKind, State as Folded};
 use turnaround_workflows::store::{Document, Signalled, Status, WorkflowId};
 
 use super::app::App;
@@ -31,7 +31,7 @@ pub(super) async fn signal(
     Body(asked): Body<SignalRequest>,
 ) -> Result<(StatusCode, Json<SignalledView>), Problem> {
     let document = load(&app, &id).await?;
-    let is_paused = refuse_what_cannot_be(&app, &document, &asked).await?;
+    let Seen { is_paused, question } = refuse_what_cannot_be(&app, &document, &asked).await?;
     let signal = Signal {
         id: match idempotency_key(&headers)? {
             Some(key) => format!("{}/{key}", caller.0.user),
@@ -39,7 +39,7 @@ pub(super) async fn signal(
         },
         at: app.clock.now(),
         by: caller.0.user.clone(),
-        kind: kind(&asked)?,
+        kind: kind(&asked, question.as_ref().and_then(|(number, _)| *number))?,
     };
     let stored = signal.stored().map_err(|error| Problem::internal(&error))?;
     match app.store.signal(&document.id, stored).await? {
@@ -53,10 +53,12 @@ pub(super) async fn signal(
         id: document.id,
         signal: asked.name().to_owned(),
         waits_for_resume: is_paused && !matches!(asked, SignalRequest::Resume {}),
+        question: question.map(|(_, text)| text),
     })))
 }
 
-fn kind(asked: &SignalRequest) -> Result<SignalKind, Problem> {
+/// `question`: the one that is open, which an answer is for.
+fn kind(asked: &SignalRequest, question: Option<u32>) -> Result<SignalKind, Problem> {
     let bounded = |why: &str| match why.chars().count() {
         0..=WHY_CHARS_MAX => Ok(why.to_owned()),
         _ => Err(Problem::bad_request(format!("`why` has at most {WHY_CHARS_MAX} characters"))),
@@ -66,20 +68,28 @@ fn kind(asked: &SignalRequest) -> Result<SignalKind, Problem> {
         SignalRequest::Resume {} => SignalKind::Resume,
         SignalRequest::Abort { why } => SignalKind::Abort { why: bounded(why)? },
         SignalRequest::Retry {} => SignalKind::Retry,
-        SignalRequest::Answer { key } => SignalKind::Answer { key: key.clone() },
+        SignalRequest::Answer { key, .. } => SignalKind::Answer { key: key.clone(), question },
     })
 }
 
-/// What can be known at once. The worker that reads the signal checks all of it again. True: the workflow is paused.
-async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<bool, Problem> {
+/// What was seen of a workflow that is told something.
+#[derive(Default)]
+struct Seen {
+    is_paused: bool,
+    /// Number, if it is known, and text of the question that is answered.
+    question: Option<(Option<u32>, String)>,
+}
+
+/// What can be known at once. The worker that reads the signal checks all of it again.
+async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalRequest) -> Result<Seen, Problem> {
     let id = &document.id;
     if document.status.is_ended() {
         return Err(Problem::ended(id, document.status));
     }
-    let no = |why: &str| Err(Problem::not_now(id, asked.name(), why));
+    let no = |why: &str| Err::<Seen, _>(Problem::not_now(id, asked.name(), why));
     if document.status == Status::Quarantined {
         return match asked {
-            SignalRequest::Retry {} | SignalRequest::Abort { .. } => Ok(false),
+            SignalRequest::Retry {} | SignalRequest::Abort { .. } => Ok(Seen::default()),
             SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Answer { .. } => {
                 no("it is quarantined: `retry` checks it again, `abort` discards it")
             }
@@ -87,29 +97,40 @@ async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalReq
     }
     let state = Folded::load(&*app.store, document).await?.map_err(|damage| Problem::internal(&damage))?;
     let is_paused = state.paused.is_some();
+    let seen = Seen { is_paused, question: None };
     match asked {
         SignalRequest::Pause { .. } if is_paused => no("it is paused already"),
         SignalRequest::Resume {} if !is_paused => no("it is not paused"),
         SignalRequest::Abort { .. } => match way_back(app, &state) {
-            WayBack::Open => Ok(is_paused),
+            WayBack::Open => Ok(seen),
             WayBack::Taken => no("it goes back already"),
             WayBack::Closed(step) => no(&format!("`{step}` has begun, and from there the only way is forward")),
         },
         SignalRequest::Retry {} if state.current.is_none() => no("no step is under way"),
-        SignalRequest::Answer { key } => answerable(app, id, &state, key).map(|()| is_paused),
-        SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Retry {} => Ok(is_paused),
+        SignalRequest::Answer { key, question } => Ok(Seen { question: Some(answerable(app, id, &state, key, *question)?), ..seen }),
+        SignalRequest::Pause { .. } | SignalRequest::Resume {} | SignalRequest::Retry {} => Ok(seen),
     }
 }
 
-fn answerable(app: &App, id: &WorkflowId, state: &Folded, key: &str) -> Result<(), Problem> {
+/// The question that `key` is for: the one with number `read`, if its author said which one that was.
+fn answerable(app: &App, id: &WorkflowId, state: &Folded, key: &str, read: Option<u32>) -> Result<(Option<u32>, String), Problem> {
     let question = state.question().ok_or_else(|| Problem::no_question(id))?;
+    let open = state.open_question();
+    if let (Some(read), Some(open)) = (read, open)
+        && read != open
+    {
+        let why = format!("question {read} is not open any more, and question {open} is: look what it is with `turnaround show {id}`");
+        return Err(Problem::not_now(id, "answer", &why));
+    }
     let keys: Vec<&str> = question.answers.iter().map(|answer| answer.key.as_str()).collect();
     let answer = question.find(key).ok_or_else(|| Problem::not_an_answer(id, key, &keys))?;
     match answer.effect {
         AnswerEffect::Unwind if way_back(app, state) != WayBack::Open => {
             Err(Problem::not_now(id, "answer", "there is no way back any more"))
         }
-        AnswerEffect::Unwind | AnswerEffect::Retry | AnswerEffect::Leave => Ok(()),
+        AnswerEffect::Leave if state.paused.is_some() => Err(Problem::not_now(id, "answer", LEFT_WHILE_PAUSED)),
+        // One that an older release counts for us is not known by its number.
+        AnswerEffect::Unwind | AnswerEffect::Retry | AnswerEffect::Leave => Ok((open.or(read), question.text.clone())),
     }
 }
 

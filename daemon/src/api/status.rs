@@ -13,6 +13,7 @@ use super::lines::lines;
 use super::nodes::out_of_service;
 use super::problem::{Problem, chain};
 use super::{schedules, store};
+use crate::alarms::AlarmCode;
 use crate::wire::{BudgetView, ReasonCode, STATUS_LINES_MAX, StatusView, StoreView};
 
 /// Failures of a job in a row from which on a person should look. One may be a restart of Redis.
@@ -41,6 +42,7 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
         view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
     }
     view.alarms = app.alarms.views();
+    warn_of_workers(&mut view);
     warn_of_jobs(&app, &mut view);
     if view.store.reachable {
         warn_of_schedules(&app, &mut view).await;
@@ -66,12 +68,15 @@ async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
     (view.questions, view.open) = open.into_iter().partition(|line| line.status == Status::NeedsOperator);
     let limit = u32::from(app.config.node_os.max_out);
     view.budgets = vec![BudgetView { name: NODES_OUT.to_owned(), limit, members: out.into_values().collect() }];
-    warn_of_workers(view);
     warn_of_left_out(view);
     Ok(())
 }
 
+/// Until that is an alarm.
 fn warn_of_workers(view: &mut StatusView) {
+    if view.alarms.iter().any(|alarm| alarm.code == AlarmCode::NoWorker.as_str()) {
+        return;
+    }
     let left = view.open.iter().filter(|line| line.why_not_now.as_ref().is_some_and(|why| why.code == ReasonCode::NoWorker));
     match left.count() {
         0 => {}

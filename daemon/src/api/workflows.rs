@@ -135,7 +135,9 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
     {
         step.deadline = Some((current.deadline + state.paused.as_ref().map_or(Duration::ZERO, |pause| now.since(pause.since))).into());
     }
+    let number = state.open_question();
     let question = state.question().map(|question| QuestionView {
+        number,
         text: question.text.clone(),
         seen: question.seen.clone(),
         reasons: question.reasons.clone(),
@@ -146,7 +148,7 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
                 key: answer.key.clone(),
                 consequence: answer.consequence.clone(),
                 effect: answer.effect,
-                command: format!("turnaround answer {} {}", line.id, answer.key),
+                command: command(&line.id, &answer.key, number),
             })
             .collect(),
     });
@@ -163,6 +165,12 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
         journal_problem,
         line,
     })
+}
+
+/// What to type for an answer: it holds only for the question that was shown.
+fn command(id: &WorkflowId, key: &str, question: Option<u32>) -> String {
+    let only = question.map_or(String::new(), |number| format!(" --question {number}"));
+    format!("turnaround answer {id} {key}{only}")
 }
 
 /// The children, the open ones as they stand just now.

@@ -30,6 +30,9 @@ pub(super) struct Answer {
     id: String,
     /// One of the answers that `turnaround show ID` lists
     key: String,
+    /// The question that it is for, as `turnaround show ID` has it: another one is not answered
+    #[arg(long, value_name = "NUMBER")]
+    question: Option<u32>,
 }
 
 pub(super) async fn pause(client: &Client, style: &Style, arguments: WithReason) -> Result<Exit, CliError> {
@@ -49,7 +52,7 @@ pub(super) async fn retry(client: &Client, style: &Style, arguments: Plain) -> R
 }
 
 pub(super) async fn answer(client: &Client, style: &Style, arguments: Answer) -> Result<Exit, CliError> {
-    send(client, style, &arguments.id, SignalRequest::Answer { key: arguments.key }).await
+    send(client, style, &arguments.id, SignalRequest::Answer { key: arguments.key, question: arguments.question }).await
 }
 
 async fn send(client: &Client, style: &Style, typed: &str, signal: SignalRequest) -> Result<Exit, CliError> {
@@ -60,6 +63,9 @@ async fn send(client: &Client, style: &Style, typed: &str, signal: SignalRequest
     } else {
         let kept: SignalledView = read(answer)?;
         say(&format!("`{}` is kept for {}; what it brings about: turnaround show {}", kept.signal, kept.id, kept.id));
+        if let Some(question) = &kept.question {
+            say(&format!("it answers: {question}"));
+        }
         if kept.waits_for_resume {
             say(&format!("it is paused, and follows this only once it is resumed: turnaround resume {}", kept.id));
         }

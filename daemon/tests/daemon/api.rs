@@ -201,7 +201,7 @@ async fn a_workflow_is_shown_with_its_steps_their_timings_and_its_question() {
     assert_eq!(shown["steps"][1]["state"], "asking");
     assert_eq!(shown["steps"][1]["failures"], 1);
     assert_eq!(shown["steps"][1]["begun"], "2026-11-22T12:00:00.000Z");
-    assert_eq!(shown["question"]["answers"][1]["command"], format!("turnaround answer {id} leave"));
+    assert_eq!(shown["question"]["answers"][1]["command"], format!("turnaround answer {id} leave --question 1"));
     assert_eq!(shown["children"][0]["id"], format!("{id}.gpu-01"));
     assert_eq!((&shown["journal_entries"], &shown["journal_problem"]), (&json!(5), &json!(null)));
     let (_, status) = site.get("/v1/status").await;

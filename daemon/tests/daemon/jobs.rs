@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use turnaround_daemon::jobs::{BackgroundJob, Driver, JobBoard, JobDefinition, JobReport, Overdue};
 use turnaround_daemon::wire::JobView;
 use turnaround_workflows::clock::{Clock, HandClock};
-use turnaround_workflows::store::{Advance, Commit, Committed, Next, Queue, Status, Store, WorkflowId};
+use turnaround_workflows::store::{Advance, Commit, Committed, Next, Queue, Status, Store, Trouble, WorkflowId};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, at, claim};
 
@@ -92,20 +92,56 @@ async fn a_job_that_fails_and_panics_is_shown_and_runs_again() {
 #[tokio::test]
 async fn a_workflow_that_no_worker_takes_is_counted() {
     let site = Site::start().await;
-    site.rollout().await;
-    let mut job = Overdue { store: Arc::clone(&site.store) as Arc<dyn Store>, told: false, alarms: Arc::clone(&site.app.alarms) };
+    let id = site.rollout().await;
+    let mut job = overdue(&site);
     assert_eq!(job.activate().await.unwrap().overdue, 0);
     site.clock.advance(Duration::from_secs(60));
     let report = job.activate().await.unwrap();
     assert_eq!((report.open, report.overdue, report.oldest.unwrap().to_string().as_str()), (1, 1, "2026-11-22T12:00:00.000Z"));
     assert!(site.get("/v1/status").await.1["warnings"][0].as_str().unwrap().contains("no worker takes it"));
+    assert!(site.app.alarms.views().is_empty(), "the store may have been away until just now");
+    job.activate().await.unwrap();
+    let status = site.get("/v1/status").await.1;
+    assert_eq!((&status["alarms"][0]["code"], &status["warnings"]), (&"no-worker".into(), &serde_json::json!([])), "told once: {status}");
+    assert_eq!(status["alarms"][0]["detail"], "1 due in queue `default` (the first since 2026-11-22T12:00:00.000Z); 0 are worked on");
+    // A worker takes it, and is not heard of any more.
+    claim(&*site.store, &id).await;
+    job.activate().await.unwrap();
+    assert!(site.app.alarms.views().is_empty());
+    site.clock.advance(Duration::from_secs(3_600));
+    for _ in 0..2 {
+        assert_eq!(job.activate().await.unwrap().overdue, 1);
+    }
+    let detail = &site.app.alarms.views()[0].detail;
+    assert!(detail.starts_with("1 whose worker is gone (the first since ") && detail.ends_with("; 0 are worked on"), "{detail}");
+}
+
+#[tokio::test]
+async fn while_the_store_is_in_trouble_no_worker_is_missed() {
+    let site = Site::start().await;
+    site.rollout().await;
+    let mut job = overdue(&site);
+    site.clock.advance(Duration::from_secs(60));
+    site.app.alarms.store_has(Trouble::Halted, "something is missing");
+    for _ in 0..3 {
+        assert_eq!(job.activate().await.unwrap().overdue, 1);
+    }
+    site.app.alarms.store_is_well();
+    job.activate().await.unwrap();
+    assert!(site.app.alarms.views().is_empty(), "workers have not had the time to come back");
+    job.activate().await.unwrap();
+    assert_eq!(site.app.alarms.views()[0].code, "no-worker");
+}
+
+fn overdue(site: &Site) -> Overdue {
+    Overdue::new(Arc::clone(&site.store) as Arc<dyn Store>, site.app.registry.queues(), Arc::clone(&site.app.alarms))
 }
 
 #[tokio::test]
 async fn a_quarantined_workflow_is_an_alarm_until_it_is_gone() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let mut job = Overdue { store: Arc::clone(&site.store) as Arc<dyn Store>, told: false, alarms: Arc::clone(&site.app.alarms) };
+    let mut job = overdue(&site);
     job.activate().await.unwrap();
     assert!(site.app.alarms.views().is_empty());
     set_apart(&*site.store, &id, Status::Quarantined, Next::Signal).await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::store::high_water::{HighWater, Standing};
 use turnaround_workflows::store::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, Query, Queue, Signalled, Status, Store, StoreError,
+    Advance, Advanced, Backlog, Created, Document, Durability, Holding, NewWorkflow, Query, Queue, Signalled, Status, Store, StoreError,
     StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
 
@@ -53,6 +53,9 @@ impl Store for Silent {
         silent()
     }
     async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
+        silent()
+    }
+    async fn backlog(&self, _: &[Queue], _: Timestamp) -> Result<Backlog, StoreError> {
         silent()
     }
     async fn events(&self, _: Option<&str>, _: Duration) -> Result<Vec<StoreEvent>, StoreError> {

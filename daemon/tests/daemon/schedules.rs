@@ -135,6 +135,26 @@ async fn the_first_daemon_ever_makes_up_for_nothing() {
 }
 
 #[tokio::test]
+async fn a_schedule_whose_times_were_changed_makes_up_for_nothing_and_then_keeps_its_new_times() {
+    let mut daemons = Daemons::begin("2026-11-22T01:30:00Z", "cron = \"0 2 * * *\"\nstarts = \"survey\"").await;
+    daemons.live_through(&["2026-11-22T02:00:00Z"]).await;
+    // 05:00 would be 40 minutes late, which `max_lateness` allows.
+    daemons.config = Arc::new(config("[schedules.s]\ncron = \"0 5,6 * * *\"\nstarts = \"survey\""));
+    daemons.restart();
+    daemons.live_through(&["2026-11-22T05:40:00Z", "2026-11-22T05:40:01Z"]).await;
+    assert_eq!(daemons.ticks().await, ["02:00"]);
+    // What is missed from then on is made up for, by whoever comes next.
+    daemons.restart();
+    daemons.live_through(&["2026-11-22T06:20:00Z", "2026-11-22T06:20:01Z"]).await;
+    assert_eq!(daemons.ticks().await, ["02:00", "06:00"]);
+    // Also where no tick was judged in between.
+    daemons.config = Arc::new(config("[schedules.s]\ncron = \"10 6 * * *\"\nstarts = \"survey\""));
+    daemons.restart();
+    daemons.live_through(&["2026-11-22T06:25:00Z", "2026-11-22T06:25:01Z"]).await;
+    assert_eq!(daemons.ticks().await, ["02:00", "06:00"]);
+}
+
+#[tokio::test]
 async fn three_daemons_fire_each_tick_once() {
     let mut daemons = Daemons::begin("2026-11-22T00:30:00Z", HOURLY).await;
     daemons.start_another();

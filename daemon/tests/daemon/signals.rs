@@ -56,7 +56,20 @@ async fn an_answer_must_be_one_of_those_that_are_offered_and_is_kept_with_its_au
     let claimed = claim(&*site.store, &id).await;
     let signal: Signal = serde_json::from_str(&claimed.signals[0].body).unwrap();
     let own = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
-    assert_eq!((signal.kind, signal.by), (SignalKind::Answer { key: "retry".to_owned() }, own));
+    assert_eq!((signal.kind, signal.by), (SignalKind::Answer { key: "retry".to_owned(), question: Some(1) }, own), "for the question that was open");
+}
+
+#[tokio::test]
+async fn an_answer_to_a_question_that_is_over_is_refused() {
+    let site = Site::start().await;
+    let id = asking(&site).await;
+    let shown = site.get(&format!("/v1/workflows/{id}")).await.1;
+    assert_eq!(shown["question"]["number"], 1, "{shown}");
+    assert_eq!(shown["question"]["answers"][0]["command"], format!("turnaround answer {id} retry --question 1"));
+    check(&site, id.as_str(), json!({ "signal": "answer", "key": "retry", "question": 2 }), 409, "not-now").await;
+    let answered = site.turnaround(&["answer", id.as_str(), "retry", "--question", "1"]).await;
+    let said = String::from_utf8(answered.stderr).unwrap();
+    assert!(answered.status.success() && said.contains("it answers: what now?"), "{said}");
 }
 
 #[tokio::test]

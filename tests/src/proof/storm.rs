@@ -152,11 +152,11 @@ impl People {
             3..5 => SignalKind::Resume,
             5 => SignalKind::Abort { why: "a tenant called".to_owned() },
             6..8 => SignalKind::Retry,
-            8 => SignalKind::Answer { key: "nonsense".to_owned() },
+            8 => SignalKind::answer("nonsense".to_owned()),
             _ => match self.answer(crowd, document) {
                 Some(answer) => answer,
                 // By the time it is read, something may be asked.
-                None => SignalKind::Answer { key: "retry".to_owned() },
+                None => SignalKind::answer("retry".to_owned()),
             },
         };
         crowd.sometimes.count(match &kind {
@@ -188,7 +188,7 @@ impl People {
             AnswerEffect::Leave => drop(self.rules.left_by_operators.insert(document.target.clone())),
             AnswerEffect::Retry | AnswerEffect::Unwind => {}
         }
-        Some(SignalKind::Answer { key: answer.key })
+        Some(SignalKind::answer(answer.key))
     }
 
     /// What was set apart only because its workers died is tried again once, as docs/errors/quarantined.md has it: a dry run makes some hundred

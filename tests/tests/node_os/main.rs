@@ -75,7 +75,7 @@ impl Scenario {
         let id = self.node(name);
         assert!(self.question(name).await.find(key).is_some(), "`{key}` can be answered");
         self.sim.clock.advance(SECOND);
-        self.sim.signal(&id, SignalKind::Answer { key: key.to_owned() }).await;
+        self.sim.signal(&id, SignalKind::answer(key.to_owned())).await;
         self.rest().await;
     }
 
@@ -295,12 +295,37 @@ async fn a_reset_that_was_never_asked_for_is_not_taken_for_one_that_has_happened
 }
 
 #[tokio::test]
+async fn who_waits_for_a_reset_that_may_still_come_is_told_until_when() {
+    let renewed = async |death: &Death| {
+        let plan = SitePlan::uniform(3, 0);
+        let mut sim = Sim::new(plan.clone(), 7);
+        sim.deaths.push_back(death.clone());
+        let mut scenario = Scenario::with(sim, plan, &["gpu-01"], 1).await;
+        scenario.rest().await;
+        scenario.succeeded("gpu-01").await;
+        scenario.is_clean();
+        scenario
+    };
+    let whole = Death::never();
+    renewed(&whole).await;
+    let point = (1..).zip(whole.names()).find(|(_, name)| name == "before reset").unwrap().0;
+    let scenario = renewed(&Death::at(point)).await;
+    let entries = scenario.journal(&scenario.node("gpu-01")).await;
+    let place = |said: &str| entries.iter().position(|entry| entry.event.describe().contains(said)).unwrap_or_else(|| panic!("{said}: {entries:#?}"));
+    let intended = entries[place("about to reset it into the network")].at;
+    let certain = intended + 3 * MINUTE;
+    place(&format!("looks whether the reset has happened; only at {certain} is it certain that it has not"));
+    let resets: Vec<_> = scenario.sim.world.events().into_iter().filter(|event| matches!(event.what, Happened::ResetRequested { .. })).collect();
+    assert!(resets.len() == 1 && resets[0].at >= certain && resets[0].at < certain + 5 * SECOND, "{resets:?}");
+}
+
+#[tokio::test]
 async fn a_wish_for_another_try_resets_nothing_once_an_operators_netboot_is_carried_out() {
     let mut scenario = Scenario::new(with_faults(NodeFaults { installer_hangs: 2, ..NodeFaults::default() }), &["gpu-01"], 1).await;
     scenario.rest().await;
     let node = scenario.node("gpu-01");
     scenario.sim.clock.advance(SECOND);
-    scenario.sim.signal(&node, SignalKind::Answer { key: "netboot".to_owned() }).await;
+    scenario.sim.signal(&node, SignalKind::answer("netboot".to_owned())).await;
     // While it installs.
     let minutes = async |sim: &mut Sim, minutes: u32| {
         let until = sim.clock.now() + minutes * MINUTE;
@@ -925,7 +950,7 @@ impl Chaos {
                 AnswerEffect::Retry if answer.key == "netboot" => *self.again.entry(document.target.clone()).or_default() += 1,
                 AnswerEffect::Retry | AnswerEffect::Unwind => {}
             }
-            scenario.sim.signal(&document.id, SignalKind::Answer { key: answer.key }).await;
+            scenario.sim.signal(&document.id, SignalKind::answer(answer.key)).await;
         }
         answered
     }

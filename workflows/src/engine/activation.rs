@@ -8,7 +8,7 @@ use tracing::{info, info_span, warn};
 
 use super::Registry;
 use super::driver::Driver;
-use super::quarantine::quarantine;
+use super::quarantine::{is_apart, is_wanted_again, quarantine, stays_apart};
 use super::replay::replay;
 use super::run::Run;
 use crate::clock::Timestamp;
@@ -101,7 +101,8 @@ impl Engine {
     async fn bring_on(&self, claimed: &Claimed, committer: &dyn Committer, traceparent: Option<String>) -> Result<Activation, LeaseLost> {
         let document = &claimed.document;
         let replayed = match replay(claimed) {
-            Ok(replayed) => replayed,
+            Ok(replayed) if !is_apart(claimed) || is_wanted_again(claimed) => replayed,
+            Ok(_) => return stays_apart(claimed, committer, document.headline.clone()).await,
             Err(damage) => return quarantine(claimed, committer, &damage, self.keep_finished).await,
         };
         let version = replayed.state.version;

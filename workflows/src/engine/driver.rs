@@ -121,7 +121,7 @@ impl<'a> Driver<'a> {
         let Course::Ended { outcome, why } = run.state.course.clone() else { return Ok(Activation::Parked) };
         if let (Some(parent), Some(key)) = (run.state.parent.clone(), run.state.key.clone()) {
             let kind = SignalKind::ChildEnded { key, id: self.id.clone(), outcome, headline: why };
-            let signal = Signal { id: format!("{}-ended", self.id), at: run.now(), by: format!("workflow {}", self.id), kind };
+            let signal = Signal { id: format!("{}-ended", self.id), at: run.now(), by: Signal::by_workflow(self.id), kind };
             if let Ok(stored) = signal.stored() {
                 run.pending.signals.push((parent, stored));
             }
@@ -132,7 +132,7 @@ impl<'a> Driver<'a> {
         Ok(Activation::Ended)
     }
 
-    fn step(&self, name: &str) -> Result<&'a dyn AnyStep, LeaseLost> {
+    pub(super) fn step(&self, name: &str) -> Result<&'a dyn AnyStep, LeaseLost> {
         self.definition.step(name).ok_or_else(|| {
             error!(workflow = %self.id, step = name, "the journal names a step that its definition does not have");
             LeaseLost

@@ -8,7 +8,11 @@ use tracing::{error, info};
 use super::activation::LeaseLost;
 use super::driver::Driver;
 use super::run::Run;
+use super::step::deadline;
 use super::{AnswerEffect, Course, Event, Outcome, Remedy, Report, Signal, SignalKind, Stage, StepCx, StepError, UnwindCause};
+
+/// To leave is an act, of each step that was begun. The other answers are followed by nothing before `resume`.
+pub const LEFT_WHILE_PAUSED: &str = "it is paused, and to leave it does something: resume it first";
 
 impl Driver<'_> {
     /// Folds unread signals into the state.
@@ -52,7 +56,7 @@ impl Driver<'_> {
                 Some(_) => self.retry(run, by),
                 None => refuse(run, by, "retry", "no step is under way"),
             },
-            SignalKind::Answer { key } => self.answer(run, by, key).await,
+            SignalKind::Answer { key, question } => self.answer(run, by, key, question).await,
             SignalKind::Report { about, word, text } => {
                 let report = Report { about, word, text, received: at };
                 if self.definition.hears(&run.state, &report) {
@@ -70,21 +74,30 @@ impl Driver<'_> {
     }
 
     fn retry(&self, run: &mut Run<'_>, by: String) -> Result<(), LeaseLost> {
-        let Some(current) = run.state.current.clone() else { return Ok(()) };
-        // The patience that the step began with, from now on.
-        let deadline = run.now() + current.deadline.since(current.begun);
+        let Some(current) = &run.state.current else { return Ok(()) };
+        let step = self.step(&current.step)?;
+        // The whole patience, from now on: its last deadline was perhaps put off by a pause.
+        let deadline = deadline(&step.policy(&self.view(run, step.name())), run.now());
         run.push(Event::RetryRequested { by, deadline })
     }
 
-    async fn answer(&self, run: &mut Run<'_>, by: String, key: String) -> Result<(), LeaseLost> {
+    async fn answer(&self, run: &mut Run<'_>, by: String, key: String, read: Option<u32>) -> Result<(), LeaseLost> {
         let Some(current) = run.state.current.clone() else { return refuse(run, by, "answer", "no question is open") };
         let Some(question) = run.state.question() else { return refuse(run, by, "answer", "no question is open") };
+        let open = run.state.questions;
+        if let Some(read) = read.filter(|read| *read != open) {
+            let why = format!("`{key}` was for question {read}, and question {open} is open now");
+            return refuse(run, by, "answer", &why);
+        }
         let Some(answer) = question.find(&key).cloned() else {
             let why = format!("`{key}` is none of the answers");
             return refuse(run, by, "answer", &why);
         };
         if answer.effect == AnswerEffect::Unwind && !self.can_go_back(&run.state) {
             return refuse(run, by, "answer", "there is no way back any more");
+        }
+        if answer.effect == AnswerEffect::Leave && run.state.paused.is_some() {
+            return refuse(run, by, "answer", LEFT_WHILE_PAUSED);
         }
         if answer.effect == AnswerEffect::Leave
             && let Err(error) = self.leave(run).await
@@ -103,12 +116,17 @@ impl Driver<'_> {
         }
     }
 
+    /// What the step may look at, without a hand on the journal.
+    fn view<'b>(&'b self, run: &Run<'_>, step: &'static str) -> StepCx<'b> {
+        StepCx::new(&self.engine.ports, self.id, step, run.state.clone(), run.now(), self.fence, None)
+    }
+
     /// Every step that was begun takes away what must not stay behind, last first.
     async fn leave(&self, run: &Run<'_>) -> Result<(), StepError> {
         for record in run.state.steps.iter().rev() {
             let Some(step) = self.definition.step(&record.step) else { continue };
             run.guard().await?;
-            let cx = StepCx::new(&self.engine.ports, self.id, step.name(), run.state.clone(), run.now(), self.fence, None);
+            let cx = self.view(run, step.name());
             let left = AssertUnwindSafe(step.leave(&cx)).catch_unwind().await;
             left.unwrap_or_else(|_| Err(StepError::fatal(format!("leaving `{}` met a bug in this program", step.name()))))?;
         }

@@ -28,6 +28,7 @@ pub use checkpoint::Checkpoint;
 pub use cx::StepCx;
 pub use decide::{Decision, decide};
 pub use definition::{Definition, Registry};
+pub use follow::LEFT_WHILE_PAUSED;
 pub use event::{ChildStarted, Event, Outcome, TakenOver, UnwindCause, waits_for};
 pub use journal::{BadEntry, Entry, check_chain, seal};
 pub use replay::{Damage, fold};

@@ -11,48 +11,97 @@ use crate::store::{Claimed, Commit, Committed, Next, Status, StoredSignal, Workf
 use crate::telemetry::metrics;
 
 /// Sets the workflow apart after one try. Nothing is appended to its journal: whatever it says is evidence. Signals wake it: each makes
-/// a worker check it again, so that a journal that was put back goes on with `retry`; an abort discards it.
+/// a worker check it again, so that a journal that was put back goes on with `retry`. A person who knows that it is set apart may discard it by an abort.
 pub(super) async fn quarantine(claimed: &Claimed, committer: &dyn Committer, damage: &Damage, keep: Duration) -> Result<Activation, LeaseLost> {
     let document = &claimed.document;
     let why = damage.chain();
-    let discarded = claimed.signals.iter().find_map(discards);
+    // One that was meant for a sound workflow, or came with its rollout's, is nobody's word on this one.
+    let aborted = if is_apart(claimed) { claimed.signals.iter().find_map(aborts) } else { None };
+    let Some(by) = aborted else {
+        if !is_apart(claimed) {
+            error!(workflow = %document.id, why, "quarantined: nobody works on it until a person has looked");
+            metrics::quarantined();
+        }
+        return stays_apart(claimed, committer, format!("quarantined: {why}")).await;
+    };
     let commit = Commit {
+        status: Status::Failed,
+        headline: format!("discarded by {by}: {why}"),
+        consumed: u32::try_from(claimed.signals.len()).unwrap_or(u32::MAX),
+        signals: tell_parent(claimed, committer, &by).into_iter().collect(),
+        next: Next::End { keep },
+        ..untouched(claimed)
+    };
+    commit_or_lost(committer, commit, Activation::Ended).await
+}
+
+pub(super) fn is_apart(claimed: &Claimed) -> bool {
+    claimed.document.status == Status::Quarantined
+}
+
+/// Has a person said what is to become of one that is set apart?
+pub(super) fn is_wanted_again(claimed: &Claimed) -> bool {
+    claimed.signals.iter().any(|stored| matches!(by_a_person(stored), Some(Signal { kind: SignalKind::Retry | SignalKind::Abort { .. }, .. })))
+}
+
+/// Parks a workflow that is set apart. What other workflows have told it is not said twice, so it is put back until this one goes on; meanwhile its lease
+/// is left to expire, because it would be due again at once. A person's word is gone: it was about what that person knew until now.
+pub(super) async fn stays_apart(claimed: &Claimed, committer: &dyn Committer, headline: String) -> Result<Activation, LeaseLost> {
+    let put_back: Vec<_> = claimed.signals.iter().filter(|stored| is_of_a_workflow(stored)).map(|stored| (claimed.document.id.clone(), stored.clone())).collect();
+    let commit = Commit {
+        status: Status::Quarantined,
+        headline,
+        consumed: u32::try_from(claimed.signals.len()).unwrap_or(u32::MAX),
+        next: if put_back.is_empty() { Next::Signal } else { Next::Keep },
+        signals: put_back,
+        ..untouched(claimed)
+    };
+    commit_or_lost(committer, commit, Activation::Parked).await
+}
+
+/// A commit that appends nothing.
+fn untouched(claimed: &Claimed) -> Commit {
+    let document = &claimed.document;
+    Commit {
         id: document.id.clone(),
         fence: claimed.fence,
         expected: document.seq,
         entries: Vec::new(),
         state: None,
-        status: if discarded.is_some() { Status::Failed } else { Status::Quarantined },
-        headline: match &discarded {
-            Some(by) => format!("discarded by {by}: {why}"),
-            None => format!("quarantined: {why}"),
-        },
-        consumed: u32::try_from(claimed.signals.len()).unwrap_or(u32::MAX),
+        status: document.status,
+        headline: document.headline.clone(),
+        consumed: 0,
         take: Vec::new(),
         give: Vec::new(),
         create: Vec::new(),
-        signals: discarded.iter().filter_map(|by| tell_parent(claimed, committer, by)).collect(),
+        signals: Vec::new(),
         traceparent: document.traceparent.clone(),
-        next: if discarded.is_some() { Next::End { keep } } else { Next::Signal },
+        next: Next::Signal,
         queue: document.queue.clone(),
-    };
-    let ends = discarded.is_some();
-    if !ends {
-        error!(workflow = %document.id, why, "quarantined: nobody works on it until a person has looked");
-        metrics::quarantined();
     }
+}
+
+async fn commit_or_lost(committer: &dyn Committer, commit: Commit, done: Activation) -> Result<Activation, LeaseLost> {
     match committer.commit(commit).await? {
-        Committed::Done { .. } if ends => Ok(Activation::Ended),
-        Committed::Done { .. } => Ok(Activation::Parked),
+        Committed::Done { .. } => Ok(done),
         Committed::Fenced | Committed::Busy { .. } | Committed::Held { .. } | Committed::Conflict { .. } => Err(LeaseLost),
     }
 }
 
-/// Who wants it aborted. What can't be read wants nothing.
-fn discards(stored: &StoredSignal) -> Option<String> {
-    match serde_json::from_str(&stored.body) {
-        Ok(Signal { by, kind: SignalKind::Abort { .. }, .. }) => Some(by),
-        Ok(_) | Err(_) => None,
+/// A signal of a person's. What can't be read is nobody's.
+fn by_a_person(stored: &StoredSignal) -> Option<Signal> {
+    serde_json::from_str(&stored.body).ok().filter(|signal: &Signal| !signal.is_of_a_workflow())
+}
+
+fn is_of_a_workflow(stored: &StoredSignal) -> bool {
+    serde_json::from_str(&stored.body).is_ok_and(|signal: Signal| signal.is_of_a_workflow())
+}
+
+/// Which person wants it aborted.
+fn aborts(stored: &StoredSignal) -> Option<String> {
+    match by_a_person(stored)? {
+        Signal { by, kind: SignalKind::Abort { .. }, .. } => Some(by),
+        Signal { .. } => None,
     }
 }
 
@@ -62,6 +111,6 @@ fn tell_parent(claimed: &Claimed, committer: &dyn Committer, by: &str) -> Option
     let key = id.as_str().strip_prefix(parent.as_str())?.strip_prefix('.')?.to_owned();
     let headline = format!("discarded by {by}: its journal was damaged");
     let kind = SignalKind::ChildEnded { key, id: id.clone(), outcome: Outcome::Failed, headline };
-    let signal = Signal { id: format!("{id}-ended"), at: committer.now(), by: format!("workflow {id}"), kind };
+    let signal = Signal { id: format!("{id}-ended"), at: committer.now(), by: Signal::by_workflow(id), kind };
     Some((parent, signal.stored().ok()?))
 }

@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
     pub(super) fn tell_children(&mut self, kind: &SignalKind, cause: &str) {
         let at = self.now();
         for child in self.state.children.values().filter(|child| child.outcome.is_none()) {
-            let signal = Signal { id: format!("{}-{cause}", self.id), at, by: format!("workflow {}", self.id), kind: kind.clone() };
+            let signal = Signal { id: format!("{}-{cause}", self.id), at, by: Signal::by_workflow(&self.id), kind: kind.clone() };
             if let Ok(stored) = signal.stored() {
                 self.pending.signals.push((child.id.clone(), stored));
             }

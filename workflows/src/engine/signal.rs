@@ -11,7 +11,7 @@ use crate::store::{StoredSignal, WorkflowId};
 pub struct Signal {
     pub id: String,
     pub at: Timestamp,
-    /// Who sent it: a user name, or `workflow <id>`.
+    /// Who sent it: a user name, or as [`Signal::by_workflow`] has it.
     pub by: String,
     pub kind: SignalKind,
 }
@@ -27,14 +27,38 @@ pub enum SignalKind {
     /// Try the current step again now, with fresh attempts and a fresh deadline.
     Retry,
     /// One of the answers of the question that is open.
-    Answer { key: String },
+    Answer {
+        key: String,
+        /// The question that its author has read ([`super::State::open_question`]): another one is not answered by it. None: whichever is open.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        question: Option<u32>,
+    },
     /// Somebody outside said something, whom nobody vouches for. `at` is when it was taken, by the store's clock.
     Report { about: String, word: String, text: String },
     /// A child has ended.
     ChildEnded { key: String, id: WorkflowId, outcome: Outcome, headline: String },
 }
 
+impl SignalKind {
+    /// An answer to whichever question is open.
+    pub fn answer(key: impl Into<String>) -> SignalKind {
+        SignalKind::Answer { key: key.into(), question: None }
+    }
+}
+
+/// No user name has a space.
+const BY_WORKFLOW: &str = "workflow ";
+
 impl Signal {
+    /// What a workflow's signals say who sent them.
+    pub(super) fn by_workflow(id: &WorkflowId) -> String {
+        format!("{BY_WORKFLOW}{id}")
+    }
+
+    pub(super) fn is_of_a_workflow(&self) -> bool {
+        self.by.starts_with(BY_WORKFLOW)
+    }
+
     pub fn stored(&self) -> Result<StoredSignal, serde_json::Error> {
         Ok(StoredSignal { body: serde_json::to_string(self)? })
     }

@@ -33,6 +33,9 @@ pub struct State {
     pub reports: Vec<Report>,
     /// Newest remark, for people.
     pub note: String,
+    /// Questions that it has asked so far.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub questions: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +149,7 @@ impl State {
             paused: None,
             reports: Vec::new(),
             note: String::new(),
+            questions: 0,
         })
     }
 
@@ -183,7 +187,8 @@ impl State {
                 self.note = String::new();
             }
             Event::StepCheckpointed { step, checkpoint, note } => {
-                self.running(event, step)?.succeeded_somewhat();
+                // No success yet: what a step means to do is written down before it is tried, each time that it fails.
+                self.running(event, step)?;
                 self.note.clone_from(note);
                 self.record_mut(event, step)?.checkpoint = Some(checkpoint.clone());
             }
@@ -211,6 +216,7 @@ impl State {
                 let current = self.running(event, step)?;
                 (current.answered, current.answered_at) = (None, None);
                 current.stage = Stage::Asking { question: question.clone() };
+                self.questions += 1;
                 self.note.clone_from(&question.text);
             }
             Event::OperatorAnswered { key, by, .. } => {
@@ -316,6 +322,11 @@ impl State {
         }
     }
 
+    /// Which of its questions is open, counted from 1. None: none is, or an older release kept the state, which did not count them.
+    pub fn open_question(&self) -> Option<u32> {
+        self.question().and(Some(self.questions)).filter(|number| *number > 0)
+    }
+
     /// Where it stands, as listings need it.
     pub fn status(&self) -> Status {
         match &self.course {
@@ -397,6 +408,10 @@ impl Current {
         self.failures = 0;
         self.error = None;
     }
+}
+
+fn is_none_yet(count: &u32) -> bool {
+    *count == 0
 }
 
 /// A value that is written is there, also where it is `null`.

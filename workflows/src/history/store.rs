@@ -10,7 +10,7 @@ use super::tell;
 use crate::clock::Timestamp;
 use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
-    Advance, Advanced, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled,
+    Advance, Advanced, Backlog, Commit, Committed, Created, Document, Durability, Fence, Holding, NewWorkflow, Next, Query, Queue, Signalled,
     Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId,
 };
@@ -160,6 +160,9 @@ impl Store for Told {
     }
     async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
         self.0.counts().await
+    }
+    async fn backlog(&self, queues: &[Queue], before: Timestamp) -> Result<Backlog, StoreError> {
+        self.0.backlog(queues, before).await
     }
     async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError> {
         self.0.events(cursor, timeout).await

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::installer::Heard;
-use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, prepare, settle};
+use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, looks_for_the_reset, prepare, settle};
 use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
@@ -216,7 +216,7 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
     };
     let still_as_before = |reset: &Reset| facts.is_some_and(|facts| reset.boot_id_before.as_ref() == Some(&facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED;
     match settled {
-        Some(Settled::TooEarly) => return Ok(Progress::LookAgain { after: poll, note: "looks whether the reset has happened".to_owned() }),
+        Some(Settled::TooEarly { until }) => return Ok(Progress::LookAgain { after: poll, note: looks_for_the_reset(until) }),
         // (A BMC may have said yes and done nothing once more.)
         Some(Settled::Happened) if again.reset.as_ref().is_some_and(still_as_before) => return Ok(installs),
         Some(Settled::NeverHappened) | None if again.is_wanted(about.as_ref()) => {}

@@ -7,7 +7,7 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
-use super::rebuilding::{Asked, Intent, Kept, Settled, Word, rebuild, settle, word_of};
+use super::rebuilding::{Asked, Intent, Kept, Settled, Word, looks_for_the_rebuild, rebuild, settle, word_of};
 use super::{Reason, Rebuild, needed, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
 use crate::ports::{PortErrorKind, RebuildRecord, RebuildState};
@@ -129,7 +129,7 @@ impl Step for AwaitRebuild {
         if let Some(intent) = &kept.rebuild {
             match settle(cx, &order.node, intent).await? {
                 Settled::Began => {}
-                Settled::TooEarly => return Ok(Progress::LookAgain { after: poll, note: "looks whether the rebuild has begun".to_owned() }),
+                Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: poll, note: looks_for_the_rebuild(until) }),
                 Settled::NeverBegan => return rebuild_again(cx, &order.node, kept, poll).await,
             }
         }

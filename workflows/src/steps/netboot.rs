@@ -53,10 +53,15 @@ pub(super) enum NotCarriedOut {
 pub(super) enum Settled {
     /// The node has gone down, or come up again since.
     Happened,
-    /// It can't be told yet.
-    TooEarly,
+    /// It can't be told yet; if it stays as it is, it will be `until` then.
+    TooEarly { until: Timestamp },
     /// It never happened, and may be ordered again.
     NeverHappened,
+}
+
+/// What is told meanwhile.
+pub(super) fn looks_for_the_reset(until: Timestamp) -> String {
+    format!("looks whether the reset has happened; only at {until} is it certain that it has not")
 }
 
 /// The node's boot id, to tell a boot by. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
@@ -114,8 +119,8 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
         (true, _, _) | (false, false, Some(_)) => RESET_NEVER_HAPPENED,
         (false, true, _) => SELF_TEST_MAX,
     };
-    let age = cx.now().since(reset.intended);
-    Ok(if age < certain_after { Settled::TooEarly } else { Settled::NeverHappened })
+    let until = reset.intended + certain_after;
+    Ok(if cx.now() < until { Settled::TooEarly { until } } else { Settled::NeverHappened })
 }
 
 /// Makes ready for a reset into the network: looks a last time, sees to the boot ticket, and sets the boot device. What it returns must be written

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::rebuilding::{Asked, Intent, Kept, RECORD_POLL, Settled, rebuild, settle};
+use super::rebuilding::{Asked, Intent, Kept, RECORD_POLL, Settled, looks_for_the_rebuild, rebuild, settle};
 use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
 use crate::store::Queue;
@@ -40,9 +40,7 @@ impl Step for Rebuild {
         let kept: Kept = cx.checkpoint()?.unwrap_or_default();
         if let Some(intent) = &kept.rebuild {
             match settle(cx, &node, intent).await? {
-                Settled::TooEarly => {
-                    return Ok(Progress::LookAgain { after: RECORD_POLL, note: "looks whether the rebuild has begun".to_owned() });
-                }
+                Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: RECORD_POLL, note: looks_for_the_rebuild(until) }),
                 // It has begun since `observe` looked.
                 Settled::Began => return Ok(Progress::Done(Rebuilding { intent: intent.clone() })),
                 Settled::NeverBegan => {}

@@ -88,10 +88,15 @@ pub(super) async fn word_of(cx: &StepCx<'_>, node: &NodeName) -> Result<Word, St
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     Began,
-    /// It can't be told yet.
-    TooEarly,
+    /// It can't be told yet; if it stays as it is, it will be `until` then.
+    TooEarly { until: Timestamp },
     /// It was never begun, and may be asked for again.
     NeverBegan,
+}
+
+/// What is told meanwhile.
+pub(super) fn looks_for_the_rebuild(until: Timestamp) -> String {
+    format!("looks whether the rebuild has begun; only at {until} is it certain that it has not")
 }
 
 /// What speaks against rebuilding a node with this record. It may have failed if the order on it is ours.
@@ -117,8 +122,8 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, intent: &Intent) ->
     if record.order.as_ref() == Some(&intent.order.token) && record.changed != intent.changed_before {
         return Ok(Settled::Began);
     }
-    let too_early = intent.answer == Answer::None && cx.now().since(intent.intended) < REBUILD_NEVER_BEGAN;
-    Ok(if too_early { Settled::TooEarly } else { Settled::NeverBegan })
+    let until = intent.intended + REBUILD_NEVER_BEGAN;
+    Ok(if intent.answer == Answer::None && cx.now() < until { Settled::TooEarly { until } } else { Settled::NeverBegan })
 }
 
 /// What came of asking for a rebuild.

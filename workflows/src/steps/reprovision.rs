@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, prepare, settle};
+use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, looks_for_the_reset, prepare, settle};
 use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{Observed, Progress, Report, State, Step, StepCx, StepError};
@@ -55,9 +55,7 @@ impl Step for Reprovision {
         let earlier: Option<Reset> = cx.checkpoint()?;
         if let Some(reset) = earlier {
             match settle(cx, &node, &reset).await? {
-                Settled::TooEarly => {
-                    return Ok(Progress::LookAgain { after: SETTLE_POLL, note: "looks whether the reset has happened".to_owned() });
-                }
+                Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: SETTLE_POLL, note: looks_for_the_reset(until) }),
                 // It went down since `observe` looked.
                 Settled::Happened => {
                     return Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::high_water::{HighWater, Standing};
 use super::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Signalled, Status, Store,
+    Advance, Advanced, Backlog, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Signalled, Status, Store,
     StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::{Clock, Timestamp};
@@ -135,6 +135,10 @@ impl Store for MemoryStore {
 
     async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError> {
         Ok(self.shelf().counts())
+    }
+
+    async fn backlog(&self, queues: &[Queue], before: Timestamp) -> Result<Backlog, StoreError> {
+        Ok(self.shelf().backlog(queues, before))
     }
 
     async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError> {

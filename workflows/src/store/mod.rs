@@ -232,7 +232,7 @@ pub enum Signalled {
     Missing,
     /// The workflow has ended; the signal was not kept.
     Ended,
-    /// Its inbox is full ([`INBOX_SIGNALS_MAX`]); the signal was not kept.
+    /// Its inbox is full ([`INBOX_SIGNALS_MAX`]); the signal was not kept. Those of a commit are, all the same.
     Full,
 }
 
@@ -316,7 +316,7 @@ pub struct Commit {
     pub give: Vec<Resource>,
     /// Children. One that exists already is left as it is.
     pub create: Vec<NewWorkflow>,
-    /// Messages to other workflows; one for a workflow that is gone or ended is dropped.
+    /// Messages to other workflows; one for a workflow that is gone or ended is dropped. They have no bound there: who sends them says each once.
     pub signals: Vec<(WorkflowId, StoredSignal)>,
     /// Stands from now on in the place of the one before.
     pub traceparent: Option<String>,
@@ -454,6 +454,24 @@ pub struct StoreEvent {
     pub entry: StoredEntry,
 }
 
+/// Work that waits for workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// Leases that stand, or ended only after the moment that was asked about: of whatever queue.
+    pub leased: u64,
+    /// Leases that ended then or earlier, and nobody has taken what they were for: of whatever queue.
+    pub expired: Waiting,
+    /// What has been due since then or longer: for each queue that was asked for, in order.
+    pub due: Vec<Waiting>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    pub count: u64,
+    /// Since when the one has that has waited longest; None if there is none.
+    pub since: Option<Timestamp>,
+}
+
 /// Who has a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
@@ -503,6 +521,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many workflows are open, by status.
     async fn counts(&self) -> Result<Vec<(Status, u64)>, StoreError>;
+
+    /// What nobody has taken since `before`, by queue (at most [`QUEUES_MAX`]).
+    async fn backlog(&self, queues: &[Queue], before: Timestamp) -> Result<Backlog, StoreError>;
 
     /// Events after `cursor` (None: from now on), at least one unless `timeout` passes first; at most 500.
     async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError>;

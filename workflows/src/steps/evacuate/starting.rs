@@ -17,7 +17,8 @@ use crate::ports::{Instance, InstanceId, Migration, MigrationState, Move, MoveSt
 /// Nova's words where it refuses a move for what the instance itself is doing, with 409: a tenant was quicker.
 const NOT_THE_HOST: &str = "while it is in task_state";
 /// What is free elsewhere is asked for so long before an instance is moved without it, to wherever Nova likes.
-// Longer than a restart of Placement; and far from the failures in a row that would ask an operator about what only makes a better choice.
+// Longer than a restart of Placement; and, where nothing else has failed before, far from the failures in a row that would ask an operator about what only
+// makes a better choice.
 const CHOICE_WAITS_MAX: Duration = Duration::from_secs(60);
 /// What was not told that long ago was another time: in between an operator was asked, or nothing had to be chosen.
 const CHOICE_IS_OLD: Duration = Duration::from_secs(5 * 60);

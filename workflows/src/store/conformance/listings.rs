@@ -1,7 +1,7 @@
 //! What people and jobs look at.
 
 use super::*;
-use crate::store::{Query, Scope};
+use crate::store::{Backlog, Query, Scope, Waiting};
 
 async fn listed(desk: &Desk, query: Query) -> Vec<String> {
     let documents = desk.store.list(&query).await.unwrap();
@@ -91,4 +91,37 @@ pub async fn open_workflows_are_counted_by_status(bed: &dyn Bed) {
         desk.commit(repeat).await;
     }
     assert_eq!(desk.store.counts().await.unwrap(), [(Status::Runnable, 2), (Status::Waiting, 1), (asks, 1)]);
+}
+
+pub async fn what_nobody_takes_is_counted_by_queue(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let (elsewhere, nowhere) = (Queue::of("elsewhere"), Queue::of("nowhere"));
+    let queues = [Queue::DEFAULT, elsewhere.clone(), nowhere];
+    let look = async |before: Timestamp| desk.store.backlog(&queues, before).await.unwrap();
+    let nothing = Waiting::default();
+    let began = desk.now().await;
+    assert_eq!(look(began).await, Backlog { leased: 0, expired: nothing, due: vec![nothing; 3] });
+    for name in ["a", "b", "c", "d"] {
+        desk.create(name).await;
+    }
+    let far = desk.now().await + LONG;
+    desk.store.create(NewWorkflow { due: Some(far), ..new("e") }).await.unwrap();
+    let since = desk.store.load(&id("a")).await.unwrap().unwrap().due;
+    assert_eq!(look(since.unwrap()).await.due[0].since, since);
+    assert_eq!(look(desk.now().await).await, Backlog { leased: 0, expired: nothing, due: vec![Waiting { count: 4, since }, nothing, nothing] });
+    assert_eq!(look(far).await.due[0].count, 5, "the moment itself counts");
+    assert_eq!(look(Timestamp::from_millis(since.unwrap().millis() - 1)).await.due[0], nothing);
+
+    let claimed = desk.claim_for(3, SHORT).await;
+    let past = desk.now().await;
+    desk.must(&claimed[0], Commit { queue: elsewhere, ..commit(&claimed[0], Next::At(past)) }).await;
+    let parked = desk.store.load(&claimed[0].document.id).await.unwrap().unwrap().due;
+    desk.must(&claimed[1], commit(&claimed[1], Next::Signal)).await;
+    let until = claimed[2].lease_until;
+    let due = vec![Waiting { count: 1, since: look(far).await.due[0].since }, Waiting { count: 1, since: parked }, nothing];
+    let before = Timestamp::from_millis(until.millis() - 1);
+    let with_leases = look(before).await;
+    assert_eq!((with_leases.leased, with_leases.expired), (1, nothing));
+    bed.pass(SHORT).await;
+    assert_eq!(look(desk.now().await).await, Backlog { leased: 0, expired: Waiting { count: 1, since: Some(until) }, due });
 }

@@ -94,6 +94,7 @@ macro_rules! for_each_store_check {
             ended_workflows_are_swept_and_may_be_created_anew
             listings_are_filtered_and_newest_first
             open_workflows_are_counted_by_status
+            what_nobody_takes_is_counted_by_queue
             a_bell_wakes_whoever_waits
             a_ring_waits_for_whoever_comes_later
             rings_about_nothing_are_forgotten

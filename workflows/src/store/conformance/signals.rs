@@ -84,6 +84,12 @@ pub async fn an_inbox_has_a_bound(bed: &dyn Bed) {
     assert_eq!(claimed.signals[0], signal("0"));
     desk.must(&claimed, Commit { consumed: 1, ..commit(&claimed, Next::Keep) }).await;
     assert_eq!(desk.signal("w", "fits again").await, Signalled::Kept);
+    // What a workflow tells another one is told once, and by as many as there are.
+    let other = desk.begin("other").await;
+    desk.must(&other, Commit { signals: vec![(id("w"), signal("ended"))], ..commit(&other, Next::Signal) }).await;
+    let read = INBOX_SIGNALS_MAX;
+    let Committed::Done { signals, .. } = desk.commit(Commit { expected: 3, consumed: read, ..bare_commit(&claimed, Next::Keep) }).await else { panic!("it stands") };
+    assert_eq!(signals, vec![signal("ended")]);
 }
 
 pub async fn a_repeated_signal_is_kept_once(bed: &dyn Bed) {

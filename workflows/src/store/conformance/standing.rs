@@ -113,6 +113,13 @@ pub async fn what_a_person_accepts_begins_anew_under_new_leases(bed: &dyn Bed) {
     desk.must(&parked, commit(&parked, Next::Signal)).await;
     let ended = desk.begin("ended").await;
     desk.must(&ended, commit(&ended, Next::End { keep: LONG })).await;
+    // Set apart, and looked at again when the store is halted: whoever does that can't write any more.
+    let apart = desk.begin("apart").await;
+    desk.must(&apart, Commit { status: Status::Quarantined, ..commit(&apart, Next::Signal) }).await;
+    desk.signal("apart", "retry").await;
+    let apart = desk.claim_named("apart").await;
+    let left = desk.begin("left-apart").await;
+    desk.must(&left, Commit { status: Status::Quarantined, ..commit(&left, Next::Signal) }).await;
     let (early, late) = (desk.now().await, desk.now().await + LONG);
     assert!(desk.store.judge_ticks("past", None, early, Vec::new()).await.unwrap());
     assert!(desk.store.judge_ticks("ahead", None, late, Vec::new()).await.unwrap());
@@ -128,7 +135,8 @@ pub async fn what_a_person_accepts_begins_anew_under_new_leases(bed: &dyn Bed) {
     assert_eq!(desk.commit(commit(&held, Next::Signal)).await, Committed::Fenced);
     let claimed = desk.claim(10).await;
     let names: std::collections::BTreeSet<_> = claimed.iter().map(|claimed| claimed.document.id.to_string()).collect();
-    assert_eq!(names, ["held".to_owned(), "parked".to_owned()].into());
+    assert_eq!(names, ["apart".to_owned(), "held".to_owned(), "parked".to_owned()].into());
+    assert_eq!(desk.commit(commit(&apart, Next::Signal)).await, Committed::Fenced);
     for again in &claimed {
         assert!(again.fence > held.fence);
         desk.must(again, commit(again, Next::Signal)).await;

@@ -9,9 +9,9 @@ use super::standing::Watched;
 use crate::clock::Timestamp;
 use crate::store::high_water::{HighWater, Standing};
 use crate::store::{
-    Advance, Advanced, CLAIM_MAX, Claim, Claimed, Commit, Committed, Created, Document, Fence, Holding,
+    Advance, Advanced, Backlog, CLAIM_MAX, Claim, Claimed, Commit, Committed, Created, Document, Fence, Holding,
     INBOX_SIGNALS_MAX, NewWorkflow, Next, PAGE_MAX, QUEUES_MAX, Query, Queue, Resource, Scope, Signalled, Status, StoreEvent, StoredEntry,
-    StoredSignal, WorkflowId, limits, mark,
+    StoredSignal, Waiting, WorkflowId, limits, mark,
 };
 
 #[derive(Debug, Default)]
@@ -40,7 +40,9 @@ impl Shelf {
     /// Lifts the halt: no lease stands, every open workflow is due, every ledger is at `now`. None: there is no halt.
     pub(super) fn accept(&mut self, remembered: &HighWater, now: Timestamp) -> Option<Standing> {
         self.watched.lift(remembered, now).then_some(())?;
-        let open: Vec<_> = self.records.iter().filter(|(_, record)| !record.is_ended() && record.status != Status::Quarantined).map(|(id, _)| id.clone()).collect();
+        let is_to_be_looked_at = |record: &Record| !record.is_ended() && (record.status != Status::Quarantined || record.fence().is_some());
+        let open: Vec<_> = self.records.iter().filter(|(_, record)| is_to_be_looked_at(record)).map(|(id, _)| id.clone()).collect();
+        // Whoever has a lease loses it, and one that is set apart had mail.
         for id in open {
             if !self.is_due(&id, now) {
                 self.make_due(&id, now, now);
@@ -278,7 +280,7 @@ impl Shelf {
 
     fn signal_within(&mut self, id: &WorkflowId, signal: StoredSignal, now: Timestamp) {
         let Some(record) = self.records.get_mut(id) else { return };
-        if record.is_ended() || record.inbox.len() >= INBOX_SIGNALS_MAX as usize {
+        if record.is_ended() {
             return;
         }
         record.inbox.push_back(signal);
@@ -372,6 +374,16 @@ impl Shelf {
         let open = || self.records.values().filter(|record| !record.is_ended());
         let count = |status| (status, open().filter(|record| record.status == status).count() as u64);
         Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(super) fn backlog(&self, queues: &[Queue], before: Timestamp) -> Backlog {
+        let waiting = |all: &BTreeSet<(Timestamp, WorkflowId)>| Waiting {
+            count: all.iter().take_while(|(at, _)| *at <= before).count() as u64,
+            since: all.first().map(|(at, _)| *at).filter(|at| *at <= before),
+        };
+        let expired = waiting(&self.leases);
+        let due = queues.iter().take(QUEUES_MAX).map(|queue| self.due.get(queue).map(waiting).unwrap_or_default()).collect();
+        Backlog { leased: self.leases.len() as u64 - expired.count, expired, due }
     }
 
     pub(super) fn events_end(&self) -> u64 {

@@ -14,7 +14,7 @@ use super::layout::{self, Kept};
 use super::reply::{self, Granted, Malformed, Reply};
 use super::tickets::Tickets;
 use super::{PAGE_MAX, RedisStore, StoreError, damaged_answer, entries, limits, outage};
-use crate::store::{Claimed, Fence, Queue, StoredSignal, WorkflowId};
+use crate::store::{Claimed, Fence, Queue, WorkflowId};
 
 const OPERATION: &str = "read what was claimed";
 
@@ -118,8 +118,7 @@ impl RedisStore {
                 Some(Value::ServerError(error)) if error.code() != "WRONGTYPE" => return Err(outage::judge(OPERATION, RedisError::from(error))),
                 Some(Value::ServerError(_)) => unfit.push((one.claimed.document.id, one.claimed.fence)),
                 Some(bodies) => {
-                    let bodies = Reply::of(bodies).map_err(|source| damaged_answer(OPERATION, source))?.rest();
-                    one.claimed.signals = bodies.into_iter().filter_map(|body| reply::text(body).ok()).map(|body| StoredSignal { body }).collect();
+                    one.claimed.signals = reply::signals(bodies).map_err(|source| damaged_answer(OPERATION, source))?;
                     fit.push(one);
                 }
                 None => fit.push(one),

@@ -132,6 +132,10 @@ impl Keys {
         format!("{id}:{first}")
     }
 
+    pub(super) fn due(&self, queue: &Queue) -> String {
+        format!("{}:due:{queue}", self.prefix)
+    }
+
     pub(super) fn bell(&self, queue: &Queue) -> String {
         format!("{}:bell:{queue}", self.prefix)
     }

@@ -13,11 +13,12 @@ use tracing::error;
 
 use super::high_water::{HighWater, Standing};
 use super::{
-    Advance, Advanced, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
+    Advance, Advanced, Backlog, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::Timestamp;
 
+mod backlog;
 mod bell;
 mod configured;
 mod connection;
@@ -298,6 +299,10 @@ impl Store for RedisStore {
             (status, found.and_then(|(_, count)| count.parse().ok()).unwrap_or(0))
         };
         Ok(Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect())
+    }
+
+    async fn backlog(&self, queues: &[Queue], before: Timestamp) -> Result<Backlog, StoreError> {
+        self.waiting(queues, before).await
     }
 
     async fn events(&self, cursor: Option<&str>, timeout: Duration) -> Result<Vec<StoreEvent>, StoreError> {

@@ -14,15 +14,18 @@ const PASSING: [&str; 10] = [
 const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 
 /// Redis's own word for what is wrong. A script that passes an error on, as `advance.lua` does with what is not one workflow's own, is
-/// answered with `ERR`, and that word first.
+/// answered with `ERR`, and that word first. Before Redis 7 any error in a script is: `ERR Error running script (call to f_...): @user_script:17: -READONLY ...`.
 fn code(error: &RedisError) -> &str {
     let Some(code) = error.code() else { return "" };
-    let passed_on = error.detail().and_then(|detail| detail.split_whitespace().next());
-    match passed_on {
-        Some(word) if code == "ERR" && (PASSING.contains(&word) || REFUSED.contains(&word)) => word,
-        Some(_) | None => code,
-    }
+    let (true, Some(detail)) = (code == "ERR", error.detail()) else { return code };
+    let is_known = |word: &&str| PASSING.contains(word) || REFUSED.contains(word);
+    let parts = if detail.starts_with(OF_A_SCRIPT) { usize::MAX } else { 1 };
+    let words = detail.split(": ").take(parts).filter_map(|part| part.trim_start_matches('-').split_whitespace().next());
+    words.filter(|word| is_known(word)).last().unwrap_or(code)
 }
+
+/// How Redis before 7 begins what it says of an error in a script.
+const OF_A_SCRIPT: &str = "Error running script";
 
 pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
     if error.code() == Some("HALTED") {
@@ -114,4 +117,32 @@ pub(super) fn breaks_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
         || matches!(code(error), "READONLY" | "MASTERDOWN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(line: &str) -> RedisError {
+        let Ok(::redis::Value::ServerError(error)) = ::redis::parse_redis_value(format!("-{line}\r\n").as_bytes()) else { panic!("{line}") };
+        error.into()
+    }
+
+    #[test]
+    fn an_outage_that_a_script_meets_is_one_whichever_redis_says_so() {
+        for (line, means) in [
+            ("READONLY You can't write against a read only replica.", Some("READONLY")),
+            ("ERR OOM command not allowed when used memory > 'maxmemory'.", Some("OOM")),
+            ("ERR Error running script (call to f_5a1f): @user_script:17: @user_script: 17: -READONLY You can't write against a read only replica.", Some("READONLY")),
+            ("ERR Error running script (call to f_5a1f): @user_script:17: -OOM command not allowed when used memory > 'maxmemory'.", Some("OOM")),
+            ("ERR Error running script (call to f_5a1f): @user_script:17: MISCONF Redis is configured to save RDB snapshots", Some("MISCONF")),
+            ("ERR Error running script (call to f_5a1f): @user_script:17: attempt to index a nil value", None),
+            ("ERR wrong number of arguments: READONLY", None),
+        ] {
+            let error = answered(line);
+            assert_eq!(code(&error), means.unwrap_or("ERR"), "{line}");
+            assert_eq!(matches!(judge("test", error), StoreError::Unavailable { .. }), means.is_some(), "{line}");
+        }
+        assert!(breaks_connection(&answered("ERR Error running script (call to f_5a1f): @user_script:17: -READONLY no")));
+    }
 }

@@ -83,8 +83,7 @@ impl Reply {
     }
 
     fn signals(&mut self) -> Result<Vec<StoredSignal>, Malformed> {
-        let bodies = texts(self.value()?)?;
-        Ok(bodies.into_iter().map(|body| StoredSignal { body }).collect())
+        signals(self.value()?)
     }
 }
 
@@ -100,6 +99,15 @@ pub(super) fn text(value: Value) -> Result<String, Malformed> {
         Value::Okay => Ok("OK".to_owned()),
         other => Err(Malformed::value("a text", &other)),
     }
+}
+
+/// An inbox. What is no text there was written by somebody else, and is handed out as well as it can be: each has its place, and is read and gone.
+pub(super) fn signals(value: Value) -> Result<Vec<StoredSignal>, Malformed> {
+    let signal = |value| match value {
+        Value::BulkString(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        other => text(other),
+    };
+    Reply::of(value)?.0.map(|value| Ok(StoredSignal { body: signal(value)? })).collect()
 }
 
 pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, Malformed> {

@@ -147,8 +147,18 @@ impl Bench {
     }
 
     async fn signal(&self, id: &WorkflowId, number: usize, kind: SignalKind) {
-        let signal = Signal { id: format!("signal-{number}"), at: Timestamp::from_millis(0), by: "ada".to_owned(), kind };
+        self.signal_by("ada", id, number, kind).await;
+    }
+
+    async fn signal_by(&self, by: &str, id: &WorkflowId, number: usize, kind: SignalKind) {
+        let signal = Signal { id: format!("signal-{number}"), at: Timestamp::from_millis(0), by: by.to_owned(), kind };
         self.store.signal(id, signal.stored().unwrap()).await.unwrap();
+    }
+
+    /// The lease that stands on `id` is over.
+    async fn lease_ends(&self, id: &WorkflowId) {
+        let lease = self.document(id).await.lease.expect("somebody has it");
+        self.store.advance(&Advance { hand_back: vec![(id.clone(), lease.fence)], ..Advance::default() }).await.unwrap();
     }
 
     /// All that is kept of every workflow but `id`.
@@ -235,6 +245,53 @@ async fn a_quarantined_workflow_can_be_discarded_and_then_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn what_other_workflows_have_told_one_that_is_set_apart_is_followed_once_it_goes_on() {
+    let mut bench = Bench::new().await;
+    let id = bench.create("w").await;
+    bench.work().await;
+    let Value::BulkString(good) = bench.command(&[b"HGET", b"{ta}:journal", b"w:2"]).await else { panic!("its second entry") };
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    bench.signal_by("workflow rollout", &id, 0, SignalKind::Pause { why: "its rollout".to_owned() }).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined);
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined);
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", &good]).await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined, "no person has said that it is well again");
+    bench.signal(&id, 1, SignalKind::Retry).await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    let document = bench.document(&id).await;
+    assert_eq!(document.status, Status::Paused, "{}", document.headline);
+}
+
+#[tokio::test]
+async fn only_a_person_who_knows_that_it_is_set_apart_discards_a_workflow() {
+    let mut bench = Bench::new().await;
+    let id = bench.create("w").await;
+    bench.work().await;
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    let abort = || SignalKind::Abort { why: "not now".to_owned() };
+    bench.signal_by("workflow rollout", &id, 3, SignalKind::Resume).await;
+    bench.signal(&id, 0, abort()).await;
+    bench.work().await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined, "it was meant for a workflow that is well");
+    bench.signal_by("workflow rollout", &id, 1, abort()).await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined, "nobody has looked");
+    bench.signal(&id, 2, abort()).await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Failed);
+}
+
+#[tokio::test]
 async fn what_kills_every_worker_that_takes_it_is_set_apart_and_tried_again_when_asked() {
     let bench = Bench::new().await;
     let id = bench.create("w").await;
@@ -250,6 +307,10 @@ async fn what_kills_every_worker_that_takes_it_is_set_apart_and_tried_again_when
     let document = bench.document(&id).await;
     assert_eq!(document.status, Status::Quarantined, "{}", document.headline);
     assert!(document.headline.contains("20 workers in a row"), "{}", document.headline);
+    bench.signal_by("workflow rollout", &id, 1, SignalKind::Resume).await;
+    bench.work().await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined, "another workflow's word is none on that");
+    bench.lease_ends(&id).await;
     bench.signal(&id, 0, SignalKind::Retry).await;
     bench.work().await;
     assert_eq!(bench.document(&id).await.status, Status::Waiting);

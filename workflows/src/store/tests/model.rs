@@ -311,6 +311,9 @@ impl Side {
             seen.push(listed.iter().map(|document| document.id.as_str()).collect::<Vec<_>>().join(" "));
         }
         seen.push(format!("{:?}", self.store.counts().await.unwrap()));
+        // Between all that ends or is due about now, and what is a day away.
+        let backlog = self.store.backlog(&[Queue::DEFAULT], start + DAY / 2).await.unwrap();
+        seen.push(format!("{} leased, {} expired, {} due", backlog.leased, backlog.expired.count, backlog.due[0].count));
         seen.push(format!("{:?}", self.store.holdings().await.unwrap()));
         seen.push(format!("{:?}", self.store.last_tick("nightly").await.unwrap()));
         let events = self.store.events(Some("0-0"), Duration::ZERO).await.unwrap();

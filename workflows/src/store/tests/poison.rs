@@ -127,6 +127,11 @@ async fn garbage_in_an_inbox_is_handed_out_and_hurts_nobody() {
     assert_eq!(sound(&claimed), names(&["a-good", "bad", "z-good"]));
     let bad = claimed.claimed.iter().find(|claimed| claimed.document.id.as_str() == "bad").unwrap();
     assert!(bad.signals.iter().any(|signal| signal.body == "garbage"), "{:?}", bad.signals);
+    assert_eq!(bad.signals.len(), 4, "each has its place, or another one would be taken for read");
+    // What comes with the answer to a commit, too.
+    let keeps = vec![commit(&bad.document.id, bad.fence, Next::Keep)];
+    let kept = store.advance(&Advance { lease: LONG, commits: keeps, ..Advance::default() }).await.unwrap();
+    assert!(matches!(&kept.commits[0], Committed::Done { signals, .. } if signals.len() == 4), "{kept:?}");
     // A signal to it, and one to somebody else.
     for name in ["bad", "a-good"] {
         store.signal(&name.parse().unwrap(), StoredSignal { body: "{}".to_owned() }).await.unwrap();

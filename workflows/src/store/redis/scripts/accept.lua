@@ -19,7 +19,11 @@ call('DEL', KEY_HALT)
 
 local leased = call('ZRANGE', KEY_LEASE, 0, -1)
 load_holders(leased, 1, #leased)
-for _, id in ipairs(leased) do touch(id) end
+local had = {}
+for _, id in ipairs(leased) do
+  touch(id)
+  had[id] = true
+end
 call('UNLINK', KEY_HOLDERS, KEY_LEASE)
 local open = call('ZRANGE', KEY_OPEN, 0, -1)
 for from = 1, #open, SLICE do
@@ -28,7 +32,8 @@ for from = 1, #open, SLICE do
   for i = from, upto do
     -- What can't be read was set aside, or will be.
     local seq, _, queue = peek(open[i])
-    if seq and byte(raw[open[i]], STATUS_AT) ~= QUARANTINED then make_due_now(open[i], queue) end
+    -- One that is set apart was claimed because it had mail.
+    if seq and (byte(raw[open[i]], STATUS_AT) ~= QUARANTINED or had[open[i]]) then make_due_now(open[i], queue) end
   end
   raw = {}
 end

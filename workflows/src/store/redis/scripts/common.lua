@@ -350,14 +350,15 @@ end
 
 -- --- signals ---
 
--- What became of it. `once`: what is in the inbox already is not put there again.
+-- What became of it. `once`: it comes from outside, where nobody bounds them, and may be a repeat. What a commit sends is
+-- said once, and there are as many of them as children and parents.
 local function signal(id, body, once)
   local seq, flags, queue = peek(id)
   if not seq then return 'missing' end
   if band(flags, ENDED) ~= 0 then return 'ended' end
   local inbox = inbox_key(id)
-  if band(flags, MAIL) ~= 0 then
-    if once and call('LPOS', inbox, body) then return 'kept' end
+  if once and band(flags, MAIL) ~= 0 then
+    if call('LPOS', inbox, body) then return 'kept' end
     if call('LLEN', inbox) >= INBOX_SIGNALS_MAX then return 'full' end
   end
   call('RPUSH', inbox, body)
