@@ -326,6 +326,8 @@ fn two_nodes_are_never_the_same_machine() {
     for (keys, bmc, what) in [
         ("mac = \"02:00:5E:10:00:01\"", other_bmc, "MAC address"),
         (other_mac, "protocol = \"redfish\", url = \"https://192.0.2.11/\"", "BMC and system"),
+        (other_mac, "protocol = \"redfish\", url = \"https://192.0.2.11:443\"", "BMC and system"),
+        (other_mac, "protocol = \"ipmi\", address = \"192.0.2.11\"", "BMC"),
         ("mac = \"02:00:5e:10:00:02\"\nnova_host = \"A\"", other_bmc, "nova_host"),
         ("mac = \"02:00:5e:10:00:02\"\nssh_address = \"a\"", other_bmc, "ssh_address"),
     ] {
@@ -334,7 +336,9 @@ fn two_nodes_are_never_the_same_machine() {
     }
     // Several systems behind one BMC are several machines.
     let system = "protocol = \"redfish\", url = \"https://192.0.2.11\", system = \"/redfish/v1/Systems/2\"";
-    assert_good(&(one + &node("b", other_mac, system)));
+    assert_good(&(one.clone() + &node("b", other_mac, system)));
+    let elsewhere = "protocol = \"ipmi\", address = \"192.0.2.11\", port = 6230";
+    assert_good(&(one + &node("b", other_mac, elsewhere)));
     let ipmi = |name, n, port| {
         let mac = format!("mac = \"02:00:5e:10:00:0{n}\"");
         node(name, &mac, &format!("protocol = \"ipmi\", address = \"127.0.0.1\", port = {port}"))

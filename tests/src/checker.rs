@@ -385,6 +385,10 @@ impl<'a> Judge<'a> {
         let Some(node) = self.nodes.get_mut(name) else { return };
         let was_enabled = std::mem::replace(&mut node.enabled, false);
         node.reason.clone_from(&reason);
+        if text(event, "reason").starts_with("AUTO: ") {
+            // Nova's own hand, which would open it again: nobody wants it closed.
+            return;
+        }
         node.others_turn = by_other;
         let unheard = node.closed_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms);
         if by_other {

@@ -56,6 +56,7 @@ impl RawCheck {
 pub(super) fn nodes(field: Field<Named<RawNode>>, problems: &mut Problems<'_>) -> Option<BTreeMap<NodeName, Node>> {
     if let Some(written) = field.written() {
         note_doubles(&written.value.0, problems);
+        note_two_protocols(&written.value.0, problems);
     }
     named(field, problems, |name, raw, problems| raw.check(name, problems))
 }
@@ -328,6 +329,35 @@ fn note_doubles(nodes: &[(Written<String>, RawNode)], problems: &mut Problems<'_
     }
 }
 
+/// One BMC is one machine's, whether it is spoken to by IPMI or by Redfish: where both use the usual ports, the same host is the same BMC.
+fn note_two_protocols(nodes: &[(Written<String>, RawNode)], problems: &mut Problems<'_>) {
+    let mut by_ipmi: BTreeMap<String, (usize, &str, usize)> = BTreeMap::new();
+    for (place, (name, node)) in nodes.iter().enumerate() {
+        let Some(bmc) = node.bmc.written().map(|written| &written.value) else { continue };
+        let usual = bmc.port.written().is_none_or(|port| port.value == limits::IPMI_PORT.default as i64);
+        if let (Some(address), true) = (bmc.address.written(), usual) {
+            by_ipmi.insert(address.value.to_lowercase(), (place, &name.value, problems.line(&address.span)));
+        }
+    }
+    for (place, (name, node)) in nodes.iter().enumerate() {
+        let Some(url) = node.bmc.written().and_then(|written| written.value.url.written()) else { continue };
+        let host = redfish_place(&url.value).trim_start_matches('[').trim_end_matches(']').to_owned();
+        if let Some((other, known, line)) = by_ipmi.get(&host).filter(|(other, ..)| *other != place) {
+            let (first, second) = if *other < place { (*known, name.value.as_str()) } else { (name.value.as_str(), *known) };
+            let reason = format!("`{}` and `{}` have the same BMC", show(first), show(second));
+            problems.add(&url.span, reason, format!("each node has its own: this one or the one in line {line} is wrong"));
+        }
+    }
+}
+
+/// Host, and port unless it is the usual one, however the URL is written.
+fn redfish_place(url: &str) -> String {
+    let service = url.trim_end_matches('/').to_lowercase();
+    let (scheme, place) = service.split_once("://").unwrap_or(("", &service));
+    let usual = if scheme == "https" { ":443" } else { ":80" };
+    place.strip_suffix(usual).unwrap_or(place).to_owned()
+}
+
 /// What may stand for one machine only, normalised: what it is, its value, and where it is written.
 fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, String, crate::problems::Span)> {
     let mut all = Vec::new();
@@ -352,8 +382,7 @@ fn identities<'a>(name: &Written<String>, node: &'a RawNode) -> Vec<(&'a str, St
     let Some(bmc) = node.bmc.written().map(|written| &written.value) else { return all };
     if let Some(url) = bmc.url.written() {
         let system = bmc.system.written().map_or(limits::REDFISH_SYSTEM, |written| &written.value);
-        let machine = format!("{} {}", url.value.trim_end_matches('/').to_lowercase(), system.trim_end_matches('/'));
-        all.push(("BMC and system", machine, url.span.clone()));
+        all.push(("BMC and system", format!("{} {}", redfish_place(&url.value), system.trim_end_matches('/')), url.span.clone()));
     }
     if let Some(address) = bmc.address.written() {
         let port = bmc.port.written().map_or(limits::IPMI_PORT.default as i64, |written| written.value);

@@ -192,7 +192,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Unwatched { .. } => {
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-unwatched", "The store has not been looked at yet", detail)
-                    .remedy("repeat it in a second: the daemon looks whether Redis has lost something, and then everything goes on")
+                    .remedy("repeat it in a second: the daemon looks whether Redis has lost something, and then everything goes on. If it does not: `turnaround status` has an alarm that says why the daemon can't look")
             }
             StoreError::Halted { .. } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "store-halted", "The store is halted", detail)
                 .remedy("`turnaround status` tells what is missing; once you have looked: `turnaround store accept`"),

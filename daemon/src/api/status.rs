@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use turnaround_workflows::store::{Query, Scope, Status, StoreError};
+use turnaround_workflows::store::{Document, PAGE_MAX, Query, Scope, Status, StoreError};
 use turnaround_workflows::updates::NODES_OUT;
 
 use super::app::App;
@@ -16,6 +16,8 @@ use super::{schedules, store};
 use crate::alarms::AlarmCode;
 use crate::wire::{BudgetView, ReasonCode, STATUS_LINES_MAX, StatusView, StoreView};
 
+/// Pages of open workflows that are looked through for questions: more than any rollout has children.
+const ASKING_PAGES_MAX: u32 = 20;
 /// Failures of a job in a row from which on a person should look. One may be a restart of Redis.
 const JOB_FAILURES_WARNED: u32 = 3;
 
@@ -60,6 +62,7 @@ async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
         app.store.list(&query),
         out_of_service(&app.store)
     )?;
+    let open = with_all_that_ask(app, open, &counts).await?;
     let halt = standing.halt.as_ref().map(store::view);
     view.store = StoreView { reachable: true, description: durability.description, weaknesses: durability.weaknesses, halt };
     view.counts = counts.into_iter().filter(|(status, _)| !status.is_ended()).map(|(status, n)| (status.as_str().to_owned(), n)).collect();
@@ -70,6 +73,29 @@ async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
     view.budgets = vec![BudgetView { name: NODES_OUT.to_owned(), limit, members: out.into_values().collect() }];
     warn_of_left_out(view);
     Ok(())
+}
+
+/// `open` and those that ask and are older: a rollout is older than all of its children, and its question must not be hidden behind them.
+async fn with_all_that_ask(app: &App, mut open: Vec<Document>, counts: &[(Status, u64)]) -> Result<Vec<Document>, StoreError> {
+    let asks = |document: &Document| document.status == Status::NeedsOperator;
+    let asking = counts.iter().find(|(status, _)| *status == Status::NeedsOperator).map_or(0, |(_, count)| usize::try_from(*count).unwrap_or(usize::MAX));
+    let wanted = asking.min(STATUS_LINES_MAX);
+    let mut found = open.iter().filter(|document| asks(document)).count();
+    let mut offset = u32::try_from(open.len()).unwrap_or(u32::MAX);
+    for _ in 0..ASKING_PAGES_MAX {
+        if found >= wanted {
+            break;
+        }
+        let page = app.store.list(&Query { scope: Scope::Open, offset, limit: PAGE_MAX, ..Query::default() }).await?;
+        if page.is_empty() {
+            break;
+        }
+        offset = offset.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+        let older: Vec<Document> = page.into_iter().filter(asks).take(wanted - found).collect();
+        found += older.len();
+        open.extend(older);
+    }
+    Ok(open)
 }
 
 /// Until that is an alarm.

@@ -19,16 +19,21 @@ pub(super) async fn read(store: &Arc<dyn Store>, document: &Document) -> Result<
     let mut from = 1;
     for _ in 0..PAGES_MAX {
         let page = store.journal(&document.id, from, PAGE_MAX).await?;
-        match check_chain(before.as_ref(), from, &page) {
-            Ok(read) => entries.extend(read),
-            Err(bad) => {
-                let problem = crate::api::problem::chain(&bad);
-                return Ok((entries, Some(format!("{problem}; nothing from there on can be trusted"))));
-            }
+        if page.is_empty() {
+            break;
         }
-        let Some(newest) = page.last() else { break };
-        before = Some(newest.digest);
-        from += page.len() as u64;
+        // One by one: what comes before a bad one is told.
+        for stored in &page {
+            match check_chain(before.as_ref(), from, std::slice::from_ref(stored)) {
+                Ok(read) => entries.extend(read),
+                Err(bad) => {
+                    let problem = crate::api::problem::chain(&bad);
+                    return Ok((entries, Some(format!("{problem}; nothing from there on can be trusted"))));
+                }
+            }
+            before = Some(stored.digest);
+            from += 1;
+        }
         // It may have grown since `document` was read.
         if from > document.seq {
             return Ok((entries, None));

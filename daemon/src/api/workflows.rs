@@ -136,7 +136,8 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
         step.deadline = Some((current.deadline + state.paused.as_ref().map_or(Duration::ZERO, |pause| now.since(pause.since))).into());
     }
     let number = state.open_question();
-    let question = state.question().map(|question| QuestionView {
+    // Of a journal that is cut off nobody knows what was answered since.
+    let question = state.question().filter(|_| journal_problem.is_none()).map(|question| QuestionView {
         number,
         text: question.text.clone(),
         seen: question.seen.clone(),

@@ -247,6 +247,11 @@ async fn a_forged_entry_is_named_and_nothing_behind_it_is_trusted() {
     assert!(journal["broken"].as_str().unwrap().contains("entry 2"), "{journal}");
     let (_, shown) = site.get(&format!("/v1/workflows/{id}")).await;
     assert!(shown["journal_problem"].as_str().unwrap().contains("entry 2"), "{shown}");
+    assert_eq!(shown["created_by"], own_name(), "what comes before is told: {shown}");
+}
+
+fn own_name() -> String {
+    nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name
 }
 
 #[tokio::test]

@@ -649,6 +649,37 @@ async fn a_node_that_a_person_opens_is_not_emptied_any_further() {
 }
 
 #[tokio::test]
+async fn an_instance_whose_place_was_chosen_while_a_question_was_open_is_not_wiped() {
+    let disabled = |reason: &str| Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: reason.to_owned() };
+    let mut plan = SitePlan::uniform(3, 1)
+        .happens(15 * SECOND, Happens::ServiceEnabled { node: "gpu-01".to_owned() })
+        .happens(10 * MINUTE, Happens::InstanceCreated(InstancePlan::new("late").on("gpu-01")))
+        .happens(10 * MINUTE + SECOND, disabled("closed again, by ada"));
+    plan.latencies.schedule = 20 * SECOND;
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    assert!(scenario.question("gpu-01").await.text.contains("open"));
+    scenario.sim.clock.advance_to(MORNING + 10 * MINUTE + 2 * SECOND);
+    scenario.answer("gpu-01", "retry").await;
+    scenario.succeeded("gpu-01").await;
+    scenario.is_clean();
+    let late = scenario.sim.world.snapshot().instance("late").unwrap().clone();
+    assert!(late.vm_state == "active" && late.host.as_deref().is_some_and(|host| host != "gpu-01"), "{late:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_nova_has_disabled_by_itself_is_closed_renewed_and_opened() {
+    let auto = Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "AUTO: Connection to libvirt lost: 1".to_owned() };
+    let mut scenario = Scenario::new(SitePlan::uniform(3, 1).happens(Duration::ZERO, auto), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.succeeded("gpu-01").await;
+    assert!(scenario.enabled("gpu-01"));
+    scenario.is_clean();
+    let closed = scenario.sim.world.events().into_iter().any(|event| matches!(event.what, Happened::ServiceDisabled { ref reason, .. } if reason.starts_with("turnaround:")));
+    assert!(closed, "Nova opens what it has disabled itself");
+}
+
+#[tokio::test]
 async fn a_node_that_a_person_opens_while_it_is_installed_ends_open() {
     let plan = SitePlan::uniform(3, 0).happens(10 * MINUTE, Happens::ServiceEnabled { node: "gpu-01".to_owned() });
     let mut plan = plan;

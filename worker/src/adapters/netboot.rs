@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -158,7 +158,7 @@ impl BootFolder {
             || token.len() > TOKEN_CHARS_MAX
             || token.contains(|c| !is_plain(c))
         {
-            return Err("the token is not made of letters, digits and `-_.:/`".to_owned());
+            return Err(format!("the token `{token}` is not made of 1 to {TOKEN_CHARS_MAX} letters, digits and `-_.:/`: names of schedule and node are part of it"));
         }
         let report = match &ticket.report {
             // (Brackets stand in the URL of an IPv6 address.)
@@ -260,7 +260,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let unique = format!(".{}.{}-{}.new", name.to_string_lossy(), std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
     let new = folder.join(unique);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&new)?;
+        // Whatever this process's umask is: our unit's lets nobody else read.
+        file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)?;

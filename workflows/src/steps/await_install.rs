@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::installer::Heard;
+use super::confirm_empty::unsettled_again;
 use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, looks_for_the_reset, prepare, settle};
 use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
@@ -225,6 +226,9 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
             is_about_to_ask(cx, again, about, "came back with something else").await?;
             return Err(StepError::ask(came_back_wrong(&node, facts, &heard)));
         }
+    }
+    if let Some(note) = unsettled_again(cx)? {
+        return Ok(Progress::LookAgain { after: poll, note });
     }
     let mut reset = prepare(cx, &node).await?;
     again.reset = Some(reset.clone());

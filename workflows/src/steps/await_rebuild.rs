@@ -7,6 +7,7 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::await_install::InstalledBoot;
+use super::confirm_empty::unsettled_again;
 use super::rebuilding::{Asked, Intent, Kept, Settled, Word, looks_for_the_rebuild, rebuild, settle, word_of};
 use super::{Reason, Rebuild, needed, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
@@ -245,6 +246,9 @@ async fn protect(cx: &StepCx<'_>, node: &NodeName, id: &str) -> Result<(), StepE
 
 /// Has it rebuilt once more: the operator wanted that.
 async fn rebuild_again(cx: &StepCx<'_>, node: &NodeName, kept: Kept, poll: Duration) -> Result<Progress<InstalledBoot>, StepError> {
+    if let Some(note) = unsettled_again(cx)? {
+        return Ok(Progress::LookAgain { after: poll, note });
+    }
     let note = match rebuild(cx, node, Kept { other_since: None, ..kept }).await? {
         Asked::Began(_) => "is rebuilt once more".to_owned(),
         Asked::Locked(by) => format!("waits for {by}, who has it locked"),

@@ -63,9 +63,15 @@ pub(super) enum Reason {
     Ours,
     /// Another workflow of ours, which had found the node enabled (or not).
     Another { found_enabled: bool },
+    /// Nova itself, which opens the node again as soon as the fault is gone that it has seen.
+    Nova,
     /// Somebody else.
     Foreign,
 }
+
+/// Begins what Nova writes where it disables a service by itself, because libvirt is lost or builds fail (nova/virt/libvirt/driver.py, `_set_host_enabled`), and
+/// is how it knows which ones it may enable again.
+const BY_NOVA: &str = "AUTO: ";
 
 /// Begins the text of a reason once an operator has left the node as it is.
 const LEFT: &str = " left closed";
@@ -83,6 +89,9 @@ fn reason(id: &WorkflowId, found_enabled: bool, text: &str) -> String {
 }
 
 pub(super) fn whose(reason: Option<&str>, id: &WorkflowId) -> Reason {
+    if reason.is_some_and(|reason| reason.starts_with(BY_NOVA)) {
+        return Reason::Nova;
+    }
     let mut parts = reason.unwrap_or_default().splitn(4, ':');
     match (parts.next(), parts.next(), parts.next()) {
         (Some(OURS), Some(owner), Some(_)) if owner == id.as_str() => Reason::Ours,
@@ -182,6 +191,8 @@ fn is_to_be_reopened(found: &ComputeService, id: &WorkflowId) -> bool {
         || match whose(found.disabled_reason.as_deref(), id) {
             Reason::Ours => true,
             Reason::Another { found_enabled } => found_enabled,
+            // No person has closed it. Left with that reason, Nova would open it before it is renewed and checked.
+            Reason::Nova => true,
             Reason::Foreign => false,
         }
 }
@@ -192,6 +203,7 @@ fn would(node: &NodeName, found: &ComputeService, id: &WorkflowId) -> String {
     let why = reason.unwrap_or("no reason given");
     match (found.enabled, is_to_be_reopened(found, id)) {
         (true, _) => format!("disable nova-compute on {node}"),
+        (false, _) if whose(reason, id) == Reason::Nova => format!("keep {node} closed, which Nova has disabled by itself ({why}), and enable it at the end"),
         (false, true) if is_being_renewed(reason, id) => format!("keep {node} closed, as another workflow has it ({why}), and enable it at the end"),
         // (How it was found is no measure then, so somebody is asked before.)
         (false, true) => format!("keep {node} closed, as it was left ({why}), and enable it at the end, once an operator has said that it is whole"),
@@ -275,11 +287,7 @@ async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepErro
     let service = cx.ports.compute.service(&order.node).await?;
     let left = !service.enabled && matches!(whose(service.disabled_reason.as_deref(), cx.id), Reason::Another { .. });
     let note = "was never closed by this workflow";
-    Ok(if left {
-        Undone::DoneKeeping { keeps: vec![node_out(order)], note: format!("{note}, and stays as an operator had left it") }
-    } else {
-        as_counted(cx, order, note.to_owned())
-    })
+    Ok(as_counted(cx, order, if left { format!("{note}, and stays as an operator had left it") } else { note.to_owned() }))
 }
 
 /// An operator had left the node closed after an earlier workflow of ours, for a good reason: nothing was mended since. It stays
@@ -294,7 +302,8 @@ async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService)
         fresh(cx, looked, &order.node).await?;
         cx.ports.compute.close(&order.node, found.disabled_reason.as_deref().unwrap_or(OURS)).await?;
     }
-    Ok(Undone::DoneKeeping { keeps: vec![node_out(order)], note: "left closed, as an operator had left it".to_owned() })
+    let by = if whose(found.disabled_reason.as_deref(), cx.id) == Reason::Nova { "Nova" } else { "an operator" };
+    Ok(as_counted(cx, order, format!("left closed, as {by} had left it")))
 }
 
 /// Enables the node's compute service unless somebody else has disabled it meanwhile. Says what it did.
@@ -310,7 +319,7 @@ pub(super) async fn reopen_if_ours(cx: &StepCx<'_>, node: &NodeName) -> Result<S
             cx.ports.compute.reopen(node).await?;
             Ok("reopened".to_owned())
         }
-        Reason::Another { found_enabled: false } | Reason::Foreign => Ok(format!(
+        Reason::Another { found_enabled: false } | Reason::Nova | Reason::Foreign => Ok(format!(
             "left disabled: somebody else disabled it meanwhile ({})",
             service.disabled_reason.as_deref().unwrap_or("no reason given")
         )),
@@ -345,6 +354,7 @@ mod tests {
             (Some(left(true)), true, "keep gpu-03 closed, as it was left (turnaround:roll-2.gpu-03:found-enabled: left closed by an operator, since 22:00), and enable it at the end, once an operator"),
             (Some(reason(&other, true, "node OS update")), true, "keep gpu-03 closed, as another workflow has it (turnaround:roll-2.gpu-03:found-enabled: node OS update), and enable it at the end"),
             (Some(left(false)), false, "leave gpu-03 disabled as it is (turnaround:roll-2.gpu-03:found-disabled: left closed by an operator, since 22:00), and not enable"),
+            (Some("AUTO: Connection to libvirt lost: 1".to_owned()), true, "keep gpu-03 closed, which Nova has disabled by itself (AUTO: Connection to libvirt lost: 1), and enable it at the end"),
             (Some("DIMM, ask bob".to_owned()), false, "leave gpu-03 disabled as it is (DIMM, ask bob), and not enable it at the end"),
             (None, false, "leave gpu-03 disabled as it is (no reason given), and not enable it at the end"),
         ];

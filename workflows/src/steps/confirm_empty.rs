@@ -1,5 +1,7 @@
 //! Confirms by more than one witness that nothing lives on a node any more.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
@@ -10,6 +12,15 @@ use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
+
+/// What is waited for before anything is wiped, if an operator has asked for another try: the node may have been open until then, and an instance whose place
+/// was chosen meanwhile is shown to nobody before the node has taken it.
+pub(super) fn unsettled_again(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
+    let settle = Duration::from_millis(order(cx)?.rules.settle_ms);
+    let again = cx.tried_since().filter(|tried| cx.begun().is_some_and(|begun| *tried > begun));
+    let waits = again.is_some_and(|again| cx.now().since(again) < settle);
+    Ok(waits.then(|| format!("waits {} s for instances that may have been on their way to it until you answered", settle.as_secs())))
+}
 
 /// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
 pub struct ConfirmEmpty;
@@ -59,16 +70,21 @@ impl Step for ConfirmEmpty {
         if objections.is_empty() && cx.begun().is_none() {
             return Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: it is", order.node) });
         }
-        if objections.is_empty() {
+        if objections.is_empty() && unsettled_again(cx)?.is_none() {
             return Ok(Observed::AlreadyDone(Empty {}));
         }
         Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: {}", order.node, objections.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Empty>, StepError> {
-        let node = order(cx)?.node;
+        let order = order(cx)?;
+        let node = order.node;
+        let objections = objections(cx, &node).await?;
+        if let (true, Some(note)) = (objections.is_empty(), unsettled_again(cx)?) {
+            return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
+        }
         let mut question = Question::new(format!("{node} was emptied and is not empty: what now?"));
-        for objection in objections(cx, &node).await? {
+        for objection in objections {
             question = question.seen(objection);
         }
         Err(StepError::ask(

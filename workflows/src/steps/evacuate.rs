@@ -270,8 +270,8 @@ fn policy(cx: &StepCx<'_>) -> Policy {
 /// has taken it.
 fn unsettled(cx: &StepCx<'_>) -> Result<Duration, StepError> {
     let settle = Duration::from_millis(order(cx)?.rules.settle_ms);
-    // A dry run has not begun anything.
-    Ok(cx.begun().map_or(Duration::ZERO, |begun| settle.saturating_sub(cx.now().since(begun))))
+    // A dry run has not begun anything. Whoever asks for another try may have closed the node only just now.
+    Ok(cx.begun().and(cx.tried_since()).map_or(Duration::ZERO, |since| settle.saturating_sub(cx.now().since(since))))
 }
 
 /// One look at one node's evacuation.

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::confirm_empty::unsettled_again;
 use super::rebuilding::{Asked, Intent, Kept, RECORD_POLL, Settled, looks_for_the_rebuild, rebuild, settle};
 use super::{order, queues};
 use crate::engine::{Observed, Progress, Step, StepCx, StepError};
@@ -45,6 +46,9 @@ impl Step for Rebuild {
                 Settled::Began => return Ok(Progress::Done(Rebuilding { intent: intent.clone() })),
                 Settled::NeverBegan => {}
             }
+        }
+        if let Some(note) = unsettled_again(cx)? {
+            return Ok(Progress::LookAgain { after: RECORD_POLL, note });
         }
         Ok(match rebuild(cx, &node, kept).await? {
             Asked::Began(intent) => Progress::Done(Rebuilding { intent: *intent }),

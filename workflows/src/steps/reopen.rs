@@ -33,6 +33,8 @@ async fn unsettled(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
     let order = order(cx)?;
     let settle = Duration::from_millis(order.rules.rejoin_settle_ms);
     let known: Option<Reporting> = cx.checkpoint()?;
+    // While a question was open, nobody has looked.
+    let known = known.map(|known| Reporting { since: known.since.filter(|since| Some(*since) >= cx.tried_since()) });
     if !cx.ports.compute.service(&order.node).await?.up {
         if known.is_none_or(|known| known.since.is_some()) {
             cx.save(&Reporting { since: None }, "nova-compute does not report any more").await?;

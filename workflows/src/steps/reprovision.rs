@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::confirm_empty::unsettled_again;
 use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, looks_for_the_reset, prepare, settle};
 use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
@@ -62,6 +63,9 @@ impl Step for Reprovision {
                 }
                 Settled::NeverHappened => {}
             }
+        }
+        if let Some(note) = unsettled_again(cx)? {
+            return Ok(Progress::LookAgain { after: SETTLE_POLL, note });
         }
         let mut reset = prepare(cx, &node).await?;
         let carried_out = if cfg!(feature = "bug-effect-before-intent") {

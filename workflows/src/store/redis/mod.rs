@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::high_water::{HighWater, Standing};
 use super::{
-    Advance, Advanced, Backlog, Created, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
+    Advance, Advanced, Backlog, Created, Digest, Document, Durability, Holding, NewWorkflow, PAGE_MAX, Query, Queue, Resource,
     Signalled, Status, Store, StoreError, StoreEvent, StoredEntry, StoredSignal, WorkflowId, limits,
 };
 use crate::clock::Timestamp;
@@ -47,7 +47,6 @@ use connection::{Connection, Server};
 use creations::Creations;
 use direct::Direct;
 use encode::Part;
-use entries::Unreadable;
 use events::Events;
 use keys::Keys;
 use reply::{Answer, Malformed, Reply};
@@ -154,7 +153,6 @@ impl RedisStore {
     /// Entries of one journal from place `from` (1 is the first), at most `limit`; fewer where it ends.
     async fn entries(&self, operation: &'static str, id: &WorkflowId, from: u64, limit: u64) -> Result<Vec<StoredEntry>, StoreError> {
         let Some(end) = from.checked_add(limit) else { return Ok(Vec::new()) };
-        let damaged = |source: Unreadable| StoreError::Damaged { operation, what: format!("the journal of {id}"), source: source.into() };
         let (mut first, mut fields) = (from, self.fields(operation, id, from, end).await?);
         // Where the commit begins that the entry is of.
         let begins = |first: u64, fields: &[Value]| (first..=from).zip(fields).filter(|(_, field)| !matches!(field, Value::Nil)).last().map(|(place, _)| place);
@@ -168,7 +166,10 @@ impl RedisStore {
         }
         let Some(begins) = begins(first, &fields) else { return Ok(Vec::new()) };
         let mut entries = Vec::new();
-        entries::follow(fields, first, begins, &mut entries).map_err(damaged)?;
+        // What can't be read is an entry that nothing seals: who reads it names it, and sees what comes before. It hides no other workflow.
+        if let Err(unreadable) = entries::follow(fields, first, begins, &mut entries) {
+            entries.push(StoredEntry { digest: Digest::NONE, body: unreadable.to_string() });
+        }
         let skip = usize::try_from(from - begins).unwrap_or(usize::MAX).min(entries.len());
         entries.drain(..skip);
         entries.truncate(usize::try_from(limit).unwrap_or(usize::MAX));

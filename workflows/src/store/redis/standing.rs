@@ -67,16 +67,21 @@ impl RedisStore {
     pub(super) async fn accepted(&self, remembered: &HighWater, by: &str) -> Result<Option<Standing>, StoreError> {
         const OPERATION: &str = "accept the store as it is";
         let script = &self.scripts.accept;
-        let mut call = script.call(&self.keys);
-        call.arg(by)
-            .arg(&remembered.witness)
-            .arg(fresh_identity())
-            .arg(remembered.identity.as_deref().unwrap_or_default())
-            .arg(remembered.accepted.millis())
-            .arg(remembered.revision);
-        match script.run(&self.connection, OPERATION, call).await? {
-            Value::Nil => Ok(None),
-            answer => standing(answer).map(Some).map_err(|source| damaged_answer(OPERATION, source)),
+        let mut from = 0;
+        loop {
+            let mut call = script.call(&self.keys);
+            call.arg(from)
+                .arg(by)
+                .arg(&remembered.witness)
+                .arg(fresh_identity())
+                .arg(remembered.identity.as_deref().unwrap_or_default())
+                .arg(remembered.accepted.millis())
+                .arg(remembered.revision);
+            match script.run(&self.connection, OPERATION, call).await? {
+                Value::Nil => return Ok(None),
+                Value::Int(next) => from = next,
+                answer => return standing(answer).map(Some).map_err(|source| damaged_answer(OPERATION, source)),
+            }
         }
     }
 }

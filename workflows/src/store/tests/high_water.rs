@@ -1,16 +1,19 @@
 //! A real Redis that loses something: what is noticed, and what is no loss.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::faults::commit;
 use super::sample;
 use crate::store::high_water::{HighWater, Loss, Standing};
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Advance, CLAIM_MAX, Claim, Created, Next, Queue, Store, StoreError};
 
 const WHO: &str = "daemon at host:1";
+const LONG: Duration = Duration::from_secs(600);
 
 /// What one daemon does each second.
 struct Witness {
@@ -117,6 +120,33 @@ async fn a_store_that_was_emptied_is_halted() {
     witness.remembered = witness.remembered.after(&accepted);
     witness.create("w").await;
     assert_eq!(witness.loss().await, None);
+}
+
+/// More than one slice of what a script does at once.
+#[tokio::test]
+async fn all_of_a_large_store_is_due_once_it_is_accepted() {
+    const OPEN: usize = 2_345;
+    let server = PrivateRedis::start();
+    let mut witness = Witness::of(&server).await;
+    let names: Vec<String> = (0..OPEN).map(|number| format!("w{number}")).collect();
+    let created = names.iter().map(|name| witness.store.create(sample(name)));
+    assert!(futures::future::join_all(created).await.iter().all(Result::is_ok));
+    let mut parked = 0;
+    while parked < OPEN {
+        let claim = Some(Claim { max: CLAIM_MAX, lease: LONG, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
+        let claimed = witness.store.advance(&Advance { lease: LONG, claim, ..Advance::default() }).await.unwrap().claimed;
+        parked += claimed.len();
+        let commits = claimed.iter().map(|claimed| commit(&claimed.document.id, claimed.fence, claimed.document.seq, claimed.document.head, Next::Signal)).collect();
+        witness.store.advance(&Advance { lease: LONG, commits, ..Advance::default() }).await.unwrap();
+    }
+    let waiting = async |store: &RedisStore| store.backlog(&[Queue::DEFAULT], store.now().await.unwrap()).await.unwrap().due[0].count;
+    assert_eq!(waiting(&witness.store).await, 0);
+    assert_eq!(witness.loss().await, None);
+    witness.remembered.revision += 1_000_000;
+    assert!(witness.loss().await.is_some());
+    witness.store.accept(&witness.remembered, "ada").await.unwrap().expect("it was halted");
+    assert_eq!(waiting(&witness.store).await, OPEN as u64);
+    witness.create("ordered").await;
 }
 
 #[tokio::test]
