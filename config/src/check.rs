@@ -507,6 +507,12 @@ impl RawNodeOs {
             let help = "write a longer `evacuate_deadline` too, or wait for owners no longer than that";
             problems.add(&written.span, "owners can't be waited for until `evacuate_deadline`, when an operator is asked about the whole node", help);
         }
+        if let (Some(written), Some(settle), Some(deadline)) = (self.settle.written(), settle, evacuate_deadline)
+            && settle >= deadline
+        {
+            let help = "write a longer `evacuate_deadline` too, or a shorter `settle`";
+            problems.add(&written.span, "a node could not be found empty before `evacuate_deadline`", help);
+        }
         let install_deadline = problems.length(&self.install_deadline, &limits::INSTALL_DEADLINE);
         let installer_deadline = problems.length(&self.installer_deadline, &limits::INSTALLER_DEADLINE);
         let rejoin_deadline = problems.length(&self.rejoin_deadline, &limits::REJOIN_DEADLINE);

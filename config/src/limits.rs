@@ -198,8 +198,9 @@ pub(crate) const REJOIN_DEADLINE: Limits<Duration> = Limits { least: seconds(1),
 pub(crate) const REJOIN_SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(120), most: hours(1) };
 
 /// From closing a node until it may be found empty.
-// Between the choice of a node for an instance and the node's taking it stand the message queue and its time limit of 60 s.
-pub(crate) const SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(60), most: hours(1) };
+// Between the choice of a node for an instance and the node's taking it stand the message queue and its time limit of 60 s. Steps of half an hour wait for it after
+// an operator's word, so it is well below that.
+pub(crate) const SETTLE: Limits<Duration> = Limits { least: millis(10), default: seconds(60), most: minutes(15) };
 
 /// For the owner of an instance that only he can have moved.
 // None by default: somebody has to tell owners that their instance is waited for, and Turnaround does not yet.

@@ -1,10 +1,11 @@
 //! GET /v1/status: how things stand, on one page. It answers also while the store does not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use turnaround_workflows::store::{Document, PAGE_MAX, Query, Scope, Status, StoreError};
+use turnaround_workflows::store::{Document, PAGE_MAX, Query, Scope, Status, StoreError, WorkflowId};
 use turnaround_workflows::updates::NODES_OUT;
 
 use super::app::App;
@@ -75,15 +76,16 @@ async fn look(app: &App, view: &mut StatusView) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// `open` and those that ask and are older: a rollout is older than all of its children, and its question must not be hidden behind them.
+/// `open` and those that ask and are older: a rollout is older than all of its children, and its question must not be hidden behind them. Of more than are shown the
+/// oldest.
 async fn with_all_that_ask(app: &App, mut open: Vec<Document>, counts: &[(Status, u64)]) -> Result<Vec<Document>, StoreError> {
     let asks = |document: &Document| document.status == Status::NeedsOperator;
     let asking = counts.iter().find(|(status, _)| *status == Status::NeedsOperator).map_or(0, |(_, count)| usize::try_from(*count).unwrap_or(usize::MAX));
-    let wanted = asking.min(STATUS_LINES_MAX);
+    let mut known: BTreeSet<WorkflowId> = open.iter().map(|document| document.id.clone()).collect();
     let mut found = open.iter().filter(|document| asks(document)).count();
     let mut offset = u32::try_from(open.len()).unwrap_or(u32::MAX);
     for _ in 0..ASKING_PAGES_MAX {
-        if found >= wanted {
+        if found >= asking {
             break;
         }
         let page = app.store.list(&Query { scope: Scope::Open, offset, limit: PAGE_MAX, ..Query::default() }).await?;
@@ -91,10 +93,17 @@ async fn with_all_that_ask(app: &App, mut open: Vec<Document>, counts: &[(Status
             break;
         }
         offset = offset.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
-        let older: Vec<Document> = page.into_iter().filter(asks).take(wanted - found).collect();
+        // What is created meanwhile moves others into the next page.
+        let older: Vec<Document> = page.into_iter().filter(|document| asks(document) && known.insert(document.id.clone())).collect();
         found += older.len();
         open.extend(older);
     }
+    let mut too_many = found.saturating_sub(STATUS_LINES_MAX);
+    open.retain(|document| {
+        let drop = too_many > 0 && asks(document);
+        too_many -= usize::from(drop);
+        !drop
+    });
     Ok(open)
 }
 

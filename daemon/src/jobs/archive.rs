@@ -89,9 +89,12 @@ impl ArchiveFinished {
         let mut journal = Vec::new();
         for _ in 0..JOURNAL_PAGES_MAX {
             let page = self.store.journal(&document.id, journal.len() as u64 + 1, PAGE_MAX).await?;
-            let full = page.len() >= PAGE_MAX as usize;
+            // A page may end early at what can't be read: what follows is evidence, too.
+            if page.is_empty() {
+                break;
+            }
             journal.extend(page);
-            if !full {
+            if journal.len() as u64 >= document.seq {
                 break;
             }
         }

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
+use turnaround_daemon::wire::STATUS_LINES_MAX;
 use turnaround_workflows::engine::{AnswerEffect, Checkpoint, ChildStarted, Event, Outcome, Question, UnwindCause, start};
 use turnaround_workflows::store::{Digest, Next, Resource, Store as _, Take, WorkflowId};
 use turnaround_workflows::updates::{self, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
@@ -252,6 +253,20 @@ async fn a_forged_entry_is_named_and_nothing_behind_it_is_trusted() {
 
 fn own_name() -> String {
     nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name
+}
+
+#[tokio::test]
+async fn a_question_is_shown_however_many_younger_workflows_are_open() {
+    let site = Site::start().await;
+    let id = super::signals::asking(&site).await;
+    for number in 0..STATUS_LINES_MAX + 20 {
+        site.clock.advance(Duration::from_millis(1));
+        let (code, _) = site.post_with_key("/v1/surveys", &format!("{number}"), &json!({})).await;
+        assert_eq!(code, 201);
+    }
+    let (_, status) = site.get("/v1/status").await;
+    let questions: Vec<_> = status["questions"].as_array().unwrap().iter().map(|line| line["id"].as_str().unwrap()).collect();
+    assert_eq!((questions, status["open"].as_array().unwrap().len(), &status["truncated"]), (vec![id.as_str()], STATUS_LINES_MAX, &json!(true)));
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn what_can_not_be_followed_is_refused_while_its_author_looks() {
     }
 }
 
-async fn asking(site: &Site) -> WorkflowId {
+pub(crate) async fn asking(site: &Site) -> WorkflowId {
     let id = site.rollout().await;
     let question = Question::new("what now?")
         .answer("retry", AnswerEffect::Retry, "tries again")

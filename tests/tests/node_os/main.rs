@@ -668,6 +668,21 @@ async fn an_instance_whose_place_was_chosen_while_a_question_was_open_is_not_wip
 }
 
 #[tokio::test]
+async fn what_is_waited_for_after_a_word_on_one_step_is_waited_for_in_the_next_ones() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.faults.outages = vec![Outage { api: Api::NetBoot, node: None, from: Duration::ZERO, lasts: 2 * HOUR }];
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let state = scenario.state("gpu-01").await;
+    assert_eq!(state.current.unwrap().step, "stage-image");
+    scenario.sim.clock.advance_to(MORNING + 3 * HOUR);
+    scenario.answer("gpu-01", "retry").await;
+    scenario.succeeded("gpu-01").await;
+    let reset = scenario.sim.world.events().into_iter().find(|event| matches!(event.what, Happened::ResetRequested { .. })).unwrap();
+    assert!(reset.at.since(MORNING) >= 3 * HOUR + 30 * SECOND, "{reset:?}");
+}
+
+#[tokio::test]
 async fn a_node_that_nova_has_disabled_by_itself_is_closed_renewed_and_opened() {
     let auto = Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "AUTO: Connection to libvirt lost: 1".to_owned() };
     let mut scenario = Scenario::new(SitePlan::uniform(3, 1).happens(Duration::ZERO, auto), &["gpu-01"], 1).await;

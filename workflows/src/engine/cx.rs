@@ -91,6 +91,11 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().map(|current| current.begun)
     }
 
+    /// When an operator last asked for another try, of whichever step.
+    pub fn retried(&self) -> Option<Timestamp> {
+        self.state.retried
+    }
+
     /// What an operator has answered to the newest question of this step; None while none was answered.
     pub fn answered(&self) -> Option<&str> {
         self.state.current.as_ref().filter(|current| current.step == self.step)?.answered.as_deref()

@@ -36,6 +36,9 @@ pub struct State {
     /// Questions that it has asked so far.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub questions: u32,
+    /// When an operator last asked for another try, of whichever step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +153,7 @@ impl State {
             reports: Vec::new(),
             note: String::new(),
             questions: 0,
+            retried: None,
         })
     }
 
@@ -232,6 +236,7 @@ impl State {
                 current.deadline = *deadline;
                 current.succeeded_somewhat();
                 current.stage = Stage::Running;
+                self.retried = Some(at);
             }
             Event::ChildrenStarted { step, children, note } => {
                 self.note.clone_from(note);

@@ -53,7 +53,7 @@ impl Closed {
 }
 
 /// Takes the node's lock and a share of the budget, and disables its compute service with our reason. A node that somebody
-/// else disabled stays as it is, and is never enabled by us.
+/// else disabled stays as it is, and is never enabled by us. What Nova has disabled by itself is nobody's wish, and is closed and enabled like an open one.
 pub struct Close;
 
 /// Who left a reason.
@@ -69,7 +69,7 @@ pub(super) enum Reason {
     Foreign,
 }
 
-/// Begins what Nova writes where it disables a service by itself, because libvirt is lost or builds fail (nova/virt/libvirt/driver.py, `_set_host_enabled`), and
+/// Begins what Nova writes where it disables a service by itself, because libvirt is lost (nova/virt/libvirt/driver.py, `_set_host_enabled`), and
 /// is how it knows which ones it may enable again.
 const BY_NOVA: &str = "AUTO: ";
 
@@ -264,6 +264,13 @@ fn told<T>(node: &NodeName, what: &str, answer: Result<T, PortError>) -> Result<
 /// What was written down before this try. Somebody may have disabled the node since: that is theirs, then, and stays.
 async fn heard(cx: &StepCx<'_>, closed: Closed) -> Result<Closed, StepError> {
     let found = cx.ports.compute.service(&order(cx)?.node).await?;
+    let by_nova = |service: &ComputeService| !service.enabled && whose(service.disabled_reason.as_deref(), cx.id) == Reason::Nova;
+    if found.enabled && by_nova(&closed.found) {
+        // Going back, it would be closed again by a word of Nova's that Nova has taken back.
+        let closed = Closed { found, ..closed };
+        cx.save(&closed, "opened by Nova meanwhile").await?;
+        return Ok(closed);
+    }
     if !closed.reopen || found.enabled || whose(found.disabled_reason.as_deref(), cx.id) != Reason::Foreign {
         return Ok(closed);
     }
@@ -291,7 +298,7 @@ async fn not_ours(cx: &StepCx<'_>, order: &NodeOrder) -> Result<Undone, StepErro
 }
 
 /// An operator had left the node closed after an earlier workflow of ours, for a good reason: nothing was mended since. It stays
-/// closed with the reason it had, and goes on counting as out.
+/// closed with the reason it had, and goes on counting as out if it did.
 async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService) -> Result<Undone, StepError> {
     let looked = cx.just_now().await;
     let service = cx.ports.compute.service(&order.node).await?;
@@ -302,8 +309,11 @@ async fn leave_again(cx: &StepCx<'_>, order: &NodeOrder, found: &ComputeService)
         fresh(cx, looked, &order.node).await?;
         cx.ports.compute.close(&order.node, found.disabled_reason.as_deref().unwrap_or(OURS)).await?;
     }
-    let by = if whose(found.disabled_reason.as_deref(), cx.id) == Reason::Nova { "Nova" } else { "an operator" };
-    Ok(as_counted(cx, order, format!("left closed, as {by} had left it")))
+    let note = match whose(found.disabled_reason.as_deref(), cx.id) {
+        Reason::Nova => "left closed, as Nova had left it: Nova opens it when its libvirt is connected the next time, and not before",
+        Reason::Ours | Reason::Another { .. } | Reason::Foreign => "left closed, as an operator had left it",
+    };
+    Ok(as_counted(cx, order, note.to_owned()))
 }
 
 /// Enables the node's compute service unless somebody else has disabled it meanwhile. Says what it did.

@@ -13,12 +13,12 @@ use crate::store::Queue;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
 
-/// What is waited for before anything is wiped, if an operator has asked for another try: the node may have been open until then, and an instance whose place
+/// What is waited for before anything is wiped, if an operator has asked for another try, also of an earlier step: the node may have been open until then, and an instance whose place
 /// was chosen meanwhile is shown to nobody before the node has taken it.
 pub(super) fn unsettled_again(cx: &StepCx<'_>) -> Result<Option<String>, StepError> {
     let settle = Duration::from_millis(order(cx)?.rules.settle_ms);
-    let again = cx.tried_since().filter(|tried| cx.begun().is_some_and(|begun| *tried > begun));
-    let waits = again.is_some_and(|again| cx.now().since(again) < settle);
+    // A dry run has not begun anything.
+    let waits = cx.begun().and(cx.retried()).is_some_and(|again| cx.now().since(again) < settle);
     Ok(waits.then(|| format!("waits {} s for instances that may have been on their way to it until you answered", settle.as_secs())))
 }
 
@@ -73,7 +73,8 @@ impl Step for ConfirmEmpty {
         if objections.is_empty() && unsettled_again(cx)?.is_none() {
             return Ok(Observed::AlreadyDone(Empty {}));
         }
-        Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: {}", order.node, objections.join("; ")) })
+        let now = if objections.is_empty() { unsettled_again(cx)?.unwrap_or_default() } else { objections.join("; ") };
+        Ok(Observed::ToDo { would: format!("make sure that {} is empty; now: {now}", order.node) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Empty>, StepError> {

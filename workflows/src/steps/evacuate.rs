@@ -271,7 +271,8 @@ fn policy(cx: &StepCx<'_>) -> Policy {
 fn unsettled(cx: &StepCx<'_>) -> Result<Duration, StepError> {
     let settle = Duration::from_millis(order(cx)?.rules.settle_ms);
     // A dry run has not begun anything. Whoever asks for another try may have closed the node only just now.
-    Ok(cx.begun().and(cx.tried_since()).map_or(Duration::ZERO, |since| settle.saturating_sub(cx.now().since(since))))
+    let since = cx.begun().map(|begun| cx.retried().map_or(begun, |retried| retried.max(begun)));
+    Ok(since.map_or(Duration::ZERO, |since| settle.saturating_sub(cx.now().since(since))))
 }
 
 /// One look at one node's evacuation.

@@ -114,6 +114,9 @@ async fn a_workflow_that_is_garbage_holds_up_no_claim_of_the_others() {
         let listed: BTreeSet<_> = store.list(&Query { limit: 10, ..Query::default() }).await.unwrap().into_iter().map(|one| one.id.to_string()).collect();
         assert!(listed.is_superset(&names(&GOOD)), "{what}: {listed:?}");
         assert!(!store.counts().await.unwrap().is_empty(), "{what}");
+        // And of the bad one what there is: an entry that can't be read is one that nothing seals.
+        let journal = store.journal(&"bad".parse().unwrap(), 1, 10).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(what != "its journal is no entry" || journal.len() == 1 && journal[0].digest == Digest::NONE, "{what}: {journal:?}");
         drop(server);
     }
 }
