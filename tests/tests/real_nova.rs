@@ -192,8 +192,8 @@ async fn a_refused_migration_is_a_question_in_novas_words_and_retry_ends_well() 
     for line in [
         format!("NEEDS YOU: an instance can't be moved off gpu-01: what now? {name} ({active}): Migration pre-check error: injected fault: check\n"),
         format!("    - {name} ({active}): Migration pre-check error: injected fault: check\n"),
-        format!("      turnaround answer {node} retry\n"),
-        format!("      turnaround answer {node} unwind\n"),
+        format!("      turnaround answer {node} retry --question 1\n"),
+        format!("      turnaround answer {node} unwind --question 1\n"),
     ] {
         assert!(asked.contains(&line), "{line}\nis not in\n{asked}");
     }
