@@ -674,3 +674,12 @@ fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
     let help = "leave out `expect` if it must be as it was before, or `as_found` if you know what it must be";
     assert_only(both, "there are both `expect` and `as_found`", help);
 }
+
+#[test]
+fn no_time_that_a_node_is_waited_for_is_longer_than_the_patience_with_it() {
+    let (reason, help) = only("[node_os]\nevacuate_deadline = \"60s\"\nsettle = \"60s\"\n");
+    assert_eq!((reason.as_str(), help.as_str()), ("a node could not be found empty before `evacuate_deadline`", "write a longer `evacuate_deadline` too, or a shorter `settle`"));
+    let (reason, _) = only("[node_os]\nevacuate_deadline = \"2h\"\nowner_wait = \"2h\"\n");
+    assert!(reason.starts_with("owners can't be waited for until `evacuate_deadline`"), "{reason}");
+    assert_good("[node_os]\nevacuate_deadline = \"61s\"\nsettle = \"60s\"\n");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use turnaround_tests::renewal::{Renewal, site_with};
 use turnaround_tests::sim::{Death, MORNING};
+use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::rehearsal::{ALWAYS, Api, Happened, Outage};
 use turnaround_workflows::store::Status;
 
@@ -54,6 +55,28 @@ async fn a_compute_service_that_comes_and_goes_is_not_back_until_it_has_reported
     assert!(!renewal.is_open());
     renewal.answer("leave").await;
     assert_eq!((renewal.status().await, renewal.is_open()), (Status::Failed, false));
+}
+
+/// What it did while a question was open nobody has seen: also where it was asked while the service reported, and reports at the first look since.
+#[tokio::test]
+async fn after_a_question_a_compute_service_has_to_report_for_a_while_once_more() {
+    let mut asked_while_up = 0;
+    for up_for in (10..100).step_by(6) {
+        let mut plan = site_with(|node| node.faults.flaps = 20);
+        plan.latencies.rejoin = Duration::from_secs(up_for);
+        let mut renewal = Renewal::of(plan, None).await;
+        if renewal.status().await != Status::NeedsOperator || !renewal.question().await.seen[0].starts_with("nova-compute has to report") {
+            continue;
+        }
+        asked_while_up += 1;
+        renewal.sim.clock.advance(2 * HOUR);
+        let answered = renewal.sim.clock.now();
+        renewal.answer("retry").await;
+        assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
+        let opened = renewal.sim.world.events().into_iter().rfind(|event| matches!(event.what, Happened::ServiceEnabled { .. })).unwrap();
+        assert!(opened.at.since(answered) >= 2 * MINUTE, "up for {up_for} s: {opened:?}, answered at {answered}");
+    }
+    assert!(asked_while_up > 0, "it was always asked while the service was silent");
 }
 
 #[tokio::test]

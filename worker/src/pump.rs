@@ -176,15 +176,6 @@ impl Batch {
     }
 }
 
-/// However it ends, nobody goes on under a lease that is not looked after any more.
-impl Drop for Loop {
-    fn drop(&mut self) {
-        for held in self.held.values() {
-            held.lost.cancel();
-        }
-    }
-}
-
 struct Loop {
     shared: Arc<Shared>,
     to_queue: mpsc::Sender<Leased>,
@@ -203,6 +194,15 @@ struct Loop {
     bell: Arc<Notify>,
     /// Whether there is a free slot: without one nobody listens to the bell.
     free: watch::Sender<bool>,
+}
+
+/// However it ends, nobody goes on under a lease that is not looked after any more.
+impl Drop for Loop {
+    fn drop(&mut self) {
+        for held in self.held.values() {
+            held.lost.cancel();
+        }
+    }
 }
 
 impl Loop {
