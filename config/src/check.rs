@@ -286,7 +286,7 @@ impl RawNetBoot {
         }
         let directory =
             problems.need(&self.here, &self.directory, "\"/srv/netboot\"", |text| values::absolute_path(text));
-        let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::web_url(text));
+        let url = problems.need(&self.here, &self.url, "\"http://192.0.2.1/boot\"", |text| values::netboot_url(text));
         Some(Some(NetBoot { directory: directory?, url: url?, reports: reports? }))
     }
 

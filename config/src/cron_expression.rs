@@ -1,7 +1,7 @@
 //! A cron expression that has been read: which field is wrong if it has not, and when it fires next.
 //!
-//! Because clocks jump twice a year. `posix` is left to croner, which does at a jump what crond does. `quartz` is
-//! walked in local time without any zone and mapped to instants here, as its library skips or doubles ticks then.
+//! Because clocks jump twice a year. What is meant for certain times of the day is walked in local time without any zone and mapped to instants here,
+//! as both libraries skip or double some ticks then. What goes by `*` or a step in `posix` is left to croner, which goes on at its pace as crond does.
 
 use std::str::FromStr;
 
@@ -56,7 +56,8 @@ const NICKNAMES: [(&str, &str); 7] = [
 
 #[derive(Debug, Clone)]
 pub(crate) enum CronExpression {
-    Posix(Box<croner::Cron>),
+    /// At certain times of the day, or (false) at a pace.
+    Posix(Box<croner::Cron>, bool),
     Quartz(Box<cron::Schedule>),
 }
 
@@ -92,7 +93,9 @@ impl CronExpression {
         match dialect {
             Dialect::Posix => {
                 let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-                parser.parse(text).ok().map(|cron| CronExpression::Posix(Box::new(cron)))
+                // As crond tells them apart; croner takes only one minute and one hour for times of the day.
+                let at_times = text.split_whitespace().take(2).all(|field| !field.contains(['*', '/', '?']));
+                parser.parse(text).ok().map(|cron| CronExpression::Posix(Box::new(cron), at_times))
             }
             Dialect::Quartz => {
                 cron::Schedule::from_str(text).ok().map(|cron| CronExpression::Quartz(Box::new(cron)))
@@ -102,20 +105,21 @@ impl CronExpression {
 
     /// The first tick later than `after`.
     pub(crate) fn next_after(&self, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        // Whatever the clock shows at or before `after` has fired; only times it has not yet shown are asked.
+        let shown = after.with_timezone(&zone).naive_local().and_utc();
         match self {
-            CronExpression::Posix(cron) => {
+            CronExpression::Posix(cron, true) => first_after(zone, after, cron.iter_after(shown)),
+            CronExpression::Posix(cron, false) => {
                 cron.find_next_occurrence(&after.with_timezone(&zone), false).ok().map(|tick| tick.to_utc())
             }
-            CronExpression::Quartz(cron) => {
-                // Whatever the clock shows at or before `after` has fired; only times it has not yet shown are asked.
-                let shown = after.with_timezone(&zone).naive_local().and_utc();
-                cron.after(&shown)
-                    .take(TICKS_IN_A_JUMP_MAX)
-                    .filter_map(|tick| instant(zone, tick.naive_utc()))
-                    .find(|tick| *tick > after)
-            }
+            CronExpression::Quartz(cron) => first_after(zone, after, cron.after(&shown)),
         }
     }
+}
+
+/// The first of these local times whose instant is later than `after`.
+fn first_after(zone: Tz, after: DateTime<Utc>, ticks: impl Iterator<Item = DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    ticks.take(TICKS_IN_A_JUMP_MAX).filter_map(|tick| instant(zone, tick.naive_utc())).find(|tick| *tick > after)
 }
 
 /// The instant at which clocks in `zone` show `local`: the earlier one where they show it twice, and the moment of the

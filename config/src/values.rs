@@ -257,7 +257,23 @@ pub(crate) fn host(text: &str) -> Result<String, Wrong> {
 
 /// `http://` or `https://`, without credentials; a slash at the end is dropped.
 pub(crate) fn web_url(text: &str) -> Result<String, Wrong> {
-    let example = "write a URL such as \"https://192.0.2.11\"";
+    url_like("https://192.0.2.11", text)
+}
+
+/// Where GRUB fetches from, which knows no TLS.
+pub(crate) fn netboot_url(text: &str) -> Result<String, Wrong> {
+    let url = url_like("http://192.0.2.1/boot", text)?;
+    match url.strip_prefix("https://") {
+        None => Ok(url),
+        Some(place) => {
+            let help = format!("write \"http://{}\", and let the files be offered there by plain HTTP", show(place));
+            Err(Wrong::new("GRUB fetches from here, and knows no https", help))
+        }
+    }
+}
+
+fn url_like(example: &str, text: &str) -> Result<String, Wrong> {
+    let example = format!("write a URL such as \"{example}\"");
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let Some(rest) = rest else {
         return Err(Wrong::new(format!("`{}` is not an http or https URL", show_url(text)), example));

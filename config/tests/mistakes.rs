@@ -1,7 +1,7 @@
 //! Because an operator mends a file in one go only if all of its mistakes are shown in one go.
 #![allow(clippy::unwrap_used)]
 
-use turnaround_config::{Report, check, check_text};
+use turnaround_config::{Expect, Report, check, check_text};
 
 /// What is required and nothing else.
 const REQUIRED: &str = r#"site = "lab"
@@ -581,6 +581,21 @@ fn a_site_whose_nodes_ironic_renews_needs_no_pxe_server() {
 }
 
 #[test]
+fn grub_is_sent_to_no_url_that_it_can_not_fetch_from() {
+    let site = |url: &str| {
+        let text = format!("site = \"lab\"\nopenstack.cloud = \"lab\"\n[netboot]\ndirectory = \"/srv/boot\"\nurl = \"{url}\"\n");
+        check_text("c", &text).map(|config| config.netboot.unwrap().url).map_err(|report| {
+            assert_eq!(report.count(), 1, "{report}");
+            (report.problems()[0].reason().to_owned(), report.problems()[0].help().to_owned())
+        })
+    };
+    assert_eq!(site("http://pxe.example:8080/boot/").unwrap(), "http://pxe.example:8080/boot");
+    let help = "write \"http://pxe.example:8443/boot\", and let the files be offered there by plain HTTP";
+    assert_eq!(site("https://pxe.example:8443/boot/").unwrap_err(), ("GRUB fetches from here, and knows no https".to_owned(), help.to_owned()));
+    assert_eq!(site("pxe.example/boot").unwrap_err().1, "write a URL such as \"http://192.0.2.1/boot\"");
+}
+
+#[test]
 fn what_can_not_be_renewed_is_in_no_schedule() {
     let node = |carries: &str| {
         format!(
@@ -673,6 +688,18 @@ fn a_check_says_what_it_runs_and_one_thing_that_it_wants() {
     let both = "[checks.gpus]\ncommand = \"x\"\nexpect = \"8\"\nas_found = true\n";
     let help = "leave out `expect` if it must be as it was before, or `as_found` if you know what it must be";
     assert_only(both, "there are both `expect` and `as_found`", help);
+}
+
+#[test]
+fn blanks_at_both_ends_of_what_a_check_has_to_write_are_left_aside() {
+    let check = |expect: &str| format!("[checks.gpus]\ncommand = \"x\"\nexpect = \"{expect}\"\n");
+    for written in ["8 x", " 8 x", "8 x \\n"] {
+        let config = check_text("test.toml", &format!("{REQUIRED}{}", check(written))).unwrap();
+        let meant: Vec<_> = config.checks.values().map(|check| &check.expect).collect();
+        assert_eq!(meant, [&Expect::Output("8 x".to_owned())], "{written}");
+    }
+    assert_only(&check(" \\n"), "this is empty", "write something between the quotes");
+    assert!(only(&check("8\\n9")).0.starts_with("there is a line break"));
 }
 
 #[test]

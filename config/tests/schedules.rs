@@ -71,6 +71,29 @@ fn a_nightly_start_in_the_hour_that_comes_twice_fires_once_at_the_first() {
 }
 
 #[test]
+fn starts_at_several_times_of_the_day_fire_once_each_too() {
+    for (dialect, cron) in [(Dialect::Posix, "0 2,14 * * *"), (Dialect::Quartz, "0 0 2,14 * * ?")] {
+        let berlin = schedule(dialect, cron, Tz::Europe__Berlin);
+        assert_eq!(
+            local(&berlin, "2026-10-24T13:00:00Z", "2026-10-26T02:00:00Z"),
+            ["25. 02:00 CEST", "25. 14:00 CET", "26. 02:00 CET"],
+            "{dialect:?}"
+        );
+        assert_eq!(
+            local(&berlin, "2026-03-28T14:00:00Z", "2026-03-30T02:00:00Z"),
+            ["29. 03:00 CEST", "29. 14:00 CEST", "30. 02:00 CEST"],
+            "{dialect:?}"
+        );
+    }
+    let berlin = schedule(Dialect::Posix, "0,30 1-2 * * 0", Tz::Europe__Berlin);
+    assert_eq!(
+        local(&berlin, "2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z"),
+        ["25. 01:00 CEST", "25. 01:30 CEST", "25. 02:00 CEST", "25. 02:30 CEST"]
+    );
+    assert_eq!(local(&berlin, "2026-03-28T12:00:00Z", "2026-03-29T12:00:00Z"), ["29. 01:00 CET", "29. 01:30 CET", "29. 03:00 CEST"]);
+}
+
+#[test]
 fn an_hourly_start_goes_on_at_its_pace() {
     let berlin = schedule(Dialect::Posix, "0 * * * *", Tz::Europe__Berlin);
     assert_eq!(

@@ -86,78 +86,101 @@ struct Raised {
     detail: String,
 }
 
-/// All alarms of this daemon.
+/// What is raised, and what was told of it.
+#[derive(Default)]
+struct Board {
+    raised: BTreeMap<AlarmCode, Raised>,
+    /// Troubles of the store that were told since it was last well: one outage may show itself in several ways, by turns.
+    told: BTreeSet<Trouble>,
+}
+
+/// Takes it that an alarm is raised (or is not).
+type Gauge = Box<dyn Fn(&'static str, bool) + Send + Sync>;
+
+/// All alarms of this daemon. One lock is held through each change and while the gauge is set: several see troubles at the same time, and the
+/// newest word has to stand everywhere. The log is written after that.
 pub struct Alarms {
     clock: Arc<dyn Clock>,
-    raised: Mutex<BTreeMap<AlarmCode, Raised>>,
-    /// Troubles of the store that were told since it was last well: one outage may show itself in several ways, by turns.
-    told: Mutex<BTreeSet<Trouble>>,
+    /// [`metrics::alarm`], except in tests.
+    gauge: Gauge,
+    board: Mutex<Board>,
 }
 
 impl Alarms {
     pub fn new(clock: Arc<dyn Clock>) -> Alarms {
-        Alarms { clock, raised: Mutex::default(), told: Mutex::default() }
+        Alarms { clock, gauge: Box::new(metrics::alarm), board: Mutex::default() }
     }
 
-    fn raised(&self) -> MutexGuard<'_, BTreeMap<AlarmCode, Raised>> {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on `code` is raised, if it was not already. `detail`: what was seen, newest.
     pub fn raise(&self, code: AlarmCode, detail: impl Into<String>) {
-        if self.note(code, detail.into()) {
-            tell(code, &self.raised()[&code].detail);
+        let detail = detail.into();
+        let is_new = self.note(&mut self.board(), code, &detail);
+        if is_new {
+            tell(code, &detail);
         }
     }
 
     /// True if it is a new one.
-    fn note(&self, code: AlarmCode, detail: String) -> bool {
-        let mut raised = self.raised();
-        if let Some(known) = raised.get_mut(&code) {
+    fn note(&self, board: &mut Board, code: AlarmCode, detail: &str) -> bool {
+        let detail = detail.to_owned();
+        if let Some(known) = board.raised.get_mut(&code) {
             known.detail = detail;
             return false;
         }
-        raised.insert(code, Raised { since: self.clock.now(), detail });
-        metrics::alarm(code.as_str(), true);
+        board.raised.insert(code, Raised { since: self.clock.now(), detail });
+        (self.gauge)(code.as_str(), true);
         true
     }
 
     /// `code` is over, if it was raised.
     pub fn over(&self, code: AlarmCode) {
-        if let Some(raised) = self.forget(code) {
-            info!(alarm = code.as_str(), seconds = self.seconds_since(raised.since), "an alarm is over");
+        let ended = self.forget(&mut self.board(), code);
+        if let Some(raised) = ended {
+            self.tell_over(code, &raised);
         }
     }
 
-    fn forget(&self, code: AlarmCode) -> Option<Raised> {
-        let raised = self.raised().remove(&code)?;
-        metrics::alarm(code.as_str(), false);
+    fn forget(&self, board: &mut Board, code: AlarmCode) -> Option<Raised> {
+        let raised = board.raised.remove(&code)?;
+        (self.gauge)(code.as_str(), false);
         Some(raised)
     }
 
     /// The store has this trouble, and no other one.
     pub fn store_has(&self, trouble: Trouble, detail: impl Into<String>) {
-        let code = AlarmCode::Store(trouble);
+        let (code, detail) = (AlarmCode::Store(trouble), detail.into());
+        let mut board = self.board();
         for other in Trouble::ALL.into_iter().filter(|other| *other != trouble) {
-            self.forget(AlarmCode::Store(other));
+            self.forget(&mut board, AlarmCode::Store(other));
         }
-        self.note(code, detail.into());
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(trouble) {
-            tell(code, &self.raised()[&code].detail);
+        self.note(&mut board, code, &detail);
+        let is_untold = board.told.insert(trouble);
+        drop(board);
+        if is_untold {
+            tell(code, &detail);
         }
     }
 
     /// The store does what it should.
     pub fn store_is_well(&self) {
-        for trouble in Trouble::ALL {
-            self.over(AlarmCode::Store(trouble));
+        let mut board = self.board();
+        let over = |code| self.forget(&mut board, code).map(|raised| (code, raised));
+        let ended: Vec<(AlarmCode, Raised)> = Trouble::ALL.into_iter().map(AlarmCode::Store).filter_map(over).collect();
+        board.told.clear();
+        drop(board);
+        for (code, raised) in ended {
+            self.tell_over(code, &raised);
         }
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The trouble that the store has, as far as is known.
     pub fn store_trouble(&self) -> Option<Trouble> {
-        Trouble::ALL.into_iter().find(|trouble| self.raised().contains_key(&AlarmCode::Store(*trouble)))
+        let board = self.board();
+        Trouble::ALL.into_iter().find(|trouble| board.raised.contains_key(&AlarmCode::Store(*trouble)))
     }
 
     /// Every alarm that is raised.
@@ -170,11 +193,12 @@ impl Alarms {
             remedy: code.remedy().to_owned(),
             page: page(*code),
         };
-        self.raised().iter().map(view).collect()
+        self.board().raised.iter().map(view).collect()
     }
 
-    fn seconds_since(&self, then: Timestamp) -> f64 {
-        self.clock.now().since(then).as_secs_f64()
+    fn tell_over(&self, code: AlarmCode, raised: &Raised) {
+        let seconds = self.clock.now().since(raised.since).as_secs_f64();
+        info!(alarm = code.as_str(), seconds, "an alarm is over");
     }
 }
 
@@ -233,5 +257,45 @@ mod tests {
         assert_eq!((codes(&alarms), alarms.store_trouble()), (vec!["high-water-file".to_owned()], None));
         alarms.over(AlarmCode::HighWaterFile);
         assert_eq!(codes(&alarms), [""; 0]);
+    }
+
+    #[test]
+    fn two_who_see_different_troubles_of_the_store_at_once_never_leave_both_and_neither_fails() {
+        /// Enough for each to come in between any two steps of the other, where those were not one.
+        const ROUNDS: usize = 20_000;
+        let alarms = Alarms::new(Arc::new(HandClock::default()));
+        let see = |trouble| {
+            for _ in 0..ROUNDS {
+                alarms.store_has(trouble, "seen");
+                let raised = codes(&alarms);
+                assert!(raised.len() <= 1, "{raised:?}");
+                alarms.store_is_well();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| see(Trouble::Unreachable));
+            scope.spawn(|| see(Trouble::Loading));
+        });
+        assert_eq!(codes(&alarms), [""; 0]);
+    }
+
+    #[test]
+    fn the_gauge_is_set_before_anybody_else_can_change_the_alarm() {
+        let set = Arc::new(Mutex::new(Vec::new()));
+        let alarms = Arc::new_cyclic(|alarms: &std::sync::Weak<Alarms>| {
+            let (alarms, set) = (alarms.clone(), Arc::clone(&set));
+            let gauge = Box::new(move |code, raised| {
+                let others_wait = alarms.upgrade().unwrap().board.try_lock().is_err();
+                set.lock().unwrap().push((code, raised, others_wait));
+            });
+            Alarms { gauge, ..Alarms::new(Arc::new(HandClock::default())) }
+        });
+        alarms.raise(AlarmCode::NoWorker, "nobody");
+        alarms.over(AlarmCode::NoWorker);
+        alarms.store_has(Trouble::Loading, "loading");
+        alarms.store_has(Trouble::Busy, "busy");
+        alarms.store_is_well();
+        let expected = [("no-worker", true), ("no-worker", false), ("store-loading", true), ("store-loading", false), ("store-busy", true), ("store-busy", false)];
+        assert_eq!(*set.lock().unwrap(), expected.map(|(code, raised)| (code, raised, true)));
     }
 }

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::json;
 use turnaround_workflows::store::{Digest, Document, StoredEntry, WorkflowId};
 
@@ -24,6 +25,25 @@ pub struct ArchiveError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+/// What the first line of a file says of what follows.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Header {
+    /// So many entries.
+    pub entries: u64,
+    /// Digest of the newest of them, as the workflow's record had it.
+    pub head: Digest,
+    /// What was wrong with them when they were archived.
+    pub problem: Option<String>,
+}
+
+/// A journal as its file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// None: there is no first line, or it can't be read.
+    pub header: Option<Header>,
+    pub entries: Vec<StoredEntry>,
 }
 
 /// The folder with the archived journals.
@@ -74,8 +94,8 @@ impl Archive {
         blocking(move || put(&folder, &path, text.as_bytes())).await
     }
 
-    /// The archived journal of `id`; None if there is none. Whether its seals hold is for the caller to check.
-    pub async fn read(&self, id: &WorkflowId) -> Result<Option<Vec<StoredEntry>>, ArchiveError> {
+    /// The archived journal of `id`; None if there is none. Whether its seals hold, and whether it is whole, is for the caller to check.
+    pub async fn read(&self, id: &WorkflowId) -> Result<Option<Archived>, ArchiveError> {
         let paths = [self.path(id, false), self.path(id, true)];
         blocking(move || {
             for path in paths {
@@ -84,10 +104,14 @@ impl Archive {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(source) => return Err(ArchiveError { operation: "open", path, source }),
                 };
-                let mut text = String::new();
-                let read = file.take(FILE_BYTES_MAX).read_to_string(&mut text);
+                let mut bytes = Vec::new();
+                let read = file.take(FILE_BYTES_MAX).read_to_end(&mut bytes);
                 read.map_err(|source| ArchiveError { operation: "read", path, source })?;
-                return Ok(Some(text.lines().skip(1).map(entry).collect()));
+                // It may be cut off within a character: that entry's seal can't hold, and the others are told.
+                let text = String::from_utf8_lossy(&bytes);
+                let mut lines = text.lines();
+                let header = lines.next().and_then(|line| serde_json::from_str(line).ok());
+                return Ok(Some(Archived { header, entries: lines.map(entry).collect() }));
             }
             Ok(None)
         })

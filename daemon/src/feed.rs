@@ -140,20 +140,29 @@ impl EventFeed {
         let mut changed = self.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            let found = self.ring().after(cursor);
-            match found {
-                Found::After(events) if !events.is_empty() => return Ok(events),
-                Found::After(_) => {
-                    // Fails only when the feed is gone, and then nobody is here to ask.
-                    changed.changed().await.ok();
-                }
-                Found::Unknown => {
-                    let missed = self.store.events(Some(cursor), CATCH_UP_WAITS).await?;
-                    if !missed.is_empty() {
-                        return Ok(missed.into_iter().map(view).map(Arc::new).collect());
-                    }
-                    tokio::time::timeout(AHEAD_WAITS, changed.changed()).await.ok();
-                }
+            let is_ahead = matches!(self.ring().after(cursor), Found::Unknown);
+            let found = self.found(cursor).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            // Fails only when the feed is gone, and then nobody is here to ask.
+            if is_ahead {
+                tokio::time::timeout(AHEAD_WAITS, changed.changed()).await.ok();
+            } else {
+                changed.changed().await.ok();
+            }
+        }
+    }
+
+    /// The next events after `cursor`, oldest first; none if that was the newest one.
+    pub async fn found(&self, cursor: &str) -> Result<Vec<Arc<EventView>>, StoreError> {
+        // (Not in the `match`, which would hold the ring while the store is asked.)
+        let found = self.ring().after(cursor);
+        match found {
+            Found::After(events) => Ok(events),
+            Found::Unknown => {
+                let missed = self.store.events(Some(cursor), CATCH_UP_WAITS).await?;
+                Ok(missed.into_iter().map(view).map(Arc::new).collect())
             }
         }
     }

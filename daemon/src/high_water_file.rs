@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 use turnaround_workflows::clock::Timestamp;
@@ -31,6 +32,8 @@ pub struct HighWaterFile {
     remembered: HighWater,
     /// As the file has it; None: there is no file yet.
     written: Option<HighWater>,
+    /// One at a time: what is being written when a request is broken off goes on.
+    writing: Arc<Mutex<()>>,
 }
 
 impl HighWaterFile {
@@ -54,7 +57,7 @@ impl HighWaterFile {
             }
         };
         let remembered = written.clone().unwrap_or_else(|| HighWater::new(format!("{:0WITNESS_DIGITS$x}", rand::random::<u64>())));
-        Ok(HighWaterFile { history: state_dir.join("store.jsonl"), path, remembered, written })
+        Ok(HighWaterFile { history: state_dir.join("store.jsonl"), path, remembered, written, writing: Arc::default() })
     }
 
     pub fn remembered(&self) -> &HighWater {
@@ -65,29 +68,25 @@ impl HighWaterFile {
     ///
     /// # Errors
     /// If it can't be written down.
-    pub fn remember(&mut self, standing: &Standing) -> Result<(), HighWaterFileError> {
+    pub async fn remember(&mut self, standing: &Standing) -> Result<(), HighWaterFileError> {
         self.remembered = self.remembered.after(standing);
         // Looks alone are not worth a write each second: the store may have more of them than are remembered.
         let is_new = self.written.as_ref().is_none_or(|written| HighWater { looks: self.remembered.looks, ..written.clone() } != self.remembered);
         if is_new && self.remembered.identity.is_some() {
-            self.write()?;
+            self.write().await?;
             self.written = Some(self.remembered.clone());
         }
         Ok(())
     }
 
-    fn write(&self) -> Result<(), HighWaterFileError> {
-        let failed = |operation| move |source| HighWaterFileError { operation, path: self.path.clone(), source };
-        let text = serde_json::to_vec(&self.remembered).map_err(io::Error::from).map_err(failed("write"))?;
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
-        // Another daemon may have the same state directory; each writes its own file first.
-        let fresh = self.path.with_extension(format!("{}.new", std::process::id()));
-        let written = File::create(&fresh).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
-        written.map_err(failed("write"))?;
-        fs::rename(&fresh, &self.path).map_err(failed("put in place"))?;
-        // The name too must survive a power cut.
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write"))
+    async fn write(&self) -> Result<(), HighWaterFileError> {
+        let (path, remembered, writing) = (self.path.clone(), self.remembered.clone(), Arc::clone(&self.writing));
+        let written = tokio::task::spawn_blocking(move || {
+            let _one_at_a_time = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            put(&path, &remembered)
+        });
+        // Blocking work is never cancelled, so it panicked: so do we.
+        written.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Adds a line to the history of the store (`store.jsonl`), for those who ask later who did what when.
@@ -103,8 +102,31 @@ impl HighWaterFile {
     }
 }
 
+fn put(path: &Path, remembered: &HighWater) -> Result<(), HighWaterFileError> {
+    let failed = |operation| move |source| HighWaterFileError { operation, path: path.to_owned(), source };
+    let text = serde_json::to_vec(remembered).map_err(io::Error::from).map_err(failed("write"))?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+    let fresh = fresh(path);
+    let written = File::create(&fresh).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()));
+    written.map_err(failed("write"))?;
+    fs::rename(&fresh, path).map_err(failed("put in place"))?;
+    // The name too must survive a power cut.
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("write"))
+}
+
+/// What is written first. Another daemon may have the same state directory; each has its own.
+fn fresh(path: &Path) -> PathBuf {
+    path.with_extension(format!("{}.new", std::process::id()))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+
     use super::*;
 
     fn standing(revision: u64, looks: u64) -> Standing {
@@ -112,21 +134,21 @@ mod tests {
         Standing { identity: Some("abc".to_owned()), revision, accepted, looks, halt: None }
     }
 
-    #[test]
-    fn what_is_remembered_outlives_the_daemon_and_nothing_is_written_for_nothing() {
+    #[tokio::test]
+    async fn what_is_remembered_outlives_the_daemon_and_nothing_is_written_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         let mut file = HighWaterFile::open(&state).unwrap();
         assert_eq!(file.remembered().identity, None);
         assert!(!state.exists(), "nothing is written before there is something to remember");
-        file.remember(&standing(5, 1)).unwrap();
+        file.remember(&standing(5, 1)).await.unwrap();
         let names = |folder: &Path| fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name()).collect::<Vec<_>>();
         assert_eq!(names(&state), ["high-water.json"]);
         let first = HighWaterFile::open(&state).unwrap();
         assert_eq!((first.remembered(), first.remembered().revision), (file.remembered(), 5));
-        file.remember(&standing(5, 2)).unwrap();
+        file.remember(&standing(5, 2)).await.unwrap();
         assert_eq!(HighWaterFile::open(&state).unwrap().remembered().looks, 1);
-        file.remember(&standing(6, 3)).unwrap();
+        file.remember(&standing(6, 3)).await.unwrap();
         assert_eq!(HighWaterFile::open(&state).unwrap().remembered(), file.remembered());
     }
 
@@ -138,16 +160,47 @@ mod tests {
         assert!(error.to_string().starts_with("could not understand"), "{error}");
     }
 
-    #[test]
-    fn what_can_not_be_written_is_remembered_and_written_later() {
+    #[tokio::test]
+    async fn what_can_not_be_written_is_remembered_and_written_later() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("state");
         fs::write(&state, "in the way").unwrap();
-        let mut file = HighWaterFile { path: state.join("high-water.json"), history: state.join("store.jsonl"), remembered: HighWater::new("w".to_owned()), written: None };
-        file.remember(&standing(5, 1)).unwrap_err();
+        let (path, history, remembered) = (state.join("high-water.json"), state.join("store.jsonl"), HighWater::new("w".to_owned()));
+        let mut file = HighWaterFile { path, history, remembered, written: None, writing: Arc::default() };
+        file.remember(&standing(5, 1)).await.unwrap_err();
         assert_eq!(file.remembered().revision, 5);
         fs::remove_file(&state).unwrap();
-        file.remember(&standing(5, 2)).unwrap();
+        file.remember(&standing(5, 2)).await.unwrap();
         assert_eq!(HighWaterFile::open(&state).unwrap().remembered().revision, 5);
+    }
+
+    #[tokio::test]
+    async fn a_slow_disk_keeps_nobody_else_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = HighWaterFile::open(folder.path()).unwrap();
+        // A pipe stands in for the disk: whoever opens it waits until somebody reads.
+        let pipe = fresh(&folder.path().join("high-water.json"));
+        nix::unistd::mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let (went_on, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let disk = std::thread::spawn({
+            let (went_on, seen) = (Arc::clone(&went_on), Arc::clone(&seen));
+            move || {
+                for _ in 0..500 {
+                    if went_on.load(Ordering::SeqCst) {
+                        seen.store(true, Ordering::SeqCst);
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                io::read_to_string(File::open(&pipe).unwrap()).unwrap();
+            }
+        });
+        // There is one runtime thread.
+        let other = tokio::spawn(async move { went_on.store(true, Ordering::SeqCst) });
+        // (A pipe can't be brought to a disk.)
+        file.remember(&standing(5, 1)).await.unwrap_err();
+        other.await.unwrap();
+        tokio::task::spawn_blocking(|| disk.join().unwrap()).await.unwrap();
+        assert!(seen.load(Ordering::SeqCst), "the runtime waited for the disk");
     }
 }

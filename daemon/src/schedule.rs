@@ -103,6 +103,8 @@ pub struct Schedules {
     next: BTreeMap<ScheduleName, Timestamp>,
     /// Those whose times are known to be the ones that the ledger was judged by. A daemon reads its configuration once.
     unchanged: BTreeSet<ScheduleName>,
+    /// Those that are not configured any more are known to be.
+    knows_those_gone: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -128,7 +130,7 @@ impl JobReport for SchedulesReport {
 
 impl Schedules {
     pub fn new(config: Arc<Config>, store: Arc<dyn Store>, log: Arc<TickLog>, orders: Arc<Mutex<()>>) -> Schedules {
-        Schedules { config, store, log, orders, next: BTreeMap::new(), unchanged: BTreeSet::new() }
+        Schedules { config, store, log, orders, next: BTreeMap::new(), unchanged: BTreeSet::new(), knows_those_gone: false }
     }
 
     async fn look_at(&mut self, name: &ScheduleName, schedule: &Schedule, now: Timestamp, report: &mut SchedulesReport) -> Result<(), StoreError> {
@@ -212,10 +214,24 @@ impl Schedules {
         }
         // Without a word on it, an older release has judged.
         if known.is_some() && self.store.judge_ticks(name.as_str(), Some(last), last.max(now), Vec::new()).await? {
-            info!(schedule = %name, from = %now, "the schedule's times were changed: it begins anew, and makes up for nothing");
+            info!(schedule = %name, from = %now, "the schedule's times were changed, or it was taken out of the configuration for a while: it begins anew, and makes up for nothing");
         }
         self.store.judge_ticks(&ledger, known, times, Vec::new()).await?;
         Ok(known.is_some())
+    }
+
+    /// Writes down which schedules are not configured any more. Whoever puts one back has waited for none of the ticks that it had meanwhile: there is no other way to
+    /// switch one off.
+    async fn those_gone(&self) -> Result<(), StoreError> {
+        let configured: BTreeSet<&str> = self.config.schedules.keys().map(ScheduleName::as_str).collect();
+        for name in self.store.ledgers().await?.iter().filter(|name| !name.ends_with(TIMES) && !configured.contains(name.as_str())) {
+            let ledger = format!("{name}{TIMES}");
+            let known = self.store.last_tick(&ledger).await?;
+            if known != Some(GONE) && self.store.judge_ticks(&ledger, known, GONE, Vec::new()).await? {
+                info!(schedule = name, "the schedule is not in the configuration any more");
+            }
+        }
+        Ok(())
     }
 
     async fn note(&self, name: &ScheduleName, tick: DateTime<Utc>, verdict: TickVerdict, note: String) {
@@ -283,8 +299,10 @@ impl Schedules {
 
 /// Where the store keeps which times the ledger of `name` was judged by. No schedule can be called so.
 fn times_ledger(name: &ScheduleName) -> String {
-    format!("{name}#times")
+    format!("{name}{TIMES}")
 }
+
+const TIMES: &str = "#times";
 
 /// Stands for expression, dialect and zone of a schedule in a ledger, which holds a moment: one so late that no clock comes there, so that nobody moves it.
 fn times_of(schedule: &Schedule) -> Timestamp {
@@ -296,6 +314,9 @@ fn times_of(schedule: &Schedule) -> Timestamp {
 
 /// In the year 6429, in milliseconds.
 const LATER_THAN_ANY_CLOCK: i64 = 1 << 47;
+
+/// Stands for the times of a schedule that is not configured: other ones than any has, whose number is less.
+const GONE: Timestamp = Timestamp::from_millis(1 << 48);
 
 /// Why a tick starts nothing.
 enum NotBegun {
@@ -322,6 +343,10 @@ impl BackgroundJob for Schedules {
     async fn activate(&mut self) -> Result<SchedulesReport, StoreError> {
         let mut report = SchedulesReport::default();
         let config = Arc::clone(&self.config);
+        if !self.knows_those_gone {
+            self.those_gone().await?;
+            self.knows_those_gone = true;
+        }
         if config.schedules.is_empty() {
             return Ok(report);
         }

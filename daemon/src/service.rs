@@ -26,7 +26,7 @@ use crate::tick_log::TickLog;
 
 /// How often finished workflows are archived, unless they expire so soon that it has to be more often.
 const ARCHIVE_EVERY: Duration = Duration::from_secs(60);
-/// So many passes fall into the time that a finished workflow is kept: a few of them may fail.
+/// So many passes fall into the time that a finished workflow is kept: nothing is swept unless one has gone through within half of it.
 const ARCHIVE_PASSES_WHILE_KEPT: u32 = 5;
 /// What expired is only an index entry.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -146,11 +146,10 @@ fn register(driver: &mut Driver, app: &App, wake_schedules: &Arc<Notify>) {
     });
     let alone = || Arc::new(Notify::new());
     driver.register(JobDefinition { job: Watch(Arc::clone(&app.watch)), period: WATCH_EVERY, wake: alone() });
-    driver.register(JobDefinition {
-        job: ArchiveFinished::new(store(), app.archive.clone()),
-        period: ARCHIVE_EVERY.min(app.config.store.keep_finished / ARCHIVE_PASSES_WHILE_KEPT),
-        wake: alone(),
-    });
-    driver.register(JobDefinition { job: Sweep { store: store() }, period: SWEEP_EVERY, wake: alone() });
+    let keep_finished = app.config.store.keep_finished;
+    let archiving = ArchiveFinished::new(store(), app.archive.clone());
+    let sweep = Sweep::after(&archiving, keep_finished);
+    driver.register(JobDefinition { job: archiving, period: ARCHIVE_EVERY.min(keep_finished / ARCHIVE_PASSES_WHILE_KEPT), wake: alone() });
+    driver.register(JobDefinition { job: sweep, period: SWEEP_EVERY, wake: alone() });
     driver.register(JobDefinition { job: Overdue::new(store(), app.registry.queues(), Arc::clone(&app.alarms)), period: OVERDUE_EVERY, wake: alone() });
 }

@@ -56,7 +56,7 @@ impl StoreWatch {
                     warn!(store = standing.identity, accepted = %standing.accepted, "a person accepted the store as it is; so does this daemon");
                 }
                 self.alarms.store_is_well();
-                self.remember(&mut file, &standing);
+                self.remember(&mut file, &standing).await;
             }
         }
         Some(standing)
@@ -73,7 +73,7 @@ impl StoreWatch {
             "a person accepted the store as it is: everything goes on from what is there"
         );
         self.write_down(&file, "accepted", by, &before.halt).await;
-        self.remember(&mut file, &accepted);
+        self.remember(&mut file, &accepted).await;
         // Also where the file can't be read, without which the look below sees nothing.
         self.alarms.store_is_well();
         drop(file);
@@ -93,9 +93,9 @@ impl StoreWatch {
         file.as_ref().map(|file| file.remembered().clone())
     }
 
-    fn remember(&self, file: &mut Option<HighWaterFile>, standing: &Standing) {
+    async fn remember(&self, file: &mut Option<HighWaterFile>, standing: &Standing) {
         let Some(file) = file else { return };
-        match file.remember(standing) {
+        match file.remember(standing).await {
             Ok(()) => self.alarms.over(AlarmCode::HighWaterFile),
             Err(error) => self.file_failed(&error),
         }

@@ -11,6 +11,10 @@ use serde_json::Value;
 /// Begins the names of the instances that are made to try a node: they come and go as they must, and are lost and drained by nobody.
 const CANARY: &str = "turnaround-canary-";
 
+/// A move may still be asked for off a node that somebody else has opened less than so many milliseconds ago.
+// It is chosen by a look that may be 30 s old, and the guard behind that may wait for the store for 30 s more; a call takes some seconds on top.
+const MOVE_UNHEARD_MS: i64 = 70_000;
+
 /// What must hold, and what is excused.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -26,8 +30,9 @@ pub struct Rules {
     pub resets_again: BTreeMap<String, usize>,
     /// Instances may be moved off nodes that are in service: back to where they came from.
     pub moves_back: bool,
-    /// A node that somebody else has opened less than so many milliseconds ago may be reset, and one that somebody else has disabled so
-    /// recently may be disabled or enabled by us: who looked right before could not know. Nova has nothing by which it could be known.
+    /// A node that somebody else has opened less than so many milliseconds ago may be reset, also with what has come on its way to it since, and one
+    /// that somebody else has disabled so recently may be disabled or enabled by us: who looked right before could not know. Nova has nothing by which
+    /// it could be known.
     pub look_is_good_for_ms: i64,
 }
 
@@ -49,7 +54,7 @@ pub enum Rule {
     OneRebuildAnOrder,
     /// One image for each order.
     OneImageAnOrder,
-    /// No reset, and no image, on a node with instances, or with some on their way from or to it.
+    /// No reset, and no image, on a node with instances, or with some on their way from or to it, whoever moves them; and none is deleted by us.
     NothingIsLost,
     /// No reset, and no image, on a node that is in service.
     OnlyClosedNodesAreTaken,
@@ -118,6 +123,8 @@ struct Node {
     wanted: (bool, Option<String>),
     /// It failed by itself: that it is down is nobody's doing.
     crashed: bool,
+    /// We have had it reset or rebuilt, and its compute service has not reported since: it is out by our doing, whatever others do to it meanwhile.
+    down_by_us: bool,
     /// Whoever changed its service last was somebody else.
     others_turn: bool,
     /// When somebody else enabled it last.
@@ -216,11 +223,7 @@ impl<'a> Judge<'a> {
                     self.canaries.insert(text(event, "instance").to_owned());
                 }
             }
-            "instance_deleted" => {
-                self.canaries.remove(text(event, "instance"));
-                self.places.remove(text(event, "instance"));
-                self.moves.remove(text(event, "instance"));
-            }
+            "instance_deleted" => self.deleted(event),
             "instance_moved" => self.moved(event),
             "instances_lost" => {
                 let (lost, why) = (list(event, "instances").join(", "), text(event, "why"));
@@ -280,6 +283,17 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// Only canaries are ours to delete. (One for which no host was found was never seen to be created.)
+    fn deleted(&mut self, event: &Value) {
+        let instance = text(event, "instance");
+        let is_canary = self.canaries.remove(instance) || text(event, "name").starts_with(CANARY);
+        if event["by"] == "caller" && !is_canary {
+            self.say(Rule::NothingIsLost, format!("{instance} is deleted by us, and is no canary"));
+        }
+        self.places.remove(instance);
+        self.moves.remove(instance);
+    }
+
     fn moved(&mut self, event: &Value) {
         let (instance, from, to) = (text(event, "instance"), text(event, "from"), text(event, "to"));
         let was = self.places.insert(instance.to_owned(), to.to_owned());
@@ -300,7 +314,8 @@ impl<'a> Judge<'a> {
         if self.moves.get(&instance).is_some_and(|open| !is_another(open)) {
             self.say(Rule::OneMoveAtATime, format!("a second move of {instance} is asked for while one is under way"));
         }
-        if !self.rules.moves_back && !self.canaries.contains(&instance) && self.nodes.get(&from).is_some_and(|node| node.enabled && !node.others_turn) {
+        let unheard = |node: &Node| node.others_turn && node.opened_by_other.is_some_and(|at| self.at - at < MOVE_UNHEARD_MS);
+        if !self.rules.moves_back && !self.canaries.contains(&instance) && self.nodes.get(&from).is_some_and(|node| node.enabled && !unheard(node)) {
             let what = format!("a move of {instance} is asked for from {from}, which is in service");
             self.say(Rule::MovesOnlyOffClosedNodes, what);
         }
@@ -369,7 +384,7 @@ impl<'a> Judge<'a> {
             "image_written" => self.image(&name, event),
             // That the nova-compute of a node that runs falls silent is nobody's doing.
             "service_down" => node.up &= node.running,
-            "service_up" => (node.up, node.running, node.crashed) = (true, true, false),
+            "service_up" => (node.up, node.running, node.crashed, node.down_by_us) = (true, true, false, false),
             "power_lost" => node.running = false,
             "node_crashed" => (node.running, node.crashed) = (false, true),
             "ticket_staged" => node.staged = Some(text(event, "token").to_owned()),
@@ -426,7 +441,7 @@ impl<'a> Judge<'a> {
     fn count_out(&mut self, name: &str) {
         let only_own = self.rules.only_own_count;
         let counts = |node: &Node| {
-            let excused = only_own && (node.crashed || node.others_turn);
+            let excused = only_own && (node.crashed || node.others_turn) && !node.down_by_us;
             // What was closed before we came is only out by our doing while we have it down.
             let out = if node.found_out { node.is_down() } else { node.is_out() };
             out && !excused
@@ -453,19 +468,32 @@ impl<'a> Judge<'a> {
             let there: Vec<&str> = there.iter().map(String::as_str).collect();
             self.say(Rule::NothingIsLost, format!("{what} of {name} with {} on it", there.join(", ")));
         }
-        let leaving: Vec<String> =
+        // What we have asked for ourselves is known without the site's word; of all others, whoever moves them, only the site can tell.
+        let mut on_their_way: BTreeSet<String> =
             self.moves.iter().filter(|(_, (_, from, _))| from == name).map(|(id, _)| id.clone()).collect();
-        if !leaving.is_empty() {
+        let just_opened = self.nodes.get(name).is_some_and(|node| self.is_opened_unheard(node));
+        for one in event["touching"].as_array().into_iter().flatten() {
+            let just_begun = one["since"].as_i64().is_some_and(|since| self.at - since < self.rules.look_is_good_for_ms);
+            if !(just_opened && just_begun) {
+                on_their_way.insert(text(one, "instance").to_owned());
+            }
+        }
+        if !on_their_way.is_empty() {
+            let on_their_way: Vec<&str> = on_their_way.iter().map(String::as_str).collect();
             self.say(
                 Rule::NothingIsLost,
-                format!("{what} of {name} while {} has not wholly left it", leaving.join(", ")),
+                format!("{what} of {name} while {} is on its way from or to it, or has not wholly left it", on_their_way.join(", ")),
             );
         }
     }
 
+    /// Has somebody else opened it so recently that who had looked right before could not know?
+    fn is_opened_unheard(&self, node: &Node) -> bool {
+        node.others_turn && node.opened_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms)
+    }
+
     fn must_be_closed(&mut self, name: &str, what: &str) {
-        let unknown = |node: &Node| node.others_turn && node.opened_by_other.is_some_and(|at| self.at - at < self.rules.look_is_good_for_ms);
-        if self.nodes.get(name).is_some_and(|node| node.enabled && !unknown(node)) {
+        if self.nodes.get(name).is_some_and(|node| node.enabled && !self.is_opened_unheard(node)) {
             self.say(Rule::OnlyClosedNodesAreTaken, format!("{what} of {name}, which is in service"));
         }
     }
@@ -478,6 +506,7 @@ impl<'a> Judge<'a> {
         let Some(node) = self.nodes.get_mut(name) else { return };
         // A BMC that said yes and did nothing has to be asked again.
         if event["obeyed"] == true {
+            node.down_by_us = true;
             let resets = node.resets.entry(token.clone()).or_default();
             *resets += 1;
             if *resets > 1 + again {
@@ -495,6 +524,7 @@ impl<'a> Judge<'a> {
         let token = text(event, "token").to_owned();
         let Some(node) = self.nodes.get_mut(name) else { return };
         if event["refused"].is_null() {
+            node.down_by_us = true;
             let rebuilds = node.rebuilds.entry(token.clone()).or_default();
             *rebuilds += 1;
             if *rebuilds > 1 {
@@ -543,7 +573,7 @@ impl<'a> Judge<'a> {
                 let what = format!("{name} is {}, and was {}", service(&is), service(&node.wanted));
                 said.push((Rule::LeftAsFound, what));
             }
-            if node.is_down() && !node.crashed {
+            if node.is_down() && (!node.crashed || node.down_by_us) {
                 said.push((Rule::LeftAsFound, format!("{name} is down")));
             }
             if let Some(token) = &node.staged {

@@ -46,6 +46,21 @@ fn withdrawn(node: &str) -> Value {
 fn reset(node: &str, token: &str) -> Value {
     json!({ "kind": "reset_requested", "node": node, "token": token, "instances": [], "enabled": false, "obeyed": true })
 }
+fn rebuild(node: &str, token: &str, refused: Value) -> Value {
+    json!({ "kind": "rebuild_requested", "node": node, "token": token, "instances": [], "enabled": false, "refused": refused })
+}
+/// The same, where Nova has `x1` on its way from or to the node, since then.
+fn touched(mut event: Value, since: i64) -> Value {
+    event["touching"] = json!([{ "instance": "x1", "kind": "resize", "since": since }]);
+    event
+}
+fn opened_by_others(node: &str) -> Value {
+    json!({ "kind": "service_enabled", "node": node, "was_enabled": false, "by": "other" })
+}
+/// So many seconds in which nothing happens that matters.
+fn seconds(count: usize) -> Vec<Value> {
+    vec![of("boot_override", "d"); count]
+}
 fn of(kind: &str, node: &str) -> Value {
     json!({ "kind": kind, "node": node })
 }
@@ -200,8 +215,22 @@ fn a_node_that_crashed_by_itself_is_nobodys_doing() {
 
 #[test]
 fn an_instance_that_a_tenant_deletes_is_not_lost() {
-    let deleted = |id: &str| json!({ "kind": "instance_deleted", "instance": id, "node": "a" });
-    good(&history![close("a"), ask("a1", "a", "r1"), deleted("a1"), deleted("a2"), renewed("a", "t1")]);
+    let deleted = |id: &str, by: &str| json!({ "kind": "instance_deleted", "instance": id, "name": id, "node": "a", "by": by });
+    good(&history![close("a"), ask("a1", "a", "r1"), deleted("a1", "other"), deleted("a2", "other"), renewed("a", "t1")]);
+    bad(Rule::NothingIsLost, &history![close("a"), ask("a1", "a", "r1"), deleted("a1", "other"), deleted("a2", "caller"), renewed("a", "t1")]);
+}
+
+#[test]
+fn only_canaries_are_ours_to_delete() {
+    let created = |name: &str| json!({ "kind": "instance_created", "instance": "x1", "name": name, "node": "b" });
+    let deleted = |name: &str, by: &str| json!({ "kind": "instance_deleted", "instance": "x1", "name": name, "node": "b", "by": by });
+    let canary = "turnaround-canary-x";
+    good(&history![created(canary), deleted(canary, "caller")]);
+    good(&history![created("late"), deleted("late", "other")]);
+    bad(Rule::NothingIsLost, &history![created("late"), deleted("late", "caller")]);
+    // One that found no host is not seen to be created.
+    good(&history![deleted(canary, "caller")]);
+    bad(Rule::NothingIsLost, &history![deleted("late", "caller")]);
 }
 
 #[test]
@@ -241,12 +270,10 @@ fn what_others_do_may_be_excused() {
     let others = Rules { only_own_count: true, ..rules() };
     good_by(&history![of("node_crashed", "c"), of("service_down", "c"), close("b"), open("b")], &others);
     good_by(&history![closed_by_others("c"), close("b"), open("b")], &others);
-    let opened = json!({ "kind": "service_enabled", "node": "b", "was_enabled": false, "by": "other" });
     let installing = vec![close("b"), reset("b", "t1"), of("power_lost", "b")];
-    good(&history![installing, opened.clone(), image("b", "t1"), of("service_up", "b")]);
-    let opened_a = json!({ "kind": "service_enabled", "node": "a", "was_enabled": false, "by": "other" });
-    good(&history![close("a"), opened_a, ask("a1", "a", "r1")]);
-    bad(Rule::OnlyClosedNodesAreTaken, &history![close("b"), opened, reset("b", "t1"), of("service_up", "b")]);
+    good(&history![installing, opened_by_others("b"), image("b", "t1"), of("service_up", "b")]);
+    good(&history![close("a"), opened_by_others("a"), ask("a1", "a", "r1")]);
+    bad(Rule::OnlyClosedNodesAreTaken, &history![close("b"), opened_by_others("b"), reset("b", "t1"), of("service_up", "b")]);
 }
 
 #[test]
@@ -438,6 +465,48 @@ fn a_reset_while_a_migration_is_not_wholly_over() {
     );
 }
 
+/// Whether it is another of our workflows that moves it, or its tenant: of neither is anything asked for off this node.
+#[test]
+fn what_is_on_its_way_from_or_to_a_node_that_is_reset_rebuilt_or_written_to() {
+    let (ticket, taken) = (|| staged("b", "t1"), || reset("b", "t1"));
+    let rest = || [back("b"), vec![withdrawn("b"), open("b")]].concat();
+    good(&history![close("b"), ticket(), taken(), image("b", "t1"), rest()]);
+    bad(Rule::NothingIsLost, &history![close("b"), ticket(), touched(taken(), 0), image("b", "t1"), rest()]);
+    bad(Rule::NothingIsLost, &history![close("b"), ticket(), taken(), touched(image("b", "t1"), 0), rest()]);
+    good(&history![close("b"), rebuild("b", "w-1-a", json!(null)), rest()]);
+    bad(Rule::NothingIsLost, &history![close("b"), touched(rebuild("b", "w-1-a", json!(null)), 0), rest()]);
+    // Nor one to be asked for, whatever becomes of it.
+    bad(Rule::NothingIsLost, &history![close("b"), touched(rebuild("b", "w-1-a", json!("409")), 0), open("b")]);
+    let mut ignored = touched(taken(), 0);
+    ignored["obeyed"] = json!(false);
+    bad(Rule::NothingIsLost, &history![close("b"), ticket(), ignored, withdrawn("b"), open("b")]);
+}
+
+/// Events are a second apart: `b` is opened 2 s after the beginning, and reset 2 s later, or so much more. A look is good for 3 s.
+#[test]
+fn what_comes_to_a_node_that_was_opened_since_the_look_could_not_be_known_and_nothing_else_could_not() {
+    let excused = Rules { look_is_good_for_ms: 3_000, ..rules() };
+    let told = |opened: Value, waits: usize, since: i64| {
+        let mut renewal = renewed("b", "t1");
+        // It is open already.
+        renewal.pop();
+        let ticket = renewal.remove(0);
+        renewal[0] = touched(renewal[0].clone(), since);
+        let history = history![close("b"), opened, ticket, seconds(waits), renewal];
+        let mut broken: Vec<Rule> = judge(&history, &excused).iter().map(|violation| violation.rule).collect();
+        broken.sort();
+        broken
+    };
+    let opened = || opened_by_others("b");
+    assert_eq!(told(opened(), 0, 2_500), []);
+    assert_eq!(told(opened(), 0, 1_001), [], "so narrowly");
+    assert_eq!(told(opened(), 0, 1_000), [Rule::NothingIsLost], "it has been on its way for longer");
+    assert_eq!(told(opened(), 2, 5_000), [Rule::NothingIsLost, Rule::OnlyClosedNodesAreTaken], "it has been open for longer");
+    // Nobody has opened it: how could it come?
+    let still_closed = json!({ "kind": "service_disabled", "node": "b", "reason": "DIMM", "was_enabled": false, "by": "other" });
+    assert_eq!(told(still_closed, 0, 2_500), [Rule::NothingIsLost]);
+}
+
 #[test]
 fn instances_that_the_site_lost() {
     bad(
@@ -470,6 +539,59 @@ fn one_node_too_many_besides_one_that_is_still_installing() {
 #[test]
 fn one_node_too_many_besides_one_that_others_closed() {
     bad(Rule::NotTooManyOut, &history![closed_by_others("c"), close("b"), open("b")]);
+}
+
+/// That others open or close a node which we have down, or that it crashes then, does not make it out by their doing; nor is one any more that had crashed before.
+#[test]
+fn a_node_that_we_have_down_counts_whatever_others_do_to_it() {
+    let others = Rules { only_own_count: true, ..rules() };
+    let told = |history: &str| {
+        let mut broken: Vec<Rule> = judge(history, &others).iter().map(|violation| violation.rule).collect();
+        broken.dedup();
+        broken
+    };
+    let back = || vec![of("power_back", "b"), of("service_up", "b")];
+    let another = || vec![close("c"), open("c")];
+    fn by_reset() -> Vec<Value> {
+        vec![reset("b", "t1"), of("power_lost", "b"), of("service_down", "b")]
+    }
+    fn by_ironic() -> Vec<Value> {
+        vec![rebuild("b", "w-1-a", json!(null)), of("power_lost", "b"), of("service_down", "b")]
+    }
+    for down in [by_reset, by_ironic] {
+        for meanwhile in [opened_by_others("b"), closed_by_others("b"), of("node_crashed", "b")] {
+            // What others have opened or closed stays so, and what they have not is ours to open.
+            let last = || if meanwhile["kind"] == "node_crashed" { vec![open("b")] } else { Vec::new() };
+            let down_still = history![close("b"), down(), meanwhile.clone(), another(), back(), last()];
+            assert_eq!(told(&down_still), [Rule::NotTooManyOut], "{down_still}");
+            if meanwhile["kind"] != "node_crashed" {
+                let up_again = history![close("b"), down(), meanwhile.clone(), back(), another()];
+                assert_eq!(told(&up_again), [], "{up_again}");
+            }
+        }
+        // It had crashed before.
+        let crashed = || vec![of("node_crashed", "b"), of("service_down", "b"), close("b")];
+        let taken = history![crashed(), down(), another(), back(), open("b")];
+        assert_eq!(told(&taken), [Rule::NotTooManyOut], "{taken}");
+        let left_down = history![crashed(), down(), open("b")];
+        assert_eq!(told(&left_down), [Rule::LeftAsFound], "{left_down}");
+    }
+    // Nobody has taken it down.
+    let mut ignored = reset("b", "t1");
+    ignored["obeyed"] = json!(false);
+    for nothing in [ignored, rebuild("b", "w-1-a", json!("409"))] {
+        let only_crashed = history![of("node_crashed", "b"), of("service_down", "b"), close("b"), nothing, another(), open("b")];
+        assert_eq!(told(&only_crashed), [], "{only_crashed}");
+    }
+}
+
+/// Events are a second apart.
+#[test]
+fn a_move_off_a_node_that_others_have_opened_could_not_know_for_seventy_seconds() {
+    let asked_after = |waits: usize| history![close("a"), opened_by_others("a"), seconds(waits - 1), ask("a1", "a", "r1")];
+    good(&asked_after(1));
+    good(&asked_after(69));
+    bad(Rule::MovesOnlyOffClosedNodes, &asked_after(70));
 }
 
 #[test]
@@ -632,6 +754,64 @@ mod of_a_simulated_site {
     }
 
     #[tokio::test]
+    async fn who_is_on_its_way_is_in_the_log_and_a_record_of_which_nothing_comes_is_not() {
+        let site = |what: Option<Happens>| {
+            let mut plan = SitePlan::uniform(2, 0);
+            plan.instances = vec![InstancePlan::new("train").on("gpu-01")];
+            let plan = what.into_iter().fold(plan, |plan, what| plan.happens(Duration::ZERO, what));
+            Operator::new(plan)
+        };
+        let (train, gpu_01, gpu_02) = ("train".to_owned(), "gpu-01".parse().unwrap(), "gpu-02".to_owned());
+        // Nova has chosen where it goes.
+        let operator = site(None);
+        operator.ports.compute.close(&gpu_01, "turnaround").await.unwrap();
+        let id = operator.ports.instances.on(&gpu_01).await.unwrap()[0].id.clone();
+        operator.ports.instances.start_move(&id, Move::Live, None).await.unwrap();
+        operator.clock.advance(Duration::from_secs(2));
+        operator.install("gpu-02", "t1").await;
+        assert!(operator.broken().contains(&Rule::NothingIsLost), "on its way to the node");
+        // Its tenant has had it resized, and has not said yet whether it is to stay where it is now.
+        let operator = site(Some(Happens::InstanceResized { name: train.clone() }));
+        operator.settle();
+        operator.ports.compute.close(&gpu_01, "turnaround").await.unwrap();
+        operator.install("gpu-01", "t1").await;
+        operator.ports.compute.reopen(&gpu_01).await.unwrap();
+        assert_eq!(operator.broken(), [Rule::NothingIsLost], "its disk is still on the node");
+        // Nobody carries that out.
+        let operator = site(Some(Happens::RecordOrphaned { name: train, node: gpu_02.clone() }));
+        operator.ports.compute.close(&gpu_02.parse().unwrap(), "turnaround").await.unwrap();
+        operator.install("gpu-02", "t1").await;
+        operator.ports.compute.reopen(&gpu_02.parse().unwrap()).await.unwrap();
+        assert_eq!(operator.broken(), []);
+    }
+
+    #[tokio::test]
+    async fn who_has_deleted_an_instance_is_in_the_log() {
+        let mut plan = SitePlan::uniform(1, 1);
+        plan = plan.happens(Duration::ZERO, Happens::InstanceCreated(InstancePlan::new("late").on("gpu-01")));
+        plan = plan.happens(Duration::from_secs(60), Happens::InstanceDeleted { name: "late".to_owned() });
+        let operator = Operator::new(plan);
+        let gpu_01 = "gpu-01".parse().unwrap();
+        let canary = NewCanary { image: "cirros".to_owned(), flavor: "tiny".to_owned(), network: None };
+        // The second one finds no host.
+        for name in ["turnaround-canary-1", "turnaround-canary-2"] {
+            operator.ports.canaries.create(name, &canary).await.unwrap();
+            operator.settle();
+            let id = operator.ports.canaries.find(name).await.unwrap()[0].id.clone();
+            operator.ports.canaries.remove(&id).await.unwrap();
+            operator.settle();
+            assert_eq!(operator.ports.canaries.find(name).await.unwrap(), []);
+            operator.ports.compute.close(&gpu_01, "turnaround").await.unwrap();
+        }
+        operator.ports.compute.reopen(&gpu_01).await.unwrap();
+        assert_eq!(operator.broken(), []);
+        let id = operator.ports.instances.on(&gpu_01).await.unwrap()[0].id.clone();
+        operator.ports.canaries.remove(&id).await.unwrap();
+        operator.settle();
+        assert_eq!(operator.broken(), [Rule::NothingIsLost]);
+    }
+
+    #[tokio::test]
     async fn work_without_a_look_breaks_many() {
         let operator = Operator::new(plan());
         operator.ports.compute.close(&"gpu-01".parse().unwrap(), "turnaround").await.unwrap();
@@ -662,7 +842,7 @@ mod of_a_simulated_site {
 /// Events are a second apart: opened one second before its reset, and three.
 #[test]
 fn a_node_that_was_opened_right_before_its_reset_could_not_be_known_and_one_opened_earlier_could() {
-    let opened = json!({ "kind": "service_enabled", "node": "a", "was_enabled": false, "by": "other" });
+    let opened = opened_by_others("a");
     let mut after = renewed("a", "t1");
     after.pop();
     let (ticket, rest) = (after.remove(0), after);

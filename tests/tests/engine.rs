@@ -293,6 +293,24 @@ async fn another_try_has_the_patience_of_the_first_one_however_long_a_pause_was(
 }
 
 #[tokio::test]
+async fn what_is_answered_in_a_pause_has_the_patience_of_the_first_try_and_not_the_pause_on_top() {
+    let mut bench = Bench::new(&[Do::Ask, Do::Wait], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    bench.sim.run().await;
+    bench.sim.signal(&id, SignalKind::Pause { why: "the night".to_owned() }).await;
+    bench.sim.run().await;
+    bench.sim.clock.advance(Duration::from_secs(10 * 3_600));
+    bench.sim.signal(&id, SignalKind::answer("retry")).await;
+    bench.sim.run().await;
+    bench.sim.clock.advance(Duration::from_secs(60));
+    bench.sim.signal(&id, SignalKind::Resume).await;
+    let resumed = bench.sim.clock.now();
+    bench.sim.run_until(async |sim| sim.state(&id).await.paused.is_none()).await;
+    let current = bench.sim.state(&id).await.current.unwrap();
+    assert_eq!(current.deadline, resumed + Duration::from_secs(600), "{current:?}");
+}
+
+#[tokio::test]
 async fn an_answer_does_what_it_says() {
     for (key, status, undone, holdings) in
         [("unwind", Status::Failed, 1, 0), ("leave", Status::Failed, 0, 1), ("retry", Status::Succeeded, 0, 0)]

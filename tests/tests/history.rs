@@ -273,6 +273,23 @@ fn a_signal_that_is_followed_twice_is_flagged() {
 }
 
 #[test]
+fn an_order_that_begins_two_workflows_under_one_key_is_flagged() {
+    let sent = |what: &str, key: &str, workflow: &str| {
+        let mut order = order(95, None);
+        (order["what"], order["key"], order["workflow"]) = (json!(what), json!(key), json!(workflow));
+        order
+    };
+    flagged(Invariant::NothingTwice, |story| story.lines.extend([sent("rollout", "deed-1", ROLLOUT), sent("rollout", "deed-1", NODE)]));
+    // Sent twice and answered alike; another key; another kind of order; and what was refused the second time has begun nothing.
+    fine(|story| {
+        let mut refused = sent("rollout", "deed-1", NODE);
+        (refused["event"], refused["workflow"]) = (json!("refused"), Value::Null);
+        story.lines.extend([sent("rollout", "deed-1", ROLLOUT), sent("rollout", "deed-1", ROLLOUT), refused]);
+        story.lines.extend([sent("rollout", "deed-2", NODE), sent("survey", "deed-1", NODE)]);
+    });
+}
+
+#[test]
 fn a_step_that_begins_or_succeeds_twice_is_flagged() {
     flagged(Invariant::NothingTwice, |story| story.journals.insert(9, story.journals[8].clone()));
     flagged(Invariant::NothingTwice, |story| story.journals.insert(12, story.journals[11].clone()));
@@ -408,4 +425,16 @@ fn rare_paths_are_counted() {
     assert_eq!(times("a commit was fenced"), 0);
     assert_eq!(times("an effect was cut short by its worker's end"), 2);
     assert_eq!(times("a child told its parent of its end"), 1);
+    assert_eq!(times("a worker died or was paused with work in hand"), 1);
+    assert_eq!(times("a request was sent again under its key"), 0);
+}
+
+#[test]
+fn a_kill_of_redis_is_no_kill_of_a_worker() {
+    let mut story = Story::good();
+    story.line("fault", 0)["kind"] = json!("Redis killed");
+    let judgement = story.judge();
+    assert_eq!(judgement.recoveries.len(), 1, "{:?}", judgement.recoveries);
+    let of_workers = judgement.reached.iter().find(|reached| reached.what == "a worker died or was paused with work in hand").unwrap();
+    assert_eq!(of_workers.times, 0);
 }

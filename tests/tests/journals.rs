@@ -122,6 +122,14 @@ fn a_step_that_succeeds_twice_or_begins_twice_is_flagged() {
 }
 
 #[test]
+fn a_signal_that_is_followed_twice_is_flagged() {
+    let follows = |event: &str, signal: &str| json!({ "event": event, "follows": signal });
+    flagged(&[created(), follows("paused", "ada/k1"), follows("signal-refused", "ada/k1")], "the signal `ada/k1` is followed once more");
+    let two = [created(), follows("paused", "ada/k1"), follows("resumed", "ada/k2"), follows("paused", "ada/k3")];
+    assert_eq!(told(&journal(&two)), Vec::<String>::new());
+}
+
+#[test]
 fn a_lease_that_goes_back_a_time_that_goes_back_and_a_wrong_place_are_flagged() {
     let good = journal(&[created(), begun("close"), succeeded("close", 1)]);
     for (key, value, wanted) in [

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::sim::{MORNING, Sim, order};
+use turnaround_tests::sim::{Sim, order};
 use turnaround_workflows::clock::Clock;
 use turnaround_workflows::engine::{AnswerEffect, SignalKind};
 use turnaround_workflows::rehearsal::{
@@ -155,15 +155,29 @@ async fn a_node_to_which_an_instance_is_on_its_way_is_not_empty() {
     let (mut first, mut second) = (order(&plan, 2), order(&plan, 2));
     first.nodes.truncate(1);
     second.nodes = vec!["gpu-02".parse().unwrap()];
+    // The look alone has to tell: nothing is waited for.
+    second.rules.settle_ms = 0;
     sim.order(&first).await;
+    let asked = |sim: &Sim| sim.world.events().iter().find(|event| matches!(event.what, Happened::MigrationRequested { .. })).map(|event| event.at);
+    sim.run_until(async |sim| asked(sim).is_some()).await;
     // A BMC takes 1.5 s from its yes to the cut: the instance arrives in between.
-    let before = MORNING + (arrives - Duration::from_secs(1));
+    let before = asked(&sim).unwrap() + (arrives - Duration::from_secs(1));
     sim.run_until(async |sim| sim.clock.now() + Duration::from_secs(3) > before).await;
+    assert!(sim.clock.now() <= before, "it has arrived before it was wanted");
     sim.clock.advance_to(before);
+    let site = sim.world.snapshot();
+    assert_eq!(site.node("gpu-02").map(|node| (node.instances, node.arriving)), Some((0, 1)));
     sim.order(&second).await;
     sim.run_until(only_waits).await;
-    let lost = |event: &WorldEvent| matches!(event.what, Happened::InstancesLost { .. });
-    assert!(!sim.world.events().iter().any(lost), "{:#?}", sim.world.events());
+    let harm = |event: &WorldEvent| match &event.what {
+        Happened::InstancesLost { .. } => true,
+        Happened::ResetRequested { touching, .. } | Happened::ImageWritten { touching, .. } => !touching.is_empty(),
+        _ => false,
+    };
+    let events = sim.world.events();
+    assert!(!events.iter().any(harm), "{events:#?}");
+    let renewed = |name: &str| events.iter().any(|event| matches!(&event.what, Happened::ImageWritten { node, .. } if node == name));
+    assert!(renewed("gpu-02"), "it was reset in the end: {events:#?}");
 }
 
 /// Found by a seed: one node sends an instance to another just before that is closed, too.
@@ -202,8 +216,7 @@ async fn going_back_from_a_migration_that_never_ends_becomes_a_question() {
     assert!(sim.clock.now() <= patience, "a day, and nobody was asked: {}", sim.document(&asking.id).await.headline);
 }
 
-/// Found by a seed: told to leave the node, its boot ticket was withdrawn, the answer to that was lost, and so it was not left. Then
-/// the operator wanted another try.
+/// Its boot ticket was withdrawn while it was asked about, the answer to that was lost, and then the operator wanted another try.
 #[tokio::test]
 async fn no_node_is_reset_without_the_boot_ticket_that_it_is_reset_for() {
     let mut plan = SitePlan::uniform(3, 0).loses_answer(Call::Withdraw, 1);
@@ -213,12 +226,11 @@ async fn no_node_is_reset_without_the_boot_ticket_that_it_is_reset_for() {
     let mut order = order(&plan, 1);
     order.nodes.truncate(1);
     let rollout = sim.order(&order).await;
-    for key in ["leave", "retry"] {
-        sim.run_until(only_waits).await;
-        let asking = sim.open().await.into_iter().find(|document| document.status == Status::NeedsOperator).expect("it asks");
-        sim.signal(&asking.id, SignalKind::answer(key.to_owned())).await;
-        sim.run_until(async |sim| sim.document(&asking.id).await.seq > asking.seq).await;
-    }
+    sim.run_until(only_waits).await;
+    let asking = sim.open().await.into_iter().find(|document| document.status == Status::NeedsOperator).expect("it asks");
+    assert_eq!(sim.world.snapshot().node("gpu-01").unwrap().staged, None);
+    sim.signal(&asking.id, SignalKind::answer("retry")).await;
+    sim.run_until(async |sim| sim.document(&asking.id).await.seq > asking.seq).await;
     sim.run_until(only_waits).await;
     let resets: Vec<WorldEvent> =
         sim.world.events().into_iter().filter(|event| matches!(event.what, Happened::ResetRequested { .. })).collect();

@@ -15,23 +15,27 @@ use turnaround_workflows::updates;
 const SEEDS: std::ops::Range<u64> = if cfg!(debug_assertions) { 0..1_000 } else { 0..10_000 };
 
 /// What must have come about at least once in a run of as many seeds as [`SEEDS`] or more: a fault that never struck proves nothing.
-const SOMETIMES: [&str; 28] = [
+const SOMETIMES: [&str; 33] = [
     "aborted",
     "activation lost",
     "claim whose answer was lost",
     "commit fenced",
     "commit whose answer was lost",
+    "followed in the storm: retry",
     "guard refused",
     "installer heard",
     "installer heard again",
     "lease lost",
+    "move that Nova takes up late",
     "paused",
     "question answered",
+    "question answered in the storm",
     "question asked",
     "resource busy",
     "ring unheard",
     "share to be taken over",
     "signal refused",
+    "signal that was followed comes again",
     "step failed and was tried again",
     "step undone",
     "store outage waited out",
@@ -44,6 +48,7 @@ const SOMETIMES: [&str; 28] = [
     "waited for a resource",
     "went back",
     "worker paused",
+    "worker struck after an answer",
 ];
 
 fn seeds() -> std::ops::Range<u64> {

@@ -422,6 +422,10 @@ async fn an_unknown_host_key_is_accepted_only_from_a_node_that_shows_the_mark_of
     );
     machine.report(&format!("installed {{\"token\": \"node-6.1\", \"sha256\": \"{SHA256}\"}}\n"));
     assert_eq!(ports.facts.facts(&gpu).await.unwrap_err().kind, PortErrorKind::Unavailable);
+    // An installer that lets us log in, and knows nothing of what we ask.
+    fs::write(machine.at("report"), "BusyBox v1.36.1 built-in shell (ash)\n").unwrap();
+    let error = ports.facts.facts(&gpu).await.unwrap_err();
+    assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("perhaps it is still the installer"), "{}", told(&error));
 
     // Installed, as ordered.
     machine.report(&format!("installed {{\"token\": \"node-7.1\", \"sha256\": \"{SHA256}\"}}\n"));

@@ -27,7 +27,7 @@ pub(super) fn checks(field: Field<Named<RawCheck>>, nodes: &Known, problems: &mu
 impl RawCheck {
     fn check(self, nodes: &Known, problems: &mut Problems<'_>) -> Option<Check> {
         let command = problems.need(&self.here, &self.command, "\"nvidia-smi -L | wc -l\"", |text| values::command(text));
-        let expect = problems.maybe(&self.expect, |text| values::line(text));
+        let expect = problems.maybe(&self.expect, |text| values::line(text.trim()));
         let as_found = problems.or(&self.as_found, || false, |flag| Ok(*flag));
         if let (Some(_), Some(second)) = (self.expect.written(), self.as_found.written())
             && second.value

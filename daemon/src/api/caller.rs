@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::Method;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, info, info_span};
 use turnaround_workflows::telemetry;
@@ -20,6 +22,12 @@ use crate::wire::CallerView;
 
 /// Users whose names are remembered. A bastion has some dozen.
 const NAMES_REMEMBERED_MAX: usize = 256;
+/// How long a name is taken for right without asking anew: a uid may be given to another user, who must not have the rights of the first one.
+/// Long enough for a console that looks each second not to burden a directory server.
+const NAME_REMEMBERED_FOR: Duration = Duration::from_secs(60);
+
+/// Asks the system for the name of a user, maybe a directory server over the network. None: the user has no name.
+pub type Lookup = fn(u32) -> nix::Result<Option<String>>;
 
 /// Who may change things.
 #[derive(Debug)]
@@ -27,7 +35,9 @@ pub struct Access {
     /// Users that always may.
     trusted: Vec<u32>,
     operators: Vec<String>,
-    names: Mutex<HashMap<u32, String>>,
+    lookup: Lookup,
+    /// Names by uid, each with when it was asked for.
+    names: Mutex<HashMap<u32, (String, Instant)>>,
 }
 
 impl Access {
@@ -38,30 +48,68 @@ impl Access {
 
     /// The users of these ids and names, and nobody else.
     pub fn only(trusted: Vec<u32>, operators: &[String]) -> Access {
-        Access { trusted, operators: operators.to_vec(), names: Mutex::default() }
+        Access { trusted, operators: operators.to_vec(), lookup: system_name, names: Mutex::default() }
     }
 
-    async fn caller(&self, peer: Peer) -> Result<Caller, Problem> {
-        let uid = peer.uid.ok_or_else(Problem::stranger)?;
-        let user = self.name(uid).await;
+    /// The same, with names from elsewhere than the system's.
+    pub fn asking(self, lookup: Lookup) -> Access {
+        Access { lookup, ..self }
+    }
+
+    /// A user and what they may do; `uid 1234` where there is no name. No operator can be called so: names have no spaces.
+    fn caller(&self, uid: u32, named: &Named) -> Caller {
+        let user = match named {
+            Named::As(name) => name.clone(),
+            Named::Nothing | Named::Unsaid(_) => format!("uid {uid}"),
+        };
         let may_change = self.trusted.contains(&uid) || self.operators.contains(&user);
-        Ok(Caller(CallerView { user, may_change }))
+        Caller(CallerView { user, may_change })
     }
 
-    /// The name of a user; `uid 1234` if it has none. No operator can be called so: names have no spaces.
-    async fn name(&self, uid: u32) -> String {
-        if let Some(name) = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&uid) {
-            return name.clone();
+    async fn named(&self, uid: u32, now: Instant) -> Named {
+        if let Some((name, asked)) = self.names.lock().unwrap_or_else(PoisonError::into_inner).get(&uid)
+            && now < *asked + NAME_REMEMBERED_FOR
+        {
+            return Named::As(name.clone());
         }
-        // May ask a directory server over the network.
-        let looked = tokio::task::spawn_blocking(move || nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))).await;
-        let Ok(Ok(Some(user))) = looked else { return format!("uid {uid}") };
+        let lookup = self.lookup;
+        let name = match tokio::task::spawn_blocking(move || lookup(uid)).await {
+            Ok(Ok(Some(name))) => name,
+            Ok(Ok(None)) => return Named::Nothing,
+            Ok(Err(error)) => return Named::Unsaid(error.to_string()),
+            Err(error) => return Named::Unsaid(error.to_string()),
+        };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= NAMES_REMEMBERED_MAX {
             names.clear();
         }
-        names.insert(uid, user.name.clone());
-        user.name
+        names.insert(uid, (name.clone(), now));
+        Named::As(name)
+    }
+}
+
+fn system_name(uid: u32) -> nix::Result<Option<String>> {
+    Ok(nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))?.map(|user| user.name))
+}
+
+/// What the system calls a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    As(String),
+    /// It has no name for this one.
+    Nothing,
+    /// It could not say, and why. Nobody's name and rights follow from that.
+    Unsaid(String),
+}
+
+impl Named {
+    /// Why this user, who is no operator as far as is known, may change nothing.
+    fn refusal(&self, uid: u32) -> Problem {
+        match self {
+            Named::As(user) => Problem::not_an_operator(user),
+            Named::Nothing => Problem::nameless(uid),
+            Named::Unsaid(why) => Problem::name_unsaid(uid, why),
+        }
     }
 }
 
@@ -85,11 +133,15 @@ pub(super) async fn gate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = app.access.caller(peer).await?;
+    let uid = peer.uid.ok_or_else(Problem::stranger)?;
+    let named = app.access.named(uid, Instant::now()).await;
+    let caller = app.access.caller(uid, &named);
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     if !looks && !caller.0.may_change {
-        info!(user = caller.0.user, method = %request.method(), path = request.uri().path(), "change refused");
-        return Err(Problem::not_an_operator(&caller.0.user));
+        let refusal = named.refusal(uid);
+        let why = refusal.view().detail;
+        info!(user = caller.0.user, method = %request.method(), path = request.uri().path(), why, "change refused");
+        return Err(refusal);
     }
     let span = info_span!(
         "api", otel.name = %format!("{} {}", request.method(), request.uri().path()), otel.kind = "server",
@@ -100,4 +152,37 @@ pub(super) async fn gate(
     let response = next.run(request).instrument(span.clone()).await;
     span.record("http.response.status_code", i64::from(response.status().as_u16()));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_and_its_rights_are_asked_for_anew_after_a_minute() {
+        static SAYS: Mutex<nix::Result<Option<&str>>> = Mutex::new(Ok(Some("ada")));
+        let says = |what| *SAYS.lock().unwrap() = what;
+        let access = Access::only(Vec::new(), &["ada".to_owned()]).asking(|_| SAYS.lock().unwrap().map(|name| name.map(str::to_owned)));
+        let asked = async |at| {
+            let named = access.named(1005, at).await;
+            let CallerView { user, may_change } = access.caller(1005, &named).0;
+            (named, user, may_change)
+        };
+        let ada = (Named::As("ada".to_owned()), "ada".to_owned(), true);
+        let first = Instant::now();
+        assert_eq!(asked(first).await, ada);
+        // `userdel ada; useradd bob`
+        says(Ok(Some("bob")));
+        assert_eq!(asked(first + NAME_REMEMBERED_FOR - Duration::from_millis(1)).await, ada);
+        let second = first + NAME_REMEMBERED_FOR;
+        assert_eq!(asked(second).await, (Named::As("bob".to_owned()), "bob".to_owned(), false));
+        // What could not be said is neither remembered nor made up for by what was said before.
+        says(Err(Errno::EAGAIN));
+        let third = second + NAME_REMEMBERED_FOR;
+        assert_eq!(asked(third).await, (Named::Unsaid(Errno::EAGAIN.to_string()), "uid 1005".to_owned(), false));
+        says(Ok(Some("ada")));
+        assert_eq!(asked(third).await, ada);
+    }
 }

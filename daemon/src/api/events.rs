@@ -1,4 +1,7 @@
 //! GET /v1/events: what happens, as server-sent events.
+//!
+//! Whoever does not say where to go on is told first where that is, by a block with nothing but an `id:`: nothing may happen until the stream breaks
+//! off, and whoever comes back without an id misses what has happened meanwhile. (An `EventSource` of a browser keeps such an id, and tells nobody.)
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -36,8 +39,8 @@ struct Subscriber {
     app: Arc<App>,
     cursor: String,
     only: Option<WorkflowId>,
-    /// Where the stream ends.
-    end: Option<String>,
+    /// It ends with what has happened until now: at this event at the latest.
+    until: Option<String>,
     batch: VecDeque<Arc<EventView>>,
 }
 
@@ -50,27 +53,31 @@ pub(super) async fn events(
         Some(value) => Some(value.to_str().map_err(|_| Problem::bad_request("`Last-Event-ID` is not text"))?.to_owned()),
         None => parameters.after,
     };
+    let is_told = last.is_none();
     let cursor = match last {
         Some(cursor) if is_cursor(&cursor) => cursor,
         Some(_) => return Err(Problem::bad_request("`Last-Event-ID` is none of the ids that this stream gives out")),
         None => app.feed.end().await?,
     };
-    let end = if parameters.until_now { Some(app.store.events_end().await?) } else { None };
+    let until = if parameters.until_now { Some(app.store.events_end().await?) } else { None };
     let stop = app.stop.clone();
     let keep_alive = KeepAlive::new().interval(app.keep_alive);
-    let subscriber = Subscriber { app, cursor, only: parameters.workflow, end, batch: VecDeque::new() };
-    let stream = futures::stream::unfold(subscriber, next).take_until(stop.cancelled_owned());
+    let place = is_told.then(|| Ok(Event::default().id(&cursor)));
+    let subscriber = Subscriber { app, cursor, only: parameters.workflow, until, batch: VecDeque::new() };
+    let happens = futures::stream::unfold(subscriber, next).take_until(stop.cancelled_owned());
+    let stream = futures::stream::iter(place).chain(happens);
     Ok(Sse::new(stream).keep_alive(keep_alive))
 }
 
+/// `1763812345678-0`, or `1763812345678-0.1` within what one write told.
 fn is_cursor(text: &str) -> bool {
-    !text.is_empty() && text.len() <= CURSOR_CHARS_MAX && text.chars().all(|c| c.is_ascii_digit() || c == '-')
+    !text.is_empty() && text.len() <= CURSOR_CHARS_MAX && text.chars().all(|c| c.is_ascii_digit() || c == '-' || c == '.')
 }
 
 /// The next event to be sent. None ends the stream; the client comes back with its cursor.
 async fn next(mut subscriber: Subscriber) -> Option<(Result<Event, Infallible>, Subscriber)> {
     loop {
-        let over = subscriber.end.as_deref() == Some(subscriber.cursor.as_str());
+        let over = subscriber.until.as_deref() == Some(subscriber.cursor.as_str());
         if over {
             return None;
         }
@@ -82,7 +89,14 @@ async fn next(mut subscriber: Subscriber) -> Option<(Result<Event, Infallible>, 
             let data = serde_json::to_string(&*event).ok()?;
             return Some((Ok(Event::default().id(&event.cursor).event("workflow").data(data)), subscriber));
         }
-        match subscriber.app.feed.after(&subscriber.cursor).await {
+        let feed = &subscriber.app.feed;
+        let found = match subscriber.until {
+            Some(_) => feed.found(&subscriber.cursor).await,
+            None => feed.after(&subscriber.cursor).await,
+        };
+        match found {
+            // That event is not told any more: its workflow is swept.
+            Ok(events) if events.is_empty() => return None,
             Ok(events) => subscriber.batch = events.into(),
             Err(error) => {
                 tracing::debug!(error = chain(&error), "an event stream ends because the store does not answer");

@@ -11,6 +11,7 @@ use turnaround_workflows::store::{Digest, PAGE_MAX, StoredEntry, WorkflowId};
 use super::app::App;
 use super::extract::{Path, Query};
 use super::problem::{Problem, chain};
+use crate::archive::Archived;
 use crate::wire::{JournalLine, JournalView};
 
 /// Entries of a page for which nobody said how many.
@@ -55,11 +56,26 @@ pub(super) async fn journal(
 async fn archived(app: &App, id: WorkflowId, from: u64, limit: u32) -> Result<Json<JournalView>, Problem> {
     let kept = app.archive.read(&id).await.map_err(|error| Problem::internal(&error))?;
     let kept = kept.ok_or_else(|| Problem::no_workflow(id.as_str()))?;
-    let (mut entries, broken) = check(None, 1, &kept);
+    let (mut entries, unsealed) = check(None, 1, &kept.entries);
+    let broken = broken(&kept, unsealed);
     let total = entries.len() as u64;
     entries.retain(|entry| entry.seq >= from && entry.seq < from.saturating_add(u64::from(limit)));
     let next = from.saturating_add(u64::from(limit));
     Ok(Json(JournalView { id, entries, next: (next <= total).then_some(next), broken, archived: true }))
+}
+
+/// What is wrong with an archived journal. `unsealed`: what its seals say of that, and they can't say whether its end is there.
+fn broken(kept: &Archived, unsealed: Option<String>) -> Option<String> {
+    let Some(header) = &kept.header else {
+        return unsealed.or_else(|| Some("the first line of its file, which says how much it should have, can't be read".to_owned()));
+    };
+    let (has, should) = (kept.entries.len() as u64, header.entries);
+    let is_newest_there = kept.entries.last().is_some_and(|newest| newest.digest == header.head);
+    let damaged = header.problem.as_ref().map(|problem| format!("it was damaged when it was archived: {problem}"));
+    damaged
+        .or(unsealed)
+        .or_else(|| (has != should).then(|| format!("its file should have {should} entries, but has {has}: entries are lost, or were added")))
+        .or_else(|| (!is_newest_there).then(|| format!("entry {has} is not the one that the first line of its file names as its newest")))
 }
 
 /// Every entry, those up to the first bad one as sealed, and what is wrong with that one.

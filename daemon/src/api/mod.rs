@@ -33,13 +33,14 @@ use socket::{ApiListener, Peer};
 pub const BODY_BYTES_MAX: usize = 128 * 1024;
 
 /// Every route, for the tests that hold each of them to the rules.
-pub const ROUTES: [(&str, &str); 13] = [
+pub const ROUTES: [(&str, &str); 14] = [
     ("GET", "/v1/status"),
     ("GET", "/v1/nodes"),
     ("POST", "/v1/nodes/{node}/release"),
     ("GET", "/v1/workflows"),
     ("GET", "/v1/workflows/{id}"),
     ("GET", "/v1/workflows/{id}/journal"),
+    ("GET", "/v1/workflows/{id}/log"),
     ("POST", "/v1/workflows/{id}/signals"),
     ("POST", "/v1/rollouts"),
     ("POST", "/v1/surveys"),
@@ -80,4 +81,21 @@ pub async fn serve(listener: ApiListener, app: Arc<App>) -> std::io::Result<()> 
     axum::serve(listener, router(app).into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Axum does not say what a router serves, so it is read here as it is written above.
+    #[test]
+    fn every_route_that_is_served_is_held_to_the_rules() {
+        let routed = include_str!("mod.rs").lines().filter_map(|line| {
+            let (path, served) = line.trim().strip_prefix(".route(\"")?.split_once("\", ")?;
+            let (method, _) = served.split_once('(')?;
+            Some((method.to_uppercase(), path))
+        });
+        let listed = ROUTES.map(|(method, path)| (method.to_owned(), path));
+        assert_eq!(routed.collect::<Vec<_>>(), listed);
+    }
 }

@@ -1,6 +1,5 @@
 //! GET /v1/nodes and POST /v1/nodes/{node}/release
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -20,6 +19,9 @@ use super::lines::lines;
 use super::problem::Problem;
 use crate::renewing::Renewing;
 use crate::wire::{BudgetMember, NodeView, NodesView, ReleasedView, WorkflowLine};
+
+/// Pages of workflows that are looked at for renewals, newest first: 20,000, which is twenty for each node of a site of 1,000.
+const RENEWALS_PAGES_MAX: u32 = 40;
 
 pub(super) async fn nodes(State(app): State<Arc<App>>) -> Result<Json<NodesView>, Problem> {
     let now = app.clock.now();
@@ -99,17 +101,19 @@ pub(super) async fn out_of_service(store: &Arc<dyn Store>) -> Result<BTreeMap<St
     Ok(out)
 }
 
-/// The newest renewal of each node, in one page for each way: more than that many nodes are not renewed within what is kept.
+/// The newest renewal of each node.
 async fn renewals(store: &Arc<dyn Store>, scope: Scope, now: Timestamp) -> Result<HashMap<String, WorkflowLine>, StoreError> {
     let mut newest: HashMap<String, Document> = HashMap::new();
-    for kind in [NODE_OS, NODE_OS_IRONIC] {
-        let query = Query { scope, kind: Some(kind.to_owned()), limit: PAGE_MAX, ..Query::default() };
-        for document in store.list(&query).await? {
-            match newest.entry(document.target.clone()) {
-                Entry::Occupied(mut kept) if kept.get().created < document.created => drop(kept.insert(document)),
-                Entry::Occupied(_) => {}
-                Entry::Vacant(free) => drop(free.insert(document)),
-            }
+    for page in 0..RENEWALS_PAGES_MAX {
+        // Of all kinds: a listing of one kind reads all that it passes over, for each page anew.
+        let query = Query { scope, offset: page * PAGE_MAX, limit: PAGE_MAX, ..Query::default() };
+        let documents = store.list(&query).await?;
+        let full = documents.len() >= PAGE_MAX as usize;
+        for document in documents.into_iter().filter(|document| [NODE_OS, NODE_OS_IRONIC].contains(&document.kind.as_str())) {
+            newest.entry(document.target.clone()).or_insert(document);
+        }
+        if !full {
+            break;
         }
     }
     let found = lines(store, newest.into_values().collect(), now).await?;

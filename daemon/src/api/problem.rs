@@ -67,6 +67,24 @@ impl Problem {
             .remedy(format!("add \"{user}\" to `daemon.operators` in the configuration and restart the daemon, or ask one of its operators"))
     }
 
+    /// The system has no name for this user, which operators are known by.
+    pub(super) fn nameless(uid: u32) -> Problem {
+        let detail = format!("the system has no name for uid {uid}, which may look, but change nothing: operators are known by name");
+        Problem::new(StatusCode::FORBIDDEN, "not-an-operator", "Only operators may change things", detail).remedy(format!(
+            "see what `getent passwd {uid}` says on the host of the daemon: where it says nothing, this user is gone, or the directory server \
+             that /etc/nsswitch.conf names (by sssd, for one) does not answer. Root may change things meanwhile"
+        ))
+    }
+
+    /// The system was asked for a user's name, and failed.
+    pub(super) fn name_unsaid(uid: u32, why: &str) -> Problem {
+        let detail = format!("the system could not say who uid {uid} is: {why}");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "name-lookup-failed", "The system could not say who asks", detail).remedy(format!(
+            "try again: nothing was changed. If it stays so, see that `getent passwd {uid}` gives a name on the host of the daemon: what \
+             /etc/nsswitch.conf names (sssd and its directory server, for one) has to answer. Root may change things meanwhile"
+        ))
+    }
+
     pub(super) fn no_workflow(id: &str) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "no-such-workflow", "There is no such workflow", format!("no workflow `{id}` is kept"))
             .remedy("`turnaround workflows --all` lists what is kept; older ones are in the archive of the state directory")

@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use rand::Rng as _;
 use tracing::info;
-use turnaround_workflows::engine::{AnswerEffect, Course, LEFT_WHILE_PAUSED, Signal, SignalKind, State as Folded};
-use turnaround_workflows::store::{Document, Signalled, Status, WorkflowId};
+use turnaround_workflows::engine::{AnswerEffect, Course, Entry, LEFT_WHILE_PAUSED, Signal, SignalKind, State as Folded};
+use turnaround_workflows::store::{Document, PAGE_MAX, Signalled, Status, WorkflowId};
 
 use super::app::App;
 use super::caller::Caller;
@@ -31,12 +31,16 @@ pub(super) async fn signal(
     Body(asked): Body<SignalRequest>,
 ) -> Result<(StatusCode, Json<SignalledView>), Problem> {
     let document = load(&app, &id).await?;
+    let repeatable = idempotency_key(&headers)?.map(|key| format!("{}/{key}", caller.0.user));
+    if let Some(signal) = &repeatable
+        && was_followed(&app, &document, signal).await?
+    {
+        let signal = asked.name().to_owned();
+        return Ok((StatusCode::ACCEPTED, Json(SignalledView { id: document.id, signal, waits_for_resume: false, question: None })));
+    }
     let Seen { is_paused, question } = refuse_what_cannot_be(&app, &document, &asked).await?;
     let signal = Signal {
-        id: match idempotency_key(&headers)? {
-            Some(key) => format!("{}/{key}", caller.0.user),
-            None => format!("{:032x}", rand::rng().random::<u128>()),
-        },
+        id: repeatable.unwrap_or_else(|| format!("{:032x}", rand::rng().random::<u128>())),
         at: app.clock.now(),
         by: caller.0.user.clone(),
         kind: kind(&asked, question.as_ref().and_then(|(number, _)| *number))?,
@@ -55,6 +59,24 @@ pub(super) async fn signal(
         waits_for_resume: is_paused && !matches!(asked, SignalRequest::Resume {}),
         question: question.map(|(_, text)| text),
     })))
+}
+
+/// Has a worker followed that signal already? Then its author repeats it because the answer was lost, and what it brought about (the question is
+/// answered, the workflow paused or ended) is no reason to refuse it.
+async fn was_followed(app: &App, document: &Document, signal: &str) -> Result<bool, Problem> {
+    let mut from = 1;
+    while from <= document.seq {
+        let page = app.store.journal(&document.id, from, PAGE_MAX).await?;
+        if page.is_empty() {
+            break;
+        }
+        // (What can't be read follows nothing.)
+        if page.iter().filter_map(|stored| Entry::read(&stored.body).ok()).any(|entry| entry.follows.as_deref() == Some(signal)) {
+            return Ok(true);
+        }
+        from += page.len() as u64;
+    }
+    Ok(false)
 }
 
 /// `question`: the one that is open, which an answer is for.

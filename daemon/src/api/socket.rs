@@ -1,12 +1,13 @@
-//! The unix socket of the API: one daemon to a socket, a bounded number of connections, and the kernel's word on
-//! who is at the other end.
+//! The unix socket of the API: one daemon to a socket, a bounded number of connections, in all and of one user, and the
+//! kernel's word on who is at the other end.
 
+use std::collections::HashMap;
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use tracing::warn;
 /// Connections served at once; further ones wait in the kernel's queue. A person has one or two, a console a handful:
 /// this is to keep a client that opens connections in a loop from using up file descriptors (1,024 by default).
 const CONNECTIONS_MAX: usize = 512;
+/// Of one user; further ones are closed at once, so that a console which leaks connections locks out nobody but its own user. A handful of
+/// consoles and as many scripts fit in. Root and the daemon's own user have no such bound: they are who mends things.
+const CONNECTIONS_OF_ONE_MAX: u32 = 64;
 /// Owner and group may connect, nobody else.
 const SOCKET_MODE: u32 = 0o660;
 /// After an error of `accept` (no file descriptors left, usually): long enough for one to be closed.
@@ -89,7 +93,8 @@ impl SocketClaim {
         let listener = UnixListener::bind(&fresh).map_err(|e| failed("bind", e))?;
         std::fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE)).map_err(|e| failed("set permissions of", e))?;
         std::fs::rename(&fresh, &self.path).map_err(|e| failed("put in place", e))?;
-        Ok(ApiListener { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)), claim: self })
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok(ApiListener { listener, permits, peer_of: Peer::of, users: Users::default(), claim: self })
     }
 }
 
@@ -101,11 +106,17 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Open connections by user.
+type Users = Arc<Mutex<HashMap<Peer, Open>>>;
+
 /// Accepts clients until it is dropped, which takes the socket away.
 #[derive(Debug)]
 pub struct ApiListener {
     listener: UnixListener,
     permits: Arc<Semaphore>,
+    /// [`Peer::of`], except in tests.
+    peer_of: fn(&UnixStream) -> Peer,
+    users: Users,
     claim: SocketClaim,
 }
 
@@ -126,7 +137,11 @@ impl Listener for ApiListener {
             // The semaphore is never closed.
             let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
             match self.listener.accept().await {
-                Ok((stream, address)) => return (Connection { stream, _permit: permit }, address),
+                Ok((stream, address)) => {
+                    let peer = (self.peer_of)(&stream);
+                    let Some(place) = Place::take(&self.users, peer) else { continue };
+                    return (Connection { stream, place, _permit: permit }, address);
+                }
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -140,10 +155,55 @@ impl Listener for ApiListener {
     }
 }
 
-/// A client's connection and its place among [`CONNECTIONS_MAX`].
+/// The connections of a user.
+#[derive(Debug, Default)]
+struct Open {
+    count: u32,
+    /// That there are too many was logged.
+    told: bool,
+}
+
+/// One of the connections of a user.
+#[derive(Debug)]
+struct Place {
+    users: Users,
+    peer: Peer,
+}
+
+impl Place {
+    /// None: the user has as many as one may have.
+    fn take(users: &Users, peer: Peer) -> Option<Place> {
+        let mut all = users.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = all.entry(peer).or_default();
+        if open.count >= CONNECTIONS_OF_ONE_MAX && !peer.is_unbounded() {
+            // Once until all of them are closed: who leaks connections usually goes on with it.
+            if !std::mem::replace(&mut open.told, true) {
+                warn!(uid = peer.uid, connections = open.count, "a user has as many connections as one may have: further ones are closed at once");
+            }
+            return None;
+        }
+        open.count += 1;
+        Some(Place { users: Arc::clone(users), peer })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = all.get_mut(&self.peer) {
+            open.count -= 1;
+            if open.count == 0 {
+                all.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// A client's connection and its place among those of its user and among [`CONNECTIONS_MAX`].
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
+    place: Place,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -168,13 +228,81 @@ impl AsyncWrite for Connection {
 }
 
 /// Who is at the other end, as the kernel says. None: it does not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Peer {
     pub uid: Option<u32>,
 }
 
+impl Peer {
+    fn of(stream: &UnixStream) -> Peer {
+        Peer { uid: stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+    }
+
+    /// May this user have more than [`CONNECTIONS_OF_ONE_MAX`]?
+    fn is_unbounded(self) -> bool {
+        self.uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::Uid::effective().as_raw())
+    }
+}
+
 impl Connected<IncomingStream<'_, ApiListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, ApiListener>) -> Peer {
-        Peer { uid: stream.io().stream.peer_cred().ok().map(|credentials| credentials.uid()) }
+        stream.io().place.peer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Who connects just now.
+    static WHO: AtomicU32 = AtomicU32::new(0);
+
+    /// A connection of `uid` with both its ends. None: it was closed at once.
+    async fn connect(listener: &mut ApiListener, uid: u32) -> Option<(UnixStream, Connection)> {
+        WHO.store(uid, Ordering::Relaxed);
+        let mut client = UnixStream::connect(&listener.claim.path).await.unwrap();
+        let mut nothing = [0];
+        tokio::select! {
+            (connection, _) = listener.accept() => {
+                assert_eq!(connection.place.peer.uid, Some(uid));
+                Some((client, connection))
+            }
+            read = client.read(&mut nothing) => {
+                assert_eq!(read.unwrap(), 0, "closed, and nothing said");
+                None
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_who_leaks_connections_locks_out_nobody_else() {
+        let own = nix::unistd::Uid::effective().as_raw();
+        let (leaking, other) = (own + 1001, own + 1002);
+        let folder = tempfile::tempdir().unwrap();
+        let mut listener = SocketClaim::take(&folder.path().join("api.sock")).unwrap().bind().unwrap();
+        listener.peer_of = |_| Peer { uid: Some(WHO.load(Ordering::Relaxed)) };
+        let mut open = Vec::new();
+        for _ in 0..CONNECTIONS_OF_ONE_MAX {
+            open.push(connect(&mut listener, leaking).await.expect("there is room"));
+        }
+        for _ in 0..3 {
+            assert!(connect(&mut listener, leaking).await.is_none(), "one user has more than one may have");
+        }
+        let others = connect(&mut listener, other).await;
+        assert!(others.is_some(), "another user is served");
+        open.pop();
+        assert!(connect(&mut listener, leaking).await.is_some(), "a place is free again");
+        drop((open, others));
+        assert!(listener.users.lock().unwrap().is_empty(), "nothing is remembered of who is gone");
+        for unbounded in [0, own] {
+            let mut open = Vec::new();
+            for _ in 0..=CONNECTIONS_OF_ONE_MAX {
+                open.push(connect(&mut listener, unbounded).await.expect("no bound for who mends things"));
+            }
+        }
     }
 }

@@ -88,9 +88,12 @@ async fn find(store: &Arc<dyn Store>, query: &store::Query, typed: &str) -> Resu
     Ok(found)
 }
 
+/// Behind the kind only where it begins with its own kind: a child begins with its parent's, and `rollout-k3m9` is meant for
+/// `node-os-rollout-k3m9`, not for its one node so far.
 fn begins_with(document: &Document, typed: &str) -> bool {
     let id = document.id.as_str();
-    let behind_kind = id.strip_prefix(document.kind.as_str()).and_then(|rest| rest.strip_prefix('-'));
+    let own = document.parent.is_none().then_some(id);
+    let behind_kind = own.and_then(|id| id.strip_prefix(document.kind.as_str())?.strip_prefix('-'));
     id.starts_with(typed) || behind_kind.is_some_and(|rest| rest.starts_with(typed))
 }
 

@@ -9,7 +9,7 @@ use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
 
 use super::client::CONFIG;
 use super::error::CliError;
-use super::out::{Style, print, print_json};
+use super::out::{Style, print, print_json, result};
 use super::schedules::runs;
 use crate::exit::Exit;
 use crate::schedule;
@@ -39,8 +39,7 @@ pub(super) fn run(verb: &Verb, config: Option<&Path>, style: &Style) -> Result<E
             let problems = report.problems().iter().map(|problem| {
                 json!({ "line": problem.line(), "column": problem.column(), "reason": problem.reason(), "help": problem.help() })
             });
-            print_json(&json!({ "good": false, "problems": problems.collect::<Vec<_>>() }))?;
-            Ok(Exit::Config)
+            result(print_json(&json!({ "good": false, "problems": problems.collect::<Vec<_>>() })), Exit::Config)
         }
         Err(report) => Err(CliError::Config { path: path.to_owned(), report: report.for_stderr() }),
     }

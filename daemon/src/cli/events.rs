@@ -64,18 +64,20 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
 async fn follow(client: &Client, style: &Style, only: &str, after: Option<String>) -> Result<Exit, CliError> {
     let path = format!("/v1/events?until_now=false{only}");
     let mut cursor = after;
+    // Whoever has a cursor was here before.
+    let mut was_here = cursor.is_some();
     let mut tries = 0;
     loop {
         match Events::open(client, &path, cursor.as_deref()).await {
             Ok(mut events) => {
-                tries = 0;
+                (was_here, tries) = (true, 0);
                 while let Ok(Some(event)) = events.next().await {
-                    cursor = event.get("cursor").and_then(Value::as_str).map(str::to_owned).or(cursor);
                     show(event, *style)?;
                 }
+                cursor = events.cursor;
                 say("the daemon ended the stream; going on when it is back");
             }
-            Err(CliError::Unreachable { .. }) if cursor.is_some() && tries < RECONNECTS_MAX => tries += 1,
+            Err(CliError::Unreachable { .. }) if was_here && tries < RECONNECTS_MAX => tries += 1,
             Err(error) => return Err(error),
         }
         tokio::time::sleep(RECONNECT_PAUSE).await;
@@ -98,11 +100,13 @@ fn render(event: &EventView) -> String {
 pub(super) struct Events {
     response: reqwest::Response,
     read: Vec<u8>,
+    /// Where it is. None until the daemon has told, if nobody has said where to begin.
+    cursor: Option<String>,
 }
 
 impl Events {
     pub(super) async fn open(client: &Client, path: &str, after: Option<&str>) -> Result<Events, CliError> {
-        Ok(Events { response: client.stream(path, after).await?, read: Vec::new() })
+        Ok(Events { response: client.stream(path, after).await?, read: Vec::new(), cursor: after.map(str::to_owned) })
     }
 
     /// None: the daemon ended the stream. An error: it went away.
@@ -110,8 +114,10 @@ impl Events {
         loop {
             if let Some(end) = self.read.windows(2).position(|two| two == b"\n\n") {
                 let block: Vec<u8> = self.read.drain(..end + 2).collect();
-                if let Some(event) = data(&block)? {
-                    return Ok(Some(event));
+                let event = data(&block)?;
+                self.cursor = id(&block).or(self.cursor.take());
+                if event.is_some() {
+                    return Ok(event);
                 }
                 continue;
             }
@@ -127,7 +133,13 @@ impl Events {
     }
 }
 
-/// The data of one block; None for a comment, which only shows that the daemon lives.
+/// The id of one block; None for a comment, which only shows that the daemon lives.
+fn id(block: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(block);
+    text.lines().find_map(|line| line.strip_prefix("id:")).map(|id| id.trim_start().to_owned())
+}
+
+/// The data of one block; None for a comment, and where the daemon only tells where the stream begins.
 fn data(block: &[u8]) -> Result<Option<Value>, CliError> {
     let text = String::from_utf8_lossy(block);
     let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data:")).map(|data| data.trim_start()).collect();

@@ -37,11 +37,15 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
     for _ in 0..PAGES_MAX {
         let answer: Value = client.get(&format!("/v1/workflows/{id}/journal?from={from}&limit={PAGE}")).await?;
         let view: JournalView = read(answer.clone())?;
-        if style.json { print_json(&answer)? } else { print(&render(&view, *style))? }
+        broken = broken.or_else(|| view.broken.clone());
+        let printed = if style.json { print_json(&answer) } else { print(&render(&view, *style)) };
+        if matches!(printed, Err(CliError::ReaderGone)) && broken.is_some() {
+            break;
+        }
+        printed?;
         if view.archived {
             say("from the archive: the store has it no more");
         }
-        broken = broken.or(view.broken);
         match view.next {
             Some(next) => from = next,
             None => break,

@@ -11,7 +11,7 @@ use super::client::{Client, fresh_key, read};
 use super::duration::{ago, moment};
 use super::error::CliError;
 use super::nodes;
-use super::out::{Style, print, print_json, say};
+use super::out::{Style, print, print_json, result, say};
 use super::wait::wait_for_end;
 use super::{report, show};
 use crate::exit::Exit;
@@ -88,14 +88,14 @@ pub(super) async fn finish(client: &Client, style: &Style, id: &str) -> Result<E
     say(&format!("started {id}; Ctrl-C ends only this watching"));
     let ended = wait_for_end(client, style, id).await?;
     let view: WorkflowView = read(ended.clone())?;
-    if style.json {
-        print_json(&ended)?;
+    let good = view.line.status == Status::Succeeded && !report::sees_problem(&view);
+    let printed = if style.json {
+        print_json(&ended)
     } else {
         let now = view.line.updated.0;
-        print(&report::of(&view, *style).unwrap_or_else(|| show::render(&view, now, *style)))?;
-    }
-    let good = view.line.status == Status::Succeeded && !report::sees_problem(&view);
-    Ok(if good { Exit::Good } else { Exit::Failed })
+        print(&report::of(&view, *style).unwrap_or_else(|| show::render(&view, now, *style)))
+    };
+    result(printed, if good { Exit::Good } else { Exit::Failed })
 }
 
 /// Shows what would be renewed, and asks. Only on a terminal: a script that forgot `--yes` is told so.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::CliError;
+use crate::exit::Exit;
 
 /// Widest line of a table on a terminal. Operators have two of them side by side.
 pub(super) const COLUMNS: u16 = 100;
@@ -63,6 +64,14 @@ pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CliError::Local { what: "could not write JSON".to_owned(), source: error.into() })?;
     print(&format!("{text}\n"))
+}
+
+/// The end of a command whose exit code is its result: that is what it is, whether or not anybody has read what was `printed` of it.
+pub(super) fn result(printed: Result<(), CliError>, exit: Exit) -> Result<Exit, CliError> {
+    match printed {
+        Ok(()) | Err(CliError::ReaderGone) => Ok(exit),
+        Err(error) => Err(error),
+    }
 }
 
 /// Talk, to stderr.

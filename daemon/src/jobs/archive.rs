@@ -5,22 +5,31 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Serialize;
+use tokio::sync::Mutex;
 use tracing::error;
+use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::engine::check_chain;
-use turnaround_workflows::store::{Document, PAGE_MAX, Query, Scope, Store, StoreError, StoredEntry, WorkflowId};
+use turnaround_workflows::store::{Digest, Document, PAGE_MAX, Query, Scope, Store, StoreError, StoredEntry, WorkflowId};
 
 use super::{BackgroundJob, JobReport};
 use crate::api::problem::chain;
 use crate::archive::{Archive, ArchiveError};
 
-/// Pages of finished workflows that one pass looks at, newest first: 10,000 workflows. At the longest retention a site
-/// that renews 300 nodes a day stays below.
-const PAGES_MAX: u32 = 20;
-/// Pages of one journal: 50,000 entries, five times the longest that a rollout of 1,000 nodes can write.
-const JOURNAL_PAGES_MAX: u64 = 100;
+/// Pages of finished workflows that one pass looks at, newest first: 100,000 workflows, which a site that renews 300 nodes a day has after a year.
+/// What is older than so many was archived when it was not, unless no daemon ran for as long.
+const PAGES_MAX: u32 = 200;
+/// Entries of one journal, five times the most that a rollout of 1,000 nodes can write; and calls for it, if all of them are lost: about a minute.
+const JOURNAL_ENTRIES_MAX: u64 = 50_000;
+
+/// Until when all that has ended is archived, by the store's clock. None: that is not known, because no pass has gone through yet, or the last one failed.
+///
+/// Whoever archives or sweeps has it locked meanwhile: what is removed while pages are listed moves others from a page that is still to come to one that
+/// was read.
+pub(super) type ArchivedUntil = Arc<Mutex<Option<Timestamp>>>;
 
 pub struct ArchiveFinished {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) archived_until: ArchivedUntil,
     archive: Archive,
     /// Found archived in an earlier pass, and still listed.
     known: HashSet<WorkflowId>,
@@ -61,19 +70,18 @@ pub enum ArchivingError {
 
 impl ArchiveFinished {
     pub fn new(store: Arc<dyn Store>, archive: Archive) -> ArchiveFinished {
-        ArchiveFinished { store, archive, known: HashSet::new() }
+        ArchiveFinished { store, archived_until: Arc::default(), archive, known: HashSet::new() }
     }
 
     async fn keep(&self, document: &Document, report: &mut ArchiveReport) -> Result<(), ArchivingError> {
-        let journal = self.journal(document).await?;
-        // It expired between the listing and this. It was listed for days, so an earlier pass has archived it.
-        if journal.is_empty() {
-            return Ok(());
-        }
-        let problem = match check_chain(None, 1, &journal) {
-            Ok(_) if journal.last().is_some_and(|newest| newest.digest == document.head) => None,
-            Ok(_) => Some("its newest entry is not the one that the workflow's record names".to_owned()),
-            Err(bad) => Some(chain(&bad)),
+        // Another daemon has swept it since it was listed, and sweeps what it has archived itself; or a person has removed it. We do not: we sweep after a pass.
+        let Some(journal) = self.find(document).await? else { return Ok(()) };
+        let lost: Vec<u64> = (1..).zip(&journal).filter(|(_, entry)| entry.digest == Digest::NONE).map(|(place, _)| place).collect();
+        let problem = match (lost.first(), check_chain(None, 1, &journal)) {
+            (Some(first), _) => Some(format!("{} of its {} entries can't be read any more, the first of them is entry {first}", lost.len(), document.seq)),
+            (None, Ok(_)) if journal.last().is_some_and(|newest| newest.digest == document.head) => None,
+            (None, Ok(_)) => Some("its newest entry is not the one that the workflow's record names".to_owned()),
+            (None, Err(bad)) => Some(chain(&bad)),
         };
         if let Some(problem) = &problem {
             error!(workflow = %document.id, problem, "a finished workflow's journal is damaged; it is archived as it is");
@@ -85,20 +93,24 @@ impl ArchiveFinished {
         Ok(())
     }
 
-    async fn journal(&self, document: &Document) -> Result<Vec<StoredEntry>, StoreError> {
-        let mut journal = Vec::new();
-        for _ in 0..JOURNAL_PAGES_MAX {
-            let page = self.store.journal(&document.id, journal.len() as u64 + 1, PAGE_MAX).await?;
-            // A page may end early at what can't be read: what follows is evidence, too.
-            if page.is_empty() {
-                break;
+    /// All that the store has of the journal, with an entry that nothing seals in each place where it has none. None: the workflow itself is gone.
+    async fn find(&self, document: &Document) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        let (mut journal, mut is_there) = (Vec::new(), false);
+        while (journal.len() as u64) < document.seq.min(JOURNAL_ENTRIES_MAX) {
+            let place = journal.len() as u64 + 1;
+            let page = self.store.journal(&document.id, place, PAGE_MAX).await?;
+            if !page.is_empty() {
+                journal.extend(page);
+                continue;
             }
-            journal.extend(page);
-            if journal.len() as u64 >= document.seq {
-                break;
+            is_there = is_there || self.store.load(&document.id).await?.is_some();
+            if !is_there {
+                return Ok(None);
             }
+            // A page ends at what can't be read, and what is lost may be a whole commit: what follows is evidence, too, and begins at one of the next places.
+            journal.push(StoredEntry { digest: Digest::NONE, body: format!("entry {place} is lost") });
         }
-        Ok(journal)
+        Ok(Some(journal))
     }
 }
 
@@ -110,6 +122,12 @@ impl BackgroundJob for ArchiveFinished {
     type Error = ArchivingError;
 
     async fn activate(&mut self) -> Result<ArchiveReport, ArchivingError> {
+        let archived_until = Arc::clone(&self.archived_until);
+        let mut archived_until = archived_until.lock().await;
+        // So it stays if this pass fails, or is cut off.
+        *archived_until = None;
+        // What ends from here on may be missing from the listing.
+        let began = self.store.now().await?;
         let mut report = ArchiveReport { archived: 0, kept: 0, damaged: Vec::new() };
         let mut listed = HashSet::new();
         for page in 0..PAGES_MAX {
@@ -128,6 +146,7 @@ impl BackgroundJob for ArchiveFinished {
             }
         }
         self.known = listed;
+        *archived_until = Some(began);
         Ok(report)
     }
 }

@@ -7,9 +7,9 @@ use serde_json::json;
 use turnaround_daemon::api::caller::Access;
 use turnaround_daemon::api::{BODY_BYTES_MAX, ROUTES};
 use turnaround_daemon::wire::STATUS_LINES_MAX;
-use turnaround_workflows::engine::{AnswerEffect, Checkpoint, ChildStarted, Event, Outcome, Question, UnwindCause, start};
-use turnaround_workflows::store::{Digest, Next, Resource, Store as _, Take, WorkflowId};
-use turnaround_workflows::updates::{self, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
+use turnaround_workflows::engine::{AnswerEffect, Checkpoint, ChildStarted, Event, Outcome, Question, Start, UnwindCause, start};
+use turnaround_workflows::store::{Digest, Next, PAGE_MAX, Resource, Store as _, Take, WorkflowId};
+use turnaround_workflows::updates::{self, NODE_OS, NODE_OS_ROLLOUT, NODES_OUT, NodeSurvey, RolloutOrder, SurveyOrder, SurveyReport};
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
 
@@ -40,6 +40,28 @@ async fn an_operator_is_known_by_name() {
     let (_, status) = site.get("/v1/status").await;
     assert_eq!(status["you"], json!({ "user": own, "may_change": true }));
     assert_eq!(site.post("/v1/surveys", &json!({})).await.0, 201);
+}
+
+#[tokio::test]
+async fn who_can_not_be_named_is_told_what_is_the_matter_and_may_look_meanwhile() {
+    let failing = |trusted| Access::only(trusted, &["ada".to_owned()]).asking(|_| Err(nix::errno::Errno::EAGAIN));
+    let site = Site::with(Wish { access: failing(Vec::new()), ..Wish::default() }).await;
+    let (status, problem) = site.post("/v1/surveys", &json!({})).await;
+    assert_eq!((status, &problem["type"]), (503, &json!("urn:turnaround:problem:name-lookup-failed")), "{problem}");
+    let uid = nix::unistd::Uid::effective().as_raw();
+    assert!(problem["detail"].as_str().unwrap().contains(&format!("could not say who uid {uid} is")), "{problem}");
+    let remedy = |problem: &serde_json::Value| problem["remedy"].as_str().unwrap().to_owned();
+    assert!(remedy(&problem).contains("try again") && !remedy(&problem).contains("daemon.operators"), "{problem}");
+    let (status, view) = site.get("/v1/status").await;
+    assert_eq!((status, &view["you"]), (200, &json!({ "user": format!("uid {uid}"), "may_change": false })));
+    // Whose rights do not hang on a name is not locked out.
+    let site = Site::with(Wish { access: failing(vec![uid]), ..Wish::default() }).await;
+    assert_eq!(site.post("/v1/surveys", &json!({})).await.0, 201);
+    // The system says that there is no name.
+    let site = Site::with(Wish { access: Access::only(Vec::new(), &["ada".to_owned()]).asking(|_| Ok(None)), ..Wish::default() }).await;
+    let (status, problem) = site.post("/v1/surveys", &json!({})).await;
+    assert_eq!((status, &problem["type"]), (403, &json!("urn:turnaround:problem:not-an-operator")), "{problem}");
+    assert!(remedy(&problem).contains("getent passwd") && !remedy(&problem).contains("daemon.operators"), "{problem}");
 }
 
 #[tokio::test]
@@ -239,7 +261,7 @@ async fn a_journal_is_read_in_pages_and_each_page_is_sealed_to_the_one_before() 
 async fn a_forged_entry_is_named_and_nothing_behind_it_is_trusted() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some(Digest([0; 32])) };
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some(Digest([0; 32])), follows: None };
     forged.on(&*site.store, &id).await;
     site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: String::new() }], Next::Signal).await;
     let (_, journal) = site.get(&format!("/v1/workflows/{id}/journal")).await;
@@ -285,11 +307,27 @@ async fn the_beginning_of_an_id_finds_it_and_not_its_children() {
 }
 
 #[tokio::test]
+async fn whoever_means_a_rollout_by_the_half_of_its_id_does_not_get_its_only_node() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    site.node_begun(&id, "gpu-01").await;
+    let half = id.as_str().strip_prefix("node-os-").unwrap();
+    let (_, found) = site.get(&format!("/v1/workflows?id_prefix={half}")).await;
+    assert_eq!(found["workflows"], json!([]), "{half}");
+    let aborted = site.turnaround(&["abort", half]).await;
+    assert_eq!(aborted.status.code(), Some(5), "{}", String::from_utf8_lossy(&aborted.stderr));
+    // What is behind the rollout's own kind finds it.
+    let behind_kind = half.strip_prefix("rollout-").unwrap();
+    let (_, found) = site.get(&format!("/v1/workflows?id_prefix={behind_kind}")).await;
+    assert_eq!(found["workflows"][0]["id"], id.as_str());
+}
+
+#[tokio::test]
 async fn a_node_that_was_left_out_is_shown_and_can_be_released_once() {
     let site = Site::start().await;
     let id = site.rollout().await;
     let share = Resource::Budget { name: NODES_OUT.to_owned(), member: "gpu-01".to_owned() };
-    let taking = Work { events: vec![begun("renew-nodes")], take: vec![Take::new(share, 2)], next: Next::At(at(NOON)), forged: None };
+    let taking = Work { events: vec![begun("renew-nodes")], take: vec![Take::new(share, 2)], next: Next::At(at(NOON)), forged: None, follows: None };
     taking.on(&*site.store, &id).await;
     let (status, problem) = site.post("/v1/nodes/gpu-01/release", &json!({})).await;
     assert_eq!((status, &problem["type"]), (409, &json!("urn:turnaround:problem:not-left-out")), "an open workflow holds it");
@@ -364,6 +402,34 @@ async fn nodes_are_shown_as_the_newest_survey_saw_them() {
     let (_, view) = site.get("/v1/nodes").await;
     assert_eq!((&view["surveyed"], &view["nodes"][1]["survey"]["instances"]), (&json!("2026-11-22T12:00:00.000Z"), &json!(3)));
     assert_eq!((&view["newer_survey"]["id"], &view["newer_survey"]["headline"]), (&json!(id.as_str()), &json!("Nova says nothing")));
+}
+
+#[tokio::test]
+async fn the_last_renewal_of_a_node_is_shown_however_many_others_came_after_it() {
+    let site = Site::start().await;
+    let first = renewed(&site, "gpu-01").await;
+    for number in 0..PAGE_MAX {
+        site.clock.advance(Duration::from_millis(1));
+        renewed(&site, &format!("other-{number}")).await;
+    }
+    let (_, view) = site.get("/v1/nodes").await;
+    assert_eq!(view["nodes"][0]["renewed"]["id"], first.as_str(), "{}", view["nodes"][0]);
+    // The newest one of several.
+    site.clock.advance(Duration::from_millis(1));
+    let rollout = site.rollout().await;
+    let second = site.node_begun(&rollout, "gpu-01").await;
+    site.work(&second, vec![ended(Outcome::Failed, "left as it is")], KEEP).await;
+    assert_eq!(site.get("/v1/nodes").await.1["nodes"][0]["renewed"]["id"], second.as_str());
+}
+
+/// A renewal of `node` that has succeeded.
+async fn renewed(site: &Site, node: &str) -> WorkflowId {
+    let id: WorkflowId = format!("node-os-{node}").parse().unwrap();
+    let by = "ada".to_owned();
+    let new = Start { id: id.clone(), kind: NODE_OS.to_owned(), version: 7, target: node.to_owned(), input: json!({}), parent: None, key: None, by, traceparent: None };
+    site.store.create(start(new, at(NOON)).unwrap()).await.unwrap();
+    site.work(&id, vec![ended(Outcome::Succeeded, "")], KEEP).await;
+    id
 }
 
 /// A survey that sees `service` of `node`, and nothing of others.

@@ -2,10 +2,13 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
 use turnaround_daemon::api::caller::Access;
 use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question};
 use turnaround_workflows::store::{Digest, Next, WorkflowId};
@@ -108,21 +111,23 @@ async fn an_ambiguous_id_is_not_guessed() {
 
 async fn wait_with(outcome: Outcome) -> Output {
     let site = Site::start().await;
-    let ours = &site;
-    let command = ours.turnaround(&["node", "renew", "gpu-01", "--image", "noble-2", "--yes", "--wait"]);
-    let worker = async {
-        let id: WorkflowId = loop {
-            let (_, listed) = ours.get("/v1/workflows").await;
-            match listed["workflows"][0]["id"].as_str() {
-                Some(id) => break id.parse().unwrap(),
-                None => tokio::task::yield_now().await,
-            }
-        };
-        ours.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
-        let done = Event::StepSucceeded { step: "renew-nodes".to_owned(), output: json!({}), gave: Vec::new() };
-        ours.work(&id, vec![done, ended(outcome, "as told")], KEEP).await;
+    tokio::join!(site.turnaround(&RENEW_AND_WAIT), end_the_rollout(&site, outcome)).0
+}
+
+const RENEW_AND_WAIT: [&str; 7] = ["node", "renew", "gpu-01", "--image", "noble-2", "--yes", "--wait"];
+
+/// Works on the only open workflow, once there is one, to its end.
+async fn end_the_rollout(site: &Site, outcome: Outcome) {
+    let id: WorkflowId = loop {
+        let (_, listed) = site.get("/v1/workflows").await;
+        match listed["workflows"][0]["id"].as_str() {
+            Some(id) => break id.parse().unwrap(),
+            None => tokio::task::yield_now().await,
+        }
     };
-    tokio::join!(command, worker).0
+    site.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
+    let done = Event::StepSucceeded { step: "renew-nodes".to_owned(), output: json!({}), gave: Vec::new() };
+    site.work(&id, vec![done, ended(outcome, "as told")], KEEP).await;
 }
 
 #[tokio::test]
@@ -153,7 +158,7 @@ async fn what_a_tenant_writes_can_not_move_the_cursor() {
 async fn a_broken_journal_fails_the_command() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some(Digest([0; 32])) };
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some(Digest([0; 32])), follows: None };
     forged.on(&*site.store, &id).await;
     let output = site.turnaround(&["journal", id.as_str()]).await;
     assert_eq!(output.status.code(), Some(1));
@@ -174,6 +179,32 @@ async fn a_reader_that_has_seen_enough_is_no_error() {
     site.work(&id, vec![begun("renew-nodes")], Next::At(at(NOON))).await;
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").unwrap();
     assert_eq!((output.status.code(), err(&output).as_str()), (Some(0), ""));
+}
+
+/// The exit code of the command whose output nobody reads.
+async fn unread(site: &Site, arguments: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"));
+    command.arg("--socket").arg(&site.socket).args(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
+    tokio::time::timeout(PATIENCE, command.status()).await.expect("the command ends").unwrap().code()
+}
+
+#[tokio::test]
+async fn an_exit_code_that_is_a_result_tells_it_also_where_nobody_reads_the_output() {
+    let site = Site::start().await;
+    for (outcome, code) in [(Outcome::Succeeded, 0), (Outcome::Failed, 1)] {
+        let ended = tokio::join!(unread(&site, &RENEW_AND_WAIT), end_the_rollout(&site, outcome)).0;
+        assert_eq!(ended, Some(code), "{outcome:?}");
+    }
+    let id = site.rollout().await;
+    assert_eq!(unread(&site, &["journal", id.as_str()]).await, Some(0));
+    let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::Signal, forged: Some(Digest([0; 32])), follows: None };
+    forged.on(&*site.store, &id).await;
+    assert_eq!(unread(&site, &["journal", id.as_str()]).await, Some(1));
+    let file = site.folder.path().join("bad.toml");
+    std::fs::write(&file, "sit = \"x\"\n").unwrap();
+    assert_eq!(unread(&site, &["--json", "config", "check", file.to_str().unwrap()]).await, Some(78));
 }
 
 #[tokio::test]
@@ -289,6 +320,77 @@ async fn a_log_is_followed_on_when_the_daemon_is_back() {
     std::fs::write(run.join("exit"), "0").unwrap();
     let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends with the run").unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+fn follow_events(socket: &Path) -> tokio::process::Child {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"));
+    command.arg("--socket").arg(socket).args(["events", "--follow"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap()
+}
+
+/// The next time that the command comes.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    tokio::time::timeout(PATIENCE, listener.accept()).await.expect("it comes").unwrap().0
+}
+
+/// What has come by the time that `end` has.
+async fn until(stream: &mut UnixStream, end: &str) -> Vec<u8> {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(end) {
+        let more = tokio::time::timeout(PATIENCE, stream.read_buf(&mut read)).await.expect("more comes").unwrap();
+        assert_ne!(more, 0, "{}", String::from_utf8_lossy(&read));
+    }
+    read
+}
+
+#[tokio::test]
+async fn events_are_followed_on_when_the_daemon_is_back_although_none_had_come_yet() {
+    let mut first = Site::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut child = follow_events(&socket);
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Through this test, so that it is known how far the command has come: one block of the stream.
+    let mut command = accept(&listener).await;
+    let mut daemon = UnixStream::connect(&first.socket).await.unwrap();
+    daemon.write_all(&until(&mut command, "\r\n\r\n").await).await.unwrap();
+    command.write_all(&until(&mut daemon, "\n\n").await).await.unwrap();
+    first.stop().await;
+    drop(command);
+    let told = tokio::time::timeout(PATIENCE, said.next_line()).await.expect("it says so").unwrap();
+    assert_eq!(told.as_deref(), Some("the daemon ended the stream; going on when it is back"));
+    // Another daemon, elsewhere; for the command there is none yet.
+    let second = Site::with(Wish { store: Some(Arc::clone(&first.store) as _), ..Wish::default() }).await;
+    let missed = second.rollout().await;
+    let nobody = accept(&listener).await;
+    std::fs::remove_file(&socket).unwrap();
+    std::os::unix::fs::symlink(&second.socket, &socket).unwrap();
+    drop(nobody);
+    let mut next = async || tokio::time::timeout(PATIENCE, events.next_line()).await.expect("it goes on").unwrap().unwrap();
+    let line = next().await;
+    assert!(line.contains(missed.as_str()), "{line}");
+    let heard = second.rollout().await;
+    let line = next().await;
+    assert!(line.contains(heard.as_str()), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "it stays");
+}
+
+/// As one that is killed right then does.
+#[tokio::test]
+async fn events_are_followed_on_also_where_the_daemon_went_away_before_it_told_where_the_stream_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let _child = follow_events(&socket);
+    let mut command = accept(&listener).await;
+    until(&mut command, "\r\n\r\n").await;
+    command.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await.unwrap();
+    drop(command);
+    // Nobody answers; then it comes once more.
+    drop(accept(&listener).await);
+    accept(&listener).await;
 }
 
 #[tokio::test]

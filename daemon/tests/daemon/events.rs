@@ -3,9 +3,9 @@
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use turnaround_workflows::engine::{Checkpoint, Event};
-use turnaround_workflows::store::{Next, WorkflowId};
+use turnaround_workflows::store::{Next, Store as _, WorkflowId};
 
-use super::site::{NOON, PATIENCE, Site, at, begun};
+use super::site::{NOON, PATIENCE, Site, Wish, at, begun};
 
 struct Reader {
     response: Response,
@@ -85,6 +85,19 @@ async fn a_new_listener_hears_what_happens_from_now_on_and_only_of_what_it_asked
 }
 
 #[tokio::test]
+async fn a_new_listener_is_told_where_it_is_before_anything_happens() {
+    let site = Site::start().await;
+    let mut quiet = site.request(Method::GET, "/v1/events").send().await.unwrap();
+    let told = tokio::time::timeout(PATIENCE, quiet.chunk()).await.expect("it is told").unwrap().unwrap();
+    let told = std::str::from_utf8(&told).unwrap();
+    let cursor = told.strip_prefix("id: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap_or_else(|| panic!("{told}"));
+    drop(quiet);
+    let id = site.rollout().await;
+    let mut again = Reader::open(&site, "/v1/events", Some(cursor)).await;
+    assert_eq!(again.next().await["workflow"], id.as_str(), "what happened while nobody listened");
+}
+
+#[tokio::test]
 async fn a_stream_until_now_ends() {
     let site = Site::start().await;
     for _ in 0..3 {
@@ -95,4 +108,28 @@ async fn a_stream_until_now_ends() {
     assert_eq!(text.matches("data:").count(), 3);
     let nothing = Site::start().await.request(Method::GET, "/v1/events?after=0&until_now=true").send().await.unwrap();
     assert_eq!(tokio::time::timeout(PATIENCE, nothing.text()).await.expect("it ends").unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_stream_until_now_ends_although_what_happened_last_is_not_kept_any_more() {
+    let site = Site::start().await;
+    let told = site.rollout().await;
+    let swept = site.rollout().await;
+    site.work(&swept, vec![begun("renew-nodes")], Next::End { keep: std::time::Duration::ZERO }).await;
+    site.clock.advance(std::time::Duration::from_secs(1));
+    assert_eq!(site.store.sweep().await.unwrap(), 1);
+    // A daemon that was started since, which never heard of it.
+    let site = Site::with(Wish { store: Some(site.store.clone()), ..Wish::default() }).await;
+    let response = site.request(Method::GET, "/v1/events?after=0-0&until_now=true").send().await.unwrap();
+    let text = tokio::time::timeout(PATIENCE, response.text()).await.expect("it ends").unwrap();
+    assert_eq!((text.matches("data:").count(), text.contains(told.as_str())), (1, true), "{text}");
+}
+
+/// The cursors of a store in Redis tell a place within what one write told.
+#[tokio::test]
+async fn whoever_comes_back_with_a_cursor_of_the_middle_of_a_write_is_served() {
+    let site = Site::start().await;
+    drop(Reader::open(&site, "/v1/events", Some("1763812345678-0.1")).await);
+    let refused = site.request(Method::GET, "/v1/events?after=1763812345678-0;1").send().await.unwrap();
+    assert_eq!(refused.status(), 400);
 }

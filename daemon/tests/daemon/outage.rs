@@ -1,5 +1,6 @@
 //! A store that does not answer: the daemon still says how it is, and refuses the rest with a reason.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,9 @@ impl Store for Silent {
         silent()
     }
     async fn release_budget(&self, _: &str, _: &str) -> Result<bool, StoreError> {
+        silent()
+    }
+    async fn ledgers(&self) -> Result<BTreeSet<String>, StoreError> {
         silent()
     }
     async fn last_tick(&self, _: &str) -> Result<Option<Timestamp>, StoreError> {

@@ -47,6 +47,12 @@ impl Daemons {
         self.start_another();
     }
 
+    /// All daemons end, and one starts whose configuration has this in it.
+    fn restart_with(&mut self, schedules: &str) {
+        self.config = Arc::new(config(schedules));
+        self.restart();
+    }
+
     /// Every daemon looks once.
     async fn pulse(&mut self) {
         for (job, _) in &mut self.jobs {
@@ -250,6 +256,23 @@ async fn a_clock_that_is_set_back_fires_nothing_twice() {
     daemons.restart();
     daemons.live_through(&["2026-11-22T02:30:00Z"]).await;
     assert_eq!(daemons.ticks().await, ["01:00", "02:00"]);
+}
+
+#[tokio::test]
+async fn a_schedule_that_was_taken_out_and_put_back_makes_up_for_nothing() {
+    let mut daemons = Daemons::begin("2026-11-22T00:30:00Z", HOURLY).await;
+    daemons.live_through(&["2026-11-22T01:00:00Z"]).await;
+    daemons.restart_with("");
+    daemons.live_through(&["2026-11-22T01:30:00Z", "2026-11-22T02:10:00Z"]).await;
+    let schedule = format!("[schedules.s]\n{HOURLY}");
+    daemons.restart_with(&schedule);
+    daemons.live_through(&["2026-11-22T02:20:00Z", "2026-11-22T02:20:01Z"]).await;
+    assert_eq!(daemons.ticks().await, ["01:00"], "nobody has waited for the one at 02:00");
+    // From then on it goes as before, also over a restart.
+    daemons.live_through(&["2026-11-22T03:00:00Z"]).await;
+    daemons.restart_with(&schedule);
+    daemons.live_through(&["2026-11-22T04:10:00Z"]).await;
+    assert_eq!(daemons.ticks().await, ["01:00", "03:00", "04:00"]);
 }
 
 #[tokio::test]

@@ -88,6 +88,26 @@ async fn a_signal_that_is_sent_twice_carries_one_id() {
 }
 
 #[tokio::test]
+async fn a_signal_that_was_followed_is_no_failure_when_it_is_sent_again() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let path = format!("/v1/workflows/{id}/signals");
+    let (pause, abort) = (json!({ "signal": "pause", "why": "lunch" }), json!({ "signal": "abort" }));
+    assert_eq!(site.post_with_key(&path, "k", &pause).await.0, 202);
+    let paused = Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() };
+    let user = site.get("/v1/status").await.1["you"]["user"].as_str().unwrap().to_owned();
+    site.follow(&id, &format!("{user}/k"), paused, Next::Signal).await;
+    let (status, again) = site.post_with_key(&path, "k", &pause).await;
+    assert_eq!((status, &again["signal"]), (202, &json!("pause")), "{again}");
+    // A second pause is one.
+    assert_eq!(site.post_with_key(&path, "k2", &pause).await.0, 409);
+    let ended = Event::UnwindBegun { cause: UnwindCause::Aborted { by: "ada".to_owned(), why: String::new() } };
+    site.follow(&id, &format!("{user}/a"), ended, Next::End { keep: std::time::Duration::from_secs(3_600) }).await;
+    assert_eq!(site.post_with_key(&path, "a", &abort).await.0, 202);
+    assert_eq!(site.post_with_key(&path, "b", &abort).await.0, 409);
+}
+
+#[tokio::test]
 async fn there_is_no_way_back_twice() {
     let site = Site::start().await;
     let id = asking(&site).await;

@@ -194,7 +194,13 @@ impl Site {
 
     /// Works on `id`: appends `events`, as a worker would.
     pub(crate) async fn work(&self, id: &WorkflowId, events: Vec<Event>, next: Next) {
-        let work = Work { events, take: Vec::new(), next, forged: None };
+        let work = Work { events, take: Vec::new(), next, forged: None, follows: None };
+        work.on(&*self.store, id).await;
+    }
+
+    /// The same, following a signal.
+    pub(crate) async fn follow(&self, id: &WorkflowId, signal: &str, event: Event, next: Next) {
+        let work = Work { events: vec![event], take: Vec::new(), next, forged: None, follows: Some(signal.to_owned()) };
         work.on(&*self.store, id).await;
     }
 }
@@ -220,6 +226,8 @@ pub(crate) struct Work {
     pub(crate) next: Next,
     /// Seals the newest entry with this digest instead of its own.
     pub(crate) forged: Option<Digest>,
+    /// The signal that all of it follows.
+    pub(crate) follows: Option<String>,
 }
 
 impl Work {
@@ -234,7 +242,7 @@ impl Work {
             let at = store.now().await.unwrap();
             let seq = document.seq + entries.len() as u64 + 1;
             let before = entries.last().map_or(&document.head, |newest| &newest.digest);
-            let entry = Entry { seq, at, fence: claimed.fence, follows: None, event };
+            let entry = Entry { seq, at, fence: claimed.fence, follows: self.follows.clone(), event };
             let sealed = seal(Some(before), &entry).unwrap();
             state = state.apply(at, &entry.event).unwrap();
             entries.push(sealed);

@@ -86,17 +86,17 @@ impl<'a> Desk<'a> {
             }
         }
         let signal = path.ends_with("/signals").then(|| format!("{}/{key}", self.user));
-        self.write_down(what, &answer, asked, signal.as_deref());
+        self.write_down(what, &answer, asked, Some(key), signal.as_deref());
         Ok(answer)
     }
 
-    fn write_down(&self, what: &str, answer: &Answer, asked: i64, signal: Option<&str>) {
+    fn write_down(&self, what: &str, answer: &Answer, asked: i64, key: Option<&str>, signal: Option<&str>) {
         let (event, id) = match answer {
             Answer::Accepted(said) => ("accepted", said["id"].clone()),
             Answer::Refused => ("refused", Value::Null),
             Answer::Unknown => ("unanswered", Value::Null),
         };
-        self.stage.orders.tell(event, json!({ "what": what, "workflow": id, "signal": signal, "asked": asked }));
+        self.stage.orders.tell(event, json!({ "what": what, "workflow": id, "key": key, "signal": signal, "asked": asked }));
     }
 
     /// Types a command that answers with JSON.
@@ -110,7 +110,7 @@ impl<'a> Desk<'a> {
             Some(4 | 5) => Answer::Refused,
             _ => Answer::Unknown,
         };
-        self.write_down("typed", &answer, asked, None);
+        self.write_down("typed", &answer, asked, None, None);
         Ok(answer)
     }
 }

@@ -140,6 +140,7 @@ impl<'a> Operators<'a> {
         self.count(what, &answer);
         if matches!(answer, Answer::Accepted(_)) && self.random.random_range(0..SENT_TWICE_ONE_IN) == 0 {
             self.stage.faults.tell("fault", json!({ "kind": "request sent twice", "pids": [] }));
+            // What it is answered is in the ledger, with its key: the judge compares the two.
             self.desk.send(what, path, &body, &key).await?;
             self.deeds.sent_twice += 1;
         }

@@ -12,6 +12,7 @@ pub(super) fn judge(facts: &Facts, violations: &mut Vec<Violation>) {
         accepted(facts, order, violations);
     }
     acknowledged(facts, violations);
+    each_key_once(facts, violations);
     each_signal_once(facts, violations);
 }
 
@@ -56,6 +57,20 @@ fn acknowledged(facts: &Facts, violations: &mut Vec<Violation>) {
                 let what = format!("entry {seq} of {} was acknowledged to {} under fence {}, and is not there", commit.workflow, commit.pid, commit.fence);
                 say(violations, Invariant::NothingLost, what);
             }
+        }
+    }
+}
+
+/// Who sends a request again under its key is told of what the first one has brought about.
+fn each_key_once(facts: &Facts, violations: &mut Vec<Violation>) {
+    let mut first: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    for order in facts.orders.iter().filter(|order| order["event"] == "accepted") {
+        let (what, id) = (order["what"].as_str().unwrap_or_default(), order["workflow"].as_str().unwrap_or_default());
+        // (What is typed has no key.)
+        let Some(key) = order["key"].as_str() else { continue };
+        let known = *first.entry((what, key)).or_insert(id);
+        if known != id {
+            say(violations, Invariant::NothingTwice, format!("`{what}` was accepted under the key {key} for {known}, and for {id}"));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Rare paths that a campaign must have reached: what was never reached was never tested.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::facts::{CommitKey, Facts, Sent};
-use super::recovery;
+use super::recovery::{self, Struck};
 
 /// A rare path, and how often it was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Reached {
 type Count = fn(&Facts) -> usize;
 
 /// Every one of them, and how it is told.
-const SOMETIMES: [(&str, Count); 27] = [
+const SOMETIMES: [(&str, Count); 28] = [
     ("a commit was fenced", |facts| answered(facts, "fenced")),
     ("a commit met a resource that somebody else has", |facts| answered(facts, "busy")),
     ("an unanswered commit was sent again, and stands", |facts| sent(facts, |_, sent| sent.unknown > 0 && sent.done().is_some())),
@@ -24,7 +24,7 @@ const SOMETIMES: [(&str, Count); 27] = [
     ("a lease was refused its renewal", |facts| of_leases(facts, "lease-refused")),
     ("a guard was refused right before an effect", |facts| of_leases(facts, "guard-refused")),
     ("a lease was handed back", |facts| of_leases(facts, "handed-back")),
-    ("a worker died or was paused with work in hand", |facts| recovery::recoveries(facts).len()),
+    ("a worker died or was paused with work in hand", |facts| struck(facts, |struck| struck != Struck::RedisKilled)),
     ("an effect was cut short by its worker's end", |facts| facts.effects.len().saturating_sub(facts.outcomes.len())),
     ("an effect ended with its answer lost", |facts| facts.outcomes.iter().filter(|outcome| outcome.contains("the answer was lost")).count()),
     ("an effect failed otherwise", |facts| {
@@ -41,6 +41,7 @@ const SOMETIMES: [(&str, Count); 27] = [
     ("a workflow went back", |facts| events(facts, "unwind-begun")),
     ("a step was undone", |facts| events(facts, "step-undone")),
     ("a signal came too late to be followed", |facts| events(facts, "signal-refused")),
+    ("a request was sent again under its key", sent_again),
     ("a child told its parent of its end", |facts| events(facts, "child-ended")),
     ("an aborted workflow ended", |facts| statuses(facts, "aborted")),
     ("a workflow ended well", |facts| statuses(facts, "succeeded")),
@@ -65,6 +66,17 @@ fn waited_ms(sent: &Sent) -> i64 {
 
 fn of_leases(facts: &Facts, event: &str) -> usize {
     facts.leases.iter().filter(|(what, ..)| what == event).count()
+}
+
+fn struck(facts: &Facts, is: impl Fn(Struck) -> bool) -> usize {
+    recovery::recoveries(facts).iter().filter(|recovery| is(recovery.struck)).count()
+}
+
+/// Requests that were accepted under a key under which the same had been accepted before.
+fn sent_again(facts: &Facts) -> usize {
+    let accepted = facts.orders.iter().filter(|order| order["event"] == "accepted");
+    let keys: Vec<(&str, &str)> = accepted.filter_map(|order| Some((order["what"].as_str()?, order["key"].as_str()?))).collect();
+    keys.len() - keys.iter().collect::<BTreeSet<_>>().len()
 }
 
 fn events(facts: &Facts, event: &str) -> usize {

@@ -32,6 +32,8 @@ const RESTARTS_AFTER: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(61);
 /// Rounds until a simulation counts as stuck; a rollout of seven nodes takes some ten thousand.
 const ROUNDS_MAX: u32 = 3_000_000;
+/// A client that had no answer tells it again after this long, by when what it has told was mostly read.
+const TELLS_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How long a finished workflow is kept: longer than any simulation takes.
 const KEEP_FINISHED: Duration = Duration::from_secs(90 * 86_400);
 
@@ -63,6 +65,13 @@ struct Worker {
     up_at: Timestamp,
 }
 
+/// The same signal once more, for a workflow that has perhaps read it.
+struct Again {
+    at: Timestamp,
+    to: WorkflowId,
+    signal: Signal,
+}
+
 /// What one round came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Round {
@@ -90,6 +99,8 @@ pub struct Crowd {
     /// Workflows whose worker was killed.
     orphans: BTreeSet<WorkflowId>,
     signals: u32,
+    /// What is still to be told again.
+    again: Vec<Again>,
     /// What the daemon does with what installers say. None: nobody listens at this site.
     reports: Option<ReportDesk>,
     /// What installers say again and again until they are answered.
@@ -121,6 +132,7 @@ impl Crowd {
             unheard_until: MORNING,
             orphans: BTreeSet::new(),
             signals: 0,
+            again: Vec::new(),
             reports: listens.then(|| ReportDesk::new(store.clone(), registry.clone())),
             said: Vec::new(),
         }
@@ -141,15 +153,37 @@ impl Crowd {
         id
     }
 
-    /// Tells a workflow something, `times` times over (as clients do that had no answer).
-    pub fn tell(&mut self, id: &WorkflowId, kind: SignalKind, times: u32) -> Signalled {
+    /// Tells a workflow something, under a new id, which is returned; and after that again, until it was told `times` times (as clients do that had
+    /// no answer).
+    pub fn tell(&mut self, id: &WorkflowId, kind: SignalKind, times: u32) -> String {
         self.signals += 1;
         let signal = Signal { id: format!("signal-{}", self.signals), at: self.clock.now(), by: "tester".to_owned(), kind };
-        let mut told = Signalled::Missing;
-        for _ in 0..times {
-            told = done(self.store.signal(id, signal.stored().unwrap())).expect("the memory store always answers");
+        self.send(id, &signal);
+        self.again.extend((1..times).map(|nth| Again { at: signal.at + TELLS_AGAIN_AFTER * nth, to: id.clone(), signal: signal.clone() }));
+        signal.id
+    }
+
+    fn send(&self, id: &WorkflowId, signal: &Signal) -> Signalled {
+        done(self.store.signal(id, signal.stored().unwrap())).expect("the memory store always answers")
+    }
+
+    fn tell_again(&mut self) {
+        let now = self.clock.now();
+        let (due, later): (Vec<Again>, Vec<Again>) = std::mem::take(&mut self.again).into_iter().partition(|again| again.at <= now);
+        self.again = later;
+        for Again { to, signal, .. } in due {
+            let is_followed = self.is_followed(&to, &signal.id);
+            // (What has ended reads nothing more.)
+            if self.send(&to, &signal) == Signalled::Kept && is_followed {
+                self.sometimes.count("signal that was followed comes again");
+            }
         }
-        told
+    }
+
+    /// Has the workflow followed this signal?
+    pub fn is_followed(&self, id: &WorkflowId, signal: &str) -> bool {
+        let follows = format!(r#""follows":"{signal}""#);
+        self.journal(id).iter().any(|(_, body)| body.contains(&follows))
     }
 
     /// Takes what installers have said, as the daemon does, once the store answers.
@@ -220,7 +254,7 @@ impl Crowd {
                 Round::TimePassed => {
                     let now = self.clock.now();
                     let quiet = now >= self.sometimes.newest_entry() + QUIET && now >= look_again;
-                    if quiet && self.workers.iter().all(|worker| worker.job.is_none()) {
+                    if quiet && self.again.is_empty() && self.workers.iter().all(|worker| worker.job.is_none()) {
                         if self.is_at_rest() {
                             return;
                         }
@@ -250,6 +284,7 @@ impl Crowd {
         for (id, kind) in self.gate.told() {
             self.tell(&id, kind, 1);
         }
+        self.tell_again();
         self.hear();
         if self.renew_one() || self.bring_one_on() || self.claim_one() || self.ring() {
             return Round::Did;
@@ -283,6 +318,7 @@ impl Crowd {
             }
         }
         next.extend(due.filter(|_| idle).map(|due| due.max(self.unheard_until)));
+        next.extend(self.again.iter().map(|again| again.at));
         next.into_iter().map(|at| at.max(now + Duration::from_millis(1))).min()
     }
 

@@ -38,6 +38,8 @@ pub fn judge(journals: &Journals) -> Vec<String> {
 struct Story {
     /// Words that were reported since the newest reset.
     said: BTreeSet<String>,
+    /// Ids of the signals that were followed.
+    followed: BTreeSet<String>,
     created: bool,
     ended: Option<String>,
     unwinding: bool,
@@ -104,6 +106,11 @@ impl Reader<'_> {
         }
         if (text(&entry, "event") == "created") != (self.seq == 1) || (fence == 0) != (self.seq == 1) {
             self.say("a journal begins with `created`, under no lease, once");
+        }
+        if let Some(signal) = entry["follows"].as_str()
+            && !self.story.followed.insert(signal.to_owned())
+        {
+            self.say(format_args!("the signal `{signal}` is followed once more"));
         }
         self.event(text(&entry, "event"), text(&entry, "step"), &entry);
     }

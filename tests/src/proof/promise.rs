@@ -95,7 +95,7 @@ pub fn judge(site: &Site<'_>, dry_run: impl FnOnce() -> Vec<Value>) -> Verdict {
         moved_twice(&again, &foretold(&dry_run()), &mut verdict);
     }
     for id in story.all.iter().filter(|id| !site.now.contains_key(*id) && !story.deleted.contains(*id)) {
-        verdict.against.push(format!("instance {id} is lost: it is nowhere, and nobody has deleted it"));
+        verdict.against.push(format!("instance {id} is lost: it is nowhere, and nobody else has deleted it"));
     }
     other_states(site, &story, &mut verdict);
     for (node, reason) in story.disabled.iter().filter(|(node, _)| !site.asked_about.contains(*node)) {
@@ -233,6 +233,7 @@ struct Story {
     /// By instance: the requests to move it.
     asked_for: BTreeMap<String, Vec<AskedFor>>,
     all: BTreeSet<String>,
+    /// By others: what we delete ourselves is lost.
     deleted: BTreeSet<String>,
     /// Disabled by us, with the reason that we have left there.
     disabled: BTreeMap<String, String>,
@@ -375,7 +376,9 @@ impl Reader<'_> {
                 self.places.insert(instance, node);
             }
             "instance_deleted" => {
-                self.story.deleted.insert(instance.clone());
+                if by_other {
+                    self.story.deleted.insert(instance.clone());
+                }
                 if let Some(host) = self.places.remove(&instance) {
                     self.left.entry(host).or_default().extend(event["at"].as_i64());
                 }
@@ -656,12 +659,16 @@ mod tests {
             once(log);
             site.now.clear();
         };
-        assert_eq!(against(lost), "instance i is lost: it is nowhere, and nobody has deleted it");
-        let deleted = |log: &mut Vec<Value>, site: &mut Site<'_>| {
-            lost(log, site);
-            log.push(json!({ "kind": "instance_deleted", "instance": "i", "node": "b" }));
+        assert_eq!(against(lost), "instance i is lost: it is nowhere, and nobody else has deleted it");
+        let deleted_by = |who: &str| {
+            let deleted = json!({ "kind": "instance_deleted", "instance": "i", "name": "one", "node": "b", "by": who });
+            against(|log, site| {
+                lost(log, site);
+                log.push(deleted);
+            })
         };
-        assert_eq!(against(deleted), "");
+        assert_eq!(deleted_by("other"), "");
+        assert_eq!(deleted_by("caller"), "instance i is lost: it is nowhere, and nobody else has deleted it");
         let stopped = |log: &mut Vec<Value>, site: &mut Site<'_>| {
             once(log);
             site.now.insert("i".to_owned(), ("one".to_owned(), "stopped".to_owned()));

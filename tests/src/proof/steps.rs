@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::Value;
 use turnaround_workflows::engine::{AnyStep, Definition, Observed, PastDeadline, Policy, Progress, Registry, Report, State, StepCx, StepError, Undone};
-use turnaround_workflows::store::{Queue, Resource, Take};
+use turnaround_workflows::ports::Ports;
+use turnaround_workflows::store::{Queue, Resource, Take, WorkflowId};
 
 use super::gate::{At, Gate, Moment};
 
@@ -95,5 +96,9 @@ impl AnyStep for Watched {
 
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
         self.step().leave(cx).await
+    }
+
+    async fn discard(&self, ports: &Ports, id: &WorkflowId, target: &str) -> Result<(), StepError> {
+        self.step().discard(ports, id, target).await
     }
 }

@@ -1,6 +1,7 @@
 //! A whole rollout at a site where everything goes wrong, by workers to whom everything happens: all of it from one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -8,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 use turnaround_workflows::chance;
 use turnaround_workflows::clock::{Clock as _, Timestamp};
-use turnaround_workflows::engine::{AnswerEffect, Registry, SignalKind};
+use turnaround_workflows::engine::{Answer, AnswerEffect, Registry, SignalKind};
 use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Happens, InstanceSnapshot, MoveGoesWrong, NodePlan, SitePlan};
 use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId};
@@ -16,7 +17,7 @@ use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
 use super::journals::{self, Journals};
 use super::{consent, promise};
-use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Undisturbed, done};
+use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Sometimes, Undisturbed, done};
 use crate::checker::{Rules, judge};
 use crate::sim::order;
 
@@ -24,8 +25,14 @@ use crate::sim::order;
 const OUT_MAX: u32 = 2;
 /// Nodes that are ordered of the four to seven of a site: more of them only do the same once more.
 const NODES_ORDERED: std::ops::RangeInclusive<usize> = 1..=4;
-/// Questions that are answered in one run, once everything is mended; then the operator goes home.
+/// Questions that are answered in one run; then the operator goes home.
 const ANSWERS_MAX: u32 = 14;
+/// So many of them while everything goes wrong: enough are left to bring it all to its end.
+const ANSWERS_IN_THE_STORM_MAX: u32 = 8;
+/// Times that an operator comes by while everything goes wrong, to answer whoever asks.
+const ROUNDS: std::ops::Range<usize> = 0..9;
+/// Things that people say meanwhile, or order, whether they make sense or not.
+const DISTURBANCES: std::ops::Range<usize> = 0..6;
 /// What was seen of a node may be acted upon for so long (ARCHITECTURE, "What a killed worker costs").
 const LOOK_IS_GOOD_FOR_MS: i64 = 30_000;
 /// Nobody answers in the very moment in which they are asked.
@@ -50,6 +57,16 @@ pub struct Ran {
     pub journals: Journals,
 }
 
+/// Workflows that an operator has answered: the storm tells whether anything befell them after that.
+#[derive(Clone, Default)]
+struct Answered(Arc<Mutex<BTreeSet<WorkflowId>>>);
+
+impl Answered {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<WorkflowId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What befalls workers, by chance, until everything is mended.
 struct Storm {
     random: StdRng,
@@ -63,16 +80,18 @@ struct Storm {
     /// In percent, for each ring.
     unheard: u32,
     slow_ms: u64,
+    answered: Answered,
+    sometimes: Arc<Sometimes>,
 }
 
 impl Storm {
-    fn new(seed: u64, mended: Timestamp) -> Storm {
+    fn new(seed: u64, mended: Timestamp, answered: Answered, sometimes: Arc<Sometimes>) -> Storm {
         let mut random = StdRng::seed_from_u64(seed ^ 0x5707_1113);
         let mut rate = |of: &[u32]| of[random.random_range(0..of.len())];
         let (death, pause, stop) = (rate(&[0, 50, 200, 800]), rate(&[0, 50, 200, 600]), rate(&[0, 0, 50, 200]));
         let (answer_lost, unheard) = (rate(&[0, 500, 3_000]), rate(&[0, 0, 5, 30]));
         let slow_ms = u64::from(rate(&[0, 20, 300, 2_000]));
-        Storm { random, mended, death, pause, stop, answer_lost, unheard, slow_ms }
+        Storm { random, mended, death, pause, stop, answer_lost, unheard, slow_ms, answered, sometimes }
     }
 
     fn pause(&mut self, moment: Moment) -> Duration {
@@ -82,13 +101,8 @@ impl Storm {
         let longest = if under_way { 3_000 } else if self.random.random_range(0..4) == 0 { 900_000 } else { 25_000 };
         Duration::from_millis(self.random.random_range(100..longest))
     }
-}
 
-impl Fate for Storm {
-    fn befalls(&mut self, point: &Point) -> Befalls {
-        if point.now >= self.mended {
-            return Befalls::Nothing;
-        }
+    fn draw(&mut self, point: &Point) -> Befalls {
         let drawn = self.random.random_range(0..WHOLE);
         let mut below = 0;
         let mut comes = |rate: u32| {
@@ -106,6 +120,21 @@ impl Fate for Storm {
         } else {
             Befalls::Nothing
         }
+    }
+}
+
+impl Fate for Storm {
+    fn befalls(&mut self, point: &Point) -> Befalls {
+        if point.now >= self.mended {
+            return Befalls::Nothing;
+        }
+        let befalls = self.draw(point);
+        // (Whoever has only just claimed it has not read the answer.)
+        let strikes = matches!(befalls, Befalls::Death | Befalls::Stop | Befalls::Pause(_)) && point.moment != Moment::Claimed;
+        if strikes && self.answered.all().contains(&point.workflow) {
+            self.sometimes.count("worker struck after an answer");
+        }
+        befalls
     }
 
     fn takes(&mut self, point: &Point) -> Duration {
@@ -126,16 +155,31 @@ impl Fate for Storm {
     }
 }
 
-/// The people at the site, and what they are excused for.
+/// The people at the site.
 struct People {
     random: StdRng,
-    rules: Rules,
+    mended: Timestamp,
+    /// Questions that they have answered.
     asked: u32,
+    answered: Answered,
+    /// Whom they have told to leave its node as it is, each with the signal.
+    leaving: Vec<(WorkflowId, String)>,
     /// What was set apart and has been tried again.
     tried_again: BTreeSet<WorkflowId>,
 }
 
+/// An answer, and the number of the question that it is for.
+struct Chosen {
+    answer: Answer,
+    question: Option<u32>,
+}
+
 impl People {
+    fn new(seed: u64, mended: Timestamp, answered: Answered) -> People {
+        let random = StdRng::seed_from_u64(seed ^ 0x0009_e091);
+        People { random, mended, asked: 0, answered, leaving: Vec::new(), tried_again: BTreeSet::new() }
+    }
+
     fn one_in(&mut self, chance: u32) -> bool {
         self.random.random_range(0..chance) == 0
     }
@@ -147,14 +191,19 @@ impl People {
             return;
         }
         let document = &open[self.random.random_range(0..open.len())];
+        let times = if self.one_in(3) { self.random.random_range(2..4) } else { 1 };
         let kind = match self.random.random_range(0..10) {
             0..3 => SignalKind::Pause { why: "lunch".to_owned() },
             3..5 => SignalKind::Resume,
             5 => SignalKind::Abort { why: "a tenant called".to_owned() },
             6..8 => SignalKind::Retry,
             8 => SignalKind::answer("nonsense".to_owned()),
-            _ => match self.answer(crowd, document) {
-                Some(answer) => answer,
+            _ => match self.choose(crowd, document) {
+                Some(chosen) => {
+                    self.asked += 1;
+                    crowd.sometimes.count("told an answer in passing");
+                    return self.give(crowd, &document.id, chosen, times);
+                }
                 // By the time it is read, something may be asked.
                 None => SignalKind::answer("retry".to_owned()),
             },
@@ -164,31 +213,58 @@ impl People {
             SignalKind::Resume => "told to resume",
             SignalKind::Abort { .. } => "told to abort",
             SignalKind::Retry => "told to try again",
-            SignalKind::Answer { .. } => "told an answer in passing",
+            SignalKind::Answer { .. } => "told what answers no question",
             SignalKind::Report { .. } | SignalKind::ChildEnded { .. } => "told of a child",
         });
-        let times = if self.one_in(3) { self.random.random_range(2..4) } else { 1 };
-        crowd.tell(&document.id.clone(), kind, times);
+        crowd.tell(&document.id, kind, times);
     }
 
     /// Some answer to the question of this workflow, if it asks one.
-    fn answer(&mut self, crowd: &Crowd, document: &Document) -> Option<SignalKind> {
+    fn choose(&mut self, crowd: &Crowd, document: &Document) -> Option<Chosen> {
         let state = crowd.state(document);
         let mut answers = state.question()?.answers.clone();
         // Nodes that are left go on counting as out: with as many as may be out, nothing would go on.
-        if self.rules.left_by_operators.len() + 1 >= self.rules.out_max {
+        self.leaving.retain(|(id, signal)| may_be_left(crowd, id, signal));
+        if self.leaving.len() + 1 >= OUT_MAX as usize {
             answers.retain(|answer| answer.effect != AnswerEffect::Leave);
         }
         let answer = answers[self.random.random_range(0..answers.len())].clone();
-        match answer.effect {
-            // One more reset for the same order may follow from it, and from no other answer.
-            AnswerEffect::Retry if matches!(answer.key.as_str(), "netboot" | "rebuild") => {
-                *self.rules.resets_again.entry(document.target.clone()).or_default() += 1;
-            }
-            AnswerEffect::Leave => drop(self.rules.left_by_operators.insert(document.target.clone())),
-            AnswerEffect::Retry | AnswerEffect::Unwind => {}
+        Some(Chosen { answer, question: state.open_question() })
+    }
+
+    /// Tells the workflow the answer, for the question that was read, as the daemon has it. (It may have gone on by itself meanwhile.)
+    fn give(&mut self, crowd: &mut Crowd, id: &WorkflowId, Chosen { answer, question }: Chosen, times: u32) {
+        let signal = crowd.tell(id, SignalKind::Answer { key: answer.key, question }, times);
+        if answer.effect == AnswerEffect::Leave {
+            self.leaving.push((id.clone(), signal));
         }
-        Some(SignalKind::answer(answer.key))
+        self.answered.all().insert(id.clone());
+    }
+
+    /// Reads the question of this workflow, and answers it some seconds later. False if there is none, or they have gone home.
+    fn answer(&mut self, crowd: &mut Crowd, id: &WorkflowId) -> bool {
+        if self.asked >= ANSWERS_MAX {
+            return false;
+        }
+        let document = crowd.document(id);
+        let Some(chosen) = document.and_then(|document| self.choose(crowd, &document)) else { return false };
+        self.asked += 1;
+        crowd.run_until(crowd.clock.now() + ANSWERS_AFTER);
+        if crowd.document(id).is_some_and(|document| crowd.state(&document).open_question() == chosen.question) {
+            let storms = crowd.clock.now() < self.mended;
+            crowd.sometimes.count(if storms { "question answered in the storm" } else { "question answered" });
+        }
+        self.give(crowd, id, chosen, 1);
+        true
+    }
+
+    /// While everything goes wrong: whoever asks just now is answered.
+    fn come_by(&mut self, crowd: &mut Crowd) {
+        for asking in asking(crowd) {
+            if self.asked < ANSWERS_IN_THE_STORM_MAX {
+                self.answer(crowd, &asking.id);
+            }
+        }
     }
 
     /// What was set apart only because its workers died is tried again once, as docs/errors/quarantined.md has it: a dry run makes some hundred
@@ -215,18 +291,28 @@ impl People {
             }
         }
         said |= self.try_again(crowd);
-        if said || self.asked >= ANSWERS_MAX {
-            return said;
+        if said {
+            return true;
         }
-        let asking = crowd.list(Scope::Open).into_iter().find(|document| document.status == Status::NeedsOperator);
-        let Some((asking, answer)) = asking.and_then(|asking| self.answer(crowd, &asking).map(|answer| (asking, answer))) else { return false };
-        self.asked += 1;
-        crowd.run_until(crowd.clock.now() + ANSWERS_AFTER);
-        crowd.sometimes.count("question answered");
-        // (It may have gone on by itself meanwhile.)
-        crowd.tell(&asking.id, answer, 1);
-        true
+        let asking = asking(crowd).into_iter().next();
+        asking.is_some_and(|asking| self.answer(crowd, &asking.id))
     }
+}
+
+/// Those that ask an operator just now.
+fn asking(crowd: &Crowd) -> Vec<Document> {
+    crowd.list(Scope::Open).into_iter().filter(|document| document.status == Status::NeedsOperator).collect()
+}
+
+/// Has an operator ended it, and left its node as it was?
+fn is_left(document: &Document) -> bool {
+    document.status.is_ended() && document.headline.starts_with("left as it is by ")
+}
+
+/// Is this one left, or will it perhaps be once it has read that signal? (It refuses while it is paused, or where Nova does not tell what has to be
+/// confirmed first.)
+fn may_be_left(crowd: &Crowd, id: &WorkflowId, signal: &str) -> bool {
+    crowd.document(id).is_some_and(|document| if document.status.is_ended() { is_left(&document) } else { !crowd.is_followed(id, signal) })
 }
 
 /// Runs one seed to its end, and judges it.
@@ -236,7 +322,9 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
     let plan = SitePlan::troubled(seed);
     let mended = MORNING + Duration::from_secs(random.random_range(10..60) * 60);
     let workers = random.random_range(1..=4);
-    let mut crowd = Crowd::new(plan.clone(), seed, workers, registry, Box::new(Storm::new(seed, mended)));
+    let mut crowd = Crowd::new(plan.clone(), seed, workers, registry, Box::new(Undisturbed));
+    let answered = Answered::default();
+    crowd.rule(Box::new(Storm::new(seed, mended, answered.clone(), crowd.sometimes.clone())));
     crowd.outages(outages(&mut random, mended));
     let orders = orders(&mut random, &plan);
     let rollout = crowd.start(updates::rollout(&orders[0], "tester").expect("an order can be written"));
@@ -245,22 +333,24 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
         crowd.start(updates::dry_run(&orders[0], "tester").expect("an order can be written"));
         crowd.start(updates::survey(&SurveyOrder { nodes: orders[0].nodes.clone() }, "tester").expect("an order can be written"));
     }
-    let rules = Rules { out_max: OUT_MAX as usize, only_own_count: true, look_is_good_for_ms: LOOK_IS_GOOD_FOR_MS, ..Rules::default() };
-    let mut people = People { random: StdRng::seed_from_u64(seed ^ 0x0009_e091), rules, asked: 0, tried_again: BTreeSet::new() };
-    for at in disturbances(&mut random, mended) {
+    let mut people = People::new(seed, mended, answered);
+    for (at, visit) in visits(&mut random, mended) {
         crowd.run_until(at);
-        match others.pop() {
-            Some(other) => drop(crowd.start(updates::rollout(&other, "tester").expect("an order can be written"))),
-            None => people.say_something(&mut crowd),
+        match visit {
+            Visit::Disturbs => match others.pop() {
+                Some(other) => drop(crowd.start(updates::rollout(&other, "tester").expect("an order can be written"))),
+                None => people.say_something(&mut crowd),
+            },
+            Visit::Answers => people.come_by(&mut crowd),
         }
     }
     crowd.run_until(mended);
     crowd.rest();
-    for mended in 0.. {
+    for round in 0.. {
         if !people.mend(&mut crowd) {
             break;
         }
-        if mended == MENDS_MAX {
+        if round == MENDS_MAX {
             crowd.sometimes.wrong("whoever is resumed is paused again, for ever".to_owned());
             break;
         }
@@ -268,7 +358,7 @@ pub fn run(seed: u64, registry: &Registry) -> Ran {
     }
     let status = crowd.document(&rollout).map_or("gone", |document| document.status.as_str());
     let dry_run = || dry_run(seed, registry, &plan, &orders[0]);
-    verdict(seed, status, &crowd, &plan, people.rules, dry_run)
+    verdict(seed, status, &crowd, &plan, mended, dry_run)
 }
 
 /// The lines of the dry run of `order` on the same site, before anything began: what was told to whoever ordered it.
@@ -312,15 +402,49 @@ fn outages(random: &mut StdRng, mended: Timestamp) -> Vec<(Timestamp, Timestamp)
     outages
 }
 
-fn disturbances(random: &mut StdRng, mended: Timestamp) -> Vec<Timestamp> {
-    let whole = mended.since(MORNING).as_millis() as u64;
-    let mut at: Vec<Timestamp> =
-        (0..random.random_range(0..6)).map(|_| MORNING + Duration::from_millis(random.random_range(0..whole))).collect();
-    at.sort();
-    at
+/// What somebody comes by for.
+#[derive(Debug, Clone, Copy)]
+enum Visit {
+    Disturbs,
+    Answers,
 }
 
-fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut rules: Rules, dry_run: impl FnOnce() -> Vec<Value>) -> Ran {
+/// Who comes by while everything goes wrong, in order of time.
+fn visits(random: &mut StdRng, mended: Timestamp) -> Vec<(Timestamp, Visit)> {
+    let whole = mended.since(MORNING).as_millis() as u64;
+    let (disturb, answer) = (random.random_range(DISTURBANCES), random.random_range(ROUNDS));
+    let why = std::iter::repeat_n(Visit::Disturbs, disturb).chain(std::iter::repeat_n(Visit::Answers, answer));
+    let mut visits: Vec<(Timestamp, Visit)> = why.map(|visit| (MORNING + Duration::from_millis(random.random_range(0..whole)), visit)).collect();
+    visits.sort_by_key(|(at, _)| *at);
+    visits
+}
+
+/// What is not held against anybody. What operators have wanted is read from the journals: an answer that was refused is no excuse.
+fn rules(crowd: &Crowd, journals: &Journals) -> Rules {
+    let mut rules = Rules { out_max: OUT_MAX as usize, only_own_count: true, look_is_good_for_ms: LOOK_IS_GOOD_FOR_MS, ..Rules::default() };
+    for document in crowd.list(Scope::All) {
+        // One more reset for the same order may follow from these, and from no other answer.
+        let again = answers(&journals[document.id.as_str()]).filter(|answer| matches!(answer["key"].as_str(), Some("netboot" | "rebuild"))).count();
+        *rules.resets_again.entry(document.target.clone()).or_default() += again;
+        if is_left(&document) {
+            rules.left_by_operators.insert(document.target);
+        }
+    }
+    rules
+}
+
+/// The answers that were followed.
+fn answers(entries: &[(String, String)]) -> impl Iterator<Item = Value> {
+    let answered = entries.iter().filter(|(_, body)| body.contains(r#""event":"operator-answered""#));
+    answered.filter_map(|(_, body)| serde_json::from_str(body).ok())
+}
+
+fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mended: Timestamp, dry_run: impl FnOnce() -> Vec<Value>) -> Ran {
+    let mut journals = Journals::new();
+    for document in crowd.list(Scope::All) {
+        journals.insert(document.id.to_string(), crowd.journal(&document.id));
+    }
+    let mut rules = rules(crowd, &journals);
     let open = crowd.list(Scope::Open);
     let asks = |document: &&Document| document.status == Status::NeedsOperator;
     rules.open_questions.extend(open.iter().filter(asks).map(|document| document.target.clone()));
@@ -331,10 +455,6 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
     }
     let log = crowd.log();
     let mut against: Vec<String> = judge(&log, &rules).iter().map(ToString::to_string).collect();
-    let mut journals = Journals::new();
-    for document in crowd.list(Scope::All) {
-        journals.insert(document.id.to_string(), crowd.journal(&document.id));
-    }
     against.extend(journals::judge(&journals));
     against.extend(journals::judge_effects(&journals, &log));
     against.extend(crowd.sometimes.wrongs());
@@ -364,8 +484,13 @@ fn verdict(seed: u64, status: &'static str, crowd: &Crowd, plan: &SitePlan, mut 
         for (_, body) in entries {
             reached(crowd, body);
         }
+        for answer in answers(entries).filter(|answer| answer["at"].as_i64().is_some_and(|at| at < mended.millis())) {
+            crowd.sometimes.count(followed_in_the_storm(answer["key"].as_str().unwrap_or_default()));
+        }
         debug_assert!(!entries.is_empty(), "{id} has a journal");
     }
+    let late = log.lines().filter(|line| line.contains(r#""kind":"answer_lost","call":"StartMove, late""#)).count();
+    (0..late).for_each(|_| crowd.sometimes.count("move that Nova takes up late"));
     Ran { seed, status, against, counts: crowd.sometimes.counts(), promised, log, journals }
 }
 
@@ -444,22 +569,37 @@ fn changed(crowd: &Crowd, plan: &SitePlan, an_operators_matter: bool, journals: 
     changed
 }
 
+/// By the entry's own event: what a step has written down may have the same words in it.
 fn reached(crowd: &Crowd, body: &str) {
     for (event, what) in [
-        ("operator-asked", "question asked"),
-        ("unwind-begun", "went back"),
-        ("step-undone", "step undone"),
-        ("step-failed", "step failed and was tried again"),
-        ("signal-refused", "signal refused"),
-        ("resource-awaited", "waited for a resource"),
-        ("\"paused\"", "paused"),
+        (r#""event":"operator-asked""#, "question asked"),
+        (r#""event":"unwind-begun""#, "went back"),
+        (r#""event":"step-undone""#, "step undone"),
+        (r#""event":"step-failed""#, "step failed and was tried again"),
+        (r#""event":"signal-refused""#, "signal refused"),
+        (r#""event":"resource-awaited""#, "waited for a resource"),
+        (r#""event":"paused""#, "paused"),
+        (r#""event":"ended","outcome":"aborted""#, "aborted"),
     ] {
         if body.contains(event) {
             crowd.sometimes.count(what);
         }
     }
-    if body.contains(r#""outcome":"aborted","why"#) {
-        crowd.sometimes.count("aborted");
+}
+
+/// What a workflow was answered while workers were still being struck.
+fn followed_in_the_storm(key: &str) -> &'static str {
+    match key {
+        "retry" => "followed in the storm: retry",
+        "unwind" => "followed in the storm: unwind",
+        "leave" => "followed in the storm: leave",
+        "netboot" => "followed in the storm: netboot",
+        "rebuild" => "followed in the storm: rebuild",
+        "accept" => "followed in the storm: accept",
+        "stop" => "followed in the storm: stop",
+        "disregard" => "followed in the storm: disregard",
+        "go-on" => "followed in the storm: go-on",
+        _ => "followed in the storm: another answer",
     }
 }
 

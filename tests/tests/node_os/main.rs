@@ -17,6 +17,7 @@ use turnaround_workflows::rehearsal::{
 use turnaround_workflows::store::{Document, Status, WorkflowId};
 use turnaround_workflows::updates::{self, NODES_OUT};
 
+mod armed;
 mod left;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -162,6 +163,7 @@ async fn an_old_disk_that_boots_is_a_question_and_is_netbooted_again_if_that_is_
         scenario.rest().await;
         assert!(scenario.question("gpu-01").await.text.contains("something else"), "{faults:?}");
         assert!(!scenario.enabled("gpu-01"));
+        assert_eq!(scenario.staged("gpu-01"), None, "{faults:?}: it runs, and whoever opens it may restart it");
         scenario.answer("gpu-01", "retry").await;
         assert!(scenario.question("gpu-01").await.text.contains("something else"), "{faults:?}");
         assert_eq!(scenario.resets("gpu-01"), 1, "to look again resets nothing");

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use reqwest::Url;
@@ -38,6 +39,11 @@ const FILE_MODE: u32 = 0o644;
 
 /// A token longer than this would not fit into a kernel command line (2 KiB on x86) beside everything else.
 const TOKEN_CHARS_MAX: usize = 128;
+
+/// What was decided so long ago is not written any more: the folder may hang for as long as whoever serves it is away, and another worker has gone on meanwhile. An
+/// order that comes back after the installation would wipe the node at its next netboot.
+// As long as a look at the node may be acted upon.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// The same for the URL for reports, which has the token in it.
 const REPORT_CHARS_MAX: usize = 384;
@@ -191,7 +197,8 @@ impl BootFolder {
         let text = self.text(order).map_err(refused)?;
         let path = self.path(&order.node, operation)?;
         // Nothing is half done: the rename is the effect, and it comes last.
-        aside(|| replace(&path, &text)).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
+        let begun = Instant::now();
+        aside(|| replace(&path, &text, || begun.elapsed() > WRITTEN_WITHIN)).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
         match self.order(&order.node, operation)? {
             Some(read) if read == *order => Ok(()),
             // Somebody else wrote in between.
@@ -252,8 +259,8 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Puts `text` at `path` so that a reader, or a power cut, finds the old text or the new one, and nothing in between.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+/// Puts `text` at `path` so that a reader, or a power cut, finds the old text or the new one, and nothing in between. Not if it is `too_late` once all but that is done.
+fn replace(path: &Path, text: &str, too_late: impl Fn() -> bool) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
     // Not `.cfg` at its end: the PXE server never takes it for a node's. Several workers may share the folder.
@@ -265,6 +272,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        if too_late() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the folder was too slow: what was to be written may be out of date by now"));
+        }
         fs::rename(&new, path)?;
         File::open(folder)?.sync_all()
     })();
@@ -330,5 +340,16 @@ mod tests {
             slow.await.expect("it ends")
         });
         assert!(answered.is_ok(), "the other task did not get its turn");
+    }
+
+    #[test]
+    fn what_was_decided_too_long_ago_is_not_written_any_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("node.cfg");
+        replace(&path, "old", || false).expect("it is written");
+        let late = replace(&path, "new", || true).expect_err("it is too late");
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "old");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "and nothing else is");
     }
 }

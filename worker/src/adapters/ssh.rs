@@ -172,7 +172,9 @@ impl SshFacts {
             }
             Err(error) => {
                 remove(&new, operation)?;
-                Err(error)
+                // An installer need not know what we ask for.
+                let garbled = matches!(error.kind, PortErrorKind::Garbled { .. });
+                Err(if installing && garbled { unavailable(operation, format!("{error}: perhaps it is still the installer")) } else { error })
             }
         }
     }

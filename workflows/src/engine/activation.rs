@@ -103,7 +103,7 @@ impl Engine {
         let replayed = match replay(claimed) {
             Ok(replayed) if !is_apart(claimed) || is_wanted_again(claimed) => replayed,
             Ok(_) => return stays_apart(claimed, committer, document.headline.clone()).await,
-            Err(damage) => return quarantine(claimed, committer, &damage, self.keep_finished).await,
+            Err(damage) => return quarantine(self, claimed, committer, &damage).await,
         };
         let version = replayed.state.version;
         let Some(definition) = self.registry.get(&document.kind).filter(|known| known.version == version) else {

@@ -1,18 +1,16 @@
 //! A workflow that can't be brought on by anybody: set apart, so that it harms no other, until a person has looked.
 
-use std::time::Duration;
-
 use tracing::error;
 
-use super::activation::{Activation, Committer, LeaseLost};
+use super::activation::{Activation, Committer, Engine, LeaseLost};
 use super::replay::Damage;
-use super::{Outcome, Signal, SignalKind};
+use super::{Outcome, Signal, SignalKind, StepError};
 use crate::store::{Claimed, Commit, Committed, Next, Status, StoredSignal, WorkflowId};
 use crate::telemetry::metrics;
 
 /// Sets the workflow apart after one try. Nothing is appended to its journal: whatever it says is evidence. Signals wake it: each makes
 /// a worker check it again, so that a journal that was put back goes on with `retry`. A person who knows that it is set apart may discard it by an abort.
-pub(super) async fn quarantine(claimed: &Claimed, committer: &dyn Committer, damage: &Damage, keep: Duration) -> Result<Activation, LeaseLost> {
+pub(super) async fn quarantine(engine: &Engine, claimed: &Claimed, committer: &dyn Committer, damage: &Damage) -> Result<Activation, LeaseLost> {
     let document = &claimed.document;
     let why = damage.chain();
     // One that was meant for a sound workflow, or came with its rollout's, is nobody's word on this one.
@@ -24,15 +22,32 @@ pub(super) async fn quarantine(claimed: &Claimed, committer: &dyn Committer, dam
         }
         return stays_apart(claimed, committer, format!("quarantined: {why}")).await;
     };
+    if let Err(error) = discard(engine, claimed, committer).await? {
+        let headline = format!("quarantined, and can't be discarded like this: {}; {why}", error.chain());
+        return stays_apart(claimed, committer, headline).await;
+    }
     let commit = Commit {
         status: Status::Failed,
         headline: format!("discarded by {by}: {why}"),
         consumed: u32::try_from(claimed.signals.len()).unwrap_or(u32::MAX),
         signals: tell_parent(claimed, committer, &by).into_iter().collect(),
-        next: Next::End { keep },
+        next: Next::End { keep: engine.keep_finished },
         ..untouched(claimed)
     };
     commit_or_lost(committer, commit, Activation::Ended).await
+}
+
+/// What would harm later is taken away first.
+async fn discard(engine: &Engine, claimed: &Claimed, committer: &dyn Committer) -> Result<Result<(), StepError>, LeaseLost> {
+    let document = &claimed.document;
+    let Some(definition) = engine.registry.get(&document.kind) else { return Ok(Ok(())) };
+    for step in &definition.steps {
+        committer.guard().await?;
+        if let Err(error) = step.discard(&engine.ports, &document.id, &document.target).await {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
 }
 
 pub(super) fn is_apart(claimed: &Claimed) -> bool {

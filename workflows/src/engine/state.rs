@@ -36,7 +36,7 @@ pub struct State {
     /// Questions that it has asked so far.
     #[serde(default, skip_serializing_if = "is_none_yet")]
     pub questions: u32,
-    /// When an operator last asked for another try, of whichever step.
+    /// When an operator last asked for another try, of whichever step, or resumed it: until then nobody may have looked for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retried: Option<Timestamp>,
 }
@@ -262,10 +262,12 @@ impl State {
                 self.paused = Some(Pause { by: by.clone(), why: why.clone(), since: at });
             }
             Event::Resumed { .. } => {
-                // A pause uses up nobody's patience.
+                // A pause uses up nobody's patience. (What was answered meanwhile has all of it from then on.)
                 if let (Some(pause), Some(current)) = (self.paused.take(), &mut self.current) {
-                    current.deadline = current.deadline + at.since(pause.since);
+                    current.deadline = current.deadline + at.since(pause.since.max(current.begun));
                 }
+                // Nobody has looked meanwhile.
+                self.retried = Some(at);
             }
             Event::Reported { report } => {
                 self.reports.retain(|known| (&known.about, &known.word) != (&report.about, &report.word));

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{Question, Report, State, StepCx};
 use crate::clock::Timestamp;
-use crate::ports::{PortError, PortErrorKind};
-use crate::store::{InvalidWorkflowId, Queue, Resource, Take};
+use crate::ports::{PortError, PortErrorKind, Ports};
+use crate::store::{InvalidWorkflowId, Queue, Resource, Take, WorkflowId};
 
 /// What a step looks like from inside. It may be run again at any moment, by another process: so it looks
 /// before it acts, and what it must remember it checkpoints.
@@ -64,6 +64,12 @@ pub trait Step: Send + Sync + 'static {
     /// Takes away what must not stay behind when an operator leaves everything as it is: what would harm later. May run
     /// more than once. The engine has asked whether the lease stands; there is no `cx.guard()` here, and nothing is saved.
     async fn leave(&self, _cx: &StepCx<'_>) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Takes away what must not stay behind when an operator discards a workflow whose journal can't be believed: what would harm later, and is known to be `id`'s by
+    /// itself. Asked of every step, begun or not; may run more than once. The engine has asked whether the lease stands.
+    async fn discard(&self, _ports: &Ports, _id: &WorkflowId, _target: &str) -> Result<(), StepError> {
         Ok(())
     }
 }
@@ -246,6 +252,7 @@ pub trait AnyStep: Send + Sync {
     fn hears(&self, so_far: &State, report: &Report) -> bool;
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError>;
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError>;
+    async fn discard(&self, ports: &Ports, id: &WorkflowId, target: &str) -> Result<(), StepError>;
 }
 
 struct Erased<S>(S);
@@ -315,6 +322,10 @@ impl<S: Step> AnyStep for Erased<S> {
 
     async fn leave(&self, cx: &StepCx<'_>) -> Result<(), StepError> {
         self.0.leave(cx).await
+    }
+
+    async fn discard(&self, ports: &Ports, id: &WorkflowId, target: &str) -> Result<(), StepError> {
+        self.0.discard(ports, id, target).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! A store that tells what it is asked and what it answers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,6 +177,10 @@ impl Store for Told {
     async fn release_budget(&self, name: &str, member: &str) -> Result<bool, StoreError> {
         self.0.release_budget(name, member).await
     }
+    async fn ledgers(&self) -> Result<BTreeSet<String>, StoreError> {
+        self.0.ledgers().await
+    }
+
     async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError> {
         self.0.last_tick(schedule).await
     }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use turnaround_config::NodeName;
 
 use super::guest::{Guest, TaskState, VmState};
+use super::log::By;
 use super::plan::{Api, Call, InstancePlan, NodeFaults};
 use super::site::{Due, Site};
 use super::trouble::Trouble;
@@ -120,7 +121,7 @@ impl Site {
 
     pub(super) fn deleted(&mut self, guest: usize) {
         if !self.guests[guest].deleted {
-            self.delete(guest);
+            self.delete(guest, By::Caller);
         }
     }
 }

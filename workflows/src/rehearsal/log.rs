@@ -45,6 +45,15 @@ pub enum By {
     Other,
 }
 
+/// A migration that is not over, of any kind and whoever has asked for it, with one of its ends at the node in question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnderWay {
+    pub instance: String,
+    pub kind: MigrationKind,
+    /// Since when that end of it is there: when it was asked for, or its new host was chosen.
+    pub since: Timestamp,
+}
+
 /// Nodes are called by our names throughout, also where Nova has others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -61,7 +70,9 @@ pub enum Happened {
     },
     InstanceDeleted {
         instance: String,
+        name: String,
         node: Option<String>,
+        by: By,
     },
     /// Harm: they were on a node that went down, or whose disk was overwritten.
     InstancesLost {
@@ -185,6 +196,7 @@ pub enum Happened {
         node: String,
         token: Option<String>,
         instances: Vec<String>,
+        touching: Vec<UnderWay>,
         enabled: bool,
         obeyed: bool,
     },
@@ -193,6 +205,7 @@ pub enum Happened {
         node: String,
         token: String,
         instances: Vec<String>,
+        touching: Vec<UnderWay>,
         enabled: bool,
         refused: Option<String>,
     },
@@ -226,6 +239,7 @@ pub enum Happened {
         image: String,
         sha256: String,
         instances: Vec<String>,
+        touching: Vec<UnderWay>,
         enabled: bool,
     },
     CameUp {

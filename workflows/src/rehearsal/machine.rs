@@ -289,6 +289,7 @@ impl Site {
             node: machine.name.clone(),
             token,
             instances: self.instances_on(&machine.host),
+            touching: self.touching(&machine.host),
             enabled: machine.enabled,
             obeyed,
         });
@@ -471,6 +472,7 @@ impl Site {
             image: image.name,
             sha256,
             instances: self.instances_on(&host),
+            touching: self.touching(&host),
             enabled,
         });
         self.lose_instances(node, "the node's disk was overwritten while they were on it");

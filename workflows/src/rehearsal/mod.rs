@@ -27,10 +27,10 @@ mod world;
 mod tests;
 
 pub use guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, TaskState, VmState};
-pub use log::{By, Happened, NodeAtStart, WorldEvent};
+pub use log::{By, Happened, NodeAtStart, UnderWay, WorldEvent};
 pub use machine::InstallerSaid;
 pub use plan::{
-    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, GroupPlan, Happening, Happens, ImagePlan, InstancePlan, Latencies, LostAnswer, MoveFault,
+    ALWAYS, Api, COUNT_GPUS, Call, CallFaults, ClusterPlan, GroupPlan, Happening, Happens, ImagePlan, InstancePlan, LateRequest, Latencies, LostAnswer, MoveFault,
     MoveGoesWrong, NodeFaults, NodePlan, Outage, PodKind, PodPlan, RecordPlan, ScriptGoesWrong, SetupPlan, SitePlan,
 };
 pub use rebuilds::IronicNode;

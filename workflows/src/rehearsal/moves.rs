@@ -17,6 +17,18 @@ const NOT_LIVE_MIGRATABLE: &str =
 /// A cold migration goes through this many stages of the same length.
 const COLD_STAGES: u32 = 4;
 
+/// A request to move an instance that is on its way to Nova.
+#[derive(Debug, Clone)]
+pub(super) struct LateMove {
+    instance: InstanceId,
+    /// The node where it was then.
+    node: String,
+    how: Move,
+    to: Option<String>,
+    forced: bool,
+    request: String,
+}
+
 impl Site {
     /// `to` is a host by Nova's name for it.
     pub(super) fn request_move(&mut self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<String, Trouble> {
@@ -30,42 +42,74 @@ impl Site {
 
     fn request(&mut self, id: &InstanceId, how: Move, to: Option<&str>, forced: bool, call: Call) -> Result<String, Trouble> {
         let guest = self.guest(id).ok_or(Trouble::NotFound)?;
-        let unknown = to.filter(|host| self.node_of_host(host).is_none());
         let request = self.request_id();
+        let node = self.guests[guest].host.as_deref().map(|host| self.node_name(host));
         let under_way =
             self.migrations.iter().any(|migration| migration.instance == *id && !migration.status.is_over());
-        let refused = match unknown {
-            Some(host) => Some((400, format!("Compute host {host} could not be found."))),
-            None if to.is_some() && self.guests[guest].goes_wrong.how == MoveGoesWrong::HostNotToBeNamed => {
-                Some((403, self.guests[guest].goes_wrong.reason.clone()))
-            }
-            None => self.why_refused(guest, how),
-        };
+        let late = self.lateness(call);
+        let refused = if late.is_some() { None } else { self.why_not_accepted(guest, how, to) };
         self.record(Happened::MigrationRequested {
             instance: id.0.clone(),
-            node: self.guests[guest].host.as_deref().map(|host| self.node_name(host)),
+            node: node.clone(),
             how,
             to: to.map(|host| self.node_name(host)),
             request: request.clone(),
             under_way,
             refused: refused.as_ref().map(|(_, reason)| reason.clone()),
         });
+        if let Some(by) = late {
+            self.record(Happened::AnswerLost { call: format!("{call:?}, late") });
+            self.at(self.now + by, Due::ComesLate(self.late.len()));
+            self.late.push(LateMove { instance: id.clone(), node: node.unwrap_or_default(), how, to: to.map(str::to_owned), forced, request });
+            return Err(Trouble::AnswerLost);
+        }
         if let Some((status, reason)) = refused {
             return Err(Trouble::Refused { status, reason });
         }
+        self.accept(guest, how, to, forced, &request);
+        self.answer(call, request)
+    }
+
+    /// A request comes to Nova at last. Nobody hears what Nova says to it; of one that it refuses, or whose instance is gone, it keeps nothing.
+    pub(super) fn comes_late(&mut self, late: usize) {
+        let LateMove { instance, node, how, to, forced, request } = self.late[late].clone();
+        let refused = match self.guest(&instance) {
+            Some(guest) => match self.why_not_accepted(guest, how, to.as_deref()) {
+                None => return self.accept(guest, how, to.as_deref(), forced, &request),
+                Some((_, reason)) => reason,
+            },
+            None => format!("Instance {instance} could not be found."),
+        };
+        let status = MigrationStatus::Error.as_str().to_owned();
+        self.record(Happened::MigrationEnded { instance: instance.0, request, from: node, to: None, status, reason: Some(refused) });
+    }
+
+    /// HTTP status and words of Nova's refusal, if it says no to the request itself.
+    fn why_not_accepted(&mut self, guest: usize, how: Move, to: Option<&str>) -> Option<(u16, String)> {
+        match to.filter(|host| self.node_of_host(host).is_none()) {
+            Some(host) => Some((400, format!("Compute host {host} could not be found."))),
+            None if to.is_some() && self.guests[guest].goes_wrong.how == MoveGoesWrong::HostNotToBeNamed => {
+                Some((403, self.guests[guest].goes_wrong.reason.clone()))
+            }
+            None => self.why_refused(guest, how),
+        }
+    }
+
+    /// From here on it is under way.
+    fn accept(&mut self, guest: usize, how: Move, to: Option<&str>, forced: bool, request: &str) {
         let (kind, task, action) = match how {
             Move::Live => (MigrationKind::Live, TaskState::Migrating, "live-migration"),
             Move::Cold => (MigrationKind::Cold, TaskState::ResizePrep, "migrate"),
         };
         self.guests[guest].task_state = Some(task);
-        self.remember_action(id, action, &request);
-        let migration = self.new_migration(guest, kind, MigrationStatus::Accepted, &request);
+        let id = self.guests[guest].id.clone();
+        self.remember_action(&id, action, request);
+        let migration = self.new_migration(guest, kind, MigrationStatus::Accepted, request);
         (self.migrations[migration].wanted, self.migrations[migration].forced) = (to.map(str::to_owned), forced);
         self.after(self.plan.latencies.schedule, Due::Decide(migration));
-        self.answer(call, request)
     }
 
-    /// HTTP status and words of Nova's refusal.
+    /// The same, for what the instance itself is.
     fn why_refused(&mut self, index: usize, how: Move) -> Option<(u16, String)> {
         let guest = &self.guests[index];
         let (name, movable) = match how {
@@ -152,6 +196,7 @@ impl Site {
         let request = self.request_id();
         let migration = self.new_migration(guest, MigrationKind::Live, MigrationStatus::Accepted, &request);
         self.migrations[migration].source = self.nodes[node].host.clone();
+        self.orphans.insert(migration);
     }
 
     fn set_status(&mut self, migration: usize, status: MigrationStatus) {
@@ -201,6 +246,7 @@ impl Site {
             return self.nobody_answers(migration, how, destination);
         }
         self.migrations[migration].destination = Some(destination);
+        self.chosen.insert(migration, self.now);
         match how {
             Move::Live => {
                 self.set_status(migration, MigrationStatus::Queued);
@@ -241,6 +287,7 @@ impl Site {
         self.unread = elsewhere;
         for (migration, host) in here {
             self.migrations[migration].destination = Some(host);
+            self.chosen.insert(migration, self.now);
             self.after(self.plan.latencies.cold_migration / COLD_STAGES, Due::ColdNext(migration));
         }
     }
@@ -263,6 +310,7 @@ impl Site {
             }
             if self.goes_wrong(guest, Move::Live, MoveGoesWrong::IsForgotten).is_some() {
                 self.guests[guest].task_state = None;
+                self.orphans.insert(next);
                 continue;
             }
             let midway = &self.guests[guest].goes_wrong;

@@ -594,6 +594,8 @@ pub enum Happens {
 pub struct CallFaults {
     /// The effect takes place, its answer is lost.
     pub lost_answers: Vec<LostAnswer>,
+    /// Nobody answers, and the effect takes place later.
+    pub late: Vec<LateRequest>,
     /// This many of a hundred answers to calls that change something are lost, by the seed.
     pub lost_answer_percent: u32,
     /// Times in which an API does not answer.
@@ -607,6 +609,17 @@ pub struct LostAnswer {
     pub call: Call,
     /// Which of these calls, over the whole site, counted from 1.
     pub nth: u32,
+}
+
+/// A request that is still on its way when whoever made it gives it up, as where a proxy has kept it. It is carried out as far as it can be then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateRequest {
+    /// Only requests to move instances come late: [`Call::StartMove`] and [`Call::PutCanary`].
+    pub call: Call,
+    /// Which of these calls, over the whole site, counted from 1.
+    pub nth: u32,
+    /// So long after it was made.
+    pub by: Duration,
 }
 
 /// A call that changes something.
@@ -743,6 +756,11 @@ impl SitePlan {
         self
     }
 
+    pub fn comes_late(mut self, call: Call, nth: u32, by: Duration) -> SitePlan {
+        self.faults.late.push(LateRequest { call, nth, by });
+        self
+    }
+
     /// The same site, where everything takes `times` less long: for a lab on the wall clock.
     pub fn sped_up(mut self, times: u32) -> SitePlan {
         let times = times.max(1);
@@ -768,7 +786,8 @@ impl SitePlan {
         let nodes = self.nodes.iter_mut().flat_map(|node| [&mut node.boot_time, &mut node.install_time]);
         let happenings = self.happenings.iter_mut().map(|happening| &mut happening.after);
         let outages = self.faults.outages.iter_mut().flat_map(|outage| [&mut outage.from, &mut outage.lasts]);
-        for length in lengths.into_iter().chain(setup).chain(pods).chain(nodes).chain(happenings).chain(outages) {
+        let late = self.faults.late.iter_mut().map(|late| &mut late.by);
+        for length in lengths.into_iter().chain(setup).chain(pods).chain(nodes).chain(happenings).chain(outages).chain(late) {
             *length /= times;
         }
         self

@@ -146,6 +146,7 @@ impl Site {
             node: name,
             token: mark.token.0.clone(),
             instances: self.instances_on(&host),
+            touching: self.touching(&host),
             enabled,
             refused: refusal.as_ref().map(|trouble| format!("{trouble:?}")),
         });

@@ -12,8 +12,9 @@ use rand::{Rng, SeedableRng};
 
 use super::cluster::Cluster;
 use super::guest::{ActionRecord, Guest, MigrationRecord, TaskState, VmState};
-use super::log::{By, Happened, Log, NodeAtStart};
+use super::log::{By, Happened, Log, NodeAtStart, UnderWay};
 use super::machine::{InstallerSaid, Machine};
+use super::moves::LateMove;
 use super::plan::{Api, Call, Happens, InstancePlan, SitePlan};
 use super::script::Run;
 use super::silences::Begun;
@@ -38,6 +39,8 @@ pub(super) enum Due {
     PoweredOn(usize),
     /// An instance is gone.
     Deleted(usize),
+    /// By the request's place in the list.
+    ComesLate(usize),
     /// By the migration's place in the list.
     Decide(usize),
     LiveFails(usize),
@@ -115,12 +118,18 @@ pub(super) struct Site {
     pub(super) guests: Vec<Guest>,
     by_id: HashMap<InstanceId, usize>,
     pub(super) migrations: Vec<MigrationRecord>,
+    /// Those of them that nobody carries out any more, and that never end.
+    pub(super) orphans: HashSet<usize>,
+    /// When their new hosts were chosen.
+    pub(super) chosen: HashMap<usize, Timestamp>,
     pub(super) actions: Vec<ActionRecord>,
     pub(super) tickets: TicketsInMemory,
     pub(super) tickets_elsewhere: Option<Arc<dyn TicketSource>>,
     /// What installers have said since somebody last listened.
     pub(super) said: Vec<InstallerSaid>,
     calls: BTreeMap<Call, u32>,
+    /// Requests that Nova takes up late.
+    pub(super) late: Vec<LateMove>,
     /// Instances that are being built, with the host that was chosen for them.
     building: VecDeque<(usize, Option<String>)>,
     /// Cold migrations that the host chosen for them has not read of yet.
@@ -143,11 +152,14 @@ impl Site {
             guests: Vec::new(),
             by_id: HashMap::new(),
             migrations: Vec::new(),
+            orphans: HashSet::new(),
+            chosen: HashMap::new(),
             actions: Vec::new(),
             tickets: TicketsInMemory::default(),
             tickets_elsewhere: None,
             said: Vec::new(),
             calls: BTreeMap::new(),
+            late: Vec::new(),
             building: VecDeque::new(),
             unread: Vec::new(),
             runs: Vec::new(),
@@ -262,6 +274,14 @@ impl Site {
         Ok(answer)
     }
 
+    /// By how much the next of these calls comes late, if it does. Then it counts as made.
+    pub(super) fn lateness(&mut self, call: Call) -> Option<Duration> {
+        let nth = self.calls.get(&call).copied().unwrap_or_default() + 1;
+        let by = self.plan.faults.late.iter().find(|late| late.call == call && late.nth == nth)?.by;
+        self.calls.insert(call, nth);
+        Some(by)
+    }
+
     fn by_chance(&mut self, percent: u32) -> bool {
         percent > 0 && self.random.random_range(0..100) < percent
     }
@@ -286,6 +306,14 @@ impl Site {
     /// Names of the instances that Nova places on `host`.
     pub(super) fn instances_on(&self, host: &str) -> Vec<String> {
         self.guests.iter().filter(|guest| guest.host.as_deref() == Some(host)).map(|guest| guest.id.0.clone()).collect()
+    }
+
+    /// Whatever is on its way from `host` or to it, and whose disk stays here until a tenant has confirmed that it is elsewhere.
+    pub(super) fn touching(&self, host: &str) -> Vec<UnderWay> {
+        let here = |record: &MigrationRecord| record.source == host || record.destination.as_deref() == Some(host);
+        let open = self.migrations.iter().enumerate().filter(|(place, record)| !record.status.is_over() && here(record) && !self.orphans.contains(place));
+        let since = |place: usize, record: &MigrationRecord| self.chosen.get(&place).copied().filter(|_| record.source != host).unwrap_or(record.created);
+        open.map(|(place, record)| UnderWay { instance: record.instance.0.clone(), kind: record.kind, since: since(place, record) }).collect()
     }
 
     pub(super) fn staged(&self, node: usize) -> Option<BootTicket> {
@@ -479,6 +507,7 @@ impl Site {
             Due::PoweredOff(action) => self.powered_off(action),
             Due::PoweredOn(action) => self.powered_on(action),
             Due::Deleted(guest) => self.deleted(guest),
+            Due::ComesLate(late) => self.comes_late(late),
             Due::Decide(migration) => self.decide(migration),
             Due::LiveFails(migration) => self.live_fails_midway(migration),
             Due::LiveArrives(migration) => self.live_arrives(migration),
@@ -515,7 +544,7 @@ impl Site {
             Happens::InstanceCreated(plan) => drop(self.build(&plan)),
             Happens::InstanceDeleted { name } => {
                 if let Some(guest) = self.guests.iter().position(|guest| guest.name == name && !guest.deleted) {
-                    self.delete(guest);
+                    self.delete(guest, By::Other);
                 }
             }
             Happens::MetadataSet { name, key, value } => {
@@ -609,11 +638,11 @@ impl Site {
     }
 
     /// Deleted ones keep their place in the list, so that everybody's index stays right.
-    pub(super) fn delete(&mut self, guest: usize) {
-        let id = self.guests[guest].id.clone();
+    pub(super) fn delete(&mut self, guest: usize, by: By) {
+        let (id, name) = (self.guests[guest].id.clone(), self.guests[guest].name.clone());
         let node = self.guests[guest].host.take().map(|host| self.node_name(&host));
         self.end_moves_of(&id, "The instance was deleted.");
-        self.record(Happened::InstanceDeleted { instance: id.0.clone(), node });
+        self.record(Happened::InstanceDeleted { instance: id.0.clone(), name, node, by });
         self.guests[guest].deleted = true;
     }
 }

@@ -7,13 +7,21 @@ use rand::{Rng, SeedableRng};
 
 use super::guest::VmState;
 use super::plan::{
-    ALWAYS, Api, Call, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, NodePlan, Outage, ScriptGoesWrong,
+    ALWAYS, Api, Call, Happens, InstancePlan, LateRequest, Latencies, LostAnswer, MoveFault, MoveGoesWrong, NodeFaults, NodePlan, Outage, ScriptGoesWrong,
     SitePlan,
 };
 use crate::ports::{DiskHolds, Move};
 
 /// In this time, from the beginning, others do what they do. A renewal takes about ten minutes.
 const MEANWHILE_SECS: u64 = 45 * 60;
+
+/// A request is late by less than the ten seconds after which workers take it for certain that Nova has not heard of it.
+const LATE_MS: std::ops::Range<u64> = 500..9_500;
+/// A slow BMC takes up to 5 s to cut the power, as workers have it; and each length is up to a tenth longer.
+const RESET_MS: std::ops::Range<u64> = 500..4_500;
+/// A loaded message queue takes so long until a host is chosen, or an instance shows on the one that was. A tenth longer is still shorter than the settle
+/// time: 30 s in the seeds' orders, 60 s by default.
+const SCHEDULE_MS: std::ops::Range<u64> = 1_000..20_000;
 
 /// Nodes of a troubled site: enough for two to be out at once, and to find room elsewhere.
 const NODES: std::ops::RangeInclusive<usize> = 4..=7;
@@ -97,8 +105,22 @@ impl SitePlan {
             let index = random.random_range(0..plan.nodes.len());
             comes_back_other(&mut random, &mut plan.nodes[index].faults);
         }
+        if one_in(&mut random, 3) {
+            is_slow(&mut random, &mut plan.latencies);
+        }
+        if one_in(&mut random, 4) {
+            for _ in 0..random.random_range(1..4) {
+                let by = Duration::from_millis(random.random_range(LATE_MS));
+                plan.faults.late.push(LateRequest { call: Call::StartMove, nth: random.random_range(1..9), by });
+            }
+        }
         plan
     }
+}
+
+fn is_slow(random: &mut StdRng, latencies: &mut Latencies) {
+    latencies.reset = Duration::from_millis(random.random_range(RESET_MS));
+    latencies.schedule = Duration::from_millis(random.random_range(SCHEDULE_MS));
 }
 
 /// An installation that takes something of its node with it.

@@ -8,7 +8,7 @@ use turnaround_config::NodeName;
 
 use super::installer::Heard;
 use super::confirm_empty::unsettled_again;
-use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, facts, looks_for_the_reset, prepare, settle};
+use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, disarm_ours, facts, looks_for_the_reset, prepare, settle};
 use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
@@ -223,8 +223,14 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
         Some(Settled::NeverHappened) | None if again.is_wanted(about.as_ref()) => {}
         Some(Settled::Happened | Settled::NeverHappened) | None => {
             let Some(facts) = facts else { return Ok(installs) };
+            // No installer is at work, and the node runs, so that somebody may take it into service.
+            let ticket = match disarm_ours(cx, &node).await {
+                Ok(()) => "its boot ticket is withdrawn for now: a netboot by hand installs nothing".to_owned(),
+                Err(error) if error.is_lost() => return Err(error),
+                Err(error) => format!("its boot ticket could NOT be withdrawn ({}): if it netboots now, its disk is overwritten", error.chain()),
+            };
             is_about_to_ask(cx, again, about, "came back with something else").await?;
-            return Err(StepError::ask(came_back_wrong(&node, facts, &heard)));
+            return Err(StepError::ask(came_back_wrong(&node, facts, &heard, ticket)));
         }
     }
     if let Some(note) = unsettled_again(cx)? {
@@ -251,14 +257,15 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
     Ok(Progress::LookAgain { after: poll, note: heard.nothing_yet().note() })
 }
 
-fn came_back_wrong(node: &NodeName, facts: &Facts, heard: &Heard) -> Question {
+fn came_back_wrong(node: &NodeName, facts: &Facts, heard: &Heard, ticket: String) -> Question {
     let installed = match &facts.installed {
         Some(installed) => format!("it carries the token {} and image {}", installed.token, installed.sha256),
         None => "it carries no installation mark".to_owned(),
     };
     let question = Question::new(format!("{node} runs something else than what was to be installed: what now?"))
         .because(Reason::OtherSystem, format!("OS {}, kernel {}, boot id {}", facts.os_version_id, facts.kernel, facts.boot_id))
-        .seen(installed);
+        .seen(installed)
+        .seen(ticket);
     let mut words = heard.seen().into_iter();
     // The old system may be up before anybody has read why it was not replaced.
     let question = match heard.gave_up().and_then(|_| words.next()) {

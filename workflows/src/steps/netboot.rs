@@ -38,6 +38,9 @@ pub(super) struct Reset {
     /// It was never asked for: something kept us from it at the last moment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) never_sent: bool,
+    /// What came in place of a yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) said: Option<String>,
 }
 
 /// Why a reset was not carried out.
@@ -73,11 +76,11 @@ async fn boot_id(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<String>, Ste
     }
 }
 
-/// The node's own word; None while it does not answer.
+/// The node's own word; None while it does not answer, or what answers is not known to be it: an installer has a key of its own.
 pub(super) async fn facts(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<Facts>, StepError> {
     match cx.ports.facts.facts(node).await {
         Ok(facts) => Ok(Some(facts)),
-        Err(error) if error.kind == PortErrorKind::Unavailable => Ok(None),
+        Err(error) if matches!(error.kind, PortErrorKind::Unavailable | PortErrorKind::Refused { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -93,18 +96,22 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     let (now, answers) = match cx.ports.facts.facts(node).await {
         Ok(facts) => (Some(facts), true),
         Err(error) => match error.kind {
-            PortErrorKind::Unavailable => (None, false),
+            // (What answers is not known to be it.)
+            PortErrorKind::Unavailable | PortErrorKind::Refused { .. } => (None, false),
             // It answers, if nothing of use.
             PortErrorKind::Garbled { .. } => (None, true),
-            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Refused { .. } | PortErrorKind::Denied { .. } => return Err(error.into()),
+            PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound | PortErrorKind::Denied { .. } => return Err(error.into()),
         },
     };
+    let ticket = needed(cx.output::<StageImage>()?, StageImage::NAME)?.ticket;
     let as_before = match (&now, &reset.boot_id_before) {
-        (None, _) if answers => true,
-        // It answered before and has gone down, or has booted since.
+        // Whatever its boot id says: it carries what only this reset can have brought.
+        (Some(now), _) if now.installed.as_ref().is_some_and(|installed| installed.token == ticket.token) => return Ok(Settled::Happened),
+        // It answered before, and has gone down, or come up with something else since, as an installer does that knows nothing of what we ask.
         (None, Some(_)) => return Ok(Settled::Happened),
         (Some(now), Some(before)) if now.boot_id != *before => return Ok(Settled::Happened),
         (Some(_), Some(_) | None) => true,
+        (None, None) if answers => true,
         (None, None) => match cx.ports.bmc.power(node).await? {
             Power::On => false,
             Power::Changing => return Ok(Settled::Happened),
@@ -112,12 +119,15 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
             Power::Off => true,
         },
     };
-    let armed = cx.ports.bmc.boot_override(node).await?.device == BootDevice::Pxe;
-    let certain_after = match (as_before, armed, &reset.boot_id_before) {
-        // It never answered, and a boot has consumed its boot device.
-        (_, false, None) => return Ok(Settled::Happened),
-        (true, _, _) | (false, false, Some(_)) => RESET_NEVER_HAPPENED,
-        (false, true, _) => SELF_TEST_MAX,
+    let certain_after = match (as_before, &reset.boot_id_before) {
+        // (Its BMC may be what does not answer; it has nothing to add.)
+        (true, Some(_)) => RESET_NEVER_HAPPENED,
+        (_, _) => match (as_before, cx.ports.bmc.boot_override(node).await?.device == BootDevice::Pxe) {
+            // It never answered, and a boot has consumed its boot device.
+            (_, false) => return Ok(Settled::Happened),
+            (true, true) => RESET_NEVER_HAPPENED,
+            (false, true) => SELF_TEST_MAX,
+        },
     };
     let until = reset.intended + certain_after;
     Ok(if cx.now() < until { Settled::TooEarly { until } } else { Settled::NeverHappened })
@@ -132,7 +142,7 @@ pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, S
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
     // Not when this call began: how long ago it was meant tells later whether it can still happen.
-    Ok(Reset { boot_id_before, intended: cx.just_now().await, acknowledged: false, never_sent: false })
+    Ok(Reset { boot_id_before, intended: cx.just_now().await, acknowledged: false, never_sent: false, said: None })
 }
 
 /// Sees to it that the node will install what was ordered. Its boot ticket may be gone by now: an operator wanted to leave the node,
@@ -169,6 +179,19 @@ async fn disarm(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     cx.guard().await?;
     cx.ports.netboot.withdraw(node).await?;
     Ok(())
+}
+
+/// The same, of what is our own: its boot ticket is there only while it is about to be reset, or may be being installed. Who waits for anything else may wait for long, and the node may be
+/// opened meanwhile without a word to us.
+pub(super) async fn disarm_ours(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
+    let ours = needed(cx.output::<StageImage>()?, StageImage::NAME)?.ticket;
+    let is_ours = match cx.ports.netboot.staged(node).await {
+        Ok(there) => there.as_ref() == Some(&ours),
+        // Ours may be the ticket of an image whose settings have changed since.
+        Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => true,
+        Err(error) => return Err(error.into()),
+    };
+    if is_ours { disarm(cx, node).await } else { Ok(()) }
 }
 
 /// Asks the operator unless the node is closed and empty.

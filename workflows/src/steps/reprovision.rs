@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
+use turnaround_config::NodeName;
 
 use super::confirm_empty::unsettled_again;
-use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, looks_for_the_reset, prepare, settle};
+use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, disarm_ours, looks_for_the_reset, prepare, settle};
 use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
-use crate::engine::{Observed, Progress, Report, State, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Progress, Question, Report, State, Step, StepCx, StepError};
 use crate::store::{Queue, Resource};
 
 /// How often a reset of unknown outcome is looked at.
@@ -53,42 +55,100 @@ impl Step for Reprovision {
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Reprovisioned>, StepError> {
         let node = order(cx)?.node;
-        let earlier: Option<Reset> = cx.checkpoint()?;
-        if let Some(reset) = earlier {
-            match settle(cx, &node, &reset).await? {
-                Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: SETTLE_POLL, note: looks_for_the_reset(until) }),
-                // It went down since `observe` looked.
-                Settled::Happened => {
-                    return Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }));
-                }
-                Settled::NeverHappened => {}
-            }
-        }
-        if let Some(note) = unsettled_again(cx)? {
-            return Ok(Progress::LookAgain { after: SETTLE_POLL, note });
-        }
-        let mut reset = prepare(cx, &node).await?;
-        let carried_out = if cfg!(feature = "bug-effect-before-intent") {
-            let carried_out = carry_out(cx, &node, &reset).await;
-            cx.save(&reset, "about to reset it into the network").await?;
-            carried_out
-        } else {
-            cx.save(&reset, "about to reset it into the network").await?;
-            carry_out(cx, &node, &reset).await
+        let mut meant: Option<Reset> = cx.checkpoint()?;
+        let acted = reset_once(cx, &node, &mut meant).await;
+        let waits = match &acted {
+            Ok(progress) => !matches!(progress, Progress::Done(_)),
+            Err(error) => !error.is_lost(),
         };
-        match carried_out {
-            Ok(()) => {}
-            Err(NotCarriedOut::Perhaps(error)) => return Err(error),
-            Err(NotCarriedOut::NeverSent(error)) => {
-                if !error.is_lost() {
-                    reset.never_sent = true;
-                    cx.save(&reset, "was not reset").await?;
-                }
-                return Err(error);
-            }
+        if waits && is_none_under_way(cx, &node, meant.as_ref()).await {
+            rests(cx, &node).await?;
         }
-        reset.acknowledged = true;
-        cx.save(&reset, "reset").await?;
-        Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))
+        acted
     }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        let node = order(cx)?.node;
+        let meant: Option<Reset> = cx.checkpoint()?;
+        if let Some(reset) = &meant
+            && matches!(settle(cx, &node, reset).await, Ok(Settled::TooEarly { .. }))
+        {
+            // It only looks. Whoever is asked now could not be told whether the node is being installed.
+            return Ok(PastDeadline::Act);
+        }
+        if is_none_under_way(cx, &node, meant.as_ref()).await {
+            rests(cx, &node).await?;
+        }
+        let Some(said) = meant.and_then(|reset| reset.said) else { return Ok(PastDeadline::Fail) };
+        let question = Question::new(format!("{node} was not reset into the network, however often that was asked for: what now?"))
+            .seen(said)
+            .answer("retry", AnswerEffect::Retry, "tries again, for as long again")
+            .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn");
+        Ok(PastDeadline::Ask(question))
+    }
+}
+
+/// Is it certain that no reset of ours has happened, or still can?
+async fn is_none_under_way(cx: &StepCx<'_>, node: &NodeName, meant: Option<&Reset>) -> bool {
+    match meant {
+        Some(reset) => matches!(settle(cx, node, reset).await, Ok(Settled::NeverHappened)),
+        None => true,
+    }
+}
+
+/// The node is not about to be reset. Why it waits is more to be told than that its ticket could not be withdrawn, which is tried again at the next look.
+async fn rests(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
+    match disarm_ours(cx, node).await {
+        Err(error) if !error.is_lost() => {
+            warn!(%node, error = error.chain(), "its boot ticket could not be withdrawn: if it netboots now, its disk is overwritten");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// `meant`: the reset that was written down last.
+async fn reset_once(cx: &StepCx<'_>, node: &NodeName, meant: &mut Option<Reset>) -> Result<Progress<Reprovisioned>, StepError> {
+    if let Some(reset) = &meant {
+        match settle(cx, node, reset).await? {
+            Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: SETTLE_POLL, note: looks_for_the_reset(until) }),
+            // It went down since `observe` looked.
+            Settled::Happened => {
+                return Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before.clone(), reset_at: reset.intended }));
+            }
+            Settled::NeverHappened => {}
+        }
+    }
+    if let Some(note) = unsettled_again(cx)? {
+        return Ok(Progress::LookAgain { after: SETTLE_POLL, note });
+    }
+    let reset = meant.insert(prepare(cx, node).await?);
+    let carried_out = if cfg!(feature = "bug-effect-before-intent") {
+        let carried_out = carry_out(cx, node, reset).await;
+        cx.save(reset, "about to reset it into the network").await?;
+        carried_out
+    } else {
+        cx.save(reset, "about to reset it into the network").await?;
+        carry_out(cx, node, reset).await
+    };
+    match carried_out {
+        Ok(()) => {}
+        Err(NotCarriedOut::Perhaps(error)) => {
+            if !error.is_lost() {
+                reset.said = Some(error.chain());
+                cx.save(reset, "may have been reset").await?;
+            }
+            return Err(error);
+        }
+        Err(NotCarriedOut::NeverSent(error)) => {
+            if !error.is_lost() {
+                reset.never_sent = true;
+                cx.save(reset, "was not reset").await?;
+            }
+            return Err(error);
+        }
+    }
+    reset.acknowledged = true;
+    cx.save(reset, "reset").await?;
+    Ok(Progress::Done(Reprovisioned { boot_id_before: reset.boot_id_before.clone(), reset_at: reset.intended }))
 }

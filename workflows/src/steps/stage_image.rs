@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
 
 use super::{order, queues};
 use crate::chance;
 use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
-use crate::ports::{BootTicket, PortErrorKind, Token};
+use crate::ports::{BootTicket, PortErrorKind, Ports, Token};
+use crate::store::{Queue, WorkflowId};
 use crate::updates::NodeOrder;
-use crate::store::Queue;
 
 /// What is staged, and how the node was before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,15 @@ impl Step for StageImage {
         let order = order(cx)?;
         if is_ours(cx, &order).await? {
             cx.ports.netboot.withdraw(&order.node).await?;
+        }
+        Ok(())
+    }
+
+    async fn discard(&self, ports: &Ports, id: &WorkflowId, target: &str) -> Result<(), StepError> {
+        let Ok(node) = target.parse::<NodeName>() else { return Ok(()) };
+        let there = ports.netboot.staged(&node).await?;
+        if there.is_some_and(|there| there.token.0.starts_with(&format!("{id}-"))) {
+            ports.netboot.withdraw(&node).await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! It behaves as the store in Redis does, and is held to it by [`super::conformance`]. It goes by the clock that it
 //! is given, and waits by tokio's time, so that a simulation may run in virtual time.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -162,6 +163,10 @@ impl Store for MemoryStore {
 
     async fn release_budget(&self, name: &str, member: &str) -> Result<bool, StoreError> {
         self.write_unless_halted("release a budget share", |shelf, now| shelf.release_budget(name, member, now))
+    }
+
+    async fn ledgers(&self) -> Result<BTreeSet<String>, StoreError> {
+        Ok(self.shelf().ledgers())
     }
 
     async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError> {

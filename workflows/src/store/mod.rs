@@ -4,6 +4,7 @@
 //! same time is in one [`Commit`]. The truth is the journal; `due` only says "look again at workflow X", so a
 //! wake-up that is lost, doubled, late or reordered does no harm.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -536,6 +537,9 @@ pub trait Store: Send + Sync + 'static {
     /// Frees a budget share that no open workflow stands for (a node that was left out of service).
     /// False if an open workflow holds it, or nobody does.
     async fn release_budget(&self, name: &str, member: &str) -> Result<bool, StoreError>;
+
+    /// The names under which [`Store::judge_ticks`] keeps something.
+    async fn ledgers(&self) -> Result<BTreeSet<String>, StoreError>;
 
     /// The last tick of `schedule` that was judged.
     async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError>;

@@ -78,6 +78,37 @@ fn an_answer_may_be_lost_after_the_effect() {
 }
 
 #[test]
+fn a_request_may_come_after_its_answer_was_given_up() {
+    let late = || Bench::of(exact(SitePlan::uniform(2, 1).comes_late(Call::StartMove, 1, secs(9))));
+    let bench = late();
+    assert_eq!(bench.start_move("gpu-01-a", Move::Live).unwrap_err().kind, PortErrorKind::OutcomeUnknown);
+    bench.pass(secs(8));
+    assert_eq!(bench.state("gpu-01-a"), "active");
+    assert_eq!(block_on(bench.ports.instances.migrations(&bench.id("gpu-01-a"))).unwrap(), []);
+    bench.pass(secs(1));
+    assert_eq!(bench.state("gpu-01-a"), "active/migrating");
+    bench.settle();
+    assert_eq!(bench.host("gpu-01-a"), "gpu-02");
+
+    // By then it may be at something else, or gone: Nova says no, to nobody.
+    let nothing_comes_of_it = |bench: &Bench, why: &str| {
+        bench.settle();
+        let refused = |what: &Happened| matches!(what, Happened::MigrationEnded { reason: Some(reason), .. } if reason.contains(why));
+        assert_eq!(bench.happened(refused), 1, "{why}");
+    };
+    let bench = late();
+    bench.start_move("gpu-01-a", Move::Live).unwrap_err();
+    bench.pass(secs(5));
+    bench.start_move("gpu-01-a", Move::Live).unwrap();
+    nothing_comes_of_it(&bench, "while it is in task_state migrating");
+    assert_eq!(bench.happened(|what| matches!(what, Happened::InstanceMoved { .. })), 1);
+    let deleted = Happens::InstanceDeleted { name: "gpu-01-a".to_owned() };
+    let bench = Bench::of(exact(SitePlan::uniform(2, 1).comes_late(Call::StartMove, 1, secs(9)).happens(secs(5), deleted)));
+    bench.start_move("gpu-01-a", Move::Live).unwrap_err();
+    nothing_comes_of_it(&bench, "could not be found");
+}
+
+#[test]
 fn an_api_may_be_away_for_a_while_and_nothing_is_changed_meanwhile() {
     let mut plan = SitePlan::uniform(2, 0);
     plan.faults.outages = vec![

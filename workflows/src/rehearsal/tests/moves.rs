@@ -18,6 +18,24 @@ fn a_live_migration_arrives_before_it_is_over() {
 }
 
 #[test]
+fn a_reset_tells_what_is_on_its_way_from_or_to_its_node_and_since_when() {
+    let bench = Bench::of(exact(SitePlan::uniform(2, 1)));
+    bench.start_move("gpu-01-a", Move::Live).unwrap();
+    bench.pass(secs(5));
+    for name in ["gpu-01", "gpu-02"] {
+        block_on(bench.ports.bmc.reset(&node(name))).unwrap();
+    }
+    let told = |event: WorldEvent| match event.what {
+        Happened::ResetRequested { node, touching, .. } => Some((node, touching)),
+        _ => None,
+    };
+    let told: Vec<(String, Vec<UnderWay>)> = bench.world.events().into_iter().filter_map(told).collect();
+    let since = |since: Timestamp| vec![UnderWay { instance: bench.id("gpu-01-a").0, kind: MigrationKind::Live, since }];
+    // The scheduler chooses after a second.
+    assert_eq!(told, [("gpu-01".to_owned(), since(START)), ("gpu-02".to_owned(), since(START + secs(1)))]);
+}
+
+#[test]
 fn a_host_sends_one_live_migration_at_a_time() {
     let bench = Bench::of(SitePlan::uniform(2, 3));
     for name in ["gpu-01-a", "gpu-01-b", "gpu-01-c"] {

@@ -55,6 +55,9 @@ pub(super) struct Moving {
     pub(super) tries: u32,
     /// When we were about to ask Nova for the newest try.
     pub(super) asked: Timestamp,
+    /// When Nova's answer to that came, or was given up. None: nobody knows of one. Older workflows don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) heard: Option<Timestamp>,
     /// Migration records that it had before. Which one is ours is told by these, not by clocks: Nova has its own.
     pub(super) before: Vec<String>,
     /// The host that was named to Nova in the newest try. Such a try does not count: the scheduler may know why it can't be that one.

@@ -9,10 +9,14 @@ use super::moves::{MoveStage, Moving, Told};
 use super::Evacuation;
 use crate::engine::StepError;
 use crate::ports::{InstanceId, Migration, MigrationKind, MigrationState, Move};
+use crate::steps::netboot::LOOK_IS_GOOD_FOR;
 
-/// After an answer was lost, Nova shows a migration record within this time if it took the request.
+/// After an answer came, or was given up, Nova shows a migration record within this time if it took the request.
 // Observed: about 1 s; ten times that for a loaded conductor.
 const RECORD_APPEARS: Duration = Duration::from_secs(10);
+/// After a move was about to be asked for by a worker of which nothing more is known, the same.
+// It asks for as long as its look is good for, and not later.
+const RECORD_APPEARS_IF_ASKED: Duration = LOOK_IS_GOOD_FOR.saturating_add(RECORD_APPEARS);
 /// How far a live migration is is told in steps of so many percent: each step is two entries of the journal.
 const PROGRESS_STEP: u32 = 20;
 /// Nova's word for a live migration that somebody has stopped.
@@ -165,7 +169,8 @@ impl Evacuation<'_, '_> {
 
     /// It is on the node, and nothing happens to it: has its move failed, or was it never asked for?
     pub(super) async fn still_here(&self, id: &InstanceId, moving: &Moving, ours: Option<Migration>) -> Result<Option<MoveStage>, StepError> {
-        let age = self.cx.now().since(moving.asked);
+        let (since, appears) = moving.heard.map_or((moving.asked, RECORD_APPEARS_IF_ASKED), |heard| (heard, RECORD_APPEARS));
+        let may_appear = self.cx.now().since(since) < appears;
         let why = match (&moving.stage, ours.map(|ours| (ours.state, ours.status))) {
             (_, Some((MigrationState::InProgress | MigrationState::AwaitsConfirmation, _))) => return Ok(None),
             (_, Some((_, status))) if moving.stop.is_some() && status == STOPPED => {
@@ -177,12 +182,12 @@ impl Evacuation<'_, '_> {
                     (Some(reason), _) => reason,
                     (None, Some((_, status))) => format!("its migration ended as `{status}`, and Nova gives no reason"),
                     // Nova has accepted it and has not begun yet.
-                    (None, None) if age < RECORD_APPEARS => return Ok(None),
+                    (None, None) if may_appear => return Ok(None),
                     (None, None) => "Nova accepted the migration and never began it".to_owned(),
                 }
             }
             (_, Some((_, status))) => format!("its migration ended as `{status}`"),
-            (_, None) if age < RECORD_APPEARS => return Ok(None),
+            (_, None) if may_appear => return Ok(None),
             (_, None) => match &moving.lost {
                 Some(seen) => format!("asked for its move: {seen}; Nova has no migration of it"),
                 // Whoever was about to ask is gone.

@@ -194,6 +194,7 @@ impl Evacuation<'_, '_> {
             stop: None,
             // Not when this look began: how long ago it was tells later whether Nova can have taken it.
             asked: self.cx.just_now().await,
+            heard: None,
             before: before.into_iter().map(|migration| migration.uuid).collect(),
             stage: MoveStage::Intended,
         };
@@ -211,7 +212,13 @@ impl Evacuation<'_, '_> {
             self.write_down().await?;
             return Err(StepError::retry(format!("too much time has passed since {} ({}) was looked at", instance.name, instance.id)));
         }
-        match self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await {
+        let answer = self.cx.ports.instances.start_move(&instance.id, how, to.as_deref()).await;
+        // (Just now: the request may have taken as long as Nova's time-out is.)
+        let heard = self.cx.just_now().await;
+        if let Some(moving) = self.moves.instances.get_mut(&instance.id) {
+            moving.heard = Some(heard);
+        }
+        match answer {
             Ok(MoveStarted { request }) => self.set(&instance.id, MoveStage::Accepted { request }),
             Err(error) => match error.kind {
                 // Whether Nova took it is looked at; what it said may be why it did not.

@@ -1,5 +1,7 @@
 //! The ledger of schedules.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 pub async fn ticks_are_judged_by_one_of_two_daemons(bed: &dyn Bed) {
@@ -18,4 +20,5 @@ pub async fn ticks_are_judged_by_one_of_two_daemons(bed: &dyn Bed) {
     assert_eq!((one, two), (true, false));
     assert_eq!(desk.due_names().await, ["a"]);
     assert_eq!(desk.store.last_tick("nightly").await.unwrap(), Some(second));
+    assert_eq!(desk.store.ledgers().await.unwrap(), BTreeSet::from(["nightly".to_owned()]));
 }

@@ -300,6 +300,10 @@ impl Shelf {
         true
     }
 
+    pub(super) fn ledgers(&self) -> BTreeSet<String> {
+        self.ticks.keys().cloned().collect()
+    }
+
     pub(super) fn last_tick(&self, schedule: &str) -> Option<Timestamp> {
         self.ticks.get(schedule).copied()
     }

@@ -124,13 +124,16 @@ impl Events {
             // Before looking, so that a notice between looking and waiting is not missed.
             noticed.as_mut().enable();
             let (page, last) = self.look(connection, scripts, after).await?;
-            if !page.is_empty() || Instant::now() >= deadline {
+            if !page.is_empty() {
                 return Ok(page);
             }
             if last != after {
-                // All of it was about workflows that are swept.
+                // All of it was about workflows that are swept. To its end whatever the time: who asks again asks from the same place.
                 after = last;
                 continue;
+            }
+            if Instant::now() >= deadline {
+                return Ok(page);
             }
             if waiter.is_none() {
                 self.start();

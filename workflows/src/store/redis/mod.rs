@@ -3,6 +3,7 @@
 //! Each operation that writes is one Lua script, so that it happens wholly or not at all, and takes its time from
 //! Redis. The rules are in `scripts/`; this side only packs the question and reads the answer.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -354,6 +355,12 @@ impl Store for RedisStore {
         arguments.arg(name).arg(member);
         let words = ["released", "open", "nobody"];
         Ok(self.word("release a budget share", script, arguments, &words).await? == "released")
+    }
+
+    async fn ledgers(&self) -> Result<BTreeSet<String>, StoreError> {
+        const OPERATION: &str = "read which schedules have a ledger";
+        let answer = self.query(OPERATION, cmd("HKEYS").arg(&self.keys.ticks)).await?;
+        Ok(reply::texts(answer).map_err(|source| damaged_answer(OPERATION, source))?.into_iter().collect())
     }
 
     async fn last_tick(&self, schedule: &str) -> Result<Option<Timestamp>, StoreError> {

@@ -397,6 +397,23 @@ async fn what_another_release_keeps_in_another_form_is_left_alone() {
     }
 }
 
+#[tokio::test]
+async fn who_reads_what_happened_comes_past_any_number_of_workflows_that_were_swept() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    // More writes than are read at once, each of its own.
+    for number in 0..100 {
+        store.create(sample(&format!("w{number}"))).await.unwrap();
+    }
+    let ends = |claimed: &Claimed| commit(&claimed.document.id, claimed.fence, 1, FIRST, Next::End { keep: Duration::ZERO });
+    let commits = claim(&store).await.iter().map(ends).collect();
+    until_answered(&store, &Advance { commits, ..Advance::default() }).await;
+    while store.sweep().await.unwrap() > 0 {}
+    store.create(sample("alive")).await.unwrap();
+    let told = store.events(Some("0-0"), Duration::ZERO).await.unwrap();
+    assert_eq!(told.iter().map(|event| event.workflow.as_str()).collect::<Vec<_>>(), ["alive"]);
+}
+
 /// Writes another number of entries into a head. In quotes, as all words that have spaces.
 const PATCH_SEQ: &str = "\"local head = redis.call('HGET', '{ta}:heads', ARGV[1]) \
     return redis.call('HSET', '{ta}:heads', ARGV[1], ARGV[2] .. string.sub(head, 5))\"";

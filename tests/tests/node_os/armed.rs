@@ -1,0 +1,153 @@
+//! A node's boot ticket is there while it is about to be reset or may be being installed, and at no other time: whoever waits for an operator may wait for
+//! long, and a node that is opened meanwhile must survive its next restart.
+
+use turnaround_workflows::engine::seal;
+use turnaround_workflows::store::{Advance, Claim, Commit, Committed, Next};
+
+use super::*;
+
+impl Scenario {
+    async fn tell(&mut self, kind: SignalKind) {
+        self.sim.signal(&self.node("gpu-01"), kind).await;
+    }
+
+    /// Until the node's workflow is at `step`, which has said `note`.
+    async fn until_at(&mut self, step: &str, note: &str) {
+        let id = self.node("gpu-01");
+        self.sim
+            .run_until(async |sim| {
+                let open = sim.open().await.into_iter().any(|document| document.id == id);
+                let state = if open { Some(sim.state(&id).await) } else { None };
+                state.is_some_and(|state| state.note.contains(note) && state.current.is_some_and(|current| current.step == step))
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_bmc_that_takes_no_boot_device_leaves_no_boot_ticket_behind_while_an_operator_is_asked() {
+    let mut scenario = Scenario::new(with_faults(NodeFaults { ignores_boot_override: 8, ..NodeFaults::default() }), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    assert_eq!(scenario.state("gpu-01").await.current.unwrap().step, "reprovision");
+    assert_eq!((scenario.status("gpu-01").await, scenario.staged("gpu-01")), (Status::NeedsOperator, None));
+    scenario.answer("gpu-01", "retry").await;
+    scenario.succeeded("gpu-01").await;
+    assert_eq!(scenario.resets("gpu-01"), 1);
+    scenario.is_clean();
+}
+
+#[tokio::test]
+async fn nor_does_one_that_never_says_yes_and_its_words_are_shown() {
+    let mut plan = SitePlan::uniform(3, 0);
+    let bmc = Api::Bmc;
+    // From after the first look on, until the deadline of the step is long over.
+    plan.faults.outages = vec![Outage { api: bmc, node: None, from: 2 * SECOND, lasts: 2 * HOUR }];
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    assert_eq!((scenario.status("gpu-01").await, scenario.staged("gpu-01"), scenario.resets("gpu-01")), (Status::NeedsOperator, None, 0));
+    scenario.sim.clock.advance_to(MORNING + 3 * HOUR);
+    scenario.answer("gpu-01", "retry").await;
+    scenario.succeeded("gpu-01").await;
+    scenario.is_clean();
+}
+
+/// Each try is one that may have worked, for three minutes: the tenth one is under way when the half hour of the step is over.
+#[tokio::test]
+async fn nobody_is_asked_about_a_reset_before_it_is_certain_that_it_has_not_happened_and_what_the_bmc_said_is_shown() {
+    let mut plan = with_faults(NodeFaults { ignores_reset: ALWAYS, ..NodeFaults::default() });
+    for nth in 1..=20 {
+        plan = plan.loses_answer(Call::Reset, nth);
+    }
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert!(question.text.contains("was not reset into the network, however often"), "{question:?}");
+    assert!(question.seen.iter().any(|line| line.contains("reset gpu-01")), "{question:?}");
+    let reset = scenario.sim.world.events().into_iter().rfind(|event| matches!(event.what, Happened::ResetRequested { .. })).unwrap();
+    let asked = scenario.sim.clock.now();
+    assert!(asked.since(reset.at) >= 3 * MINUTE, "asked at {asked}, reset at {}", reset.at);
+    assert_eq!((scenario.staged("gpu-01"), scenario.resets("gpu-01")), (None, 10));
+}
+
+#[tokio::test]
+async fn a_node_that_waits_to_be_reset_while_it_is_paused_has_no_boot_ticket() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.faults.outages = vec![Outage { api: Api::NetBoot, node: None, from: Duration::ZERO, lasts: 2 * HOUR }];
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    scenario.sim.clock.advance_to(MORNING + 3 * HOUR);
+    scenario.tell(SignalKind::answer("retry")).await;
+    scenario.until_at("reprovision", "waits").await;
+    scenario.tell(SignalKind::Pause { why: "the night".to_owned() }).await;
+    scenario.rest().await;
+    assert_eq!((scenario.status("gpu-01").await, scenario.staged("gpu-01"), scenario.resets("gpu-01")), (Status::Paused, None, 0));
+    scenario.sim.clock.advance(HOUR);
+    scenario.tell(SignalKind::Resume).await;
+    scenario.rest().await;
+    scenario.succeeded("gpu-01").await;
+    assert_eq!(scenario.resets("gpu-01"), 1);
+    scenario.is_clean();
+}
+
+#[tokio::test]
+async fn an_instance_whose_place_was_chosen_while_it_was_paused_is_not_wiped() {
+    let mut plan = SitePlan::uniform(3, 1)
+        .happens(10 * MINUTE, Happens::ServiceEnabled { node: "gpu-01".to_owned() })
+        .happens(10 * MINUTE, Happens::InstanceCreated(InstancePlan::new("late").on("gpu-01")))
+        .happens(10 * MINUTE + SECOND, Happens::ServiceDisabled { node: "gpu-01".to_owned(), reason: "closed again, by ada".to_owned() });
+    plan.latencies.schedule = 20 * SECOND;
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.until_at("evacuate", "").await;
+    scenario.tell(SignalKind::Pause { why: "lunch".to_owned() }).await;
+    scenario.rest().await;
+    scenario.sim.clock.advance_to(MORNING + 10 * MINUTE + 2 * SECOND);
+    scenario.tell(SignalKind::Resume).await;
+    scenario.rest().await;
+    scenario.succeeded("gpu-01").await;
+    scenario.is_clean();
+    let late = scenario.sim.world.snapshot().instance("late").unwrap().clone();
+    assert!(late.vm_state == "active" && late.host.as_deref().is_some_and(|host| host != "gpu-01"), "{late:?}");
+}
+
+/// Its journal says nothing any more that could be believed; its name is on the ticket.
+#[tokio::test]
+async fn whoever_discards_a_workflow_that_is_set_apart_leaves_no_boot_ticket_of_its_behind() {
+    let mut scenario = Scenario::new(with_faults(NodeFaults { never_comes_back: 1, ..NodeFaults::default() }), &["gpu-01"], 1).await;
+    scenario.rest().await;
+    assert!(scenario.staged("gpu-01").is_some(), "it may be being installed");
+    let id = scenario.node("gpu-01");
+    scenario.sim.signal(&id, SignalKind::answer("nonsense")).await;
+    let served = scenario.sim.registry.queues();
+    let claim = Claim { max: 1, lease: MINUTE, worker: "by hand".to_owned(), queues: served };
+    let claimed = scenario.sim.store.advance(&Advance { lease: MINUTE, claim: Some(claim), ..Advance::default() }).await.unwrap().claimed.remove(0);
+    let document = claimed.document;
+    assert_eq!(document.id, id);
+    let last = Entry::read(&claimed.journal.last().unwrap().body).unwrap();
+    // Sealed over nothing.
+    let forged = seal(None, &Entry { seq: document.seq + 1, ..last }).unwrap();
+    let commit = Commit {
+        id: id.clone(),
+        fence: claimed.fence,
+        expected: document.seq,
+        entries: vec![forged],
+        state: None,
+        status: document.status,
+        headline: document.headline,
+        consumed: 1,
+        take: Vec::new(),
+        give: Vec::new(),
+        create: Vec::new(),
+        signals: Vec::new(),
+        traceparent: None,
+        next: Next::At(scenario.sim.clock.now()),
+        queue: document.queue,
+    };
+    let done = scenario.sim.store.advance(&Advance { lease: MINUTE, commits: vec![commit], ..Advance::default() }).await.unwrap();
+    assert!(matches!(done.commits[0], Committed::Done { .. }), "{:?}", done.commits);
+    let apart = async |sim: &Sim| sim.document(&id).await.status == Status::Quarantined;
+    scenario.sim.run_until(apart).await;
+    scenario.sim.signal(&id, SignalKind::Abort { why: "mended by hand".to_owned() }).await;
+    let ended = async |sim: &Sim| sim.document(&id).await.status.is_ended();
+    scenario.sim.run_until(ended).await;
+    assert_eq!((scenario.status("gpu-01").await, scenario.staged("gpu-01")), (Status::Failed, None));
+}
