@@ -155,16 +155,24 @@ impl EventFeed {
     }
 
     /// The next events after `cursor`, oldest first; none if that was the newest one.
-    pub async fn found(&self, cursor: &str) -> Result<Vec<Arc<EventView>>, StoreError> {
+    async fn found(&self, cursor: &str) -> Result<Vec<Arc<EventView>>, StoreError> {
         // (Not in the `match`, which would hold the ring while the store is asked.)
         let found = self.ring().after(cursor);
         match found {
             Found::After(events) => Ok(events),
-            Found::Unknown => {
-                let missed = self.store.events(Some(cursor), CATCH_UP_WAITS).await?;
-                Ok(missed.into_iter().map(view).map(Arc::new).collect())
-            }
+            Found::Unknown => self.missed(cursor).await,
         }
+    }
+
+    /// The same, as the store has it: the newest ones need not have come to us yet.
+    pub async fn found_by_now(&self, cursor: &str) -> Result<Vec<Arc<EventView>>, StoreError> {
+        let found = self.found(cursor).await?;
+        if found.is_empty() { self.missed(cursor).await } else { Ok(found) }
+    }
+
+    async fn missed(&self, cursor: &str) -> Result<Vec<Arc<EventView>>, StoreError> {
+        let missed = self.store.events(Some(cursor), CATCH_UP_WAITS).await?;
+        Ok(missed.into_iter().map(view).map(Arc::new).collect())
     }
 }
 

@@ -10,6 +10,8 @@ use axum::http::Method;
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::field::Empty;
 use tracing::{Instrument as _, info, info_span};
@@ -25,6 +27,10 @@ const NAMES_REMEMBERED_MAX: usize = 256;
 /// How long a name is taken for right without asking anew: a uid may be given to another user, who must not have the rights of the first one.
 /// Long enough for a console that looks each second not to burden a directory server.
 const NAME_REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// A directory server that hangs is waited for so long, and not for the minutes that its client library may take: whoever may change things without a name has to be able to.
+const NAME_SAID_WITHIN: Duration = Duration::from_secs(5);
+/// Names that are asked for at the same time: each has a thread, of which the process has a bounded number, for disks too, and which nobody can take back from a server that hangs.
+const LOOKUPS_MAX: usize = 4;
 
 /// Asks the system for the name of a user, maybe a directory server over the network. None: the user has no name.
 pub type Lookup = fn(u32) -> nix::Result<Option<String>>;
@@ -37,6 +43,7 @@ pub struct Access {
     operators: Vec<String>,
     lookup: Lookup,
     /// Names by uid, each with when it was asked for.
+    lookups: Arc<Semaphore>,
     names: Mutex<HashMap<u32, (String, Instant)>>,
 }
 
@@ -48,7 +55,7 @@ impl Access {
 
     /// The users of these ids and names, and nobody else.
     pub fn only(trusted: Vec<u32>, operators: &[String]) -> Access {
-        Access { trusted, operators: operators.to_vec(), lookup: system_name, names: Mutex::default() }
+        Access { trusted, operators: operators.to_vec(), lookup: system_name, lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)), names: Mutex::default() }
     }
 
     /// The same, with names from elsewhere than the system's.
@@ -72,12 +79,12 @@ impl Access {
         {
             return Named::As(name.clone());
         }
-        let lookup = self.lookup;
-        let name = match tokio::task::spawn_blocking(move || lookup(uid)).await {
-            Ok(Ok(Some(name))) => name,
-            Ok(Ok(None)) => return Named::Nothing,
+        let name = match tokio::time::timeout(NAME_SAID_WITHIN, self.look_up(uid)).await {
+            Ok(Ok(Ok(Some(name)))) => name,
+            Ok(Ok(Ok(None))) => return Named::Nothing,
+            Ok(Ok(Err(error))) => return Named::Unsaid(error.to_string()),
             Ok(Err(error)) => return Named::Unsaid(error.to_string()),
-            Err(error) => return Named::Unsaid(error.to_string()),
+            Err(_) => return Named::Unsaid(format!("it has not answered within {} s", NAME_SAID_WITHIN.as_secs())),
         };
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.len() >= NAMES_REMEMBERED_MAX {
@@ -85,6 +92,19 @@ impl Access {
         }
         names.insert(uid, (name.clone(), now));
         Named::As(name)
+    }
+
+    /// A lookup goes on when nobody waits for it any more, and has its thread until it ends.
+    async fn look_up(&self, uid: u32) -> Result<nix::Result<Option<String>>, JoinError> {
+        let (lookup, lookups) = (self.lookup, Arc::clone(&self.lookups));
+        // (Never closed.)
+        let permit = lookups.acquire_owned().await.ok();
+        let looks = move || {
+            let said = lookup(uid);
+            drop(permit);
+            said
+        };
+        tokio::task::spawn_blocking(looks).await
     }
 }
 
@@ -156,6 +176,8 @@ pub(super) async fn gate(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
     use nix::errno::Errno;
 
     use super::*;
@@ -184,5 +206,32 @@ mod tests {
         assert_eq!(asked(third).await, (Named::Unsaid(Errno::EAGAIN.to_string()), "uid 1005".to_owned(), false));
         says(Ok(Some("ada")));
         assert_eq!(asked(third).await, ada);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_server_that_hangs_has_few_threads_and_keeps_nobody_waiting_for_long() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        static OVER: AtomicBool = AtomicBool::new(false);
+        let hangs = |_| {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            while !OVER.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(None)
+        };
+        let access = Access::only(Vec::new(), &["ada".to_owned()]).asking(hangs);
+        // Clients that give up at once.
+        for uid in 0..20 {
+            assert!(futures::poll!(std::pin::pin!(access.named(uid, Instant::now()))).is_pending());
+        }
+        while ASKED.load(Ordering::SeqCst) < LOOKUPS_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut waits = std::pin::pin!(access.named(1005, Instant::now()));
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        tokio::time::advance(NAME_SAID_WITHIN + Duration::from_millis(1)).await;
+        assert_eq!(waits.await, Named::Unsaid("it has not answered within 5 s".to_owned()));
+        assert_eq!(ASKED.load(Ordering::SeqCst), LOOKUPS_MAX);
+        OVER.store(true, Ordering::SeqCst);
     }
 }

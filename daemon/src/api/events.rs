@@ -91,7 +91,7 @@ async fn next(mut subscriber: Subscriber) -> Option<(Result<Event, Infallible>, 
         }
         let feed = &subscriber.app.feed;
         let found = match subscriber.until {
-            Some(_) => feed.found(&subscriber.cursor).await,
+            Some(_) => feed.found_by_now(&subscriber.cursor).await,
             None => feed.after(&subscriber.cursor).await,
         };
         match found {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -15,12 +16,15 @@ use super::nodes::out_of_service;
 use super::problem::{Problem, chain};
 use super::{schedules, store};
 use crate::alarms::AlarmCode;
+use crate::jobs::{ArchiveFinished, BackgroundJob as _};
 use crate::wire::{BudgetView, ReasonCode, STATUS_LINES_MAX, StatusView, StoreView};
 
 /// Pages of open workflows that are looked through for questions: more than any rollout has children.
 const ASKING_PAGES_MAX: u32 = 20;
 /// Failures of a job in a row from which on a person should look. One may be a restart of Redis.
 const JOB_FAILURES_WARNED: u32 = 3;
+/// A pass takes seconds; the first one that archives what a site has done in a year takes some minutes.
+const JOB_RUNS_WARNED: Duration = Duration::from_secs(15 * 60);
 
 pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<StatusView> {
     let mut view = StatusView {
@@ -144,7 +148,11 @@ fn warn_of_jobs(app: &App, view: &mut StatusView) {
     for job in app.board.views() {
         if job.failures_in_a_row >= JOB_FAILURES_WARNED {
             let error = job.last.and_then(|last| last.error).unwrap_or_default();
-            view.warnings.push(format!("the job `{}` failed {} times in a row: {error}", job.name, job.failures_in_a_row));
+            let stays = if job.name == ArchiveFinished::NAME { "; what has ended stays in the store until it is archived" } else { "" };
+            view.warnings.push(format!("the job `{}` failed {} times in a row: {error}{stays}", job.name, job.failures_in_a_row));
+        }
+        if let Some(since) = job.running_since.filter(|since| app.clock.now().since(since.0) >= JOB_RUNS_WARNED) {
+            view.warnings.push(format!("the job `{}` has been running since {since}: it waits for a disk, or for the store", job.name));
         }
     }
 }

@@ -87,7 +87,8 @@ impl CliError {
             CliError::Problem(problem) => problem.remedy.clone(),
             CliError::Unreachable { .. } => "start it with `systemctl start turnaround-daemon`, or by hand with \
                  `turnaround-daemon --config FILE`. If it runs, `systemctl status turnaround-daemon` tells whether it still \
-                 waits for its Redis. If it serves elsewhere, give `--socket PATH` or `--config FILE`"
+                 waits for its Redis. If it serves elsewhere, give `--socket PATH` or `--config FILE`. If it serves others and not you: of one user \
+                 it serves 64 connections at a time, and closes further ones unheard"
                 .to_owned(),
             CliError::SocketDenied { group, .. } => {
                 let group = group.as_deref().unwrap_or(GROUP);

@@ -32,17 +32,20 @@ pub(super) async fn run(client: &Client, style: &Style, arguments: Arguments) ->
         Err(CliError::NoWorkflow { typed }) if typed.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) => typed,
         resolved => resolved?,
     };
-    let mut broken = None;
+    let (mut broken, mut reads) = (None, true);
     let mut from = arguments.from;
     for _ in 0..PAGES_MAX {
         let answer: Value = client.get(&format!("/v1/workflows/{id}/journal?from={from}&limit={PAGE}")).await?;
         let view: JournalView = read(answer.clone())?;
         broken = broken.or_else(|| view.broken.clone());
-        let printed = if style.json { print_json(&answer) } else { print(&render(&view, *style)) };
-        if matches!(printed, Err(CliError::ReaderGone)) && broken.is_some() {
-            break;
+        if reads {
+            let printed = if style.json { print_json(&answer) } else { print(&render(&view, *style)) };
+            match printed {
+                // The exit code still tells of the whole of it.
+                Err(CliError::ReaderGone) => reads = false,
+                printed => printed?,
+            }
         }
-        printed?;
         if view.archived {
             say("from the archive: the store has it no more");
         }

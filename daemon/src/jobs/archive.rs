@@ -96,12 +96,19 @@ impl ArchiveFinished {
     /// All that the store has of the journal, with an entry that nothing seals in each place where it has none. None: the workflow itself is gone.
     async fn find(&self, document: &Document) -> Result<Option<Vec<StoredEntry>>, StoreError> {
         let (mut journal, mut is_there) = (Vec::new(), false);
-        while (journal.len() as u64) < document.seq.min(JOURNAL_ENTRIES_MAX) {
+        loop {
             let place = journal.len() as u64 + 1;
             let page = self.store.journal(&document.id, place, PAGE_MAX).await?;
             if !page.is_empty() {
                 journal.extend(page);
+                // What says how many there are may be what is damaged: beyond that it goes on to the end of what is there.
+                if journal.len() as u64 == document.seq || journal.len() as u64 >= JOURNAL_ENTRIES_MAX {
+                    break;
+                }
                 continue;
+            }
+            if place > document.seq.min(JOURNAL_ENTRIES_MAX) {
+                break;
             }
             is_there = is_there || self.store.load(&document.id).await?.is_some();
             if !is_there {

@@ -109,6 +109,26 @@ async fn an_instance_whose_place_was_chosen_while_it_was_paused_is_not_wiped() {
     assert!(late.vm_state == "active" && late.host.as_deref().is_some_and(|host| host != "gpu-01"), "{late:?}");
 }
 
+#[tokio::test]
+async fn who_resumes_right_before_a_deadline_is_not_asked_about_the_wait_that_begins_with_that() {
+    let plan = SitePlan::uniform(3, 0);
+    let mut scenario = Scenario { sim: Sim::new(plan.clone(), 7), plan, rollout: "none".parse().unwrap() };
+    let mut order = order(&scenario.plan, 1);
+    order.nodes = vec!["gpu-01".parse().unwrap()];
+    // Five seconds longer than it waits for instances that may be on their way.
+    order.rules.evacuate_deadline_ms = order.rules.settle_ms + 5_000;
+    scenario.rollout = scenario.sim.order(&order).await;
+    scenario.until_at("evacuate", "waits").await;
+    scenario.sim.clock.advance(20 * SECOND);
+    scenario.tell(SignalKind::Pause { why: "lunch".to_owned() }).await;
+    scenario.rest().await;
+    scenario.sim.clock.advance(HOUR);
+    scenario.tell(SignalKind::Resume).await;
+    scenario.rest().await;
+    scenario.succeeded("gpu-01").await;
+    scenario.is_clean();
+}
+
 /// Its journal says nothing any more that could be believed; its name is on the ticket.
 #[tokio::test]
 async fn whoever_discards_a_workflow_that_is_set_apart_leaves_no_boot_ticket_of_its_behind() {

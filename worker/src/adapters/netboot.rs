@@ -19,12 +19,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::time::Instant;
 use turnaround_config::{ImageName, NodeImage, NodeName};
 use turnaround_workflows::ports::{BootTicket, NetBoot, PortError, PortErrorKind};
 
@@ -192,12 +193,12 @@ impl BootFolder {
         ))
     }
 
-    fn write(&self, operation: &str, order: &Order) -> Result<(), PortError> {
+    /// `begun`: when it was decided, before anything was asked of the folder.
+    fn write(&self, operation: &str, order: &Order, begun: Instant) -> Result<(), PortError> {
         let refused = |reason| PortError::new(operation, PortErrorKind::Refused { reason });
         let text = self.text(order).map_err(refused)?;
         let path = self.path(&order.node, operation)?;
         // Nothing is half done: the rename is the effect, and it comes last.
-        let begun = Instant::now();
         aside(|| replace(&path, &text, || begun.elapsed() > WRITTEN_WITHIN)).map_err(|source| PortError::new(operation, PortErrorKind::Unavailable).with_source(source))?;
         match self.order(&order.node, operation)? {
             Some(read) if read == *order => Ok(()),
@@ -222,9 +223,10 @@ impl BootFolder {
 #[async_trait]
 impl NetBoot for BootFolder {
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
+        let begun = Instant::now();
         let operation = format!("order image {} for the next netboot of {node}", ticket.image);
         self.last_ticket(node, &operation)?;
-        self.write(&operation, &Order { node: node.clone(), staged: true, ticket: Some(ticket.clone()) })
+        self.write(&operation, &Order { node: node.clone(), staged: true, ticket: Some(ticket.clone()) }, begun)
     }
 
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
@@ -234,9 +236,10 @@ impl NetBoot for BootFolder {
     }
 
     async fn withdraw(&self, node: &NodeName) -> Result<(), PortError> {
+        let begun = Instant::now();
         let operation = format!("withdraw what {node} was to boot from the network");
         let ticket = self.last_ticket(node, &operation)?;
-        self.write(&operation, &Order { node: node.clone(), staged: false, ticket })
+        self.write(&operation, &Order { node: node.clone(), staged: false, ticket }, begun)
     }
 }
 

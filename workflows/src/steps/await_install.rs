@@ -215,7 +215,7 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
         Some(reset) if Some(reset.intended) >= again.wanted && again.wanted.is_some() => Some(settle(cx, &node, reset).await?),
         Some(_) | None => None,
     };
-    let still_as_before = |reset: &Reset| facts.is_some_and(|facts| reset.boot_id_before.as_ref() == Some(&facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED;
+    let still_as_before = |reset: &Reset| facts.is_some_and(|facts| reset.boot_id_before.as_ref().is_none_or(|before| *before == facts.boot_id)) && cx.now().since(reset.intended) <= RESET_NEVER_HAPPENED;
     match settled {
         Some(Settled::TooEarly { until }) => return Ok(Progress::LookAgain { after: poll, note: looks_for_the_reset(until) }),
         // (A BMC may have said yes and done nothing once more.)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::{evacuate, order, queues};
-use crate::engine::{AnswerEffect, Observed, Progress, Question, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,5 +93,10 @@ impl Step for ConfirmEmpty {
                 .answer("retry", AnswerEffect::Retry, "looks again: move what is left first, and close the node if it is open")
                 .answer("unwind", AnswerEffect::Unwind, "gives the node back as it was found, without renewing it"),
         ))
+    }
+
+    /// Who has just resumed it is not asked why a wait that begins with that is not over.
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        Ok(if unsettled_again(cx)?.is_some() { PastDeadline::Act } else { PastDeadline::Fail })
     }
 }

@@ -190,7 +190,11 @@ async fn overdue(cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
     evacuation.follow_up().await?;
     evacuation.find_overdue().await?;
     evacuation.write_down().await?;
-    Ok(evacuation.stuck_for_good(false).await?.map_or(PastDeadline::Fail, PastDeadline::Ask))
+    if let Some(question) = evacuation.stuck_for_good(false).await? {
+        return Ok(PastDeadline::Ask(question));
+    }
+    // Who has just resumed it is not asked why a wait that begins with that is not over.
+    Ok(if unsettled(cx)? > Duration::ZERO { PastDeadline::Act } else { PastDeadline::Fail })
 }
 
 /// Whatever was about to be named is known to an operator if an answer came, and else was perhaps never asked: whoever wrote it down may have been

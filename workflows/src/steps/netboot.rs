@@ -105,8 +105,8 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     };
     let ticket = needed(cx.output::<StageImage>()?, StageImage::NAME)?.ticket;
     let as_before = match (&now, &reset.boot_id_before) {
-        // Whatever its boot id says: it carries what only this reset can have brought.
-        (Some(now), _) if now.installed.as_ref().is_some_and(|installed| installed.token == ticket.token) => return Ok(Settled::Happened),
+        // It carries what only a reset of ours can have brought, whatever its BMC says. (If it had answered before, that may have been an earlier one.)
+        (Some(now), None) if now.installed.as_ref().is_some_and(|installed| installed.token == ticket.token) => return Ok(Settled::Happened),
         // It answered before, and has gone down, or come up with something else since, as an installer does that knows nothing of what we ask.
         (None, Some(_)) => return Ok(Settled::Happened),
         (Some(now), Some(before)) if now.boot_id != *before => return Ok(Settled::Happened),

@@ -71,9 +71,9 @@ impl Step for Reprovision {
         let node = order(cx)?.node;
         let meant: Option<Reset> = cx.checkpoint()?;
         if let Some(reset) = &meant
-            && matches!(settle(cx, &node, reset).await, Ok(Settled::TooEarly { .. }))
+            && matches!(settle(cx, &node, reset).await, Ok(Settled::TooEarly { .. } | Settled::Happened))
         {
-            // It only looks. Whoever is asked now could not be told whether the node is being installed.
+            // It only looks, or is done by now. Whoever is asked now could not be told whether the node is being installed.
             return Ok(PastDeadline::Act);
         }
         if is_none_under_way(cx, &node, meant.as_ref()).await {

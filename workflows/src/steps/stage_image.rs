@@ -83,11 +83,19 @@ impl Step for StageImage {
 
     async fn discard(&self, ports: &Ports, id: &WorkflowId, target: &str) -> Result<(), StepError> {
         let Ok(node) = target.parse::<NodeName>() else { return Ok(()) };
-        let there = ports.netboot.staged(&node).await?;
-        if there.is_some_and(|there| there.token.0.starts_with(&format!("{id}-"))) {
-            ports.netboot.withdraw(&node).await?;
+        let is_ours = match ports.netboot.staged(&node).await {
+            Ok(there) => there.is_some_and(|there| there.token.0.starts_with(&format!("{id}-"))),
+            // As in `is_ours`; what is not ours, or not of a node that there still is, nobody lets us withdraw.
+            Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => true,
+            Err(error) => return Err(error.into()),
+        };
+        if !is_ours {
+            return Ok(());
         }
-        Ok(())
+        match ports.netboot.withdraw(&node).await {
+            Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => Ok(()),
+            withdrawn => Ok(withdrawn?),
+        }
     }
 }
 

@@ -105,7 +105,8 @@ fn is_wanted(query: &Query, document: &Document) -> bool {
     // A parent's children are open and ended ones.
     let in_scope = match query.scope {
         Scope::Open => !document.status.is_ended(),
-        Scope::Ended => document.status.is_ended(),
+        // (Of one that can't be read only its place in the index tells that it has ended. It is evidence, to be archived before it is swept.)
+        Scope::Ended => document.status.is_ended() || query.parent.is_none() && reply::is_unreadable(document),
         Scope::All => true,
     };
     in_scope

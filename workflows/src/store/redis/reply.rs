@@ -294,7 +294,11 @@ pub(super) fn document(id: &WorkflowId, read: Value) -> Result<Option<Document>,
         Ok(kept) => kept,
         Err(malformed) => return Ok(Some(unreadable(id.clone(), &malformed.to_string()))),
     };
-    document.state = reply.optional_text()?;
+    // The journal tells where it stands; this is for listings, and must not hide all others of its page.
+    document.state = reply.optional_text().unwrap_or_else(|why| {
+        error!(workflow = %id, %why, "what is kept of it for listings can't be read");
+        None
+    });
     document.due = reply.optional_time()?;
     let until = reply.optional_time()?;
     let holder = optional_bytes(reply.value()?)?.and_then(|holder| layout::holder(&holder));
@@ -307,6 +311,12 @@ pub(super) fn optional_bytes(value: Value) -> Result<Option<Vec<u8>>, Malformed>
         Value::Nil => Ok(None),
         value => layout::bytes(value).map(Some),
     }
+}
+
+/// Is that all that is known of it?
+pub(super) fn is_unreadable(document: &Document) -> bool {
+    // One that can be read has an entry at least.
+    document.seq == 0
 }
 
 fn unreadable(id: WorkflowId, why: &str) -> Document {

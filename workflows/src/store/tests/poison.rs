@@ -7,7 +7,7 @@ use super::sample;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::RedisStore;
 use crate::store::{
-    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Fence, Next, Query, Queue, Resource, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
+    Advance, Advanced, Claim, Claimed, Commit, Committed, Digest, Fence, Next, Query, Queue, Resource, Scope, Status, Store, StoredEntry, StoredSignal, Take, WorkflowId,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -262,4 +262,27 @@ async fn what_is_held_by_no_workflow_refuses_who_wants_it_and_nobody_else() {
     }
     assert!(store.release_budget("nodes-out", "n1").await.unwrap(), "and it can be freed");
     drop(server);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_listed_whatever_became_of_what_is_kept_of_it() {
+    let server = PrivateRedis::start();
+    let store = RedisStore::connect(server.options()).await.unwrap();
+    for name in ["good", "state", "document"] {
+        store.create(sample(name)).await.unwrap();
+    }
+    let claimed = store.advance(&claim()).await.unwrap().claimed;
+    let ends = |one: &Claimed| Commit {
+        status: Status::Succeeded,
+        ..super::faults::commit(&one.document.id, one.fence, 1, super::FIRST, Next::End { keep: Duration::from_secs(3_600) })
+    };
+    let commits = claimed.iter().map(ends).collect();
+    store.advance(&Advance { commits, ..Advance::default() }).await.unwrap();
+    server.command(&["HSET", "{ta}:states", "state", "\"\\xff\""]);
+    server.command(&["HDEL", "{ta}:documents", "document"]);
+    let query = Query { scope: Scope::Ended, limit: 10, ..Query::default() };
+    let listed = store.list(&query).await.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let mut names: Vec<_> = listed.iter().map(|one| one.id.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["document", "good", "state"], "whoever archives them has to see them");
 }
