@@ -568,6 +568,29 @@ async fn what_carries_the_platform_is_out_alone_and_at_the_end() {
     assert_eq!(most, 3, "the others go together");
 }
 
+/// It has ended, and is out all the same.
+#[tokio::test]
+async fn what_carries_the_platform_does_not_go_out_while_another_one_that_was_left_is() {
+    let mut plan = SitePlan::uniform(4, 0);
+    plan.node("gpu-02").unwrap().faults.never_comes_back = 1;
+    let mut order = order(&plan, 2);
+    order.nodes = vec!["gpu-02".parse().unwrap(), "gpu-03".parse().unwrap()];
+    order.alone = order.nodes.clone();
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&order).await;
+    let first = rollout.child("gpu-02").unwrap();
+    sim.run_until(async |sim| sim.open().await.iter().any(|one| one.id == first && one.status == Status::NeedsOperator)).await;
+    sim.signal(&first, SignalKind::answer("leave")).await;
+    let later = sim.clock.now() + Duration::from_secs(3 * 3_600);
+    let second = rollout.child("gpu-03").unwrap();
+    sim.run_until(async |sim| sim.clock.now() >= later || sim.open().await.iter().any(|one| one.id == second && one.status == Status::Waiting)).await;
+    assert!(sim.state(&second).await.awaits.is_some(), "it waits for its share");
+    assert!(sim.world.snapshot().node("gpu-03").unwrap().enabled);
+    assert!(sim.store.release_budget(turnaround_workflows::updates::NODES_OUT, "gpu-02").await.unwrap());
+    sim.run_until(async |sim| sim.document(&rollout).await.status.is_ended()).await;
+    assert_eq!(sim.world.snapshot().node("gpu-03").unwrap().kernel, "6.8.0-60-generic");
+}
+
 /// Not everybody who may move instances may name a host.
 #[tokio::test]
 async fn where_no_host_may_be_named_nova_chooses() {

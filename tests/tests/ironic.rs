@@ -279,6 +279,25 @@ async fn a_node_that_is_locked_for_a_while_is_waited_for() {
     }
 }
 
+/// A rebuild that an operator wanted, and a record that somebody has locked for days: it does not wait for ever without a word.
+#[tokio::test]
+async fn a_record_that_stays_locked_before_a_second_rebuild_is_a_question_in_the_end() {
+    let mut plan = site().happens(2 * HOUR, Happens::RecordLocked { node: NODE.to_owned(), lasts: 48 * HOUR });
+    plan.node(NODE).unwrap().faults.rebuild_fails = 1;
+    let mut renewal = Renewal::of(plan).await;
+    let asks = async |renewal: &Renewal| renewal.sim.document(&renewal.child).await.status == Status::NeedsOperator;
+    assert!(asks(&renewal).await);
+    renewal.sim.clock.advance_to(MORNING + 2 * HOUR + MINUTE);
+    renewal.sim.signal(&renewal.child, SignalKind::answer("rebuild")).await;
+    let child = renewal.child.clone();
+    let later = renewal.sim.clock.now() + 3 * HOUR;
+    renewal.sim.run_until(async |sim| sim.clock.now() >= later || sim.state(&child).await.questions == 2).await;
+    assert!(asks(&renewal).await, "{}", renewal.sim.document(&child).await.headline);
+    assert_eq!(renewal.rebuilds(), 1);
+    let seen = renewal.sim.state(&child).await.question().unwrap().seen.clone();
+    assert!(seen.iter().any(|line| line.contains("has it locked")), "{seen:?}");
+}
+
 /// At whatever moment somebody takes the lock.
 #[tokio::test]
 async fn a_lock_that_is_taken_between_our_own_calls_costs_time_and_nothing_else() {

@@ -450,6 +450,11 @@ async fn an_unknown_host_key_is_accepted_only_from_a_node_that_shows_the_mark_of
     fs::remove_dir_all(site.path("known_hosts")).unwrap();
     machine.report(&format!("installed {{\"token\": \"node-7.1\", \"sha256\": \"{SHA256}\"}}\n"));
     assert!(ports.facts.facts(&gpu).await.unwrap().installed.is_some());
+    // Also where that worker is to look at its disks, or to run a check.
+    fs::remove_dir_all(site.path("known_hosts")).unwrap();
+    fs::create_dir_all(site.path("known_hosts")).unwrap();
+    let run = ports.facts.run(&gpu, "true", std::time::Duration::from_secs(20)).await;
+    assert!(run.is_ok(), "{run:?}");
     let files: Vec<_> = fs::read_dir(site.path("known_hosts")).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(files, ["gpu-01"]);
 }

@@ -233,6 +233,26 @@ async fn a_record_of_a_cell_that_does_not_answer_is_not_taken_for_an_instance() 
 }
 
 #[tokio::test]
+async fn an_instance_of_another_host_is_an_error_and_not_taken_for_one_of_this() {
+    let cloud = Cloud::start().await;
+    let mut elsewhere = server("two");
+    elsewhere["OS-EXT-SRV-ATTR:host"] = json!("compute2");
+    cloud.reply("GET", "/v2.1/servers/detail", [Reply::json(200, &json!({ "servers": [server("one"), elsewhere] }))]);
+    let error = list(&ports(&cloud)).await.unwrap_err();
+    let PortErrorKind::Refused { reason } = &error.kind else { panic!("{error:?}") };
+    assert!(reason.contains("instance two of compute2") && reason.contains("allow_all_filters"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_list_that_was_made_while_the_cell_was_failing_is_not_believed() {
+    let cloud = Cloud::start().await;
+    let failing = json!({ "services": [{ "binary": "nova-compute", "host": "compute1", "status": "UNKNOWN" }] });
+    cloud.reply("GET", "/v2.1/os-services?", [Reply::json(200, &services("compute1")), Reply::json(200, &failing)]);
+    cloud.reply("GET", "/v2.1/servers/detail", [Reply::json(200, &json!({ "servers": [] }))]);
+    assert_eq!(list(&ports(&cloud)).await.unwrap_err().kind, PortErrorKind::Unavailable);
+}
+
+#[tokio::test]
 async fn every_page_is_read_of_every_project_and_a_list_without_an_end_is_an_error() {
     let cloud = Cloud::start().await;
     let page = |id: &str, more: bool| {

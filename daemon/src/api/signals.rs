@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use rand::Rng as _;
 use tracing::info;
-use turnaround_workflows::engine::{AnswerEffect, Course, Entry, LEFT_WHILE_PAUSED, Signal, SignalKind, State as Folded};
+use turnaround_workflows::engine::{AnswerEffect, Course, Entry, LEFT_WHILE_PAUSED, Pause, Signal, SignalKind, State as Folded};
 use turnaround_workflows::store::{Document, PAGE_MAX, Signalled, Status, WorkflowId};
 
 use super::app::App;
@@ -121,7 +121,8 @@ async fn refuse_what_cannot_be(app: &App, document: &Document, asked: &SignalReq
     let is_paused = state.paused.is_some();
     let seen = Seen { is_paused, question: None };
     match asked {
-        SignalRequest::Pause { .. } if is_paused => no("it is paused already"),
+        // (One that came with its rollout's is ended with that, unless a person takes it over.)
+        SignalRequest::Pause { .. } if state.paused.as_ref().is_some_and(Pause::is_by_a_person) => no("it is paused already"),
         SignalRequest::Resume {} if !is_paused => no("it is not paused"),
         SignalRequest::Abort { .. } => match way_back(app, &state) {
             WayBack::Open => Ok(seen),

@@ -110,6 +110,48 @@ async fn an_instance_whose_place_was_chosen_while_it_was_paused_is_not_wiped() {
 }
 
 #[tokio::test]
+async fn a_rollout_that_is_resumed_does_not_lift_what_a_person_wants_of_one_node() {
+    for rollout_first in [false, true] {
+        let mut scenario = Scenario::new(SitePlan::uniform(3, 1), &["gpu-01"], 1).await;
+        scenario.until_at("evacuate", "").await;
+        let (rollout, node) = (scenario.rollout.clone(), scenario.node("gpu-01"));
+        let mut pauses = [(&node, "hands in the rack"), (&rollout, "the night")];
+        if rollout_first {
+            pauses.reverse();
+        }
+        for (whom, why) in pauses {
+            scenario.sim.signal(whom, SignalKind::Pause { why: why.to_owned() }).await;
+            scenario.rest().await;
+        }
+        scenario.sim.clock.advance(HOUR);
+        scenario.sim.signal(&rollout, SignalKind::Resume).await;
+        scenario.rest().await;
+        let paused = scenario.state("gpu-01").await.paused.expect("it stays paused");
+        assert_eq!((paused.why.as_str(), scenario.resets("gpu-01")), ("hands in the rack", 0));
+        scenario.tell(SignalKind::Resume).await;
+        scenario.rest().await;
+        scenario.succeeded("gpu-01").await;
+    }
+}
+
+#[tokio::test]
+async fn who_pauses_it_sees_one_more_instance_begin_to_move_at_most() {
+    let plan = SitePlan::uniform(2, 10);
+    let mut sim = Sim::new(plan.clone(), 7);
+    sim.call_takes = SECOND;
+    let mut scenario = Scenario { sim, plan, rollout: "none".parse().unwrap() };
+    let mut order = order(&scenario.plan, 1);
+    order.nodes = vec!["gpu-01".parse().unwrap()];
+    order.rules.moves_at_once = 10;
+    scenario.rollout = scenario.sim.order(&order).await;
+    let asked = |sim: &Sim| sim.world.events().iter().filter(|event| matches!(event.what, Happened::MigrationRequested { .. })).count();
+    scenario.sim.run_until(async |sim| asked(sim) >= 1).await;
+    scenario.tell(SignalKind::Pause { why: "lunch".to_owned() }).await;
+    scenario.rest().await;
+    assert!(asked(&scenario.sim) <= 3, "{}", asked(&scenario.sim));
+}
+
+#[tokio::test]
 async fn who_resumes_right_before_a_deadline_is_not_asked_about_the_wait_that_begins_with_that() {
     let plan = SitePlan::uniform(3, 0);
     let mut scenario = Scenario { sim: Sim::new(plan.clone(), 7), plan, rollout: "none".parse().unwrap() };

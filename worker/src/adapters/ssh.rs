@@ -133,7 +133,7 @@ impl SshFacts {
                 Ok(facts) => Ok(Asked::Facts(facts)),
                 Err(reason) => Err(PortError::new(operation, PortErrorKind::Garbled { reason })),
             },
-            Some(255) if finished.stderr.contains("Host key verification failed") => Ok(Asked::KeyNotKnown),
+            Some(255) if is_key_unknown(&finished) => Ok(Asked::KeyNotKnown),
             // 255 is ssh's own: no connection, no login, or cut. Normal while a node boots.
             Some(255) | None => Err(unavailable(operation, finished.complaint())),
             Some(code) => {
@@ -214,8 +214,16 @@ impl NodeFacts for SshFacts {
         let operation = format!("ask {node} by ssh for its disks, VLANs and clock");
         let address = self.address(node, &operation)?;
         let from = SystemClock.now();
-        let program = self.program(address, &operation, Keys::Known(&self.key_file(node)), node_stock::COMMAND, COMMAND_TIME_MAX)?;
-        let finished = run(program.says_at_most(node_stock::REPORT_BYTES_MAX), &operation).await?;
+        let look = async || {
+            let program = self.program(address, &operation, Keys::Known(&self.key_file(node)), node_stock::COMMAND, COMMAND_TIME_MAX)?;
+            run(program.says_at_most(node_stock::REPORT_BYTES_MAX), &operation).await
+        };
+        let mut finished = look().await?;
+        if is_key_unknown(&finished) {
+            // By another worker's host it may be.
+            self.facts(node).await?;
+            finished = look().await?;
+        }
         match finished.code {
             Some(0) => node_stock::parse(&finished.stdout, from, SystemClock.now()).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason })),
             // 255 is ssh's own: no connection, no login, or cut.
@@ -230,8 +238,13 @@ impl NodeFacts for SshFacts {
     async fn run(&self, node: &NodeName, command: &str, time_limit: Duration) -> Result<CommandEnd, PortError> {
         let operation = format!("run `{command}` on {node} by ssh");
         let address = self.address(node, &operation)?;
-        // A key that is not known by now is accepted by `facts` alone, which asks for the mark of an installation.
-        let finished = self.connect(address, &operation, Keys::Known(&self.key_file(node)), command, time_limit).await?;
+        let key = self.key_file(node);
+        let mut finished = self.connect(address, &operation, Keys::Known(&key), command, time_limit).await?;
+        if is_key_unknown(&finished) {
+            // By another worker's host it may be. A new key is accepted by `facts` alone, which asks for the mark of an installation.
+            self.facts(node).await?;
+            finished = self.connect(address, &operation, Keys::Known(&key), command, time_limit).await?;
+        }
         match finished.code {
             // 255 is ssh's own: no connection, no login, or cut.
             Some(255) | None => Err(unavailable(&operation, finished.complaint())),
@@ -246,6 +259,11 @@ impl NodeFacts for SshFacts {
             }
         }
     }
+}
+
+/// Did ssh connect, and not know the key?
+fn is_key_unknown(finished: &Finished) -> bool {
+    finished.code == Some(255) && finished.stderr.contains("Host key verification failed")
 }
 
 /// As much may a check write: a list of disks has some hundred characters.

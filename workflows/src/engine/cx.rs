@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::run::Run;
-use super::{Answered, Checkpoint, Child, Course, Report, State, Step, StepError, UnwindCause};
+use super::{Answered, Checkpoint, Child, Course, Report, Signal, SignalKind, State, Step, StepError, UnwindCause};
 use crate::clock::Timestamp;
 use crate::ports::Ports;
-use crate::store::{Fence, Resource, WorkflowId};
+use crate::store::{Fence, Resource, StoredSignal, WorkflowId};
 
 /// The context of one call of one step.
 pub struct StepCx<'a> {
@@ -59,6 +59,13 @@ impl<'a> StepCx<'a> {
             Some(run) => run.lock().await.now(),
             None => self.now,
         }
+    }
+
+    /// Has a person told it to wait, or to go back, who is not heard before this call has ended? As far as the last commit has told.
+    pub async fn is_told_to_wait(&self) -> bool {
+        let Some(run) = self.run else { return false };
+        let waits = |stored: &StoredSignal| serde_json::from_str(&stored.body).is_ok_and(|signal: Signal| matches!(signal.kind, SignalKind::Pause { .. } | SignalKind::Abort { .. }));
+        run.lock().await.inbox.iter().any(waits)
     }
 
     pub fn fence(&self) -> Fence {

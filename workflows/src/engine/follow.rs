@@ -34,16 +34,26 @@ impl Driver<'_> {
             return Ok(());
         }
         match kind {
-            SignalKind::Pause { why } if run.state.paused.is_none() => {
-                run.tell_children(&SignalKind::Pause { why: why.clone() }, &id);
-                run.push(Event::Paused { by, why })
-            }
-            SignalKind::Pause { .. } => refuse(run, by, "pause", "it is paused already"),
-            SignalKind::Resume if run.state.paused.is_some() => {
-                run.tell_children(&SignalKind::Resume, &id);
-                run.push(Event::Resumed { by })
-            }
-            SignalKind::Resume => refuse(run, by, "resume", "it is not paused"),
+            SignalKind::Pause { why } => match &run.state.paused {
+                None => {
+                    run.tell_children(&SignalKind::Pause { why: why.clone() }, &id);
+                    run.push(Event::Paused { by, why })
+                }
+                // Its rollout's resume does not end what a person wants.
+                Some(paused) if !paused.is_by_a_person() && !Signal::is_by_a_workflow(&by) => run.push(Event::Paused { by, why }),
+                Some(_) => refuse(run, by, "pause", "it is paused already"),
+            },
+            SignalKind::Resume => match &run.state.paused {
+                None => refuse(run, by, "resume", "it is not paused"),
+                Some(paused) if paused.is_by_a_person() && Signal::is_by_a_workflow(&by) => {
+                    let why = format!("{} has paused it, and not its rollout", paused.by);
+                    refuse(run, by, "resume", &why)
+                }
+                Some(_) => {
+                    run.tell_children(&SignalKind::Resume, &id);
+                    run.push(Event::Resumed { by })
+                }
+            },
             SignalKind::Abort { why } => match (self.can_go_back(&run.state), self.no_return(&run.state)) {
                 (true, _) => self.go_back(run, UnwindCause::Aborted { by, why }),
                 (false, Some(step)) => {

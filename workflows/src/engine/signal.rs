@@ -56,7 +56,11 @@ impl Signal {
     }
 
     pub(super) fn is_of_a_workflow(&self) -> bool {
-        self.by.starts_with(BY_WORKFLOW)
+        Signal::is_by_a_workflow(&self.by)
+    }
+
+    pub(super) fn is_by_a_workflow(by: &str) -> bool {
+        by.starts_with(BY_WORKFLOW)
     }
 
     pub fn stored(&self) -> Result<StoredSignal, serde_json::Error> {

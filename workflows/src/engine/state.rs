@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Checkpoint, Event, Outcome, Question, Report, TakenOver, UnwindCause, waits_for};
+use super::{Checkpoint, Event, Outcome, Question, Report, Signal, TakenOver, UnwindCause, waits_for};
 use crate::clock::Timestamp;
 use crate::store::{Resource, Status, WorkflowId};
 
@@ -119,6 +119,13 @@ pub struct Pause {
     pub by: String,
     pub why: String,
     pub since: Timestamp,
+}
+
+impl Pause {
+    /// Is it a person's, or one that came with a rollout's?
+    pub fn is_by_a_person(&self) -> bool {
+        !Signal::is_by_a_workflow(&self.by)
+    }
 }
 
 /// An event that can't follow what the journal says before it: the journal is wrong, or the program.
@@ -259,7 +266,9 @@ impl State {
                 }
             }
             Event::Paused { by, why } => {
-                self.paused = Some(Pause { by: by.clone(), why: why.clone(), since: at });
+                // Whoever takes a pause over does not begin it anew.
+                let since = self.paused.as_ref().map_or(at, |earlier| earlier.since);
+                self.paused = Some(Pause { by: by.clone(), why: why.clone(), since });
             }
             Event::Resumed { .. } => {
                 // A pause uses up nobody's patience. (What was answered meanwhile has all of it from then on.)

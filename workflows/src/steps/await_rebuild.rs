@@ -131,7 +131,9 @@ impl Step for AwaitRebuild {
             match settle(cx, &order.node, intent).await? {
                 Settled::Began => {}
                 Settled::TooEarly { until } => return Ok(Progress::LookAgain { after: poll, note: looks_for_the_rebuild(until) }),
-                Settled::NeverBegan => return rebuild_again(cx, &order.node, kept, poll).await,
+                // While it is still wanted: since then an operator may have been asked anew.
+                Settled::NeverBegan if kept.wanted > kept.asked => return rebuild_again(cx, &order.node, kept, poll).await,
+                Settled::NeverBegan => {}
             }
         }
         let Trouble { question, about } = match look(cx, &newest(cx, &kept)?).await? {
@@ -177,8 +179,23 @@ impl Step for AwaitRebuild {
         let node = order(cx)?.node;
         let mut kept: Kept = cx.checkpoint()?.unwrap_or_default();
         let intent = newest(cx, &kept)?;
-        let Seen::NotYet(note) = look(cx, &intent).await? else { return Ok(PastDeadline::Act) };
+        let seen = look(cx, &intent).await?;
         let record = cx.ports.rebuilder.record(&node).await?;
+        let note = match seen {
+            Seen::NotYet(note) => note,
+            // It is to be rebuilt once more, and somebody has it locked: nobody knows until when.
+            Seen::Bad(Trouble { question, about }) | Seen::Other(Trouble { question, about }) => {
+                let Some(by) = record.locked_by else { return Ok(PastDeadline::Act) };
+                if !is_wanted(cx, &mut kept, &about).await? {
+                    return Ok(PastDeadline::Act);
+                }
+                (kept.asked, kept.asked_about) = (Some(cx.now()), Some(about));
+                cx.save(&kept, "it is locked").await?;
+                let question = question.seen(format!("it was to be rebuilt once more, and {by} has it locked for as long as this step may take"));
+                return Ok(PastDeadline::Ask(with_answers(question, "looks again, after you have mended it")));
+            }
+            Seen::Ours { .. } => return Ok(PastDeadline::Act),
+        };
         let about = silent(&record);
         // An operator has wanted that already. (Of one that somebody has locked they are asked again: nobody knows until when.)
         if record.locked_by.is_none() && is_wanted(cx, &mut kept, &about).await? {

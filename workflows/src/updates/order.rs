@@ -383,6 +383,10 @@ impl RolloutOrder {
     pub fn node(&self, node: &NodeName, is_renewed: impl Fn(&NodeName) -> bool) -> NodeOrder {
         let later = self.nodes.iter().filter(|other| *other != node && !is_renewed(other)).cloned().collect();
         let mut rules = self.rules.clone();
+        if self.alone.contains(node) {
+            // Also of those that have ended: one that was left is out, and what the other ones carry is needed.
+            rules.max_out = 1;
+        }
         rules.checks.retain(|check| check.nodes.is_empty() || check.nodes.contains(node));
         for check in &mut rules.checks {
             // Said by its being there. Every node's journal would have the names of all.

@@ -34,11 +34,22 @@ impl Instances for Nova {
             let page: wire::Servers = self.document(call, "a page of servers").await?;
             let last = page.servers.last().map(|server| server.id.clone());
             for server in page.servers {
-                instances.push(server.meaning(|host| self.our_name(host)).ok_or_else(|| cell_is_down(&operation))?);
+                let instance = server.meaning(|host| self.our_name(host)).ok_or_else(|| cell_is_down(&operation))?;
+                // Whoever may not filter by host gets them all, and no error.
+                if instance.host.as_deref() != Some(node.as_str()) {
+                    let at = instance.host.unwrap_or_else(|| "a host that it does not show".to_owned());
+                    let reason = format!("it lists instance {} of {at} as one of them: grant this account `os_compute_api:servers:allow_all_filters` and `os_compute_api:os-extended-server-attributes`", instance.id);
+                    return Err(PortError::new(operation, PortErrorKind::Refused { reason }));
+                }
+                instances.push(instance);
             }
             match last {
                 Some(last) if wire::goes_on(&page.servers_links) => marker = Some(last),
-                _ => return Ok(instances),
+                _ => {
+                    // Nova leaves out what a cell has that fails right now, and does not say so.
+                    self.known_service(node, &operation).await?;
+                    return Ok(instances);
+                }
             }
         }
         Err(endless(operation))
@@ -118,7 +129,8 @@ impl Instances for Nova {
         let operation = format!("list the migrations from and to {node}");
         self.known_service(node, &operation).await?;
         let host = self.host(node, &operation)?;
-        let all = self.migration_records(operation, "host", host).await?;
+        let all = self.migration_records(operation.clone(), "host", host).await?;
+        self.known_service(node, &operation).await?;
         let mut moving = Vec::new();
         // Nova keeps the records of deleted instances, some of them unfinished for ever.
         let mut exists: BTreeMap<String, bool> = BTreeMap::new();

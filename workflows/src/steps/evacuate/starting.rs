@@ -127,6 +127,10 @@ impl Evacuation<'_, '_> {
                     if self.in_flight() >= rules.moves_at_once as usize {
                         continue;
                     }
+                    // Who has paused it sees no further one begin.
+                    if self.cx.is_told_to_wait().await {
+                        return Ok(());
+                    }
                     if self.must_keep_apart(&instance).await? {
                         continue;
                     }
