@@ -136,6 +136,10 @@ async fn that_nobody_says_is_taken_as_good_only_until_somebody_does() {
     let question = renewal.question().await;
     assert_eq!(question.text, "gpu-01 is renewed, and whether alerts fire about it can't be told: what now?");
     assert!(!renewal.is_open(), "an alert was told of meanwhile");
+    // Whoever takes that as good has been told of it.
+    assert!(question.seen[0].ends_with(&format!("; told before: {FAILING}")), "{question:?}");
+    renewal.answer("accept").await;
+    assert_eq!((renewal.status().await, renewal.is_open()), (Status::Succeeded, true));
 }
 
 #[tokio::test]

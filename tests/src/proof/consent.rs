@@ -47,6 +47,8 @@ struct Renewal<'a> {
     answers: Vec<Answered>,
     /// When it had ended well.
     succeeded: Option<i64>,
+    /// When it gave its node's lock back, after which others may renew it.
+    unlocked: Option<i64>,
 }
 
 /// Everything that was done without the word that it needed.
@@ -56,7 +58,7 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
     let mut against = Vec::new();
     for renewal in &renewals {
         let Some(succeeded) = renewal.succeeded else { continue };
-        if let Some(why) = not_renewed(&log, renewal, succeeded) {
+        if let Some(why) = not_renewed(&log, renewal, renewal.unlocked.unwrap_or(succeeded)) {
             against.push(format!("{} has ended well, and has not renewed {}: {why}", renewal.id, renewal.node));
         }
         if !opened_by_us(&log, &renewal.node, succeeded) {
@@ -136,7 +138,10 @@ fn renewal<'a>(id: &'a str, entries: &[(String, String)]) -> Option<Renewal<'a>>
     let image = if created["kind"] == "node-os-ironic" { &ordered["ironic"]["sha256"] } else { &ordered["sha256"] };
     let image = image.as_str().unwrap_or_default().to_owned();
     let ended = entries.iter().find(|entry| entry["event"] == "ended" && entry["outcome"] == "succeeded");
-    Some(Renewal { id, node, image, answers: answers(&entries), succeeded: ended.and_then(|ended| ended["at"].as_i64()) })
+    let lock = format!("node:{node}");
+    let gives = |entry: &&Value| entry["gave"].as_array().into_iter().flatten().any(|gave| gave["lock"]["name"] == *lock);
+    let unlocked = entries.iter().find(gives).and_then(|gave| gave["at"].as_i64());
+    Some(Renewal { id, node, image, answers: answers(&entries), succeeded: ended.and_then(|ended| ended["at"].as_i64()), unlocked })
 }
 
 fn answers(entries: &[Value]) -> Vec<Answered> {
@@ -209,7 +214,10 @@ mod tests {
 
     /// What is told of the renewal `w` of this kind, which ends so at 30, by what the site has seen.
     fn renewed(kind: &str, outcome: &str, log: &[Value]) -> String {
-        let entries = [created(kind), json!({ "event": "ended", "outcome": outcome, "at": 30 })];
+        of(&[created(kind), json!({ "event": "ended", "outcome": outcome, "at": 30 })], log)
+    }
+
+    fn of(entries: &[Value], log: &[Value]) -> String {
         let journals = Journals::from([("w".to_owned(), entries.iter().map(|entry| (String::new(), entry.to_string())).collect())]);
         let log: String = log.iter().map(|event| format!("{event}\n")).collect();
         let none = BTreeSet::new;
@@ -237,6 +245,14 @@ mod tests {
         ] {
             assert_eq!(told(&log), format!("w has ended well, and has not renewed a: {why}"), "{log:?}");
         }
+    }
+
+    #[test]
+    fn once_it_has_given_its_node_back_another_renewal_may_have_it() {
+        let ends = |gave: Value| [created("node-os"), json!({ "event": "step-succeeded", "step": "reopen", "at": 15, "gave": gave }), json!({ "event": "ended", "outcome": "succeeded", "at": 30 })];
+        let log = [written(10, "w-1-c", "5a"), came_up(11, Some("w-1-c")), written(20, "v-1-d", "5a"), came_up(21, Some("v-1-d"))];
+        assert_eq!(of(&ends(json!([{ "lock": { "name": "node:a" } }])), &log), "");
+        assert!(of(&ends(json!([])), &log).ends_with("the newest image is that of `v-1-d`"));
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl<T: Clone + PartialEq + Serialize + DeserializeOwned + Send + Sync> Accepted
         Ok(Self::read(cx)?.0)
     }
 
+    /// What was shown last, or was about to be.
+    pub(super) fn shown(cx: &StepCx<'_>) -> Result<Option<T>, StepError> {
+        Ok(cx.checkpoint::<Accepted<T>>()?.map(|accepted| accepted.shown.what))
+    }
+
     pub(super) fn is(cx: &StepCx<'_>, what: &T) -> Result<bool, StepError> {
         Ok(Self::read(cx)?.0.as_ref() == Some(what))
     }

@@ -100,8 +100,21 @@ impl Step for VerifyAlerts {
         }
         let (note, shown, text, reason) = match seen {
             Seen::Well(firing) => return Ok(Progress::Done(VerifiedAlerts { firing })),
-            Seen::New(new) => (format!("alerts fire: {}", listed(&new)), new, "alerts fire about it that did not fire before", Reason::Alerts),
-            Seen::Unknown(why) => (why, BTreeSet::from([NOBODY_SAYS.to_owned()]), "whether alerts fire about it can't be told", Reason::NotTold),
+            Seen::New(new) => {
+                let told: BTreeSet<String> = taken.union(&new).cloned().collect();
+                // Where nobody says any more by the time that an operator is asked, this is what was known last.
+                if Accepted::shown(cx)?.as_ref() != Some(&told) {
+                    Accepted::is_about_to_show(cx, told, "alerts fire").await?;
+                }
+                (format!("alerts fire: {}", listed(&new)), new, "alerts fire about it that did not fire before", Reason::Alerts)
+            }
+            Seen::Unknown(why) => {
+                let known: BTreeSet<String> = Accepted::<BTreeSet<String>>::shown(cx)?.unwrap_or_default();
+                let mut known: BTreeSet<String> = known.difference(&taken).filter(|alert| *alert != NOBODY_SAYS).cloned().collect();
+                let note = if known.is_empty() { why } else { format!("{why}; told before: {}", listed(&known)) };
+                known.insert(NOBODY_SAYS.to_owned());
+                (note, known, "whether alerts fire about it can't be told", Reason::NotTold)
+            }
         };
         if cx.tried_since().is_none_or(|since| cx.now().since(since) < END_WITHIN) {
             return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
