@@ -219,9 +219,8 @@ impl NodeFacts for SshFacts {
             run(program.says_at_most(node_stock::REPORT_BYTES_MAX), &operation).await
         };
         let mut finished = look().await?;
-        if is_key_unknown(&finished) {
-            // By another worker's host it may be.
-            self.facts(node).await?;
+        // By another worker's host it may be known.
+        if is_key_unknown(&finished) && self.facts(node).await.is_ok() {
             finished = look().await?;
         }
         match finished.code {
@@ -240,9 +239,8 @@ impl NodeFacts for SshFacts {
         let address = self.address(node, &operation)?;
         let key = self.key_file(node);
         let mut finished = self.connect(address, &operation, Keys::Known(&key), command, time_limit).await?;
-        if is_key_unknown(&finished) {
-            // By another worker's host it may be. A new key is accepted by `facts` alone, which asks for the mark of an installation.
-            self.facts(node).await?;
+        // By another worker's host it may be known. A new key is accepted by `facts` alone, which asks for the mark of an installation.
+        if is_key_unknown(&finished) && self.facts(node).await.is_ok() {
             finished = self.connect(address, &operation, Keys::Known(&key), command, time_limit).await?;
         }
         match finished.code {
