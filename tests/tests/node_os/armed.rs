@@ -134,43 +134,6 @@ async fn a_rollout_that_is_resumed_does_not_lift_what_a_person_wants_of_one_node
     }
 }
 
-#[tokio::test]
-async fn who_pauses_it_sees_one_more_instance_begin_to_move_at_most() {
-    let plan = SitePlan::uniform(2, 10);
-    let mut sim = Sim::new(plan.clone(), 7);
-    sim.call_takes = SECOND;
-    let mut scenario = Scenario { sim, plan, rollout: "none".parse().unwrap() };
-    let mut order = order(&scenario.plan, 1);
-    order.nodes = vec!["gpu-01".parse().unwrap()];
-    order.rules.moves_at_once = 10;
-    scenario.rollout = scenario.sim.order(&order).await;
-    let asked = |sim: &Sim| sim.world.events().iter().filter(|event| matches!(event.what, Happened::MigrationRequested { .. })).count();
-    scenario.sim.run_until(async |sim| asked(sim) >= 1).await;
-    scenario.tell(SignalKind::Pause { why: "lunch".to_owned() }).await;
-    scenario.rest().await;
-    assert!(asked(&scenario.sim) <= 3, "{}", asked(&scenario.sim));
-}
-
-#[tokio::test]
-async fn who_resumes_right_before_a_deadline_is_not_asked_about_the_wait_that_begins_with_that() {
-    let plan = SitePlan::uniform(3, 0);
-    let mut scenario = Scenario { sim: Sim::new(plan.clone(), 7), plan, rollout: "none".parse().unwrap() };
-    let mut order = order(&scenario.plan, 1);
-    order.nodes = vec!["gpu-01".parse().unwrap()];
-    // Five seconds longer than it waits for instances that may be on their way.
-    order.rules.evacuate_deadline_ms = order.rules.settle_ms + 5_000;
-    scenario.rollout = scenario.sim.order(&order).await;
-    scenario.until_at("evacuate", "waits").await;
-    scenario.sim.clock.advance(20 * SECOND);
-    scenario.tell(SignalKind::Pause { why: "lunch".to_owned() }).await;
-    scenario.rest().await;
-    scenario.sim.clock.advance(HOUR);
-    scenario.tell(SignalKind::Resume).await;
-    scenario.rest().await;
-    scenario.succeeded("gpu-01").await;
-    scenario.is_clean();
-}
-
 /// Its journal says nothing any more that could be believed; its name is on the ticket.
 #[tokio::test]
 async fn whoever_discards_a_workflow_that_is_set_apart_leaves_no_boot_ticket_of_its_behind() {
