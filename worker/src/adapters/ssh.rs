@@ -172,9 +172,11 @@ impl SshFacts {
             }
             Err(error) => {
                 remove(&new, operation)?;
-                // An installer need not know what we ask for.
-                let garbled = matches!(error.kind, PortErrorKind::Garbled { .. });
-                Err(if installing && garbled { unavailable(operation, format!("{error}: perhaps it is still the installer")) } else { error })
+                match error.kind {
+                    // An installer need not know what we ask for.
+                    PortErrorKind::Garbled { reason } if installing => Err(unavailable(operation, format!("{reason}: perhaps it is still the installer"))),
+                    _ => Err(error),
+                }
             }
         }
     }

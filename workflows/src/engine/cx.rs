@@ -61,7 +61,7 @@ impl<'a> StepCx<'a> {
         }
     }
 
-    /// Has a person told it to wait, or to go back, who is not heard before this call has ended? As far as the last commit has told.
+    /// Has somebody told it to wait, or to go back, who is not heard before this call has ended? As far as the last commit has told.
     pub async fn is_told_to_wait(&self) -> bool {
         let Some(run) = self.run else { return false };
         let waits = |stored: &StoredSignal| serde_json::from_str(&stored.body).is_ok_and(|signal: Signal| matches!(signal.kind, SignalKind::Pause { .. } | SignalKind::Abort { .. }));
