@@ -275,14 +275,20 @@ async fn what_is_paused_is_not_left_before_it_is_resumed() {
     assert_eq!(bench.status(&id).await, Status::Failed);
 }
 
-#[tokio::test]
-async fn another_try_has_the_patience_of_the_first_one_however_long_a_pause_was() {
+/// It asks, and has been paused since.
+async fn paused_for_a_night() -> (Bench, WorkflowId) {
     let mut bench = Bench::new(&[Do::Ask, Do::Wait], &[Do::Succeed]);
     let id = bench.begin("told", "w").await;
     bench.sim.run().await;
     bench.sim.signal(&id, SignalKind::Pause { why: "the night".to_owned() }).await;
     bench.sim.run().await;
     bench.sim.clock.advance(Duration::from_secs(10 * 3_600));
+    (bench, id)
+}
+
+#[tokio::test]
+async fn another_try_has_the_patience_of_the_first_one_however_long_a_pause_was() {
+    let (mut bench, id) = paused_for_a_night().await;
     bench.sim.signal(&id, SignalKind::Resume).await;
     bench.sim.run().await;
     let answered = bench.sim.clock.now();
@@ -294,12 +300,7 @@ async fn another_try_has_the_patience_of_the_first_one_however_long_a_pause_was(
 
 #[tokio::test]
 async fn what_is_answered_in_a_pause_has_the_patience_of_the_first_try_and_not_the_pause_on_top() {
-    let mut bench = Bench::new(&[Do::Ask, Do::Wait], &[Do::Succeed]);
-    let id = bench.begin("told", "w").await;
-    bench.sim.run().await;
-    bench.sim.signal(&id, SignalKind::Pause { why: "the night".to_owned() }).await;
-    bench.sim.run().await;
-    bench.sim.clock.advance(Duration::from_secs(10 * 3_600));
+    let (mut bench, id) = paused_for_a_night().await;
     bench.sim.signal(&id, SignalKind::answer("retry")).await;
     bench.sim.run().await;
     bench.sim.clock.advance(Duration::from_secs(60));
