@@ -56,8 +56,10 @@ const NICKNAMES: [(&str, &str); 7] = [
 
 #[derive(Debug, Clone)]
 pub(crate) enum CronExpression {
-    /// At certain times of the day, or (false) at a pace.
-    Posix(Box<croner::Cron>, bool),
+    /// At certain times of the day, as crond has it.
+    PosixTimes(Box<croner::Cron>),
+    /// At a pace, by `*` or a step in the minute or the hour.
+    PosixPace(Box<croner::Cron>),
     Quartz(Box<cron::Schedule>),
 }
 
@@ -95,7 +97,8 @@ impl CronExpression {
                 let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
                 // As crond tells them apart; croner takes only one minute and one hour for times of the day.
                 let at_times = text.split_whitespace().take(2).all(|field| !field.contains(['*', '/', '?']));
-                parser.parse(text).ok().map(|cron| CronExpression::Posix(Box::new(cron), at_times))
+                let cron = Box::new(parser.parse(text).ok()?);
+                Some(if at_times { CronExpression::PosixTimes(cron) } else { CronExpression::PosixPace(cron) })
             }
             Dialect::Quartz => {
                 cron::Schedule::from_str(text).ok().map(|cron| CronExpression::Quartz(Box::new(cron)))
@@ -108,8 +111,8 @@ impl CronExpression {
         // Whatever the clock shows at or before `after` has fired; only times it has not yet shown are asked.
         let shown = after.with_timezone(&zone).naive_local().and_utc();
         match self {
-            CronExpression::Posix(cron, true) => first_after(zone, after, cron.iter_after(shown)),
-            CronExpression::Posix(cron, false) => {
+            CronExpression::PosixTimes(cron) => first_after(zone, after, cron.iter_after(shown)),
+            CronExpression::PosixPace(cron) => {
                 cron.find_next_occurrence(&after.with_timezone(&zone), false).ok().map(|tick| tick.to_utc())
             }
             CronExpression::Quartz(cron) => first_after(zone, after, cron.after(&shown)),
