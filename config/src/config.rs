@@ -463,6 +463,13 @@ impl Node {
     pub fn is_ironics(&self) -> bool {
         matches!(self.renewed_by, RenewedBy::Ironic { .. })
     }
+
+    /// Of the interface that netboots: `aa:bb:cc:dd:ee:ff`, lower case.
+    pub fn mac(&self) -> &str {
+        match &self.renewed_by {
+            RenewedBy::Netboot { mac, bmc: _ } | RenewedBy::Ironic { node: _, mac } => mac,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

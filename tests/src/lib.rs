@@ -4,14 +4,11 @@
 pub mod beds;
 pub mod bench;
 pub mod campaign;
-pub mod checker;
 pub mod harness;
 pub mod history;
 pub mod lab;
 pub mod metal;
 pub mod otlp;
-pub mod proof;
 pub mod renewal;
 pub mod servers;
-pub mod sim;
 pub mod site;

@@ -7,7 +7,7 @@ use turnaround_workflows::rehearsal::{Happened, NodePlan, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};
 use turnaround_workflows::updates::RolloutOrder;
 
-use crate::sim::{Death, Sim, order};
+use turnaround_proof::sim::{Death, Sim, order};
 
 /// Of `gpu-01`.
 pub struct Renewal {

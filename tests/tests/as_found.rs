@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use turnaround_config::Compared;
 use turnaround_tests::renewal::{Renewal, site_with};
-use turnaround_tests::sim::Death;
+use turnaround_proof::sim::Death;
 use turnaround_workflows::ports::{DiskHolds, NodeStock};
 use turnaround_workflows::rehearsal::{Api, Happened, NodePlan, Outage, SitePlan};
 use turnaround_workflows::store::Status;

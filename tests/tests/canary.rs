@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use turnaround_tests::renewal::Renewal;
-use turnaround_tests::sim::Death;
+use turnaround_proof::sim::Death;
 use turnaround_workflows::engine::SignalKind;
 use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Api, Call, Happened, NodeFaults, Outage, SitePlan};
@@ -124,7 +124,7 @@ async fn one_that_moves_is_stopped_when_an_operator_ends_there() {
     let renewal = Renewal::of(plan.clone(), None).await;
     let asked = |what: &Happened| matches!(what, Happened::MigrationRequested { to: Some(to), .. } if to == "gpu-01");
     let moves = renewal.sim.world.events().iter().find(|event| asked(&event.what)).unwrap().at;
-    let from = moves.since(turnaround_tests::sim::MORNING) + Duration::from_secs(30);
+    let from = moves.since(turnaround_proof::sim::MORNING) + Duration::from_secs(30);
     plan.faults.outages = vec![Outage { api: Api::Nova, node: None, from, lasts: Duration::from_secs(3 * 3600) }];
     let mut renewal = Renewal::of(plan, None).await;
     assert_eq!(renewal.question().await.text, "`canary` of gpu-01 does not succeed: what now?");
@@ -252,7 +252,7 @@ async fn a_nova_that_is_away_is_waited_for() {
     let renewed = Renewal::of(site(), None).await;
     let of = |is: fn(&Happened) -> bool| renewed.sim.world.events().iter().filter(|event| is(&event.what)).map(|event| event.at).next_back().unwrap();
     let begun = of(|what| matches!(what, Happened::ServiceUp { .. }));
-    let first = begun.since(turnaround_tests::sim::MORNING).as_secs();
+    let first = begun.since(turnaround_proof::sim::MORNING).as_secs();
     for from in first..first + 120 {
         let renewal = Renewal::of(away(from), None).await;
         is_well(&renewal).await;

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};
-use turnaround_tests::checker::{Rule, Rules, check, judge};
+use turnaround_proof::checker::{Rule, Rules, check, judge};
 
 /// Three nodes, `a` with the instances `a1` and `a2`, `b` and `c` empty; `d` was disabled by somebody before.
 fn start() -> Value {
@@ -472,6 +472,13 @@ fn what_is_on_its_way_from_or_to_a_node_that_is_reset_rebuilt_or_written_to() {
     let rest = || [back("b"), vec![withdrawn("b"), open("b")]].concat();
     good(&history![close("b"), ticket(), taken(), image("b", "t1"), rest()]);
     bad(Rule::NothingIsLost, &history![close("b"), ticket(), touched(taken(), 0), image("b", "t1"), rest()]);
+    // A virtual machine of which Nova has never heard.
+    let beside = |mut event: Value| {
+        event["unknown_guest"] = json!("u1");
+        event
+    };
+    bad(Rule::NothingIsLost, &history![close("b"), ticket(), beside(taken()), image("b", "t1"), rest()]);
+    bad(Rule::NothingIsLost, &history![close("b"), beside(rebuild("b", "w-1-a", json!(null))), rest()]);
     bad(Rule::NothingIsLost, &history![close("b"), ticket(), taken(), touched(image("b", "t1"), 0), rest()]);
     good(&history![close("b"), rebuild("b", "w-1-a", json!(null)), rest()]);
     bad(Rule::NothingIsLost, &history![close("b"), touched(rebuild("b", "w-1-a", json!(null)), 0), rest()]);
@@ -671,7 +678,7 @@ mod of_a_simulated_site {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use turnaround_tests::checker::{Rule, Rules, judge};
+    use turnaround_proof::checker::{Rule, Rules, judge};
     use turnaround_workflows::clock::{HandClock, Timestamp};
     use turnaround_workflows::ports::*;
     use turnaround_workflows::rehearsal::*;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::checker::{Rules, judge};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::engine::SignalKind;
 use turnaround_workflows::rehearsal::{COUNT_GPUS, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};

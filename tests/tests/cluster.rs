@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::checker::{Rules, judge};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::engine::{Question, SignalKind, start};
 use turnaround_workflows::ports::Move;
 use turnaround_workflows::rehearsal::{Api, Call, Happened, Happens, InstancePlan, LostAnswer, MoveFault, MoveGoesWrong, Outage, PodKind, PodPlan, SitePlan};
@@ -255,7 +255,7 @@ async fn a_dry_run_names_the_nodes_of_the_cluster_and_says_what_keeps_them_from_
         let mut sim = Sim::new(plan, 7);
         let new = updates::dry_run(&order, "tester").unwrap();
         let id = new.id.clone();
-        sim.store.create(start(new, turnaround_tests::sim::MORNING).unwrap()).await.unwrap();
+        sim.store.create(start(new, turnaround_proof::sim::MORNING).unwrap()).await.unwrap();
         sim.run().await;
         let report: DryRunReport = serde_json::from_value(sim.state(&id).await.record("preview").unwrap().output.clone().unwrap()).unwrap();
         assert_eq!(story(&sim), Vec::<String>::new());

@@ -178,6 +178,7 @@ contracts! {
     a_netboot_installs_what_was_ordered,
     a_node_that_boots_is_unavailable,
     a_boot_device_that_was_not_taken_is_no_success,
+    a_bmc_tells_whose_machine_it_has_its_hand_on,
     a_withdrawn_order_installs_nothing,
     a_second_installation_is_known_by_its_token,
     a_command_on_a_node_ends_as_it_does,
@@ -883,6 +884,18 @@ async fn a_boot_device_that_was_not_taken_is_no_success(on: On) {
     let bench = on.site(plan).await;
     reason(&bench.ports.bmc.netboot_next(&node("gpu-01")).await.unwrap_err());
     bench.ports.bmc.netboot_next(&node("gpu-01")).await.unwrap();
+}
+
+async fn a_bmc_tells_whose_machine_it_has_its_hand_on(on: On) {
+    let mut plan = SitePlan::uniform(4, 0);
+    plan.node("gpu-02").unwrap().faults.bmc_of = Some("gpu-01".to_owned());
+    let strange = vec!["02:00:5e:99:00:01".to_owned(), "02:00:5e:99:00:02".to_owned()];
+    plan.node("gpu-03").unwrap().faults.bmc_tells = Some(strange.clone());
+    plan.node("gpu-04").unwrap().faults.bmc_tells = Some(Vec::new());
+    let bench = on.site(plan).await;
+    let machine = async |name: &str| bench.ports.bmc.machine(&node(name)).await.unwrap();
+    assert_eq!((machine("gpu-01").await, machine("gpu-02").await), (Machine::Own, Machine::Of(node("gpu-01"))));
+    assert_eq!((machine("gpu-03").await, machine("gpu-04").await), (Machine::Unknown { macs: strange }, Machine::Unknown { macs: Vec::new() }));
 }
 
 async fn a_withdrawn_order_installs_nothing(on: On) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_proof::sim::{Death, Sim, order};
 use turnaround_workflows::engine::SignalKind;
 use turnaround_workflows::ports::CANARY_NAME;
 use turnaround_workflows::rehearsal::{Happened, InstancePlan, SitePlan, VmState, WorldEvent};

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::proof::coverage::Coverage;
-use turnaround_tests::proof::journals::{self, Journals};
-use turnaround_tests::proof::script::{Played, Script, Where};
-use turnaround_tests::proof::{At, Befalls, Crowd, LEASE, Moment, Point, done};
-use turnaround_tests::sim::order;
+use turnaround_proof::checker::{Rules, judge};
+use turnaround_proof::coverage::Coverage;
+use turnaround_proof::journals::{self, Journals};
+use turnaround_proof::script::{Played, Script, Where};
+use turnaround_proof::{At, Befalls, Crowd, LEASE, Moment, Point, done};
+use turnaround_proof::sim::order;
 use turnaround_workflows::chance;
 use turnaround_workflows::engine::{Definition, Observed, Progress, Registry, SignalKind, Start, Step, StepCx, StepError, step};
 use turnaround_workflows::ports::CANARY_NAME;
@@ -385,7 +385,7 @@ fn a_step_or_a_definition_at_which_nobody_was_struck_is_named() {
     let mut coverage = Coverage::default();
     let at = At { kind: "new", step: "never-tried", undoing: true };
     for moment in [Moment::Claimed, Moment::IntentWritten, Moment::EffectBegun, Moment::EffectDone, Moment::CommitSent] {
-        coverage.add(&Point { at, moment, workflow: "w".parse().unwrap(), now: turnaround_tests::proof::MORNING });
+        coverage.add(&Point { at, moment, workflow: "w".parse().unwrap(), now: turnaround_proof::MORNING });
     }
     assert_eq!(coverage.missing(&registry(1)).len(), 7);
     assert!(!coverage.missing(&updates::registry()).is_empty());

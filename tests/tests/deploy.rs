@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::checker::{Rules, judge};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Question, SignalKind};
 use turnaround_workflows::rehearsal::{Happened, ScriptGoesWrong, SitePlan};

@@ -1,11 +1,13 @@
 //! What a dry run says of each step, and that the renewal then does it. In virtual time.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
 use turnaround_config::{MoveHow, MoveRule};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, start};
-use turnaround_workflows::rehearsal::{NodeFaults, SitePlan};
+use turnaround_workflows::rehearsal::{Api, NodeFaults, Outage, SitePlan};
 use turnaround_workflows::store::Status;
 use turnaround_workflows::updates::{self, DryRunLine, DryRunReport, OrderedMoveRule, RolloutOrder};
 
@@ -83,6 +85,43 @@ async fn a_move_rule_that_is_about_nothing_is_named() {
     ordered.rules.moves.truncate(1);
     let lines = dry_run(&mut Sim::new(plan, 7), &ordered).await;
     assert!(!lines.iter().any(|line| line.would.contains("do nothing")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_bmc_that_is_another_nodes_or_may_be_is_told_before_anything_begins() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().faults.bmc_of = Some("gpu-02".to_owned());
+    plan.node("gpu-02").unwrap().faults.bmc_tells = Some(vec!["02:00:5e:99:00:01".to_owned(), "02:00:5e:99:00:02".to_owned()]);
+    plan.node("gpu-03").unwrap().faults.bmc_tells = Some(Vec::new());
+    let ordered = order(&plan, 2);
+    let lines = dry_run(&mut Sim::new(plan.clone(), 7), &ordered).await;
+    let netboots = |node: &str| format!("netboot {node} by its BMC, which wipes its system disk");
+    let other = "the BMC tells the MAC addresses 02:00:5e:99:00:01, 02:00:5e:99:00:02, and not that of the node: see that it is this node's";
+    assert_eq!(would(&lines, "gpu-02", "reprovision"), format!("{}; {other}", netboots("gpu-02")));
+    assert_eq!(would(&lines, "gpu-03", "reprovision"), format!("{}; whether it is this node's, the BMC does not tell", netboots("gpu-03")));
+    plan.node("gpu-02").unwrap().faults = NodeFaults::default();
+    let lines = dry_run(&mut Sim::new(plan.clone(), 7), &ordered).await;
+    assert_eq!(would(&lines, "gpu-02", "reprovision"), netboots("gpu-02"));
+    let line = lines.iter().find(|line| line.node.as_str() == "gpu-01" && line.step == "reprovision").unwrap();
+    assert!(line.problem && line.would.contains("the BMC that the configuration has for gpu-01 is the one of gpu-02"), "{line:?}");
+    plan.faults.outages = vec![Outage { api: Api::Bmc, node: Some("gpu-03".to_owned()), from: Duration::ZERO, lasts: Duration::from_secs(3_600) }];
+    let lines = dry_run(&mut Sim::new(plan, 7), &ordered).await;
+    let line = lines.iter().find(|line| line.node.as_str() == "gpu-03" && line.step == "reprovision").unwrap();
+    assert!(line.problem, "a BMC that does not answer: {line:?}");
+}
+
+/// Whatever stands before it is renewed by then, however many go together.
+#[tokio::test]
+async fn a_node_that_goes_alone_finds_the_others_renewed() {
+    let plan = SitePlan::uniform(2, 1);
+    let mut ordered = order(&plan, 2);
+    let again = async |ordered: &RolloutOrder| {
+        let lines = dry_run(&mut Sim::new(plan.clone(), 7), ordered).await;
+        ["gpu-01", "gpu-02"].map(|node| would(&lines, node, "evacuate").contains("move again"))
+    };
+    assert_eq!(again(&ordered).await, [true, true]);
+    ordered.alone = vec!["gpu-02".parse().unwrap()];
+    assert_eq!(again(&ordered).await, [true, false]);
 }
 
 #[tokio::test]

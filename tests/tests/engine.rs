@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use turnaround_tests::sim::{MORNING, Sim};
+use turnaround_proof::sim::{MORNING, Sim};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{
     AnswerEffect, ChildSpec, Course, Definition, Entry, Event, Observed, Outcome, Policy, Progress, Question, Registry, SignalKind,

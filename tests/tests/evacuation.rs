@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use turnaround_config::Pinned;
-use turnaround_tests::sim::{Death, MORNING, Sim, order};
+use turnaround_proof::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{SignalKind, State, start};
 use turnaround_workflows::ports::{GroupRule, MOVE_METADATA, MigrationState, Move};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use turnaround_tests::renewal::{Renewal, site_with};
-use turnaround_tests::sim::{Death, MORNING};
+use turnaround_proof::sim::{Death, MORNING};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::rehearsal::{ALWAYS, Api, Happened, Outage};
 use turnaround_workflows::store::Status;

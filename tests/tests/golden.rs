@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Definition, Entry, SignalKind, Start, State, check_chain, start};
 use turnaround_workflows::rehearsal::{ALWAYS, Happened, InstancePlan, MoveFault, MoveGoesWrong, SitePlan, VmState};

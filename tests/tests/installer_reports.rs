@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use turnaround_tests::checker;
-use turnaround_tests::sim::{Death, MORNING, Sim, order};
+use turnaround_proof::checker;
+use turnaround_proof::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Entry, Event, Question, Signal, SignalKind, State, check_chain};
 use turnaround_workflows::rehearsal::{ALWAYS, Happened, NodeFaults, SitePlan};

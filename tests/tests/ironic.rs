@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use turnaround_tests::checker::{self, Rule, Violation};
-use turnaround_tests::sim::{Death, MORNING, Sim, order};
+use turnaround_proof::checker::{self, Rule, Violation};
+use turnaround_proof::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{Question, SignalKind, check_chain, start};
 use turnaround_workflows::rehearsal::{ALWAYS, Call, Happened, Happens, InstancePlan, NodeFaults, Outage, Api, RecordPlan, SitePlan};
@@ -178,7 +178,9 @@ async fn a_dry_run_says_what_ironic_would_do_and_what_speaks_against_it() {
     assert_eq!(line("gpu-01", "check-record"), "look whether gpu-01 may be rebuilt; now: it may");
     assert_eq!(line("gpu-01", "rebuild"), "have Ironic rebuild gpu-01 with image node-26.1.1 (24.04), which wipes its system disk");
     assert_eq!(line("gpu-01", "await-rebuild"), "wait until gpu-01 reports its installation of 24.04");
-    assert_eq!(line("gpu-02", "check-record"), "ask about what keeps gpu-02 from being rebuilt; now: Ironic has gpu-02 in maintenance: DIMM, ask bob");
+    assert_eq!(line("gpu-02", "check-record"), "gpu-02 can't be rebuilt as it is: Ironic has gpu-02 in maintenance: DIMM, ask bob");
+    let problems: Vec<_> = report.lines.iter().filter(|line| line.problem).map(|line| (line.node.as_str(), line.step.as_str())).collect();
+    assert_eq!(problems, [("gpu-02", "check-record")]);
     assert!(!report.lines.iter().any(|line| line.step == "stage-image"));
     assert_eq!(sim.world.events().len(), 1, "nothing was done");
 }

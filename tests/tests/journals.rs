@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use turnaround_tests::proof::journals::{Journals, judge, judge_effects};
+use turnaround_proof::journals::{Journals, judge, judge_effects};
 
 const ID: &str = "node-os-1";
 

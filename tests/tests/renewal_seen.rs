@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tracing::Instrument as _;
 use turnaround_config::{OtlpProtocol, Telemetry};
 use turnaround_tests::otlp::{Place, Received, Receiver};
-use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_proof::sim::{Death, Sim, order};
 use turnaround_workflows::rehearsal::SitePlan;
 use turnaround_workflows::telemetry;
 

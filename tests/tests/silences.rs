@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use turnaround_tests::sim::{Death, Sim, order};
+use turnaround_proof::sim::{Death, Sim, order};
 use turnaround_workflows::engine::SignalKind;
 use turnaround_workflows::rehearsal::{Api, Call, Happened, LostAnswer, NodeFaults, Outage, SitePlan};
 use turnaround_workflows::store::{Status, WorkflowId};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use turnaround_tests::checker::{Rules, judge};
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::checker::{Rules, judge};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::clock::Clock;
 use turnaround_workflows::engine::{AnswerEffect, SignalKind};
 use turnaround_workflows::rehearsal::{

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use turnaround_tests::proof::storm::{self, Ran};
+use turnaround_proof::storm::{self, Ran};
 use turnaround_workflows::updates;
 
 /// Seeds of one run, unless `TURNAROUND_SEEDS` says otherwise (`FROM..TO`, as in CI): all of them where the code is optimised

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use turnaround_tests::sim::{Death, MORNING, Sim, order};
+use turnaround_proof::sim::{Death, MORNING, Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::{Question, SignalKind};
 use turnaround_workflows::ports::Move;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use turnaround_tests::sim::{Sim, order};
+use turnaround_proof::sim::{Sim, order};
 use turnaround_workflows::clock::Clock as _;
 use turnaround_workflows::engine::start;
 use turnaround_workflows::rehearsal::{Api, Outage, SitePlan};

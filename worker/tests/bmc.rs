@@ -16,7 +16,7 @@ use cloud::{Cloud, Reply};
 use program::{Server, free_port, here, script};
 use serde_json::{Value, json};
 use support::{Site, beds, eventually, node, secret, told};
-use turnaround_workflows::ports::{BootDevice, BootOverride, PortErrorKind, Ports, Power};
+use turnaround_workflows::ports::{BootDevice, BootOverride, Machine, PortErrorKind, Ports, Power};
 
 fn refused(reason: &str) -> PortErrorKind {
     PortErrorKind::Refused { reason: reason.to_owned() }
@@ -88,6 +88,56 @@ async fn redfish_netboots_next_by_efi_and_believes_only_what_it_reads_back() {
         kind,
         refused("it will boot from the network by legacy BIOS, not by EFI: set the boot mode of this machine to UEFI")
     );
+}
+
+/// DSP0266 and DSP0268; and what was left out of them by whoever built this BMC.
+#[tokio::test]
+async fn redfish_tells_whose_machine_it_is_as_far_as_the_bmc_does() {
+    let gpu = node("gpu-01");
+    let bmc = Cloud::start().await;
+    let (site, _) = redfish(&format!("http://{}", bmc.address), SYSTEM, "");
+    let other = site.path("bmc.password");
+    let site = site.with(&format!(
+        "[nodes.gpu-02]\nmac = \"02:00:5e:10:00:02\"\nbmc = {{ protocol = \"ipmi\", address = \"127.0.0.1\", user = \"u\", password_file = \"{}\" }}\n",
+        other.display()
+    ));
+    let ports = site.ports();
+    let machine = async || ports.bmc.machine(&gpu).await.map_err(|error| error.kind);
+    let told = |macs: &[&str]| Ok(Machine::Unknown { macs: macs.iter().map(|&mac| mac.to_owned()).collect() });
+    // It has no such link.
+    bmc.reply("GET", SYSTEM, [system("On", boot("Disabled", "None", "UEFI"))]);
+    assert_eq!(machine().await, told(&[]));
+    let nics = format!("{SYSTEM}/EthernetInterfaces");
+    let linked = |to: &str| Reply::json(200, &json!({ "PowerState": "On", "EthernetInterfaces": { "@odata.id": to } }));
+    bmc.reply("GET", SYSTEM, [linked(&nics)]);
+    for code in [404, 405, 500, 501] {
+        bmc.reply("GET", &nics, [Reply::text(code, "")]);
+        assert_eq!(machine().await, told(&[]), "{code}");
+    }
+    bmc.reply("GET", &nics, [Reply::text(503, "")]);
+    assert_eq!(machine().await, Err(PortErrorKind::Unavailable));
+    bmc.reply("GET", &nics, [Reply::text(401, "")]);
+    assert!(matches!(machine().await, Err(PortErrorKind::Denied { .. })));
+    let members = ["1", "2", "3"].map(|number| json!({ "@odata.id": format!("{nics}/{number}") }));
+    bmc.reply("GET", &nics, [Reply::json(200, &json!({ "Members": members }))]);
+    let nic = |number: &str, of: Value| bmc.reply("GET", &format!("{nics}/{number}"), [Reply::json(200, &of)]);
+    // One has no address, one another than it was made with; one is not there any more.
+    nic("1", json!({ "MACAddress": null }));
+    nic("2", json!({ "MACAddress": "02-00-5E-99-00-02", "PermanentMACAddress": "02:00:5E:99:00:01" }));
+    bmc.reply("GET", &format!("{nics}/3"), [Reply::text(404, "")]);
+    assert_eq!(machine().await, told(&["02:00:5e:99:00:01", "02:00:5e:99:00:02"]));
+    nic("3", json!({ "MACAddress": "02:00:5e:10:00:02" }));
+    assert_eq!(machine().await, Ok(Machine::Of(node("gpu-02"))));
+    // Its own first: the others are not asked for.
+    let asked = bmc.asked("GET", &format!("{nics}/3")).len();
+    nic("2", json!({ "PermanentMACAddress": "02:00:5E:10:00:01", "MACAddress": "02:00:5e:10:00:02" }));
+    assert_eq!((machine().await, bmc.asked("GET", &format!("{nics}/3")).len()), (Ok(Machine::Own), asked));
+    // Our password stays here.
+    for elsewhere in ["http://127.0.0.1:9/nics", "//127.0.0.1:9/nics", "nics"] {
+        bmc.reply("GET", SYSTEM, [linked(elsewhere)]);
+        assert!(matches!(machine().await, Err(PortErrorKind::Garbled { reason }) if reason.contains("no path on this BMC")), "{elsewhere}");
+    }
+    assert_eq!(ports.bmc.machine(&node("gpu-02")).await.unwrap(), Machine::Unknown { macs: Vec::new() }, "IPMI tells none");
 }
 
 #[tokio::test]
@@ -215,14 +265,14 @@ fn ipmi(program: &str, port: u16, password: &str) -> (Site, Ports) {
 }
 
 /// An `ipmi_sim` whose machine is a folder: `power` holds its state, `log` what was done to it.
-struct Machine {
+struct IpmiMachine {
     folder: tempfile::TempDir,
     port: u16,
     _server: Server,
 }
 
-impl Machine {
-    fn start(seconds_to_switch: u32) -> Machine {
+impl IpmiMachine {
+    fn start(seconds_to_switch: u32) -> IpmiMachine {
         let folder = tempfile::TempDir::new().unwrap();
         let (at, port) = (folder.path().display().to_string(), free_port());
         script(
@@ -253,7 +303,7 @@ esac
             "/usr/bin/ipmi_sim",
             &["-c", &format!("{at}/lan.conf"), "-f", &format!("{at}/commands"), "-s", &format!("{at}/state"), "-n"],
         );
-        Machine { folder, port, _server: server }
+        IpmiMachine { folder, port, _server: server }
     }
 
     fn log(&self) -> String {
@@ -268,7 +318,7 @@ async fn ipmi_switches_a_machine_on_and_cycles_it_each_once_though_its_bmc_is_sl
         return;
     }
     // Longer than ipmitool's own patience: with that, this machine was switched on three times.
-    let machine = Machine::start(3);
+    let machine = IpmiMachine::start(3);
     let (gpu, (_site, ports)) = (node("gpu-01"), ipmi("ipmitool", machine.port, "canary-bmc"));
     let power = eventually("the BMC", || async { ports.bmc.power(&gpu).await.ok() }).await;
     assert_eq!(power, Power::Off);
@@ -288,7 +338,7 @@ async fn ipmi_notices_a_bmc_that_acknowledges_efi_and_does_not_keep_it() {
         return;
     }
     // ipmi_sim keeps the device, and neither the EFI flag nor that the setting is valid.
-    let machine = Machine::start(0);
+    let machine = IpmiMachine::start(0);
     let (gpu, (_site, ports)) = (node("gpu-01"), ipmi("ipmitool", machine.port, "canary-bmc"));
     eventually("the BMC", || async { ports.bmc.power(&gpu).await.ok() }).await;
     let error = ports.bmc.netboot_next(&gpu).await.unwrap_err();
@@ -302,7 +352,7 @@ async fn ipmi_can_not_tell_a_wrong_password_from_a_bmc_that_is_not_there() {
     if !here("ipmi", "/usr/bin/ipmi_sim", "openipmi", name) || !here("ipmi", "/usr/bin/ipmitool", "ipmitool", name) {
         return;
     }
-    let machine = Machine::start(0);
+    let machine = IpmiMachine::start(0);
     let gpu = node("gpu-01");
     let (_site, ports) = ipmi("ipmitool", machine.port, "canary-bmc");
     eventually("the BMC", || async { ports.bmc.power(&gpu).await.ok() }).await;

@@ -6,6 +6,7 @@ mod support;
 #[path = "support/program.rs"]
 mod program;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -310,6 +311,16 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
     assert_eq!(facts.hostname, file("/proc/sys/kernel/hostname"));
     assert!(file("/etc/os-release").contains(&facts.os_version_id));
     assert_eq!(facts.installed, None);
+    // As libvirt starts a virtual machine, to whoever looks at what runs.
+    let uuid = format!("0c9b0f6e-0000-4000-8000-{:012x}", std::process::id());
+    assert!(!facts.guests.contains(&uuid), "{:?}", facts.guests);
+    let arguments = ["-c", "read _", "qemu-system-x86_64", "-name", "guest=instance-00000001", "-uuid", &uuid, "-no-user-config"];
+    let mut guest = std::process::Command::new("/bin/sh").args(arguments).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let guests = ports.facts.facts(&gpu).await.unwrap().guests;
+    assert!(guests.contains(&uuid), "{guests:?}");
+    drop(guest.stdin.take());
+    guest.wait().unwrap();
+    assert!(!ports.facts.facts(&gpu).await.unwrap().guests.contains(&uuid));
 
     let installed = Installed { token: Token("node-7.1".to_owned()), sha256: SHA256.to_owned() };
     machine.report(&format!("installed {}\n", serde_json::to_string(&installed).unwrap()));
@@ -319,8 +330,12 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
         os_version_id: "24.04".into(),
         kernel: "6.8.0".into(),
         installed: Some(installed),
+        guests: BTreeSet::new(),
     };
     assert_eq!(ports.facts.facts(&gpu).await.unwrap(), expected);
+    let guests = ["0c9b0f6e-0000-4000-8000-000000000001", "0c9b0f6e-0000-4000-8000-000000000002"].map(str::to_owned);
+    machine.report(&format!("installed {}\nguest {}\nguest {}\n", serde_json::to_string(&expected.installed).unwrap(), guests[1], guests[0]));
+    assert_eq!(ports.facts.facts(&gpu).await.unwrap(), Facts { guests: guests.into(), ..expected });
 
     for (installed, complaint) in [
         ("installed unreadable\n", "/etc/turnaround/installed is not `{\"token\": .., \"sha256\": ..}`"),

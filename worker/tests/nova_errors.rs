@@ -481,12 +481,18 @@ async fn wrong_credentials_are_denied_and_no_secret_is_told_even_if_keystone_quo
     let cloud = Cloud::start().await;
     let quote = json!({ "error": { "code": 401, "message": "Invalid input for password: canary-keystone is not good" } });
     cloud.reply("POST", "/v3/auth/tokens", [Reply::json(401, &quote)]);
-    let ports = ports(&cloud);
-    let error = list(&ports).await.unwrap_err();
+    let refused = ports(&cloud);
+    let error = list(&refused).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::Denied { reason: "Invalid input for password: (secret) is not good".to_owned() });
-    for text in [told(&error), format!("{error:?}"), format!("{error:#?}")] {
+    // Whoever asks next, about whatever, does not have it tried once more.
+    let again = refused.compute.hosts().await.unwrap_err();
+    let PortErrorKind::Denied { reason } = &again.kind else { panic!("{again:?}") };
+    assert!(reason.starts_with("Invalid input for password: (secret) is not good (said 0 s ago; not asked again before"), "{reason}");
+    assert_eq!(cloud.asked("POST", "/v3/auth/tokens").len(), 1);
+    for text in [told(&error), told(&again), format!("{error:?}"), format!("{error:#?}"), format!("{again:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
+    let ports = ports(&cloud);
     cloud.reply("POST", "/v3/auth/tokens", [Reply::json(404, &quote)]);
     assert_eq!(
         list(&ports).await.unwrap_err().kind,

@@ -1,13 +1,14 @@
 //! The port `Bmc` against a Redfish service that is not ours, such as the emulator of OpenStack's `sushy-tools`.
 //!
-//! Runs where `TURNAROUND_BED_REDFISH` is its URL and `TURNAROUND_BED_REDFISH_SYSTEM` the path of a system in it that may be reset; skipped elsewhere.
+//! Runs where `TURNAROUND_BED_REDFISH` is its URL and `TURNAROUND_BED_REDFISH_SYSTEM` the path of a system in it that may be reset, and has an interface with the MAC address
+//! 02:00:5e:10:00:01; skipped elsewhere.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod support;
 
 use serde_json::json;
 use support::{Site, beds, eventually, node, secret};
-use turnaround_workflows::ports::{BootDevice, PortErrorKind, Power};
+use turnaround_workflows::ports::{BootDevice, Machine, PortErrorKind, Power};
 
 /// A site with one node, whose BMC is that system.
 fn site(url: &str, system: &str) -> Site {
@@ -28,6 +29,7 @@ async fn a_system_is_netbooted_next_read_back_and_reset() {
     let ours = site(&url, &system);
     let (bmc, gpu) = (ours.ports().bmc, node("gpu-01"));
     bmc.power(&gpu).await.unwrap();
+    assert_eq!(bmc.machine(&gpu).await.unwrap(), Machine::Own);
     bmc.netboot_next(&gpu).await.unwrap();
     let next = bmc.boot_override(&gpu).await.unwrap();
     assert_eq!((next.device, next.efi), (BootDevice::Pxe, true));

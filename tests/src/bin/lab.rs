@@ -247,7 +247,7 @@ impl Verdict {
             }
         }
         match std::fs::read_to_string(&site.log) {
-            Ok(log) => complaints.extend(turnaround_tests::checker::check(&log, out_max)),
+            Ok(log) => complaints.extend(turnaround_proof::checker::check(&log, out_max)),
             Err(error) => complaints.push(format!("the site's log can't be read: {error}")),
         }
         Verdict { renewed, of: names.len(), complaints }

@@ -224,6 +224,7 @@ fn report(facts: &Value) -> String {
     if !facts["installed"].is_null() {
         lines.push(format!("installed {}", facts["installed"]));
     }
+    lines.extend(facts["guests"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|guest| format!("guest {guest}")));
     lines.push(END.to_owned());
     lines.join("\n") + "\n"
 }

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::facts::{Entry, Facts, Workflow};
 use super::{Invariant, Violation};
-use crate::checker::Rules;
+use turnaround_proof::checker::Rules;
 
 pub(super) fn judge(facts: &Facts, violations: &mut Vec<Violation>) {
     for (id, workflow) in &facts.workflows {

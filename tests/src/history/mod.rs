@@ -24,7 +24,7 @@ mod sometimes;
 
 use std::fmt;
 
-use crate::checker::{self, Violation as SiteViolation};
+use turnaround_proof::checker::{self, Violation as SiteViolation};
 
 pub use recovery::{Histogram, Recovery, Struck};
 pub use sometimes::Reached;

@@ -72,6 +72,10 @@ impl Chassis for Machine {
         self.order(Order::Restart);
         Ok(())
     }
+
+    fn macs_of(&self, _node: &str) -> Result<Vec<String>, Trouble> {
+        Ok(vec![self.mac().to_owned()])
+    }
 }
 
 impl Bmc {

@@ -118,6 +118,11 @@ impl Machine {
         if self.state.lock().unwrap().on { Power::On } else { Power::Off }
     }
 
+    /// Of the interface that netboots.
+    pub fn mac(&self) -> &str {
+        &self.hardware.mac
+    }
+
     pub fn next_boot(&self) -> BootOverride {
         BootOverride { device: self.state.lock().unwrap().next_boot, efi: true }
     }

@@ -31,6 +31,8 @@ pub trait Chassis: Send + Sync + 'static {
     fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble>;
     fn set_next_boot(&self, node: &str, device: BootDevice) -> Result<(), Trouble>;
     fn request_reset(&self, node: &str) -> Result<(), Trouble>;
+    /// Of its network interfaces.
+    fn macs_of(&self, node: &str) -> Result<Vec<String>, Trouble>;
 }
 
 impl Chassis for World {
@@ -49,6 +51,10 @@ impl Chassis for World {
     fn request_reset(&self, node: &str) -> Result<(), Trouble> {
         World::request_reset(self, node)
     }
+
+    fn macs_of(&self, node: &str) -> Result<Vec<String>, Trouble> {
+        World::macs_of(self, node)
+    }
 }
 
 pub(super) struct Redfish {
@@ -63,6 +69,8 @@ pub(super) fn routes(redfish: Redfish) -> Router {
     let guarded = Router::new()
         .route("/redfish/v1/Systems", get(systems))
         .route("/redfish/v1/Systems/{node}", get(show).patch(change))
+        .route("/redfish/v1/Systems/{node}/EthernetInterfaces", get(interfaces))
+        .route("/redfish/v1/Systems/{node}/EthernetInterfaces/{number}", get(interface))
         .route("/redfish/v1/Systems/{node}/Actions/ComputerSystem.Reset", post(reset))
         .fallback(async || {
             refuse(StatusCode::NOT_FOUND, "Base.1.8.ResourceMissingAtURI", "The resource was not found.")
@@ -175,6 +183,7 @@ async fn show(State(redfish): Shared, Path(node): Path<String>) -> Response {
         "Id": node,
         "Name": node,
         "PowerState": power,
+        "EthernetInterfaces": { "@odata.id": interfaces_path(&node) },
         "Boot": {
             "BootSourceOverrideEnabled": enabled,
             "BootSourceOverrideTarget": target,
@@ -185,6 +194,35 @@ async fn show(State(redfish): Shared, Path(node): Path<String>) -> Response {
     });
     let tag = format!("\"{power}-{enabled}-{target}\"");
     ([(ETAG, tag)], Json(document)).into_response()
+}
+
+fn interfaces_path(node: &str) -> String {
+    format!("{}/EthernetInterfaces", path(node))
+}
+
+async fn interfaces(State(redfish): Shared, Path(node): Path<String>) -> Response {
+    match redfish.chassis.macs_of(&node) {
+        Ok(macs) => {
+            let members: Vec<Value> = (1..=macs.len()).map(|number| json!({ "@odata.id": format!("{}/{number}", interfaces_path(&node)) })).collect();
+            Json(json!({ "@odata.id": interfaces_path(&node), "Members@odata.count": members.len(), "Members": members })).into_response()
+        }
+        Err(error) => trouble(error),
+    }
+}
+
+/// In capitals, as many write them.
+async fn interface(State(redfish): Shared, Path((node, number)): Path<(String, usize)>) -> Response {
+    let macs = match redfish.chassis.macs_of(&node) {
+        Ok(macs) => macs,
+        Err(error) => return trouble(error),
+    };
+    match number.checked_sub(1).and_then(|place| macs.get(place)) {
+        Some(mac) => {
+            let mac = mac.to_ascii_uppercase();
+            Json(json!({ "@odata.id": format!("{}/{number}", interfaces_path(&node)), "Id": number.to_string(), "MACAddress": mac, "PermanentMACAddress": mac })).into_response()
+        }
+        None => trouble(Trouble::NotFound),
+    }
 }
 
 async fn change(State(redfish): Shared, Path(node): Path<String>, Json(wanted): Json<Value>) -> Response {

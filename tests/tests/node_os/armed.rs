@@ -2,6 +2,7 @@
 //! long, and a node that is opened meanwhile must survive its next restart.
 
 use turnaround_workflows::engine::seal;
+use turnaround_workflows::rehearsal::WorldEvent;
 use turnaround_workflows::store::{Advance, Claim, Commit, Committed, Next};
 
 use super::*;
@@ -175,4 +176,72 @@ async fn whoever_discards_a_workflow_that_is_set_apart_leaves_no_boot_ticket_of_
     let ended = async |sim: &Sim| sim.document(&id).await.status.is_ended();
     scenario.sim.run_until(ended).await;
     assert_eq!((scenario.status("gpu-01").await, scenario.staged("gpu-01")), (Status::Failed, None));
+}
+
+/// Its machine is another one, which runs what its tenants have there.
+#[tokio::test]
+async fn the_bmc_of_another_node_is_asked_for_nothing_and_an_operator_is() {
+    let mut plan = SitePlan::uniform(3, 1).happens(24 * HOUR, Happens::BmcCorrected { node: "gpu-01".to_owned() });
+    plan.node("gpu-01").unwrap().faults.bmc_of = Some("gpu-02".to_owned());
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert_eq!(question.text, "the BMC that the configuration has for gpu-01 is the one of gpu-02: what now?");
+    assert!(question.seen.iter().any(|line| line.contains("would take down gpu-02")), "{question:?}");
+    let is_touched = |event: &WorldEvent| matches!(event.what, Happened::ResetRequested { .. } | Happened::BootOverride { .. });
+    assert_eq!(scenario.sim.world.events().iter().filter(|event| is_touched(event)).count(), 0);
+    assert_eq!(scenario.staged("gpu-01"), None);
+    // Asked again while it is as it was.
+    scenario.answer("gpu-01", "retry").await;
+    assert_eq!(scenario.status("gpu-01").await, Status::NeedsOperator);
+    scenario.sim.clock.advance_to(MORNING + 24 * HOUR);
+    scenario.answer("gpu-01", "retry").await;
+    scenario.succeeded("gpu-01").await;
+    assert_eq!((scenario.resets("gpu-01"), scenario.resets("gpu-02")), (1, 0));
+    scenario.is_clean();
+}
+
+const UNKNOWN: &str = "0c9b0f6e-0000-4000-8000-00000000000d";
+
+/// What Nova calls gpu-01 may be another machine than that which answers us, or somebody has started it by hand.
+#[tokio::test]
+async fn a_node_on_which_runs_what_nova_does_not_know_is_not_wiped() {
+    for ironic in [false, true] {
+        let mut plan = SitePlan::uniform(3, 1).happens(24 * HOUR, Happens::UnknownGuestStopped { node: "gpu-01".to_owned() });
+        if ironic {
+            plan = plan.with_ironic(&["gpu-01"]);
+        }
+        plan.node("gpu-01").unwrap().faults.unknown_guest = Some(UNKNOWN.to_owned());
+        let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+        scenario.rest().await;
+        let question = scenario.question("gpu-01").await;
+        let text = if ironic { "gpu-01 can't be rebuilt as it is: what now?" } else { "gpu-01 is empty by Nova's word, and not by its own: what now?" };
+        assert_eq!(question.text, text);
+        assert!(question.seen[0].starts_with(&format!("by its own processes, virtual machine {UNKNOWN} runs on it")), "{question:?}");
+        assert_eq!((scenario.staged("gpu-01"), scenario.resets("gpu-01")), (None, 0));
+        scenario.answer("gpu-01", "retry").await;
+        assert_eq!(scenario.status("gpu-01").await, Status::NeedsOperator);
+        scenario.sim.clock.advance_to(MORNING + 24 * HOUR);
+        scenario.answer("gpu-01", "retry").await;
+        scenario.succeeded("gpu-01").await;
+        scenario.is_clean();
+    }
+}
+
+/// The last word is asked right before the reset, too: it may not have answered before.
+#[tokio::test]
+async fn nor_one_that_says_so_only_right_before_its_reset() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().faults.unknown_guest = Some(UNKNOWN.to_owned());
+    // So long that its stock is not taken, and nobody waits for its word before anything is staged; over by the time that its BMC answers.
+    plan.faults.outages = vec![
+        Outage { api: Api::Ssh, node: None, from: Duration::ZERO, lasts: 3 * MINUTE + 30 * SECOND },
+        Outage { api: Api::Bmc, node: None, from: Duration::ZERO, lasts: 3 * MINUTE + 35 * SECOND },
+    ];
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert_eq!(question.text, "gpu-01 is not closed and empty right before its reset: what now?");
+    assert!(question.seen[0].contains(UNKNOWN), "{question:?}");
+    assert_eq!((scenario.staged("gpu-01"), scenario.resets("gpu-01")), (None, 0));
 }

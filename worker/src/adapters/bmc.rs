@@ -1,32 +1,19 @@
 //! Every node's BMC, each by the protocol that its configuration names.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
 use turnaround_config::NodeName;
-use turnaround_workflows::ports::{Bmc, BootDevice, BootOverride, PortError, PortErrorKind, Power};
+use turnaround_workflows::ports::{Bmc, BootDevice, BootOverride, Machine, PortError, PortErrorKind, Power};
 
 use super::ipmitool::Ipmitool;
 use super::redfish::Redfish;
 
-/// A reset is asked for only so long after it was decided: what was seen of the node is old by then, and the workflow may be another worker's.
-// A BMC is read first, for its power state, and some take 20 s for that. Two reads of a healthy one take one or two.
-pub(crate) const RESET_ASKED_WITHIN: Duration = Duration::from_secs(10);
-
-/// Says no where `decided` is too long ago to ask for a reset.
-pub(crate) fn in_time(decided: Instant, operation: &str) -> Result<(), PortError> {
-    if decided.elapsed() <= RESET_ASKED_WITHIN {
-        return Ok(());
-    }
-    let took = format!("it took {} s to tell its power state, and nothing was asked of it: what was seen of the node is old by now", decided.elapsed().as_secs());
-    Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(took))
-}
-
 /// The BMCs of all nodes.
 pub(crate) struct Controllers {
     controllers: BTreeMap<NodeName, Controller>,
+    /// Of every node, whoever renews it: lower case.
+    macs: BTreeMap<NodeName, String>,
 }
 
 /// One node's BMC.
@@ -36,8 +23,8 @@ pub(crate) enum Controller {
 }
 
 impl Controllers {
-    pub(crate) fn new(controllers: BTreeMap<NodeName, Controller>) -> Controllers {
-        Controllers { controllers }
+    pub(crate) fn new(controllers: BTreeMap<NodeName, Controller>, macs: BTreeMap<NodeName, String>) -> Controllers {
+        Controllers { controllers, macs }
     }
 
     fn of(&self, node: &NodeName, operation: &str) -> Result<&Controller, PortError> {
@@ -56,6 +43,21 @@ impl Bmc for Controllers {
             Controller::Redfish(bmc) => bmc.power(&operation).await,
             Controller::Ipmi(bmc) => bmc.power(&operation).await,
         }
+    }
+
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        let operation = format!("ask the BMC of {node} for its machine's MAC addresses");
+        let own = self.macs.get(node).map_or("", String::as_str);
+        let macs = match self.of(node, &operation)? {
+            Controller::Redfish(bmc) => bmc.macs(&operation, own).await?,
+            // IPMI knows nothing of the host's interfaces.
+            Controller::Ipmi(_) => Vec::new(),
+        };
+        if macs.iter().any(|mac| mac == own) {
+            return Ok(Machine::Own);
+        }
+        let other = self.macs.iter().find(|(_, mac)| macs.contains(mac));
+        Ok(other.map_or(Machine::Unknown { macs }, |(other, _)| Machine::Of(other.clone())))
     }
 
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
@@ -99,17 +101,4 @@ impl Bmc for Controllers {
 
 fn not_taken(operation: String, reason: &str) -> PortError {
     PortError::new(operation, PortErrorKind::Refused { reason: reason.to_owned() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reset_is_not_asked_for_long_after_it_was_decided() {
-        let ago = |time: Duration| Instant::now().checked_sub(time).unwrap();
-        in_time(ago(RESET_ASKED_WITHIN / 2), "reset").unwrap();
-        let late = in_time(ago(RESET_ASKED_WITHIN + Duration::from_secs(1)), "reset").unwrap_err();
-        assert_eq!(late.kind, PortErrorKind::Unavailable);
-    }
 }

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use turnaround_config::SecretText;
 use turnaround_workflows::ports::{BootDevice, BootOverride, PortError, PortErrorKind, Power};
 
-use super::bmc::in_time;
 use super::http::{Effect, foreign_text};
+use super::late::in_time;
 use super::program::{Finished, Program};
 
 /// IPMI 2.0 has no longer passwords, and `ipmitool` refuses to start with one.
@@ -69,7 +69,7 @@ impl Ipmitool {
             Power::Off => "on",
             Power::On | Power::Changing => "cycle",
         };
-        in_time(decided, operation)?;
+        in_time(decided, operation, "tell its power state")?;
         self.command(operation, Effect::Some, &["chassis", "power", action]).await.map(drop)
     }
 

@@ -21,12 +21,45 @@ use super::tls::Trust;
 // Longer than any single request may take, so that none is under way with a token that ends; tokens live hours.
 const RENEW_BEFORE_EXPIRY: Duration = Duration::from_secs(120);
 
+/// Where Keystone has refused our credentials, it is not asked with them again for so long, twice as long each time: many sites lock an account after a handful
+/// of failures (`lockout_failure_attempts`), and each call of each step would be one.
+const REFUSED_PAUSE_FIRST: Duration = Duration::from_secs(60);
+/// Where an account was locked, it opens again after `lockout_duration`, which is half an hour unless a site says otherwise.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(30 * 60);
+
 /// One cloud, and the token that is used for it at present.
 pub(crate) struct Session {
     http: Http,
     cloud: Cloud,
     clock: Arc<dyn Clock>,
-    token: Mutex<Option<Arc<Token>>>,
+    kept: Mutex<Kept>,
+}
+
+/// What Keystone has said.
+#[derive(Debug, Default)]
+struct Kept {
+    token: Option<Arc<Token>>,
+    refusal: Option<Refusal>,
+}
+
+/// Keystone has refused our credentials.
+#[derive(Debug)]
+struct Refusal {
+    at: Timestamp,
+    /// So many times in a row.
+    times: u32,
+    reason: String,
+}
+
+impl Refusal {
+    /// Why it is not asked again at `now`. None: it is.
+    fn stands(&self, now: Timestamp) -> Option<PortErrorKind> {
+        let pause = (REFUSED_PAUSE_FIRST * 2_u32.saturating_pow(self.times.saturating_sub(1))).min(REFUSED_PAUSE_MAX);
+        let passed = now.since(self.at);
+        let ask_at = self.at + pause;
+        let reason = || format!("{} (said {} s ago; not asked again before {ask_at}: each try may be counted, and lock the account)", self.reason, passed.as_secs());
+        (passed < pause).then(|| PortErrorKind::Denied { reason: reason() })
+    }
 }
 
 /// A scoped token with its catalogue.
@@ -83,7 +116,7 @@ impl Session {
             (Some(file), true) => Trust::only_file(file)?,
             (None, true) => Trust::System,
         };
-        Ok(Session { http: Http::new(request_timeout, &trust)?, cloud, clock, token: Mutex::new(None) })
+        Ok(Session { http: Http::new(request_timeout, &trust)?, cloud, clock, kept: Mutex::default() })
     }
 
     /// The client with which this cloud is reached: its services are under the same certificates.
@@ -97,21 +130,45 @@ impl Session {
     /// # Errors
     /// `Denied` for wrong credentials, `Unavailable` where Keystone does not answer, `Garbled` where it isn't one.
     pub(crate) async fn token(&self) -> Result<Arc<Token>, PortError> {
-        let mut kept = self.token.lock().await;
-        match kept.as_ref() {
+        let mut kept = self.kept.lock().await;
+        match &kept.token {
             Some(token) if token.expires > self.clock.now() + RENEW_BEFORE_EXPIRY => Ok(Arc::clone(token)),
-            _ => Ok(Arc::clone(kept.insert(Arc::new(self.authenticate().await?)))),
+            _ => self.ask(&mut kept).await,
         }
     }
 
     /// A token other than `refused`, which a service did not accept (revoked, or the clocks differ).
     pub(crate) async fn renew(&self, refused: &Token) -> Result<Arc<Token>, PortError> {
-        let mut kept = self.token.lock().await;
-        match kept.as_ref() {
+        let mut kept = self.kept.lock().await;
+        match &kept.token {
             // Somebody else was refused too, and renewed it already.
             Some(token) if token.value != refused.value => Ok(Arc::clone(token)),
-            _ => Ok(Arc::clone(kept.insert(Arc::new(self.authenticate().await?)))),
+            _ => self.ask(&mut kept).await,
         }
+    }
+
+    async fn ask(&self, kept: &mut Kept) -> Result<Arc<Token>, PortError> {
+        if let Some(denied) = kept.refusal.as_ref().and_then(|refusal| refusal.stands(self.clock.now())) {
+            return Err(PortError::new(self.authenticates(), denied));
+        }
+        match self.authenticate().await {
+            Ok(token) => {
+                let token = Arc::new(token);
+                *kept = Kept { token: Some(Arc::clone(&token)), refusal: None };
+                Ok(token)
+            }
+            Err(error) => {
+                if let PortErrorKind::Denied { reason } = &error.kind {
+                    let times = kept.refusal.as_ref().map_or(0, |refusal| refusal.times).saturating_add(1);
+                    kept.refusal = Some(Refusal { at: self.clock.now(), times, reason: reason.clone() });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn authenticates(&self) -> String {
+        format!("authenticate with Keystone for cloud `{}`", self.cloud.name)
     }
 
     /// Where Nova is: the configured endpoint, or the catalogue's for our interface and region.
@@ -184,7 +241,7 @@ impl Session {
     }
 
     async fn authenticate(&self) -> Result<Token, PortError> {
-        let operation = || format!("authenticate with Keystone for cloud `{}`", self.cloud.name);
+        let operation = || self.authenticates();
         let mut url = self.cloud.auth_url.clone();
         url.set_path(&format!("{}/auth/tokens", url.path()));
         let request = Request::new(Method::POST, url).json(Some(&self.cloud.identity.request()));
@@ -291,6 +348,20 @@ impl Named {
             Named::Id(id) => json!({ "id": id }),
             Named::Name { name, domain: Domain::Id(id) } => json!({ "name": name, "domain": { "id": id } }),
             Named::Name { name, domain: Domain::Name(domain) } => json!({ "name": name, "domain": { "name": domain } }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_that_were_refused_are_tried_again_later_and_later() {
+        let at = Timestamp::from_millis(1_000_000);
+        let stands = |times: u32, after: u64| Refusal { at, times, reason: "no".to_owned() }.stands(at + Duration::from_secs(after)).is_some();
+        for (times, pause) in [(1, 60), (2, 120), (3, 240), (6, 1_800), (u32::MAX, 1_800)] {
+            assert!(stands(times, pause - 1) && !stands(times, pause), "{times}");
         }
     }
 }

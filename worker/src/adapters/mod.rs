@@ -49,6 +49,7 @@ mod ipmitool;
 mod ironic;
 mod keystone;
 mod kubernetes;
+mod late;
 mod netboot;
 mod node_stock;
 mod nova;
@@ -99,7 +100,7 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
         (Some(session), Some(netboot), Some(rebuilder), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let (compute, canaries) = (Arc::clone(&nova), Arc::clone(&nova));
-            let bmc = Arc::new(Controllers::new(controllers));
+            let bmc = Arc::new(Controllers::new(controllers, per_node(config, |node| node.mac().to_owned())));
             let silences = Arc::new(Alertmanager::new(alerting));
             let cluster = Arc::new(Kubernetes::new(cluster));
             Ok(Ports { compute, instances: nova, bmc, netboot, rebuilder, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster, canaries })

@@ -9,18 +9,22 @@ use http::header::{ETAG, IF_MATCH};
 use http::{HeaderValue, Method};
 use reqwest::Url;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use turnaround_config::SecretText;
 use turnaround_workflows::ports::{BootDevice, BootOverride, PortError, PortErrorKind, Power};
 
-use super::bmc::in_time;
 use super::http::{Answer, Basic, BoxError, Effect, Http, Request, foreign_text};
+use super::late::in_time;
 use super::tls::Trust;
 
 /// Time limit of one request to a BMC.
 // BMCs are slow: 20 s for one document are seen while a machine goes through its self-test.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Network interfaces of one machine that are read.
+// Eight ports and as many functions of each; a BMC takes a second or two for one.
+const INTERFACES_MAX: usize = 64;
 
 /// One node's BMC.
 #[derive(Debug)]
@@ -40,6 +44,29 @@ struct System {
     boot: Option<Boot>,
     #[serde(rename = "Actions")]
     actions: Option<Actions>,
+    #[serde(rename = "EthernetInterfaces")]
+    interfaces: Option<Link>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(rename = "@odata.id")]
+    path: String,
+}
+
+#[derive(Deserialize)]
+struct Collection {
+    #[serde(rename = "Members", default)]
+    members: Vec<Link>,
+}
+
+/// DSP0268, EthernetInterface: as it is used, and as it was made.
+#[derive(Deserialize)]
+struct Interface {
+    #[serde(rename = "MACAddress")]
+    mac: Option<String>,
+    #[serde(rename = "PermanentMACAddress")]
+    permanent: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +106,37 @@ impl Redfish {
         system.power(operation)
     }
 
+    /// The MAC addresses of the machine's network interfaces, lower case, until one of them is `wanted`. What this BMC does not have, or does not tell,
+    /// it leaves out: many know only of those on the mainboard.
+    pub(crate) async fn macs(&self, operation: &str, wanted: &str) -> Result<Vec<String>, PortError> {
+        let (system, _) = self.system(operation).await?;
+        let Some(Link { path }) = system.interfaces else { return Ok(Vec::new()) };
+        let Some(Collection { members }) = self.told(operation, &path, "a Redfish EthernetInterfaceCollection").await? else { return Ok(Vec::new()) };
+        let mut macs = Vec::new();
+        for Link { path } in members.into_iter().take(INTERFACES_MAX) {
+            let Some(Interface { mac, permanent }) = self.told(operation, &path, "a Redfish EthernetInterface").await? else { continue };
+            macs.extend([mac, permanent].into_iter().flatten().map(|mac| foreign_text(&mac).to_ascii_lowercase().replace('-', ":")));
+            if macs.iter().any(|mac| mac == wanted) {
+                break;
+            }
+        }
+        macs.sort_unstable();
+        macs.dedup();
+        Ok(macs)
+    }
+
+    /// What is at that path. None where the BMC has no such thing: not every one does what the standard says.
+    async fn told<T: DeserializeOwned>(&self, operation: &str, path: &str, what: &str) -> Result<Option<T>, PortError> {
+        on_this_bmc(operation, path, what)?;
+        let answer = self.send(operation, &self.request(Method::GET, path, None)).await?;
+        // (Neither our password nor its being busy is a reason to go on.)
+        if matches!(answer.status.as_u16(), 400 | 404..=428 | 430..=499 | 500 | 501) {
+            return Ok(None);
+        }
+        self.succeeded(operation, Effect::None, &answer)?;
+        answer.json(what).map(Some).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))
+    }
+
     pub(crate) async fn boot_override(&self, operation: &str) -> Result<BootOverride, PortError> {
         let (system, _) = self.system(operation).await?;
         Ok(system.boot_override())
@@ -116,11 +174,8 @@ impl Redfish {
         let (target, allowable) = reset.map_or((None, Vec::new()), |reset| (reset.target, reset.allowable));
         let how = reset_type(power, &allowable).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
         let target = target.unwrap_or_else(|| format!("{}/Actions/ComputerSystem.Reset", self.system));
-        if !target.starts_with('/') || target.starts_with("//") {
-            let reason = format!("its reset action is at `{}`, which is no path on this BMC", foreign_text(&target));
-            return Err(PortError::new(operation, PortErrorKind::Garbled { reason }));
-        }
-        in_time(decided, operation)?;
+        on_this_bmc(operation, &target, "its reset action")?;
+        in_time(decided, operation, "tell its power state")?;
         let answer = self.send(operation, &self.request(Method::POST, &target, Some(&json!({ "ResetType": how })))).await?;
         self.succeeded(operation, Effect::Some, &answer)
     }
@@ -187,6 +242,15 @@ impl System {
         // A BMC that doesn't tell the mode does not promise EFI either.
         BootOverride { device, efi: boot.mode.as_deref() == Some("UEFI") }
     }
+}
+
+/// An address that it gives us is followed only if it is a path.
+fn on_this_bmc(operation: &str, path: &str, what: &str) -> Result<(), PortError> {
+    if path.starts_with('/') && !path.starts_with("//") {
+        return Ok(());
+    }
+    let reason = format!("{what} is at `{}`, which is no path on this BMC", foreign_text(path));
+    Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
 }
 
 /// How to have a machine start anew, by what its BMC offers. One that offers nothing in particular gets the usual.

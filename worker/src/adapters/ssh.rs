@@ -50,6 +50,8 @@ const COMMAND: &str = concat!(
     "echo \"kernel $(uname -r)\"; ",
     "sed \"s/^/os-release /\" /etc/os-release; ",
     "if [ -e /etc/turnaround/installed ]; then sed \"s/^/installed /\" /etc/turnaround/installed || echo \"installed unreadable\"; fi; ",
+    // Of each process of QEMU's the word after `-uuid`, which Nova gives it. One program for all of them, whatever else runs there.
+    "grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline 2>/dev/null | tr \"\\0\" \"\\n\" | sed -n \"s/^[0-9a-f-]\\{36\\}\\$/guest &/p\"; ",
     "echo \"turnaround-facts end\"'"
 );
 
@@ -341,7 +343,7 @@ fn parse(stdout: &str) -> Result<Facts, String> {
     let complete = lines.by_ref().take_while(|line| *line != END).try_for_each(|line| {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         match key {
-            "boot_id" | "hostname" | "kernel" | "os-release" | "installed" => found.entry(key).or_default().push(value),
+            "boot_id" | "hostname" | "kernel" | "os-release" | "installed" | "guest" => found.entry(key).or_default().push(value),
             _ => return Err(format!("the node's report has a line that was not asked for: `{}`", foreign_text(line))),
         }
         Ok(())
@@ -363,6 +365,7 @@ fn parse(stdout: &str) -> Result<Facts, String> {
         hostname: one("hostname")?,
         kernel: one("kernel")?,
         os_version_id: version.ok_or("its /etc/os-release has no VERSION_ID")?.to_owned(),
+        guests: found.get("guest").into_iter().flatten().map(|guest| (*guest).to_owned()).collect(),
         installed: installed.map_err(|_| "/etc/turnaround/installed is not `{\"token\": .., \"sha256\": ..}`")?,
     })
 }

@@ -10,7 +10,7 @@ use turnaround_config::{Matcher, NodeName};
 use super::{for_whom, tell};
 use crate::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration, Move,
-    MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, Machine, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
@@ -128,6 +128,9 @@ impl Canaries for Told {
 impl Bmc for Told {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
         self.0.bmc.power(node).await
+    }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.0.bmc.machine(node).await
     }
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
         self.0.bmc.boot_override(node).await

@@ -33,11 +33,25 @@ pub struct BootOverride {
     pub efi: bool,
 }
 
+/// Whose machine it is that a BMC has its hand on, by the MAC addresses that it tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Machine {
+    /// The node's own: the interface that it netboots by is among them.
+    Own,
+    /// The interface of this node is, and not that of the one it should be.
+    Of(NodeName),
+    /// It tells these, lower case, and they are nobody's: a card that it does not know of, or a machine that is none of ours. None of them by IPMI.
+    Unknown { macs: Vec<String> },
+}
+
 /// BMC commands are carried out at least once: a lost answer makes the client repeat them, and a reset that
 /// ran twice has been seen to boot the old disk. Whoever calls looks at the result, not at the answer.
 #[async_trait]
 pub trait Bmc: Send + Sync {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError>;
+
+    /// Is it the node's own? An address that was mistyped, or given to another machine, leads to a reset of what was never emptied.
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError>;
 
     /// What the next boot will do.
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError>;

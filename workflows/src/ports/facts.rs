@@ -29,6 +29,9 @@ pub struct Facts {
     pub kernel: String,
     /// None on a node that was never installed by us.
     pub installed: Option<Installed>,
+    /// UUIDs of the virtual machines that run there, by its own processes, as far as we may see them.
+    #[serde(default)]
+    pub guests: BTreeSet<String>,
 }
 
 /// What is on a disk of a node.

@@ -18,7 +18,7 @@ mod rebuilder;
 mod setup_script;
 mod silences;
 
-pub use bmc::{Bmc, BootDevice, BootOverride, Power};
+pub use bmc::{Bmc, BootDevice, BootOverride, Machine, Power};
 pub use canary::{CANARY_NAME, Canaries, CanaryInstance, NewCanary};
 pub use cluster::{ClusterNode, ClusterNodes, Cordon, Eviction, Pod};
 pub use compute::{ComputeService, ComputeServices, Host, Hypervisor, Room};

@@ -197,6 +197,8 @@ pub enum Happened {
         token: Option<String>,
         instances: Vec<String>,
         touching: Vec<UnderWay>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unknown_guest: Option<String>,
         enabled: bool,
         obeyed: bool,
     },
@@ -206,6 +208,8 @@ pub enum Happened {
         token: String,
         instances: Vec<String>,
         touching: Vec<UnderWay>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unknown_guest: Option<String>,
         enabled: bool,
         refused: Option<String>,
     },

@@ -244,8 +244,14 @@ impl Machine {
             os_version_id: self.disk.os_version_id.clone(),
             kernel: self.disk.kernel.clone(),
             installed: self.disk.installed.clone(),
+            guests: self.unknown_guest().into_iter().collect(),
         };
         (self.phase == Phase::Running).then(facts)
+    }
+
+    /// A virtual machine that runs there, and is none of Nova's.
+    pub(super) fn unknown_guest(&self) -> Option<String> {
+        self.faults.unknown_guest.clone().filter(|_| self.epoch == 0 && self.phase == Phase::Running)
     }
 }
 
@@ -290,6 +296,7 @@ impl Site {
             token,
             instances: self.instances_on(&machine.host),
             touching: self.touching(&machine.host),
+            unknown_guest: machine.unknown_guest(),
             enabled: machine.enabled,
             obeyed,
         });

@@ -251,6 +251,12 @@ impl NodePlan {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeFaults {
+    /// A virtual machine of this UUID runs there, and Nova has never heard of it; until [`Happens::UnknownGuestStopped`], or the system stops.
+    pub unknown_guest: Option<String>,
+    /// The BMC that the configuration has for it is that node's, until [`Happens::BmcCorrected`].
+    pub bmc_of: Option<String>,
+    /// What its BMC tells of its network interfaces, where that is not the one that netboots.
+    pub bmc_tells: Option<Vec<String>>,
     /// The BMC takes the boot override, reads it back rightly, and has forgotten it when the node boots.
     pub loses_boot_override: u32,
     /// The BMC says yes to the boot override and does not take it.
@@ -584,6 +590,13 @@ pub enum Happens {
     },
     /// The node's system stops for good; its power stays on.
     NodeCrashes {
+        node: String,
+    },
+    UnknownGuestStopped {
+        node: String,
+    },
+    /// The configuration has the node's own BMC from now on.
+    BmcCorrected {
         node: String,
     },
 }

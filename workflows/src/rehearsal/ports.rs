@@ -13,7 +13,7 @@ use super::trouble::Trouble;
 use super::world::{ServiceView, World};
 use crate::ports::{
     Bmc, BootDevice, BootOverride, BootTicket, CommandEnd, ComputeService, ComputeServices, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, PortError, PortErrorKind, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
+    MigrationKind, Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, PortError, PortErrorKind, Machine, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript,
     Installed, PROTECTED_BY_US, RebuildOrder, RebuildRecord, RebuildState, Rebuilder, lacks_group_policy,
 };
 
@@ -203,6 +203,14 @@ impl Instances for World {
 impl Bmc for World {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
         self.power_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("read the power state of {node}")))
+    }
+
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        let operation = || format!("ask the BMC of {node} whose it is");
+        let macs = self.macs_of(node.as_str()).map_err(|e| e.while_trying_to(operation()))?;
+        let Some(whose) = self.node_of_mac(&macs) else { return Ok(Machine::Unknown { macs }) };
+        let whose: NodeName = whose.parse().map_err(|error| PortError::new(operation(), PortErrorKind::Garbled { reason: format!("{error}") }))?;
+        Ok(if whose == *node { Machine::Own } else { Machine::Of(whose) })
     }
 
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {

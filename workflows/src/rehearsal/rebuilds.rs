@@ -147,6 +147,7 @@ impl Site {
             token: mark.token.0.clone(),
             instances: self.instances_on(&host),
             touching: self.touching(&host),
+            unknown_guest: self.nodes[index].unknown_guest(),
             enabled,
             refused: refusal.as_ref().map(|trouble| format!("{trouble:?}")),
         });

@@ -290,6 +290,13 @@ impl Site {
         self.nodes.iter().position(|node| node.name == name)
     }
 
+    /// The machine that the node's BMC, as the configuration has it, has its hand on.
+    pub(super) fn behind_bmc_of(&self, name: &str) -> Result<usize, Trouble> {
+        let node = self.node_named(name).ok_or(Trouble::NotFound)?;
+        let other = self.nodes[node].faults.bmc_of.as_deref();
+        other.map_or(Some(node), |other| self.node_named(other)).ok_or(Trouble::NotFound)
+    }
+
     pub(super) fn node_of_host(&self, host: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.host == host)
     }
@@ -588,6 +595,16 @@ impl Site {
             Happens::NodeCrashes { node } => {
                 if let Some(node) = self.node_named(&node) {
                     self.crash(node);
+                }
+            }
+            Happens::UnknownGuestStopped { node } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.nodes[node].faults.unknown_guest = None;
+                }
+            }
+            Happens::BmcCorrected { node } => {
+                if let Some(node) = self.node_named(&node) {
+                    self.nodes[node].faults.bmc_of = None;
                 }
             }
         }

@@ -108,6 +108,18 @@ impl SitePlan {
         if one_in(&mut random, 3) {
             is_slow(&mut random, &mut plan.latencies);
         }
+        if one_in(&mut random, 10) {
+            plan = swapped_bmcs(&mut random, plan);
+        }
+        // (Where a node can't be asked, nobody sees it.)
+        let is_heard = plan.faults.unavailable_percent == 0 && plan.faults.outages.iter().all(|outage| outage.api != Api::Ssh);
+        if is_heard && one_in(&mut random, 10) {
+            let node = pick(&mut random, &plan.nodes).name;
+            if let Some(node) = plan.node(&node) {
+                node.faults.unknown_guest = Some("0c9b0f6e-0000-4000-8000-00000000000d".to_owned());
+            }
+            plan = plan.happens(Duration::from_secs(random.random_range(0..MEANWHILE_SECS)), Happens::UnknownGuestStopped { node });
+        }
         if one_in(&mut random, 4) {
             for _ in 0..random.random_range(1..4) {
                 let by = Duration::from_millis(random.random_range(LATE_MS));
@@ -116,6 +128,18 @@ impl SitePlan {
         }
         plan
     }
+}
+
+/// The configuration has mistaken one node's BMC for another one's, until somebody notices.
+fn swapped_bmcs(random: &mut StdRng, mut plan: SitePlan) -> SitePlan {
+    let (one, other) = (pick(random, &plan.nodes).name, pick(random, &plan.nodes).name);
+    for (node, of) in [(&one, &other), (&other, &one)] {
+        if let Some(node) = plan.node(node).filter(|_| one != other) {
+            node.faults.bmc_of = Some(of.clone());
+        }
+    }
+    let at = Duration::from_secs(random.random_range(0..MEANWHILE_SECS));
+    plan.happens(at, Happens::BmcCorrected { node: one }).happens(at, Happens::BmcCorrected { node: other })
 }
 
 fn is_slow(random: &mut StdRng, latencies: &mut Latencies) {

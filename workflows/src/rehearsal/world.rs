@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus};
+use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, VmState};
 use super::log::{By, WorldEvent};
 use super::machine::InstallerSaid;
 use super::plan::{Api, Call, ImagePlan, SitePlan};
@@ -279,13 +279,13 @@ impl World {
         site.answer(Call::Reopen, ())
     }
 
-    /// The request's id, once Nova has accepted it.
     /// Nova's name for a node of ours; another host has only that one.
     pub fn host_named(&self, name: &str) -> String {
         let site = self.site();
         site.node_named(name).map_or_else(|| name.to_owned(), |node| site.nodes[node].host.clone())
     }
 
+    /// The request's id, once Nova has accepted it.
     pub fn request_move(&self, id: &InstanceId, how: Move, to: Option<&str>) -> Result<String, Trouble> {
         self.asked(Api::Nova, None)?.request_move(id, how, to)
     }
@@ -301,24 +301,37 @@ impl World {
 
     pub fn power_of(&self, node: &str) -> Result<Power, Trouble> {
         let site = self.asked(Api::Bmc, Some(node))?;
-        Ok(site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?].power())
+        Ok(site.nodes[site.behind_bmc_of(node)?].power())
+    }
+
+    /// The MAC addresses that its BMC tells.
+    pub fn macs_of(&self, node: &str) -> Result<Vec<String>, Trouble> {
+        let site = self.asked(Api::Bmc, Some(node))?;
+        let machine = &site.nodes[site.behind_bmc_of(node)?];
+        Ok(machine.faults.bmc_tells.clone().unwrap_or_else(|| vec![machine.mac.clone()]))
+    }
+
+    /// The node whose interface has one of these MAC addresses.
+    pub fn node_of_mac(&self, macs: &[String]) -> Option<String> {
+        let site = self.site();
+        site.nodes.iter().find(|node| macs.contains(&node.mac)).map(|node| node.name.clone())
     }
 
     pub fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble> {
         let site = self.asked(Api::Bmc, Some(node))?;
-        Ok(site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?].next_boot())
+        Ok(site.nodes[site.behind_bmc_of(node)?].next_boot())
     }
 
     /// The BMC's yes; whether it was taken, [`World::next_boot_of`] says.
     pub fn set_next_boot(&self, node: &str, device: BootDevice) -> Result<(), Trouble> {
         let mut site = self.site();
-        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        let node = site.behind_bmc_of(node)?;
         site.set_next_boot(node, device)
     }
 
     pub fn request_reset(&self, node: &str) -> Result<(), Trouble> {
         let mut site = self.site();
-        let node = site.node_named(node).ok_or(Trouble::NotFound)?;
+        let node = site.behind_bmc_of(node)?;
         site.request_reset(node)
     }
 
@@ -345,7 +358,9 @@ impl World {
     pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
-        let facts = site.nodes[node].facts().ok_or(Trouble::Unavailable)?;
+        let mut facts = site.nodes[node].facts().ok_or(Trouble::Unavailable)?;
+        let runs = |guest: &&Guest| !guest.deleted && guest.host.as_deref() == Some(&*site.nodes[node].host) && matches!(guest.vm_state, VmState::Active | VmState::Paused);
+        facts.guests.extend(site.guests.iter().filter(runs).map(|guest| guest.id.0.clone()));
         if site.nodes[node].is_stranger() {
             return Err(Trouble::refused(400, "its host key is not known, and it does not show the mark of the installation that was ordered"));
         }

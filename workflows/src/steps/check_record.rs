@@ -28,15 +28,14 @@ impl Step for CheckRecord {
     type Output = Fit;
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Fit>, StepError> {
-        let against = against(cx).await?;
-        // A dry run only says how it is now.
-        if against.is_empty() && cx.begun().is_none() {
-            return Ok(Observed::ToDo { would: format!("look whether {} may be rebuilt; now: it may", order(cx)?.node) });
+        let (node, against) = (order(cx)?.node, against(cx).await?);
+        match (against.is_empty(), cx.begun()) {
+            // A dry run only says how it is now.
+            (true, None) => Ok(Observed::ToDo { would: format!("look whether {node} may be rebuilt; now: it may") }),
+            (true, Some(_)) => Ok(Observed::AlreadyDone(Fit {})),
+            (false, None) => Err(StepError::fatal(format!("{node} can't be rebuilt as it is: {}", against.join("; ")))),
+            (false, Some(_)) => Ok(Observed::ToDo { would: format!("ask about what keeps {node} from being rebuilt") }),
         }
-        if against.is_empty() {
-            return Ok(Observed::AlreadyDone(Fit {}));
-        }
-        Ok(Observed::ToDo { would: format!("ask about what keeps {} from being rebuilt; now: {}", order(cx)?.node, against.join("; ")) })
     }
 
     async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<Fit>, StepError> {

@@ -1,5 +1,6 @@
 //! Confirms by more than one witness that nothing lives on a node any more.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +25,13 @@ pub(super) fn unsettled_again(cx: &StepCx<'_>) -> Result<Option<String>, StepErr
 
 /// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
 pub struct ConfirmEmpty;
+
+/// By the node's own word: what runs there, and nobody has named yet. Nova does not know everything, and the node that it speaks of may be another one than that which answers us.
+pub(super) fn guests_beside(guests: &BTreeSet<String>, named: &[String]) -> Vec<String> {
+    let is_named = |guest: &String| named.iter().any(|objection| objection.contains(guest.as_str()));
+    let beside = guests.iter().filter(|guest| !is_named(guest));
+    beside.map(|guest| format!("by its own processes, virtual machine {guest} runs on it, and Nova has none such there: see that it is the node that Nova calls so")).collect()
+}
 
 /// What speaks against the node being closed and empty, one line each; an instance has one, however many witnesses have it.
 pub(super) async fn objections(cx: &StepCx<'_>, node: &NodeName) -> Result<Vec<String>, StepError> {

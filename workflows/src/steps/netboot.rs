@@ -4,16 +4,17 @@
 //! repeat it, and the one-shot boot device is gone after the first of two resets. So the intent is written down first, and
 //! what became of it is read from the node's boot id and the BMC's boot device.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::confirm_empty::objections;
+use super::confirm_empty::{guests_beside, objections};
 use super::{StageImage, needed};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Question, Step as _, StepCx, StepError};
-use crate::ports::{BootDevice, Facts, PortErrorKind, Power};
+use crate::ports::{BootDevice, Facts, Machine, PortErrorKind, Power};
 
 /// What was seen may be acted upon for this long. Between the look and the reset an outage of the store may have been waited
 /// out, and somebody may have opened the node meanwhile.
@@ -67,10 +68,10 @@ pub(super) fn looks_for_the_reset(until: Timestamp) -> String {
     format!("looks whether the reset has happened; only at {until} is it certain that it has not")
 }
 
-/// The node's boot id, to tell a boot by. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
-async fn boot_id(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<String>, StepError> {
+/// The node's own word before it is wiped. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
+async fn last_word(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<Facts>, StepError> {
     match cx.ports.facts.facts(node).await {
-        Ok(facts) => Ok(Some(facts.boot_id)),
+        Ok(facts) => Ok(Some(facts)),
         Err(error) if matches!(error.kind, PortErrorKind::Unavailable | PortErrorKind::Garbled { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -133,12 +134,45 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     Ok(if cx.now() < until { Settled::TooEarly { until } } else { Settled::NeverHappened })
 }
 
+/// Asks the operator where the BMC that would reset the node has its hand on another one, which nobody has emptied.
+async fn is_its_own(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
+    let Machine::Of(other) = cx.ports.bmc.machine(node).await? else { return Ok(()) };
+    let question = wrong_bmc(node, &other).seen(withdrawn(cx, node).await?);
+    Err(StepError::ask(
+        question
+            .answer("retry", AnswerEffect::Retry, "asks that BMC again: correct `bmc` of the node in the configuration first, and restart the workers")
+            .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn"),
+    ))
+}
+
+fn wrong_bmc(node: &NodeName, other: &NodeName) -> Question {
+    let seen = format!("the MAC address of {other} is among those that the BMC of {node} tells, and that of {node} is not: to reset {node} would take down {other}");
+    Question::new(format!("the BMC that the configuration has for {node} is the one of {other}: what now?")).seen(seen)
+}
+
+/// What a dry run has to say of its BMC, and of what it would do.
+pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<String, StepError> {
+    let would = format!("netboot {node} by its BMC, which wipes its system disk");
+    match cx.ports.bmc.machine(node).await? {
+        Machine::Own => Ok(would),
+        Machine::Of(other) => Err(StepError::ask(wrong_bmc(node, &other))),
+        Machine::Unknown { macs } if macs.is_empty() => Ok(format!("{would}; whether it is this node's, the BMC does not tell")),
+        Machine::Unknown { macs } => {
+            Ok(format!("{would}; the BMC tells the MAC addresses {}, and not that of the node: see that it is this node's", macs.join(", ")))
+        }
+    }
+}
+
 /// Makes ready for a reset into the network: looks a last time, sees to the boot ticket, and sets the boot device. What it returns must be written
 /// down before [`carry_out`].
 pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, StepError> {
-    last_look(cx, node).await?;
+    is_its_own(cx, node).await?;
+    // (Not at the second look: a node that is half dead takes its time, and what was seen grows old.)
+    let word = last_word(cx, node).await?;
+    let guests = word.as_ref().map(|facts| facts.guests.clone()).unwrap_or_default();
+    last_look(cx, node, &guests).await?;
     stage_again(cx, node).await?;
-    let boot_id_before = boot_id(cx, node).await?;
+    let boot_id_before = word.map(|facts| facts.boot_id);
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
     // Not when this call began: how long ago it was meant tells later whether it can still happen.
@@ -164,7 +198,7 @@ pub(super) async fn carry_out(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -
 }
 
 async fn may_reset(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> Result<(), StepError> {
-    last_look(cx, node).await?;
+    last_look(cx, node, &BTreeSet::new()).await?;
     // The last thing before what can't be taken back: is the workflow still ours?
     cx.guard().await?;
     // Last of all, because the guard too may have waited for the store.
@@ -194,9 +228,19 @@ pub(super) async fn disarm_ours(cx: &StepCx<'_>, node: &NodeName) -> Result<(), 
     if is_ours { disarm(cx, node).await } else { Ok(()) }
 }
 
-/// Asks the operator unless the node is closed and empty.
-async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
-    let objections = objections(cx, node).await?;
+/// Withdraws its boot ticket for the time in which an operator is asked, and tells whether that could be done.
+async fn withdrawn(cx: &StepCx<'_>, node: &NodeName) -> Result<String, StepError> {
+    match disarm(cx, node).await {
+        Ok(()) => Ok("its boot ticket is withdrawn for now: if it netboots, nothing is installed".to_owned()),
+        Err(error) if error.is_lost() => Err(error),
+        Err(error) => Ok(format!("its boot ticket could NOT be withdrawn ({}): if it netboots now, its disk is overwritten", error.chain())),
+    }
+}
+
+/// Asks the operator unless the node is closed and empty. `guests` run there, by its own word.
+async fn last_look(cx: &StepCx<'_>, node: &NodeName, guests: &BTreeSet<String>) -> Result<(), StepError> {
+    let mut objections = objections(cx, node).await?;
+    objections.extend(guests_beside(guests, &objections));
     if objections.is_empty() || cfg!(feature = "bug-no-last-look") {
         return Ok(());
     }
@@ -204,11 +248,7 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     for objection in objections {
         question = question.seen(objection);
     }
-    question = question.seen(match disarm(cx, node).await {
-        Ok(()) => "its boot ticket is withdrawn for now: if it netboots, nothing is installed".to_owned(),
-        Err(error) if error.is_lost() => return Err(error),
-        Err(error) => format!("its boot ticket could NOT be withdrawn ({}): if it netboots now, its disk is overwritten", error.chain()),
-    });
+    question = question.seen(withdrawn(cx, node).await?);
     Err(StepError::ask(
         question
             .answer("retry", AnswerEffect::Retry, "looks again, and resets the node if it is closed and empty then")

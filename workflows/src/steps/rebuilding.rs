@@ -5,12 +5,13 @@
 //! service's record, and then the rebuild is asked for. What became of it is read from that record: it carries the token, and its state has changed
 //! since.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::confirm_empty::objections;
+use super::confirm_empty::{guests_beside, objections};
 use super::netboot::LOOK_IS_GOOD_FOR;
 use super::{needed, order};
 use crate::chance;
@@ -135,12 +136,14 @@ pub(super) enum Asked {
 
 /// Has `node` rebuilt. What is meant, and what is known of it, is written down beside the rest of `kept`.
 pub(super) async fn rebuild(cx: &StepCx<'_>, node: &NodeName, kept: Kept) -> Result<Asked, StepError> {
+    let word = word_of(cx, node).await?;
     let record = cx.ports.rebuilder.record(node).await?;
-    last_look(cx, node, unfit(cx, node, &record)).await?;
+    let guests = if let Word::Facts(facts) = &word { facts.guests.clone() } else { BTreeSet::new() };
+    last_look(cx, node, &guests, unfit(cx, node, &record)).await?;
     if let Some(by) = record.locked_by {
         return Ok(Asked::Locked(by));
     }
-    let boot_id_before = match word_of(cx, node).await? {
+    let boot_id_before = match word {
         Word::Facts(facts) => Some(facts.boot_id),
         // The token is fresh: it is enough to tell the new system by.
         Word::Silent | Word::Stranger(_) => None,
@@ -202,7 +205,7 @@ async fn carry_out(cx: &StepCx<'_>, node: &NodeName, intent: &Intent) -> Result<
     if record.id != intent.order.id || record.order.as_ref() != Some(&intent.order.token) || record.changed != intent.changed_before {
         unfit.push(format!("somebody else has had its record changed meanwhile: it is `{}`", record.called));
     }
-    last_look(cx, node, unfit).await?;
+    last_look(cx, node, &BTreeSet::new(), unfit).await?;
     // The last thing before what can't be taken back: is the workflow still ours?
     cx.guard().await?;
     // Last of all, because the guard too may have waited for the store.
@@ -223,9 +226,10 @@ fn fresh_order(cx: &StepCx<'_>, id: String) -> Result<RebuildOrder, StepError> {
     Ok(RebuildOrder { token, id, source: image.source, sha256: image.sha256 })
 }
 
-/// Asks the operator unless the node is closed and empty, and may be rebuilt.
-async fn last_look(cx: &StepCx<'_>, node: &NodeName, unfit: Vec<String>) -> Result<(), StepError> {
+/// Asks the operator unless the node is closed and empty, and may be rebuilt. `guests` run there, by its own word.
+async fn last_look(cx: &StepCx<'_>, node: &NodeName, guests: &BTreeSet<String>, unfit: Vec<String>) -> Result<(), StepError> {
     let mut against = objections(cx, node).await?;
+    against.extend(guests_beside(guests, &against));
     if cfg!(feature = "bug-no-last-look") {
         against.clear();
     }

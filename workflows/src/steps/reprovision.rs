@@ -8,7 +8,7 @@ use tracing::warn;
 use turnaround_config::NodeName;
 
 use super::confirm_empty::unsettled_again;
-use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, disarm_ours, looks_for_the_reset, prepare, settle};
+use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, disarm_ours, looks_for_the_reset, prepare, settle, would_netboot};
 use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Progress, Question, Report, State, Step, StepCx, StepError};
@@ -49,7 +49,8 @@ impl Step for Reprovision {
             Some(reset) if settle(cx, &order.node, &reset).await? == Settled::Happened => {
                 Ok(Observed::AlreadyDone(Reprovisioned { boot_id_before: reset.boot_id_before, reset_at: reset.intended }))
             }
-            Some(_) | None => Ok(Observed::ToDo { would: format!("netboot {} by its BMC, which wipes its system disk", order.node) }),
+            None if cx.begun().is_none() => Ok(Observed::ToDo { would: would_netboot(cx, &order.node).await? }),
+            Some(_) | None => Ok(Observed::ToDo { would: format!("netboot {} by its BMC", order.node) }),
         }
     }
 

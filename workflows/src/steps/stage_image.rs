@@ -1,12 +1,16 @@
 //! Stages what the node will install at its next netboot.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{order, queues};
+use super::confirm_empty::guests_beside;
+use super::{TakeStock, order, queues};
 use crate::chance;
-use crate::engine::{Observed, Progress, Step, StepCx, StepError, Undone};
+use crate::engine::{AnswerEffect, Question, Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{BootTicket, PortErrorKind, Ports, Token};
 use crate::store::{Queue, WorkflowId};
 use crate::updates::NodeOrder;
@@ -26,6 +30,21 @@ fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
     let token = Token(format!("{}-{}-{:08x}", cx.id, cx.fence().0, chance::draw(|random| random.next_u32())));
     let report = order.rules.installer.as_ref().map(|reports| format!("{}/installer/{token}", reports.url));
     BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone(), report }
+}
+
+/// A node that has answered before, and does not for so long, is wiped all the same, whatever runs there: half dead ones are renewed to be mended.
+// An outage of the network is shorter, mostly; a reboot takes longer.
+const WAITED_FOR: Duration = Duration::from_secs(2 * 60);
+
+/// Asked before anything is staged, where the way back is still open.
+fn question_guests(node: &NodeName, guests: &BTreeSet<String>) -> Question {
+    let mut question = Question::new(format!("{node} is empty by Nova's word, and not by its own: what now?"));
+    for objection in guests_beside(guests, &[]) {
+        question = question.seen(objection);
+    }
+    question
+        .answer("retry", AnswerEffect::Retry, "asks the node again: stop what runs there first, or correct `nova_host` and `ssh_address` of the node in the configuration and restart the workers")
+        .answer("unwind", AnswerEffect::Unwind, "gives the node back as it was found, without renewing it")
 }
 
 #[async_trait]
@@ -51,7 +70,18 @@ impl Step for StageImage {
         let staged = match cx.checkpoint()? {
             Some(staged) => staged,
             None => {
-                let boot_id_before = cx.ports.facts.facts(&order.node).await.ok().map(|facts| facts.boot_id);
+                let word = cx.ports.facts.facts(&order.node).await.ok();
+                let answered = cx.output::<TakeStock>()?.is_some_and(|stock| stock.hostname.is_some());
+                if word.is_none() && answered && cx.tried_since().is_none_or(|since| cx.now().since(since) < WAITED_FOR) {
+                    let note = format!("asks {} a last time what runs there, which does not answer", order.node);
+                    return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
+                }
+                if let Some(facts) = &word
+                    && !facts.guests.is_empty()
+                {
+                    return Err(StepError::ask(question_guests(&order.node, &facts.guests)));
+                }
+                let boot_id_before = word.map(|facts| facts.boot_id);
                 let staged = Staged { ticket: fresh_ticket(cx, &order), boot_id_before };
                 cx.save(&staged, format!("token {}", staged.ticket.token)).await?;
                 staged

@@ -85,15 +85,14 @@ async fn look(cx: &StepCx<'_>) -> Result<Seen, StepError> {
     // Of one that was down, or that an operator had left closed, perhaps because an agent was silent, all have to report that Neutron knows.
     let all_agents = closed.as_ref().is_some_and(|closed| !closed.found.up || closed.was_left(cx.id));
     let (found, before, agents) = closed.map_or((None, None, None), |closed| (closed.hypervisor, closed.inventory, closed.agents));
+    let (mut inventory, mut missing) = (BTreeMap::new(), Missing::default());
     if let Some(before) = &found
         && (hypervisor.vcpus < before.vcpus || is_short(before.memory_mb, hypervisor.memory_mb))
     {
-        return Ok(Seen::NotYet(format!(
-            "offers {} vCPUs and {} MiB, before it were {} and {}",
-            hypervisor.vcpus, hypervisor.memory_mb, before.vcpus, before.memory_mb
-        )));
+        // (Fewer vCPUs may be meant, where the image switches hyper-threading off.)
+        let offers = format!("it offers {} vCPUs and {} MiB, before it were {} and {}", hypervisor.vcpus, hypervisor.memory_mb, before.vcpus, before.memory_mb);
+        missing.add(Reason::Inventory, [offers]);
     }
-    let (mut inventory, mut missing) = (BTreeMap::new(), Missing::default());
     if let Some(before) = &found
         && let (Some(before), Some(now)) = (&before.id, &hypervisor.id)
         && before != now

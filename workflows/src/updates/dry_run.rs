@@ -52,10 +52,11 @@ impl Step for Preview {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<DryRunReport>, StepError> {
         let order: RolloutOrder = cx.input()?;
-        // In their order: whoever stands before a node is renewed by then, but for those that are out together with it.
+        // In their order: whoever stands before a node is renewed by then, but for those that are out together with it. Those that go alone come last.
         let place = |node: &NodeName| order.nodes.iter().position(|other| other == node).unwrap_or(usize::MAX);
         let together = (order.rules.max_out as usize).max(1);
-        let is_renewed = |other: &NodeName, node: &NodeName| place(other).saturating_add(together) <= place(node);
+        let before = |node: &NodeName| if order.alone.contains(node) { 1 } else { together };
+        let is_renewed = |other: &NodeName, node: &NodeName| place(other).saturating_add(before(node)) <= place(node);
         let orders: Vec<NodeOrder> = order.nodes.iter().map(|node| order.node(node, |other| is_renewed(other, node))).collect();
         let definition = |node: &NodeName| if order.kind(node) == NODE_OS_IRONIC { &self.by_ironic } else { &self.by_us };
         let looked = orders.into_iter().map(|part| look_at(cx, definition(&part.node), part));

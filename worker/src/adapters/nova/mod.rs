@@ -17,11 +17,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use turnaround_config::NodeName;
 use turnaround_workflows::ports::{PortError, PortErrorKind};
 
 use super::http::{Answer, Effect, Request, foreign_text};
 use super::keystone::{Session, Token};
+use super::late::in_time;
 
 mod canary;
 mod instances;
@@ -138,11 +140,12 @@ impl Nova {
     /// where Nova itself says so: a wrong address or a proxy must not look like an answer.
     async fn send(&self, call: Call<'_>) -> Result<Answer, PortError> {
         let effect = if call.method == Method::GET { Effect::None } else { Effect::Some };
+        let decided = Instant::now();
         let mut token = self.session.token().await.map_err(|error| before(&call, error))?;
-        let mut answer = self.send_with(&call, &token, effect).await?;
+        let mut answer = self.send_with(&call, &token, effect, decided).await?;
         if answer.as_ref().is_none_or(|answer| answer.status.as_u16() == 401) {
             token = self.session.renew(&token).await.map_err(|error| before(&call, error))?;
-            answer = self.send_with(&call, &token, effect).await?;
+            answer = self.send_with(&call, &token, effect, decided).await?;
         }
         let Some(answer) = answer else {
             let reason = "Nova accepts no token that Keystone gives".to_owned();
@@ -166,9 +169,13 @@ impl Nova {
         Err(PortError::new(&call.operation, kind).with_source(NovaAnswered { status: answer.status.as_u16(), request, said }))
     }
 
-    /// Sends one call with `token`, once. None where Nova did not even tell its version to this token.
-    async fn send_with(&self, call: &Call<'_>, token: &Arc<Token>, effect: Effect) -> Result<Option<Answer>, PortError> {
+    /// Sends one call with `token`, once; one that changes something soon after it was `decided`, or not at all. None where Nova did not even tell its version to this
+    /// token.
+    async fn send_with(&self, call: &Call<'_>, token: &Arc<Token>, effect: Effect, decided: Instant) -> Result<Option<Answer>, PortError> {
         let Some(api) = self.api(token).await.map_err(|error| before(call, error))? else { return Ok(None) };
+        if effect == Effect::Some {
+            in_time(decided, &call.operation, "get a token that Nova takes")?;
+        }
         let answer = self.session.http().send(&call.request(&api)).await;
         answer.map(Some).map_err(|failure| PortError::new(&call.operation, failure.kind(effect)).with_source(failure))
     }

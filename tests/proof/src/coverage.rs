@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use turnaround_workflows::engine::Registry;
 
-use super::gate::{At, Moment, Point};
+use crate::gate::{At, Moment, Point};
 
 /// The points of every step, and of every undoing of a step.
 const POINTS: [Moment; 6] = [

@@ -4,6 +4,9 @@
 //! [`Gate`], where a [`Fate`] decides what befalls it: nothing, most of the time. Nothing is left to the machine: one thread, a
 //! clock turned by hand, chance from a seed. So the same seed gives the same history, to the byte.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+pub mod checker;
 pub mod consent;
 pub mod coverage;
 mod crowd;
@@ -15,6 +18,7 @@ pub mod promise;
 mod sometimes;
 mod steps;
 pub mod script;
+pub mod sim;
 pub mod storm;
 
 pub use crowd::{Crowd, LEASE, MORNING, done};

@@ -9,9 +9,9 @@ use turnaround_workflows::clock::{Clock as _, Timestamp};
 use turnaround_workflows::engine::{Committer, LeaseLost, Registry};
 use turnaround_workflows::store::{Advance, Advanced, Commit, Committed, Fence, Store, StoredEntry, WorkflowId};
 
-use super::crowd::LEASE;
-use super::gate::{At, Befalls, Gate, Moment};
-use super::sometimes::Sometimes;
+use crate::crowd::LEASE;
+use crate::gate::{At, Befalls, Gate, Moment};
+use crate::sometimes::Sometimes;
 
 /// A worker that had no answer asks again after this long.
 const ASKS_AGAIN: Duration = Duration::from_millis(300);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::journals::Journals;
+use crate::journals::Journals;
 
 /// A site, and what is wrong with its nodes once they are installed.
 pub struct Site<'a> {
@@ -75,7 +75,7 @@ pub fn judge(site: &Site<'_>) -> Vec<String> {
             (&site.changed, &["its data disks", "its PCI devices", "its VLANs", "its kernel's parameters"], "other than it was found"),
             (&site.another, &["compute_id"], "as another compute node"),
             (&site.misnamed, &["host name"][..], "under another name"),
-            (&site.short, &["now it offers", " VGPU"], "short of what it had"),
+            (&site.short, &["now it offers", "before it were", " VGPU"], "short of what it had"),
             (&site.mute, &["agent does not report"], "without its network agent"),
             (&site.alerting, &["DiskFailing"], "while an alert fires"),
             (&site.canary, &["turnaround-canary-"], "though no instance starts on it"),

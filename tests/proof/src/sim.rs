@@ -13,7 +13,7 @@ use turnaround_workflows::clock::{Clock, HandClock, Timestamp};
 use turnaround_workflows::engine::{Activation, Committer, Engine, LeaseLost, Registry, Signal, SignalKind, State, start};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, Machine, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 use turnaround_workflows::rehearsal::{COUNT_GPUS, InstallerSaid, SitePlan, World};
@@ -263,6 +263,9 @@ impl Canaries for MortalPorts {
 impl Bmc for MortalPorts {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
         self.inner().bmc.power(node).await
+    }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.inner().bmc.machine(node).await
     }
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
         self.inner().bmc.boot_override(node).await

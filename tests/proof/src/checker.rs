@@ -468,6 +468,10 @@ impl<'a> Judge<'a> {
             let there: Vec<&str> = there.iter().map(String::as_str).collect();
             self.say(Rule::NothingIsLost, format!("{what} of {name} with {} on it", there.join(", ")));
         }
+        let unknown = text(event, "unknown_guest");
+        if !unknown.is_empty() {
+            self.say(Rule::NothingIsLost, format!("{what} of {name} while {unknown} runs on it, which Nova does not know"));
+        }
         // What we have asked for ourselves is known without the site's word; of all others, whoever moves them, only the site can tell.
         let mut on_their_way: BTreeSet<String> =
             self.moves.iter().filter(|(_, (_, from, _))| from == name).map(|(id, _)| id.clone()).collect();

@@ -14,11 +14,11 @@ use turnaround_workflows::store::memory::MemoryStore;
 use turnaround_workflows::store::{Advance, Advanced, Claim, Claimed, Document, Fence, Query, Scope, Signalled, Status, Store, WorkflowId};
 use turnaround_workflows::updates::{ReportDesk, Taken};
 
-use super::gate::{At, Befalls, Fate, Gate, Moment};
-use super::lease::{GatedLease, down_until};
-use super::ports::gated;
-use super::sometimes::Sometimes;
-use super::steps::watched;
+use crate::gate::{At, Befalls, Fate, Gate, Moment};
+use crate::lease::{GatedLease, down_until};
+use crate::ports::gated;
+use crate::sometimes::Sometimes;
+use crate::steps::watched;
 
 /// Length of a lease in simulated time.
 pub const LEASE: Duration = Duration::from_secs(10);

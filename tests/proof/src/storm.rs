@@ -15,9 +15,9 @@ use turnaround_workflows::rehearsal::{Happens, InstanceSnapshot, MoveGoesWrong, 
 use turnaround_workflows::store::{Document, Resource, Scope, Status, WorkflowId};
 use turnaround_workflows::updates::{self, RolloutOrder, SurveyOrder};
 
-use super::journals::{self, Journals};
-use super::{consent, promise};
-use super::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Sometimes, Undisturbed, done};
+use crate::journals::{self, Journals};
+use crate::{consent, promise};
+use crate::{Befalls, Crowd, Fate, LEASE, MORNING, Moment, Point, Sometimes, Undisturbed, done};
 use crate::checker::{Rules, judge};
 use crate::sim::order;
 

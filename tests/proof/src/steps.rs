@@ -8,7 +8,7 @@ use turnaround_workflows::engine::{AnyStep, Definition, Observed, PastDeadline, 
 use turnaround_workflows::ports::Ports;
 use turnaround_workflows::store::{Queue, Resource, Take, WorkflowId};
 
-use super::gate::{At, Gate, Moment};
+use crate::gate::{At, Gate, Moment};
 
 struct Watched {
     definition: Arc<Definition>,

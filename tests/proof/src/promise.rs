@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::journals::Journals;
+use crate::journals::Journals;
 
 /// What the dry run says of instances that will have to move again.
 const AGAIN: &str = " of them only on nodes that are renewed later, and move again then";

@@ -8,11 +8,11 @@ use async_trait::async_trait;
 use turnaround_config::{Matcher, NodeName};
 use turnaround_workflows::ports::{
     Bmc, BootOverride, BootTicket, Canaries, CanaryInstance, ClusterNode, ClusterNodes, CommandEnd, ComputeService, ComputeServices, Cordon, Eviction, Facts, Host, Hypervisor, Instance, InstanceId, Instances, Migration,
-    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
+    Move, MoveProgress, MoveStarted, NetBoot, NodeFacts, NodeStock, Pod, PortError, Ports, Power, Machine, RequestId, ScriptRun, ScriptState, ServerGroup, SetupScript, Silence, Silences,
     NewCanary, NewSilence, RebuildOrder, RebuildRecord, Rebuilder,
 };
 
-use super::gate::Gate;
+use crate::gate::Gate;
 
 struct Gated {
     site: Ports,
@@ -125,6 +125,9 @@ impl Canaries for Gated {
 impl Bmc for Gated {
     async fn power(&self, node: &NodeName) -> Result<Power, PortError> {
         self.gate.call("power", false, self.site.bmc.power(node)).await
+    }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.gate.call("machine", false, self.site.bmc.machine(node)).await
     }
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
         self.gate.call("boot_override", false, self.site.bmc.boot_override(node)).await

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::gate::{Befalls, Fate, Point};
+use crate::gate::{Befalls, Fate, Point};
 
 /// Where something befalls somebody.
 pub type Where = Box<dyn Fn(&Point) -> bool + Send>;
