@@ -174,6 +174,7 @@ CONF
     cp api-paste.ini paged
     sed 's/^\[api\]$/&\nmax_limit = 2/' nova.conf >paged/nova.conf
     echo 'clouds:' >clouds.yaml
+    chmod 600 clouds.yaml
     local cloud user
     # An administrator's, and that of somebody without any right beyond their own project.
     for cloud in real:admin real-demo:demo; do

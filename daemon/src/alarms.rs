@@ -90,7 +90,9 @@ struct Raised {
 #[derive(Default)]
 struct Board {
     raised: BTreeMap<AlarmCode, Raised>,
-    /// Troubles of the store that were told since it was last well: one outage may show itself in several ways, by turns.
+    /// Since when the store is not well, in whichever way: one outage may show itself in several ways, by turns.
+    unwell_since: Option<Timestamp>,
+    /// Its troubles that were told since then.
     told: BTreeSet<Trouble>,
 }
 
@@ -118,20 +120,20 @@ impl Alarms {
     /// From now on `code` is raised, if it was not already. `detail`: what was seen, newest.
     pub fn raise(&self, code: AlarmCode, detail: impl Into<String>) {
         let detail = detail.into();
-        let is_new = self.note(&mut self.board(), code, &detail);
+        let is_new = self.note(&mut self.board(), code, self.clock.now(), &detail);
         if is_new {
             tell(code, &detail);
         }
     }
 
-    /// True if it is a new one.
-    fn note(&self, board: &mut Board, code: AlarmCode, detail: &str) -> bool {
+    /// True if it is a new one, which has been there since `since`.
+    fn note(&self, board: &mut Board, code: AlarmCode, since: Timestamp, detail: &str) -> bool {
         let detail = detail.to_owned();
         if let Some(known) = board.raised.get_mut(&code) {
             known.detail = detail;
             return false;
         }
-        board.raised.insert(code, Raised { since: self.clock.now(), detail });
+        board.raised.insert(code, Raised { since, detail });
         (self.gauge)(code.as_str(), true);
         true
     }
@@ -140,7 +142,7 @@ impl Alarms {
     pub fn over(&self, code: AlarmCode) {
         let ended = self.forget(&mut self.board(), code);
         if let Some(raised) = ended {
-            self.tell_over(code, &raised);
+            self.tell_over(code, raised.since);
         }
     }
 
@@ -150,14 +152,15 @@ impl Alarms {
         Some(raised)
     }
 
-    /// The store has this trouble, and no other one.
+    /// The store has this trouble, and no other one. Only who also tells that it [is well](Alarms::store_is_well) may say so.
     pub fn store_has(&self, trouble: Trouble, detail: impl Into<String>) {
         let (code, detail) = (AlarmCode::Store(trouble), detail.into());
         let mut board = self.board();
         for other in Trouble::ALL.into_iter().filter(|other| *other != trouble) {
             self.forget(&mut board, AlarmCode::Store(other));
         }
-        self.note(&mut board, code, &detail);
+        let since = *board.unwell_since.get_or_insert_with(|| self.clock.now());
+        self.note(&mut board, code, since, &detail);
         let is_untold = board.told.insert(trouble);
         drop(board);
         if is_untold {
@@ -165,16 +168,23 @@ impl Alarms {
         }
     }
 
-    /// The store does what it should.
+    /// The store does what it should. Of every trouble that was told it is told that it is over, also of one that gave way to another.
     pub fn store_is_well(&self) {
-        let mut board = self.board();
-        let over = |code| self.forget(&mut board, code).map(|raised| (code, raised));
-        let ended: Vec<(AlarmCode, Raised)> = Trouble::ALL.into_iter().map(AlarmCode::Store).filter_map(over).collect();
-        board.told.clear();
-        drop(board);
-        for (code, raised) in ended {
-            self.tell_over(code, &raised);
+        let Some((since, told)) = self.outage_ended() else { return };
+        for trouble in told {
+            self.tell_over(AlarmCode::Store(trouble), since);
         }
+    }
+
+    /// Since when the store was not well, and what was told of it.
+    fn outage_ended(&self) -> Option<(Timestamp, BTreeSet<Trouble>)> {
+        let mut board = self.board();
+        let since = board.unwell_since.take()?;
+        let told = std::mem::take(&mut board.told);
+        for trouble in &told {
+            self.forget(&mut board, AlarmCode::Store(*trouble));
+        }
+        Some((since, told))
     }
 
     /// The trouble that the store has, as far as is known.
@@ -196,8 +206,8 @@ impl Alarms {
         self.board().raised.iter().map(view).collect()
     }
 
-    fn tell_over(&self, code: AlarmCode, raised: &Raised) {
-        let seconds = self.clock.now().since(raised.since).as_secs_f64();
+    fn tell_over(&self, code: AlarmCode, since: Timestamp) {
+        let seconds = self.clock.now().since(since).as_secs_f64();
         info!(alarm = code.as_str(), seconds, "an alarm is over");
     }
 }
@@ -252,11 +262,27 @@ mod tests {
         assert_eq!((view.code.as_str(), view.since.0.millis(), view.detail.as_str()), ("store-unreachable", 1_000, "refused again"));
         alarms.store_has(Trouble::Loading, "loading");
         assert_eq!(codes(&alarms), ["store-loading", "high-water-file"]);
+        assert_eq!(alarms.views()[0].since.0.millis(), 1_000, "it is one outage, however it shows itself");
         assert_eq!(alarms.store_trouble(), Some(Trouble::Loading));
         alarms.store_is_well();
         assert_eq!((codes(&alarms), alarms.store_trouble()), (vec!["high-water-file".to_owned()], None));
         alarms.over(AlarmCode::HighWaterFile);
         assert_eq!(codes(&alarms), [""; 0]);
+    }
+
+    #[test]
+    fn an_outage_that_shows_itself_in_several_ways_by_turns_is_one_and_all_of_it_is_over_at_once() {
+        let clock = Arc::new(HandClock::at(Timestamp::from_millis(1_000)));
+        let alarms = Alarms::new(clock.clone());
+        for trouble in [Trouble::Unreachable, Trouble::Loading, Trouble::Unreachable, Trouble::Loading] {
+            alarms.store_has(trouble, "seen");
+            clock.advance(std::time::Duration::from_secs(5));
+        }
+        let told = BTreeSet::from([Trouble::Unreachable, Trouble::Loading]);
+        assert_eq!(alarms.outage_ended(), Some((Timestamp::from_millis(1_000), told)));
+        assert_eq!((alarms.outage_ended(), codes(&alarms)), (None, Vec::new()), "that is told once");
+        alarms.store_has(Trouble::Silent, "seen");
+        assert_eq!(alarms.views()[0].since.0.millis(), 21_000, "the next outage is another one");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 use tracing::{info, warn};
+use turnaround_workflows::clock::Timestamp;
 use turnaround_workflows::store::high_water::{Halt, HighWater, Standing};
 use turnaround_workflows::store::{Store, StoreError, Trouble};
 
@@ -22,13 +23,16 @@ pub struct StoreWatch {
     who: String,
     /// None while the file can't be read.
     file: Mutex<Option<HighWaterFile>>,
+    /// The halt that was written down last, by its beginning and who noticed it. Not by what is raised: a call that times out hides a halt for
+    /// a while, and it is the same one afterwards.
+    noted: Mutex<Option<(Timestamp, String)>>,
 }
 
 impl StoreWatch {
     pub fn new(store: Arc<dyn Store>, alarms: Arc<Alarms>, state_dir: &Path) -> StoreWatch {
         let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
         let who = format!("daemon at {host}:{}", std::process::id());
-        StoreWatch { store, alarms, state_dir: state_dir.to_owned(), who, file: Mutex::new(None) }
+        StoreWatch { store, alarms, state_dir: state_dir.to_owned(), who, file: Mutex::new(None), noted: Mutex::new(None) }
     }
 
     /// One look: compares, remembers, and raises or ends alarms. None: the store could not be asked, which is an alarm by now.
@@ -44,8 +48,11 @@ impl StoreWatch {
         };
         match &standing.halt {
             Some(halt) => {
-                if self.alarms.store_trouble() != Some(Trouble::Halted) {
+                let this = Some((halt.since, halt.noticed_by.clone()));
+                let mut noted = self.noted.lock().await;
+                if *noted != this {
                     self.write_down(&file, "halted", &halt.noticed_by, halt).await;
+                    *noted = this;
                 }
                 self.alarms.store_has(Trouble::Halted, described(halt));
             }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::Uri;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use turnaround_config::{OtlpProtocol, Telemetry};
 use turnaround_tests::otlp::Receiver;
 use turnaround_workflows::store::Status;
@@ -90,17 +92,46 @@ async fn a_line_names_the_nearest_span_that_is_traced_also_where_only_warnings_a
     assert_eq!(place("nobody has asked for this"), None);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http_each_signal_goes_to_its_own_path() {
-    turnaround_worker::adapters::install_tls();
+/// A collector that takes everything by HTTP. It says on which paths.
+fn takes_all(listener: TcpListener) -> (Arc<Mutex<Vec<String>>>, JoinHandle<std::io::Result<()>>) {
     let paths = Arc::new(Mutex::new(Vec::new()));
     let note = |State(paths): State<Arc<Mutex<Vec<String>>>>, uri: Uri| async move {
         paths.lock().unwrap().push(uri.path().to_owned());
     };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}/", listener.local_addr().unwrap());
     let collector = Router::new().fallback(note).with_state(paths.clone());
-    let server = tokio::spawn(async move { axum::serve(listener, collector).await });
+    (paths, tokio::spawn(async move { axum::serve(listener, collector).await }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_while_the_collector_was_away_arrives_once_it_is_back() {
+    /// Spans and lines are sent after 1 s. Tried again only as often as is usual, they would be lost within another one.
+    const AWAY: Duration = Duration::from_secs(5);
+    turnaround_worker::adapters::install_tls();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &config(&format!("http://{address}"), OtlpProtocol::Http)).unwrap();
+    tracing::dispatcher::with_default(&dispatch, || {
+        tracing::info_span!("outer").in_scope(|| tracing::info!("node closed"));
+    });
+    tokio::time::sleep(AWAY).await;
+    let (paths, server) = takes_all(TcpListener::bind(address).await.unwrap());
+    let both_arrive = async {
+        while !["/v1/logs", "/v1/traces"].iter().all(|path| paths.lock().unwrap().iter().any(|seen| seen == path)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), both_arrive).await.expect("they are tried again");
+    telemetry.shutdown().await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_each_signal_goes_to_its_own_path() {
+    turnaround_worker::adapters::install_tls();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}/", listener.local_addr().unwrap());
+    let (paths, server) = takes_all(listener);
 
     let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &config(&endpoint, OtlpProtocol::Http)).unwrap();
     tracing::dispatcher::with_default(&dispatch, || {

@@ -1,7 +1,7 @@
 //! One trace for each activation, linked across parks, crashes, workers, and from parent to child.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use turnaround_config::OtlpProtocol;
 use turnaround_tests::otlp::{Place, Received, Receiver, Span};
 use turnaround_workflows::clock::{Clock as _, HandClock, Timestamp};
 use turnaround_workflows::engine::{
-    Activation, ChildSpec, Committer, Definition, Engine, LeaseLost, Observed, Progress, Registry, Start, Step, StepCx, StepError, start,
-    step,
+    Activation, ChildSpec, Committer, Definition, Engine, LeaseLost, Observed, Policy, Progress, Registry, Start, Step, StepCx, StepError, Undone,
+    start, step,
 };
 use turnaround_workflows::rehearsal::{SitePlan, World};
 use turnaround_workflows::store::memory::MemoryStore;
-use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Document, Fence, Queue, Store, WorkflowId};
+use turnaround_workflows::store::{Advance, Claim, Claimed, Commit, Committed, Document, Fence, Queue, Resource, Store, WorkflowId};
 use turnaround_workflows::telemetry::{self, Telemetry};
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -83,10 +83,57 @@ impl Step for Delegate {
     }
 }
 
+/// Is not undone by its deadline.
+struct Open;
+
+#[async_trait]
+impl Step for Open {
+    const NAME: &'static str = "open";
+    type Output = ();
+
+    fn policy(&self, _: &StepCx<'_>) -> Policy {
+        Policy { deadline: PARK, ..Policy::default() }
+    }
+
+    async fn observe(&self, _: &StepCx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::ToDo { would: "open".to_owned() })
+    }
+
+    async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        Ok(Progress::Done(()))
+    }
+
+    async fn undo(&self, _: &StepCx<'_>) -> Result<Undone, StepError> {
+        Ok(Undone::LookAgain { after: PARK, note: "closes".to_owned() })
+    }
+}
+
+/// Does what it should, and can't say what it gives.
+struct Return;
+
+#[async_trait]
+impl Step for Return {
+    const NAME: &'static str = "return";
+    type Output = ();
+
+    fn gives(&self, _: &StepCx<'_>) -> Result<Vec<Resource>, StepError> {
+        Err(StepError::fatal("nobody knows"))
+    }
+
+    async fn observe(&self, _: &StepCx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::AlreadyDone(()))
+    }
+
+    async fn act(&self, _: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        Ok(Progress::Done(()))
+    }
+}
+
 fn registry() -> Registry {
     Registry::new([
         Definition { kind: "renewal", version: 1, steps: vec![step(Prepare), step(Finish)] },
         Definition { kind: "order", version: 1, steps: vec![step(Delegate)] },
+        Definition { kind: "visit", version: 1, steps: vec![step(Open), step(Return)] },
     ])
 }
 
@@ -117,6 +164,7 @@ impl Committer for Line<'_> {
             self.died.notify_one();
             std::future::pending::<()>().await;
         }
+        *self.lab.newest.lock().unwrap() = telemetry::current_traceparent();
         let advance = Advance { lease: LEASE, commits: vec![commit], ..Advance::default() };
         Ok(self.lab.store.advance(&advance).await.unwrap().commits.remove(0))
     }
@@ -136,6 +184,8 @@ struct Lab {
     clock: Arc<HandClock>,
     store: MemoryStore,
     engine: Engine,
+    /// Where the newest commit was made.
+    newest: Mutex<Option<String>>,
 }
 
 impl Lab {
@@ -147,6 +197,7 @@ impl Lab {
             store: MemoryStore::new(clock.clone()),
             engine: Engine { registry: registry(), ports: world.ports(), queues: vec![Queue::DEFAULT], keep_finished: Duration::from_secs(3_600) },
             clock,
+            newest: Mutex::default(),
         }
     }
 
@@ -240,9 +291,26 @@ async fn a_workflow_that_parks_and_goes_on_elsewhere_is_two_linked_traces() {
     assert_eq!(names(&received.inside(second)), ["prepare done", "finish done"]);
 }
 
-/// A line that a step writes belongs to the step's span; and to the activation's where there are so many traces that nothing is told of this one.
 #[tokio::test]
-async fn in_a_flood_of_traces_steps_have_no_spans_and_their_lines_name_the_activation() {
+async fn a_call_counts_as_what_came_of_it_in_the_end() {
+    let lab = Lab::new().await;
+    let (daemon, worker) = (lab.process("daemon"), lab.process("worker"));
+    lab.create(&daemon, "visit-1", "visit").await;
+    assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Parked), "it is being undone");
+    lab.clock.advance(PARK);
+    assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Parked), "an operator is asked");
+
+    let received = lab.received([daemon, worker]).await;
+    let roots = received.roots();
+    let [_, first, second] = roots[..] else { panic!("three traces: {received}") };
+    assert_eq!(names(&received.inside(first)), ["open done", "return fatal", "undo return done", "undo open waits"]);
+    assert_eq!(names(&received.inside(second)), ["undo open retry"]);
+}
+
+/// A line that a step writes belongs to the step's span; and to the activation's where there are so many traces that nothing is told of this one. Who
+/// comes after that one is linked to whoever was told of last.
+#[tokio::test]
+async fn in_a_flood_of_traces_steps_have_no_spans_their_lines_name_the_activation_and_no_link_leads_to_it() {
     let lab = Lab::new().await;
     let (daemon, worker) = (lab.process("daemon"), lab.process("worker"));
     let finish = async |id: &str| {
@@ -250,21 +318,24 @@ async fn in_a_flood_of_traces_steps_have_no_spans_and_their_lines_name_the_activ
         assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Parked));
         lab.clock.advance(PARK);
         assert_eq!(lab.activate(&worker, 0).await, Some(Activation::Ended));
-        lab.document(&id).await.traceparent.unwrap()
+        // What the next one would be linked to, and where the last one was.
+        (lab.document(&id).await.traceparent.unwrap(), lab.newest.lock().unwrap().take().unwrap())
     };
-    let told = finish("told").await;
+    let (kept, told) = finish("told").await;
+    assert_eq!(kept, told);
     let mut tries = 0;
-    let left_out = loop {
+    let (kept, left_out) = loop {
         tries += 1;
         assert!(tries < 20, "a second has passed each time, and with it the flood");
         tracing::dispatcher::with_default(&worker.dispatch, || (0..FLOOD).for_each(|_| drop(info_span!(parent: None, "another"))));
-        let traceparent = finish(&format!("left-out-{tries}")).await;
-        if traceparent.ends_with("-00") {
-            break Place::of(&traceparent).unwrap();
+        let (kept, last) = finish(&format!("left-out-{tries}")).await;
+        if last.ends_with("-00") {
+            break (Place::of(&kept).unwrap(), Place::of(&last).unwrap());
         }
     };
     let received = lab.received([daemon, worker]).await;
     let lines: Vec<_> = received.logs.iter().filter(|line| line.body == "it is finished").filter_map(|line| line.place.clone()).collect();
+    assert!(received.spans.iter().any(|span| span.place == kept), "what is kept was told of: {kept:?}");
     let told = Place::of(&told).unwrap();
     let step = received.inside(received.spans.iter().find(|span| span.place == told).unwrap()).into_iter().find(|span| span.name == "finish").unwrap();
     assert!(lines.contains(&step.place), "{lines:?}");

@@ -6,8 +6,8 @@ mod support;
 #[path = "support/program.rs"]
 mod program;
 
-use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use program::{Server, free_port, here, script};
@@ -176,6 +176,16 @@ async fn the_installer_is_told_where_to_report() {
     }
 }
 
+#[tokio::test]
+async fn a_boot_folder_that_is_not_there_is_no_empty_one() {
+    let site = site().with_node("gpu-01", "gpu-01");
+    let ports = site.ports();
+    assert_eq!(ports.netboot.staged(&node("gpu-01")).await.unwrap(), None);
+    fs::remove_dir(site.path("netboot")).unwrap();
+    let error = ports.netboot.staged(&node("gpu-01")).await.unwrap_err();
+    assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("it has to exist"), "{}", told(&error));
+}
+
 #[test]
 fn everything_that_is_wrong_is_told_at_once_and_no_secret() {
     let site = site().with_node("gpu-01", "gpu-01").with_node("gpu-02", "gpu-02");
@@ -183,9 +193,11 @@ fn everything_that_is_wrong_is_told_at_once_and_no_secret() {
     config.netboot.as_mut().unwrap().url = "https://192.0.2.1/boot".to_owned();
     fs::write(site.path("clouds.yaml"), "clouds:\n  none:\n    auth_type: password\n    auth:\n      auth_url: http://u:canary@127.0.0.1\n      password: canary\n    cert: /x\n").unwrap();
     support::secret(&site.path("bmc.password"), "canary-longer-than-twenty-bytes");
+    fs::set_permissions(site.path("clouds.yaml"), fs::Permissions::from_mode(0o640)).unwrap();
     let Err(error) = turnaround_worker::adapters::connect(&config) else { panic!("connected") };
     let text = error.to_string();
     for expected in [
+        "clouds.yaml holds a secret, and others than its owner may read it (mode 640): chmod 600 it",
         "cloud `none` of",
         "`cert`: client certificates are not supported",
         "`auth_url` holds a user or a password: they belong in `auth`",
@@ -313,14 +325,14 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
     assert_eq!(facts.installed, None);
     // As libvirt starts a virtual machine, to whoever looks at what runs.
     let uuid = format!("0c9b0f6e-0000-4000-8000-{:012x}", std::process::id());
-    assert!(!facts.guests.contains(&uuid), "{:?}", facts.guests);
+    assert!(!ports.facts.guests(&gpu).await.unwrap().contains(&uuid));
     let arguments = ["-c", "read _", "qemu-system-x86_64", "-name", "guest=instance-00000001", "-uuid", &uuid, "-no-user-config"];
     let mut guest = std::process::Command::new("/bin/sh").args(arguments).stdin(std::process::Stdio::piped()).spawn().unwrap();
-    let guests = ports.facts.facts(&gpu).await.unwrap().guests;
+    let guests = ports.facts.guests(&gpu).await.unwrap();
     assert!(guests.contains(&uuid), "{guests:?}");
     drop(guest.stdin.take());
     guest.wait().unwrap();
-    assert!(!ports.facts.facts(&gpu).await.unwrap().guests.contains(&uuid));
+    assert!(!ports.facts.guests(&gpu).await.unwrap().contains(&uuid));
 
     let installed = Installed { token: Token("node-7.1".to_owned()), sha256: SHA256.to_owned() };
     machine.report(&format!("installed {}\n", serde_json::to_string(&installed).unwrap()));
@@ -330,12 +342,10 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
         os_version_id: "24.04".into(),
         kernel: "6.8.0".into(),
         installed: Some(installed),
-        guests: BTreeSet::new(),
     };
     assert_eq!(ports.facts.facts(&gpu).await.unwrap(), expected);
-    let guests = ["0c9b0f6e-0000-4000-8000-000000000001", "0c9b0f6e-0000-4000-8000-000000000002"].map(str::to_owned);
-    machine.report(&format!("installed {}\nguest {}\nguest {}\n", serde_json::to_string(&expected.installed).unwrap(), guests[1], guests[0]));
-    assert_eq!(ports.facts.facts(&gpu).await.unwrap(), Facts { guests: guests.into(), ..expected });
+    // Not what it was asked for.
+    assert!(matches!(ports.facts.guests(&gpu).await.unwrap_err().kind, PortErrorKind::Garbled { .. }));
 
     for (installed, complaint) in [
         ("installed unreadable\n", "/etc/turnaround/installed is not `{\"token\": .., \"sha256\": ..}`"),

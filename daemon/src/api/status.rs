@@ -44,8 +44,8 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
     };
     if let Err(error) = look(&app, &mut view).await {
         view.store.reachable = false;
+        // No alarm: the watch raises one within a second, and alone knows when it is over. It asks less than is asked here.
         view.store.description = chain(&error);
-        app.alarms.store_has(error.trouble(), chain(&error));
         view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
     }
     view.alarms = app.alarms.views();

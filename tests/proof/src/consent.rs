@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_is_done_without_an_operators_word_is_told() {
-        let all = "its VLANs: x; `compute_id`; host name: x; now it offers y; the-agent does not report; DiskFailing{}; turnaround-canary-w: it did not start";
+        let all = "its VLANs: x; `compute_id`; host name: x; now it offers y; it offers z, before it were y; the-agent does not report; DiskFailing{}; turnaround-canary-w: it did not start";
         assert_eq!(against(OPENED, None).len(), 7);
         assert_eq!(against(OPENED, Some(("retry", all))).len(), 7);
         assert_eq!(against(OPENED, Some(("accept", "host name: x"))).len(), 6);

@@ -174,6 +174,9 @@ impl NodeFacts for Gated {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.gate.call("facts", false, self.site.facts.facts(node)).await
     }
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
+        self.gate.call("guests", false, self.site.facts.guests(node)).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.gate.call("stock", false, self.site.facts.stock(node)).await
     }

@@ -312,6 +312,9 @@ impl NodeFacts for MortalPorts {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.inner().facts.facts(node).await
     }
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
+        self.inner().facts.guests(node).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.inner().facts.stock(node).await
     }

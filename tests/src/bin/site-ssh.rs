@@ -29,6 +29,9 @@ const END: &str = "turnaround-facts end";
 /// The same of the command that asks what a node has.
 const STOCK_BEGIN: &str = "turnaround-stock 1";
 const STOCK_END: &str = "turnaround-stock end";
+/// And of the one that asks what virtual machines run there.
+const GUESTS_BEGIN: &str = "turnaround-guests 1";
+const GUESTS_END: &str = "turnaround-guests end";
 /// Without `-o ConnectTimeout`.
 const CONNECT_SECS: u64 = 10;
 
@@ -160,8 +163,8 @@ fn ask() -> Result<String, Failed> {
         return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
-    let of_stock = asked.command.contains(STOCK_BEGIN);
-    if !asked.command.contains(BEGIN) && !of_stock {
+    let (of_stock, of_guests) = (asked.command.contains(STOCK_BEGIN), asked.command.contains(GUESTS_BEGIN));
+    if !asked.command.contains(BEGIN) && !of_stock && !of_guests {
         return command(&asked, &url, &key, Duration::from_secs(timeout));
     }
     let (status, body) =
@@ -178,14 +181,21 @@ fn ask() -> Result<String, Failed> {
     // Each word of the command that this stand-in answers: if the command changes, so must it.
     let of_facts = ["boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", BEGIN, END];
     let of_what_it_has = ["date +%s", "/proc/cmdline", "lsblk -J", "/sys/bus/pci/devices", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_BEGIN, STOCK_END];
-    let known: &[&str] = if of_stock { &of_what_it_has } else { &of_facts };
+    let of_what_runs = ["grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline", "head -n 20", GUESTS_BEGIN, GUESTS_END];
+    let known: &[&str] = if of_stock { &of_what_it_has } else if of_guests { &of_what_runs } else { &of_facts };
     if let Some(missing) = known.iter().find(|word| !asked.command.contains(*word)) {
         return Err((
             127,
             format!("site-ssh: the command has no `{missing}`: it is not the one that this stand-in answers"),
         ));
     }
-    Ok(if of_stock { stock(&answer["stock"]) } else { report(&answer["facts"]) })
+    Ok(if of_stock { stock(&answer["stock"]) } else if of_guests { guests(&answer["guests"]) } else { report(&answer["facts"]) })
+}
+
+/// What the command prints on a node on which these run.
+fn guests(guests: &Value) -> String {
+    let running = guests.as_array().into_iter().flatten().filter_map(Value::as_str);
+    [GUESTS_BEGIN].into_iter().chain(running).chain([GUESTS_END]).map(|line| format!("{line}\n")).collect()
 }
 
 /// Another command than the one that asks for facts: the site knows how it ends.
@@ -224,7 +234,6 @@ fn report(facts: &Value) -> String {
     if !facts["installed"].is_null() {
         lines.push(format!("installed {}", facts["installed"]));
     }
-    lines.extend(facts["guests"].as_array().into_iter().flatten().filter_map(Value::as_str).map(|guest| format!("guest {guest}")));
     lines.push(END.to_owned());
     lines.join("\n") + "\n"
 }

@@ -50,8 +50,11 @@ async fn facts(State(nodes): State<Arc<Nodes>>, Path(node): Path<String>, header
     // Whoever is not let in has seen the host key all the same.
     let status = if nodes.lets_in(&headers) { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
     let host_key = host_key(&node, facts.installed.as_ref().map(|installed| installed.token.0.as_str()));
-    let told = if status == StatusCode::OK { json!({ "facts": facts, "stock": stock }) } else { json!({}) };
-    (status, Json(json!({ "host_key": host_key, "facts": told["facts"], "stock": told["stock"] }))).into_response()
+    let mut told = json!({ "host_key": host_key });
+    if status == StatusCode::OK {
+        told = json!({ "host_key": host_key, "facts": facts, "stock": stock, "guests": nodes.world.guests_of(&node).unwrap_or_default() });
+    }
+    (status, Json(told)).into_response()
 }
 
 /// How the command in the body ends on the node.

@@ -186,8 +186,8 @@ async fn the_bmc_of_another_node_is_asked_for_nothing_and_an_operator_is() {
     let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
     scenario.rest().await;
     let question = scenario.question("gpu-01").await;
-    assert_eq!(question.text, "the BMC that the configuration has for gpu-01 is the one of gpu-02: what now?");
-    assert!(question.seen.iter().any(|line| line.contains("would take down gpu-02")), "{question:?}");
+    assert_eq!(question.text, "the configuration gives gpu-01 the BMC of gpu-02, or its MAC address: what now?");
+    assert!(question.seen.iter().any(|line| line.contains("may take down gpu-02")), "{question:?}");
     let is_touched = |event: &WorldEvent| matches!(event.what, Happened::ResetRequested { .. } | Happened::BootOverride { .. });
     assert_eq!(scenario.sim.world.events().iter().filter(|event| is_touched(event)).count(), 0);
     assert_eq!(scenario.staged("gpu-01"), None);

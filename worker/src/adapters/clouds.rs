@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -18,6 +19,9 @@ use turnaround_config::SecretText;
 /// The largest `clouds.yaml` that is read.
 // A cloud takes half a KiB; 1 MiB is two thousand of them.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Permission bits that let others than the owner at a file.
+const OTHERS: u32 = 0o077;
 
 /// One cloud of `clouds.yaml`, complete and checked.
 #[derive(Debug, Clone)]
@@ -77,6 +81,8 @@ pub(crate) enum CloudsError {
     TooLarge(PathBuf),
     #[error("{path}, line {line}, column {column}: not what a clouds.yaml has here (its text is not shown, it may hold a password)", path = path.display())]
     Malformed { path: PathBuf, line: u64, column: u64 },
+    #[error("{path} holds a secret, and others than its owner may read it (mode {mode:o}): chmod 600 it, and chown it to the user of the workers", path = path.display())]
+    OpenToOthers { path: PathBuf, mode: u32 },
     #[error("{path} has no cloud `{cloud}`; it has {known}", path = path.display())]
     NoSuchCloud { path: PathBuf, cloud: String, known: String },
     #[error("cloud `{cloud}` of {path}: {what}", path = path.display())]
@@ -96,15 +102,14 @@ pub(crate) fn read(path: &Path, cloud: &str) -> Result<Cloud, Vec<CloudsError>> 
         Ok(false) => RawCloud::default(),
         Ok(true) | Err(_) => parse(&secure_path).map_err(|error| vec![error])?.clouds.remove(cloud).unwrap_or_default(),
     };
+    let holding = [(path, &plain), (&secure_path, &secure)].into_iter().filter(|(_, has)| has.auth.holds_a_secret());
+    let mut errors: Vec<CloudsError> = holding.filter_map(|(file, _)| is_for_its_owner(file).err()).collect();
     let mut problems = Problems(Vec::new());
     let checked = plain.under(secure).check(cloud, path, &mut problems);
+    errors.extend(problems.0.into_iter().map(|what| CloudsError::Incomplete { path: path.to_owned(), cloud: cloud.to_owned(), what }));
     match checked {
-        Some(checked) if problems.0.is_empty() => Ok(checked),
-        _ => Err(problems
-            .0
-            .into_iter()
-            .map(|what| CloudsError::Incomplete { path: path.to_owned(), cloud: cloud.to_owned(), what })
-            .collect()),
+        Some(checked) if errors.is_empty() => Ok(checked),
+        _ => Err(errors),
     }
 }
 
@@ -120,6 +125,12 @@ fn parse(path: &Path) -> Result<RawFile, CloudsError> {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
         CloudsError::Malformed { path: path.to_owned(), line, column }
     })
+}
+
+/// As with every other secret: whoever may look at the API is of the workers' own group.
+fn is_for_its_owner(path: &Path) -> Result<(), CloudsError> {
+    let mode = fs::metadata(path).map_err(|source| CloudsError::Unreadable(path.to_owned(), source))?.permissions().mode() & 0o777;
+    if mode & OTHERS == 0 { Ok(()) } else { Err(CloudsError::OpenToOthers { path: path.to_owned(), mode }) }
 }
 
 #[derive(Deserialize, Default)]
@@ -166,6 +177,12 @@ struct RawAuth {
     application_credential_name: Option<String>,
     application_credential_secret: Option<String>,
     token: Option<String>,
+}
+
+impl RawAuth {
+    fn holds_a_secret(&self) -> bool {
+        self.password.is_some() || self.application_credential_secret.is_some() || self.token.is_some()
+    }
 }
 
 /// Each field of the second where it has one, else of the first.

@@ -57,7 +57,7 @@ impl Refusal {
         let pause = (REFUSED_PAUSE_FIRST * 2_u32.saturating_pow(self.times.saturating_sub(1))).min(REFUSED_PAUSE_MAX);
         let passed = now.since(self.at);
         let ask_at = self.at + pause;
-        let reason = || format!("{} (said {} s ago; not asked again before {ask_at}: each try may be counted, and lock the account)", self.reason, passed.as_secs());
+        let reason = || format!("{} (said {} s ago; not asked again before {ask_at}, or until the workers are restarted: each try may be counted, and lock the account)", self.reason, passed.as_secs());
         (passed < pause).then(|| PortErrorKind::Denied { reason: reason() })
     }
 }

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use nix::unistd::{AccessFlags, access};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -139,6 +140,14 @@ impl BootFolder {
         }
     }
 
+    /// A folder that is not there, or not ours to write to, is better known of before a node has been emptied: who looks at it in a dry run hears of it.
+    fn can_be_written(&self, operation: &str) -> Result<(), PortError> {
+        aside(|| access(&self.folder, AccessFlags::W_OK | AccessFlags::X_OK)).map_err(|error| {
+            let why = format!("{} can't be written to by the user of the workers ({error}): it has to exist, to be theirs, and to be named in `ReadWritePaths=` of their unit", self.folder.display());
+            PortError::new(operation, PortErrorKind::Unavailable).with_source(why)
+        })
+    }
+
     fn path(&self, node: &NodeName, operation: &str) -> Result<PathBuf, PortError> {
         let Some(mac) = self.macs.get(node) else {
             let reason = format!("{node} is not a node of the configuration");
@@ -232,6 +241,7 @@ impl NetBoot for BootFolder {
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         let operation = format!("look at what {node} will boot from the network");
         let order = self.order(node, &operation)?;
+        self.can_be_written(&operation)?;
         Ok(order.filter(|order| order.staged).and_then(|order| order.ticket))
     }
 

@@ -9,7 +9,6 @@ use http::header::{ETAG, IF_MATCH};
 use http::{HeaderValue, Method};
 use reqwest::Url;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use turnaround_config::SecretText;
@@ -25,6 +24,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Network interfaces of one machine that are read.
 // Eight ports and as many functions of each; a BMC takes a second or two for one.
 const INTERFACES_MAX: usize = 64;
+/// No further one is asked for after this long.
+const INTERFACES_WITHIN: Duration = Duration::from_secs(60);
 
 /// One node's BMC.
 #[derive(Debug)]
@@ -44,29 +45,17 @@ struct System {
     boot: Option<Boot>,
     #[serde(rename = "Actions")]
     actions: Option<Actions>,
-    #[serde(rename = "EthernetInterfaces")]
-    interfaces: Option<Link>,
-}
-
-#[derive(Deserialize)]
-struct Link {
-    #[serde(rename = "@odata.id")]
-    path: String,
-}
-
-#[derive(Deserialize)]
-struct Collection {
-    #[serde(rename = "Members", default)]
-    members: Vec<Link>,
+    /// As it comes: whoever resets a machine must not stumble over what is told beside.
+    #[serde(rename = "EthernetInterfaces", default)]
+    interfaces: Value,
 }
 
 /// DSP0268, EthernetInterface: as it is used, and as it was made.
-#[derive(Deserialize)]
-struct Interface {
-    #[serde(rename = "MACAddress")]
-    mac: Option<String>,
-    #[serde(rename = "PermanentMACAddress")]
-    permanent: Option<String>,
+const MAC_ADDRESSES: [&str; 2] = ["MACAddress", "PermanentMACAddress"];
+
+/// What leads to another document of the same BMC.
+fn link(document: &Value) -> Option<&str> {
+    document.get("@odata.id")?.as_str().filter(|path| path.starts_with('/') && !path.starts_with("//"))
 }
 
 #[derive(Deserialize)]
@@ -106,17 +95,20 @@ impl Redfish {
         system.power(operation)
     }
 
-    /// The MAC addresses of the machine's network interfaces, lower case, until one of them is `wanted`. What this BMC does not have, or does not tell,
-    /// it leaves out: many know only of those on the mainboard.
+    /// The MAC addresses of the machine's network interfaces, lower case, until one of them is `wanted`. Not every BMC does what the standard says, and many know only of those
+    /// on the mainboard: whatever is not told, it leaves out, as long as there is somebody who answers, and takes our password.
     pub(crate) async fn macs(&self, operation: &str, wanted: &str) -> Result<Vec<String>, PortError> {
+        let began = Instant::now();
         let (system, _) = self.system(operation).await?;
-        let Some(Link { path }) = system.interfaces else { return Ok(Vec::new()) };
-        let Some(Collection { members }) = self.told(operation, &path, "a Redfish EthernetInterfaceCollection").await? else { return Ok(Vec::new()) };
         let mut macs = Vec::new();
-        for Link { path } in members.into_iter().take(INTERFACES_MAX) {
-            let Some(Interface { mac, permanent }) = self.told(operation, &path, "a Redfish EthernetInterface").await? else { continue };
-            macs.extend([mac, permanent].into_iter().flatten().map(|mac| foreign_text(&mac).to_ascii_lowercase().replace('-', ":")));
-            if macs.iter().any(|mac| mac == wanted) {
+        let Some(path) = link(&system.interfaces) else { return Ok(macs) };
+        let collection = self.told(operation, path).await?;
+        let members = collection.get("Members").and_then(Value::as_array).into_iter().flatten();
+        for path in members.filter_map(link).take(INTERFACES_MAX) {
+            let interface = self.told(operation, path).await?;
+            let told = MAC_ADDRESSES.iter().filter_map(|field| interface.get(field)?.as_str());
+            macs.extend(told.map(|mac| foreign_text(mac).to_ascii_lowercase().replace('-', ":")));
+            if macs.iter().any(|mac| mac == wanted) || began.elapsed() > INTERFACES_WITHIN {
                 break;
             }
         }
@@ -125,16 +117,13 @@ impl Redfish {
         Ok(macs)
     }
 
-    /// What is at that path. None where the BMC has no such thing: not every one does what the standard says.
-    async fn told<T: DeserializeOwned>(&self, operation: &str, path: &str, what: &str) -> Result<Option<T>, PortError> {
-        on_this_bmc(operation, path, what)?;
+    /// What is at that path; nothing where the BMC has none, or no sense.
+    async fn told(&self, operation: &str, path: &str) -> Result<Value, PortError> {
         let answer = self.send(operation, &self.request(Method::GET, path, None)).await?;
-        // (Neither our password nor its being busy is a reason to go on.)
-        if matches!(answer.status.as_u16(), 400 | 404..=428 | 430..=499 | 500 | 501) {
-            return Ok(None);
+        if answer.status.as_u16() == 401 {
+            self.succeeded(operation, Effect::None, &answer)?;
         }
-        self.succeeded(operation, Effect::None, &answer)?;
-        answer.json(what).map(Some).map_err(|reason| PortError::new(operation, PortErrorKind::Garbled { reason }))
+        Ok(if answer.status.is_success() { answer.json("a Redfish document").unwrap_or_default() } else { Value::Null })
     }
 
     pub(crate) async fn boot_override(&self, operation: &str) -> Result<BootOverride, PortError> {
@@ -174,7 +163,10 @@ impl Redfish {
         let (target, allowable) = reset.map_or((None, Vec::new()), |reset| (reset.target, reset.allowable));
         let how = reset_type(power, &allowable).map_err(|reason| PortError::new(operation, PortErrorKind::Refused { reason }))?;
         let target = target.unwrap_or_else(|| format!("{}/Actions/ComputerSystem.Reset", self.system));
-        on_this_bmc(operation, &target, "its reset action")?;
+        if !target.starts_with('/') || target.starts_with("//") {
+            let reason = format!("its reset action is at `{}`, which is no path on this BMC", foreign_text(&target));
+            return Err(PortError::new(operation, PortErrorKind::Garbled { reason }));
+        }
         in_time(decided, operation, "tell its power state")?;
         let answer = self.send(operation, &self.request(Method::POST, &target, Some(&json!({ "ResetType": how })))).await?;
         self.succeeded(operation, Effect::Some, &answer)
@@ -242,15 +234,6 @@ impl System {
         // A BMC that doesn't tell the mode does not promise EFI either.
         BootOverride { device, efi: boot.mode.as_deref() == Some("UEFI") }
     }
-}
-
-/// An address that it gives us is followed only if it is a path.
-fn on_this_bmc(operation: &str, path: &str, what: &str) -> Result<(), PortError> {
-    if path.starts_with('/') && !path.starts_with("//") {
-        return Ok(());
-    }
-    let reason = format!("{what} is at `{}`, which is no path on this BMC", foreign_text(path));
-    Err(PortError::new(operation, PortErrorKind::Garbled { reason }))
 }
 
 /// How to have a machine start anew, by what its BMC offers. One that offers nothing in particular gets the usual.

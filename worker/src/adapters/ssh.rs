@@ -15,7 +15,7 @@
 //! Nothing secret is sent to a node (public-key login, no agent forwarding), so an impostor could only lie. It could do so
 //! successfully if it also reads the node's boot configuration off the PXE network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
@@ -50,10 +50,20 @@ const COMMAND: &str = concat!(
     "echo \"kernel $(uname -r)\"; ",
     "sed \"s/^/os-release /\" /etc/os-release; ",
     "if [ -e /etc/turnaround/installed ]; then sed \"s/^/installed /\" /etc/turnaround/installed || echo \"installed unreadable\"; fi; ",
-    // Of each process of QEMU's the word after `-uuid`, which Nova gives it. One program for all of them, whatever else runs there.
-    "grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline 2>/dev/null | tr \"\\0\" \"\\n\" | sed -n \"s/^[0-9a-f-]\\{36\\}\\$/guest &/p\"; ",
     "echo \"turnaround-facts end\"'"
 );
+
+/// Of each process of QEMU's the word after `-uuid`, which Nova gives it; of so many. One program for all of them, whatever else runs there.
+const GUESTS_COMMAND: &str = concat!(
+    "exec sh -c 'LC_ALL=C; export LC_ALL; echo \"turnaround-guests 1\"; ",
+    "grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline 2>/dev/null | tr \"\\0\" \"\\n\" | sed -n \"/^[0-9a-f-]\\{36\\}\\$/p\" | head -n 20; ",
+    "echo \"turnaround-guests end\"'"
+);
+const GUESTS_BEGIN: &str = "turnaround-guests 1";
+const GUESTS_END: &str = "turnaround-guests end";
+/// To read what all processes were started with takes a moment, unless one of them hangs in the kernel, as where a card does not answer: then it takes for ever, and whatever else a
+/// node is asked must not wait for it.
+const GUESTS_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Asks nodes by `ssh`.
 pub(crate) struct SshFacts {
@@ -214,6 +224,18 @@ impl NodeFacts for SshFacts {
         }
     }
 
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
+        let said = self.run(node, GUESTS_COMMAND, GUESTS_TIME_MAX).await?.output;
+        // (A login shell may say something before.)
+        let mut lines = said.lines().map(str::trim).skip_while(|line| *line != GUESTS_BEGIN).skip(1);
+        let guests = lines.by_ref().take_while(|line| *line != GUESTS_END).map(str::to_owned).collect();
+        if said.ends_with(GUESTS_END) {
+            return Ok(guests);
+        }
+        let operation = format!("ask {node} by ssh what virtual machines run on it");
+        Err(PortError::new(operation, PortErrorKind::Garbled { reason: "its answer is cut short".to_owned() }))
+    }
+
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         let operation = format!("ask {node} by ssh for its disks, VLANs and clock");
         let address = self.address(node, &operation)?;
@@ -343,7 +365,7 @@ fn parse(stdout: &str) -> Result<Facts, String> {
     let complete = lines.by_ref().take_while(|line| *line != END).try_for_each(|line| {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         match key {
-            "boot_id" | "hostname" | "kernel" | "os-release" | "installed" | "guest" => found.entry(key).or_default().push(value),
+            "boot_id" | "hostname" | "kernel" | "os-release" | "installed" => found.entry(key).or_default().push(value),
             _ => return Err(format!("the node's report has a line that was not asked for: `{}`", foreign_text(line))),
         }
         Ok(())
@@ -365,7 +387,6 @@ fn parse(stdout: &str) -> Result<Facts, String> {
         hostname: one("hostname")?,
         kernel: one("kernel")?,
         os_version_id: version.ok_or("its /etc/os-release has no VERSION_ID")?.to_owned(),
-        guests: found.get("guest").into_iter().flatten().map(|guest| (*guest).to_owned()).collect(),
         installed: installed.map_err(|_| "/etc/turnaround/installed is not `{\"token\": .., \"sha256\": ..}`")?,
     })
 }

@@ -30,7 +30,7 @@ impl Site {
         let folder = TempDir::new().unwrap();
         let at = folder.path();
         // JSON is YAML too.
-        fs::write(at.join("clouds.yaml"), clouds.to_string()).unwrap();
+        secret(&at.join("clouds.yaml"), &clouds.to_string());
         fs::create_dir(at.join("netboot")).unwrap();
         secret(&at.join("bmc.password"), "canary-bmc");
         let text = format!(

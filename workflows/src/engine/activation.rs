@@ -81,13 +81,15 @@ impl Engine {
             workflow = %document.id, kind = %document.kind, target = %document.target, fence = claimed.fence.0,
         );
         telemetry::link(&span, document.traceparent.as_deref());
-        // Where nothing is traced, whoever traces next is linked to whoever traced last.
-        let traceparent = telemetry::show_trace(&span).or_else(|| document.traceparent.clone());
+        let own = telemetry::show_trace(&span);
+        let is_left_out = telemetry::is_left_out(own.as_deref());
+        // Where nothing is traced, or is not told of, whoever traces next is linked to whoever was told of last.
+        let traceparent = own.filter(|_| !is_left_out).or_else(|| document.traceparent.clone());
         let work = async {
             tokio::select! {
                 biased;
                 () = committer.lost() => Err(LeaseLost),
-                done = self.bring_on(&claimed, committer, traceparent) => done,
+                done = self.bring_on(&claimed, committer, traceparent, is_left_out) => done,
             }
         };
         let end = work.instrument(span.clone()).await.unwrap_or_else(|LeaseLost| {
@@ -98,7 +100,14 @@ impl Engine {
         end
     }
 
-    async fn bring_on(&self, claimed: &Claimed, committer: &dyn Committer, traceparent: Option<String>) -> Result<Activation, LeaseLost> {
+    /// `traceparent` is kept with each commit. `is_left_out`: of this activation's own trace nothing is told.
+    async fn bring_on(
+        &self,
+        claimed: &Claimed,
+        committer: &dyn Committer,
+        traceparent: Option<String>,
+        is_left_out: bool,
+    ) -> Result<Activation, LeaseLost> {
         let document = &claimed.document;
         let replayed = match replay(claimed) {
             Ok(replayed) if !is_apart(claimed) || is_wanted_again(claimed) => replayed,
@@ -111,7 +120,6 @@ impl Engine {
             warn!(workflow = %document.id, why, "left for another worker");
             return set_aside(claimed, committer, &why, traceparent).await;
         };
-        let is_left_out = telemetry::is_left_out(traceparent.as_deref());
         let run = Run::new(claimed, replayed, committer, traceparent);
         let driver = Driver { engine: self, definition, id: &document.id, fence: claimed.fence, is_left_out, run: tokio::sync::Mutex::new(run) };
         // On the heap: it is large, and whoever spawns, times or catches an activation would move all of it.

@@ -152,6 +152,8 @@ impl<'a> Driver<'a> {
         let mut take = match step.takes(&cx) {
             Ok(take) => take,
             Err(error) => {
+                // It failed before it could be called.
+                metrics::step_finished(self.definition.kind, step.name(), StepOutcome::Fatal, Duration::ZERO);
                 let cause = UnwindCause::Fatal { step: name.to_owned(), error: error.chain() };
                 run.push(Event::UnwindBegun { cause })?;
                 return Ok(None);
@@ -204,31 +206,32 @@ impl<'a> Driver<'a> {
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(look_and_act(step, &cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        // One that can't say what it gives is not done.
+        let tried = tried.and_then(|progress| match progress {
+            Progress::Done(_) => Ok((progress, step.gives(&cx)?)),
+            Progress::LookAgain { .. } | Progress::StartChildren { .. } | Progress::AwaitChildren { .. } => Ok((progress, Vec::new())),
+        });
         call.end(match &tried {
-            Ok(Progress::Done(_)) => StepOutcome::Done,
-            Ok(Progress::LookAgain { .. } | Progress::StartChildren { .. } | Progress::AwaitChildren { .. }) => StepOutcome::Waits,
+            Ok((Progress::Done(_), _)) => StepOutcome::Done,
+            Ok((Progress::LookAgain { .. } | Progress::StartChildren { .. } | Progress::AwaitChildren { .. }, _)) => StepOutcome::Waits,
             Err(error) => outcome(error),
         });
         let mut run = self.run.lock().await;
         match tried {
-            Ok(Progress::Done(output)) => {
-                let gave = match step.gives(&cx) {
-                    Ok(gave) => gave,
-                    Err(error) => return self.failed(&mut run, name, step, &cx, error),
-                };
+            Ok((Progress::Done(output), gave)) => {
                 info!(workflow = %self.id, step = name, "step succeeded");
                 // Its view of the state would make the next event copy all of it.
                 drop(cx);
                 run.pending.give.extend(gave.iter().cloned());
                 run.push(Event::StepSucceeded { step: name.to_owned(), output, gave })
             }
-            Ok(Progress::LookAgain { after, note }) => look_again(&mut run, name, &cx, after, note),
-            Ok(Progress::StartChildren { children, note }) => {
+            Ok((Progress::LookAgain { after, note }, _)) => look_again(&mut run, name, &cx, after, note),
+            Ok((Progress::StartChildren { children, note }, _)) => {
                 self.start_children(&mut run, name, children, note)?;
                 // Each lot by itself: a store takes only so many in one commit.
                 run.commit(Vec::new()).await.map(drop)
             }
-            Ok(Progress::AwaitChildren { note }) => {
+            Ok((Progress::AwaitChildren { note }, _)) => {
                 run.push(Event::StepParked { step: name.to_owned(), until: None, note })
             }
             Err(error) => self.failed(&mut run, name, step, &cx, error),
@@ -278,30 +281,29 @@ impl<'a> Driver<'a> {
         let call = StepCall::begin(self.definition.kind, step.name(), span.clone());
         let tried = AssertUnwindSafe(step.undo(&cx)).catch_unwind().instrument(span).await;
         let tried = tried.unwrap_or_else(|panic| Err(panicked(name, &*panic)));
+        // One that is late has failed, and one that can't say what it took is not undone.
+        let tried = tried.and_then(|undone| match undone {
+            Undone::LookAgain { note, .. } if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
+                Err(StepError::retry(format!("not undone by its deadline: {note}")))
+            }
+            Undone::LookAgain { .. } => Ok((undone, Vec::new())),
+            Undone::Done { .. } | Undone::DoneKeeping { .. } => Ok((undone, step.takes(&cx)?)),
+        });
         call.end(match &tried {
-            Ok(Undone::Done { .. } | Undone::DoneKeeping { .. }) => StepOutcome::Done,
-            Ok(Undone::LookAgain { .. }) => StepOutcome::Waits,
+            Ok((Undone::Done { .. } | Undone::DoneKeeping { .. }, _)) => StepOutcome::Done,
+            Ok((Undone::LookAgain { .. }, _)) => StepOutcome::Waits,
             Err(error) => outcome(error),
         });
         let mut run = self.run.lock().await;
-        let (note, keeps) = match tried {
-            Ok(Undone::Done { note }) => (note, Vec::new()),
-            Ok(Undone::DoneKeeping { keeps, note }) => (note, keeps),
-            Ok(Undone::LookAgain { note, .. }) if cx.deadline().is_some_and(|deadline| cx.now() >= deadline) => {
-                let error = StepError::retry(format!("not undone by its deadline: {note}"));
-                return self.failed(&mut run, name, step, &cx, error);
-            }
-            Ok(Undone::LookAgain { after, note }) => return look_again(&mut run, name, &cx, after, note),
+        let (note, keeps, took) = match tried {
+            Ok((Undone::Done { note }, took)) => (note, Vec::new(), took),
+            Ok((Undone::DoneKeeping { keeps, note }, took)) => (note, keeps, took),
+            Ok((Undone::LookAgain { after, note }, _)) => return look_again(&mut run, name, &cx, after, note),
             Err(error) => return self.failed(&mut run, name, step, &cx, error),
         };
-        match step.takes(&cx) {
-            Ok(took) => {
-                let gave: Vec<Resource> = took.into_iter().map(|take| take.resource).filter(|one| !keeps.contains(one)).collect();
-                run.pending.give.extend(gave.iter().cloned());
-                run.push(Event::StepUndone { step: name.to_owned(), note, gave })
-            }
-            Err(error) => self.failed(&mut run, name, step, &cx, error),
-        }
+        let gave: Vec<Resource> = took.into_iter().map(|take| take.resource).filter(|one| !keeps.contains(one)).collect();
+        run.pending.give.extend(gave.iter().cloned());
+        run.push(Event::StepUndone { step: name.to_owned(), note, gave })
     }
 
     fn failed(&self, run: &mut Run<'_>, name: &str, step: &dyn AnyStep, cx: &StepCx<'_>, error: StepError) -> Result<(), LeaseLost> {

@@ -1,6 +1,6 @@
 //! A workflow that can't be brought on by anybody: set apart, so that it harms no other, until a person has looked.
 
-use tracing::error;
+use tracing::{error, info};
 
 use super::activation::{Activation, Committer, Engine, LeaseLost};
 use super::replay::Damage;
@@ -34,7 +34,11 @@ pub(super) async fn quarantine(engine: &Engine, claimed: &Claimed, committer: &d
         next: Next::End { keep: engine.keep_finished },
         ..untouched(claimed)
     };
-    commit_or_lost(committer, commit, Activation::Ended).await
+    let ended = commit_or_lost(committer, commit, Activation::Ended).await?;
+    let outcome = Outcome::Failed.as_str();
+    info!(workflow = %document.id, outcome, by, "workflow ended");
+    metrics::workflow_ended(engine.registry.get(&document.kind).map_or("unknown", |known| known.kind), outcome);
+    Ok(ended)
 }
 
 /// What would harm later is taken away first.

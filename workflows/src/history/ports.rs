@@ -177,6 +177,9 @@ impl NodeFacts for Told {
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError> {
         self.0.facts.facts(node).await
     }
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
+        self.0.facts.guests(node).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.0.facts.stock(node).await
     }

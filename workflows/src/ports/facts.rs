@@ -29,9 +29,6 @@ pub struct Facts {
     pub kernel: String,
     /// None on a node that was never installed by us.
     pub installed: Option<Installed>,
-    /// UUIDs of the virtual machines that run there, by its own processes, as far as we may see them.
-    #[serde(default)]
-    pub guests: BTreeSet<String>,
 }
 
 /// What is on a disk of a node.
@@ -91,6 +88,9 @@ pub struct CommandEnd {
 pub trait NodeFacts: Send + Sync {
     /// Asks the node itself. `Unavailable` while it does not answer, which is normal while it boots.
     async fn facts(&self, node: &NodeName) -> Result<Facts, PortError>;
+
+    /// UUIDs of the virtual machines that run there, by the node's own processes, as far as we may see them. `Unavailable` also where it does not tell in time.
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError>;
 
     /// Asks the node itself what of it is to stay as it is. `Unavailable` while it does not answer; `Garbled` where it says something else.
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError>;

@@ -244,7 +244,6 @@ impl Machine {
             os_version_id: self.disk.os_version_id.clone(),
             kernel: self.disk.kernel.clone(),
             installed: self.disk.installed.clone(),
-            guests: self.unknown_guest().into_iter().collect(),
         };
         (self.phase == Phase::Running).then(facts)
     }

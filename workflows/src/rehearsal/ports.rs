@@ -331,6 +331,10 @@ impl NodeFacts for World {
         self.facts_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it runs")))
     }
 
+    async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
+        self.guests_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what runs on it")))
+    }
+
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.stock_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what it has")))
     }

@@ -1,6 +1,6 @@
 //! The simulated site, as one thing that many may ask at the same time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -358,13 +358,22 @@ impl World {
     pub fn facts_of(&self, node: &str) -> Result<Facts, Trouble> {
         let site = self.asked(Api::Ssh, Some(node))?;
         let node = site.node_named(node).ok_or(Trouble::NotFound)?;
-        let mut facts = site.nodes[node].facts().ok_or(Trouble::Unavailable)?;
-        let runs = |guest: &&Guest| !guest.deleted && guest.host.as_deref() == Some(&*site.nodes[node].host) && matches!(guest.vm_state, VmState::Active | VmState::Paused);
-        facts.guests.extend(site.guests.iter().filter(runs).map(|guest| guest.id.0.clone()));
+        let facts = site.nodes[node].facts().ok_or(Trouble::Unavailable)?;
         if site.nodes[node].is_stranger() {
             return Err(Trouble::refused(400, "its host key is not known, and it does not show the mark of the installation that was ordered"));
         }
         Ok(facts)
+    }
+
+    /// UUIDs of the virtual machines that run there.
+    pub fn guests_of(&self, node: &str) -> Result<BTreeSet<String>, Trouble> {
+        // (Who is not let in for its facts is not for this.)
+        self.facts_of(node)?;
+        let site = self.site();
+        let machine = &site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?];
+        let runs = |guest: &&Guest| !guest.deleted && guest.host.as_deref() == Some(&*machine.host) && matches!(guest.vm_state, VmState::Active | VmState::Paused);
+        let known = site.guests.iter().filter(runs).map(|guest| guest.id.0.clone());
+        Ok(known.chain(machine.unknown_guest()).collect())
     }
 
     pub fn stock_of(&self, node: &str) -> Result<NodeStock, Trouble> {

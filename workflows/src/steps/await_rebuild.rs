@@ -268,7 +268,7 @@ async fn rebuild_again(cx: &StepCx<'_>, node: &NodeName, kept: Kept, poll: Durat
     }
     let note = match rebuild(cx, node, Kept { other_since: None, ..kept }).await? {
         Asked::Began(_) => "is rebuilt once more".to_owned(),
-        Asked::Locked(by) => format!("waits for {by}, who has it locked"),
+        Asked::Waits(note) => note,
     };
     Ok(Progress::LookAgain { after: poll, note })
 }

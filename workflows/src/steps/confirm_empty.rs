@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{evacuate, order, queues};
+use super::{TakeStock, evacuate, order, queues};
 use crate::engine::{AnswerEffect, Observed, PastDeadline, Progress, Question, Step, StepCx, StepError};
 use crate::store::Queue;
 
@@ -25,6 +25,21 @@ pub(super) fn unsettled_again(cx: &StepCx<'_>) -> Result<Option<String>, StepErr
 
 /// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
 pub struct ConfirmEmpty;
+
+/// A node that has answered before, and does not tell what runs there for so long, is wiped all the same: half dead ones are renewed to be mended.
+// An outage of the network is shorter, mostly; a reboot takes longer.
+const WAITED_FOR: Duration = Duration::from_secs(2 * 60);
+
+/// The virtual machines that run on the node, by its own word; none where it does not tell. Err(why): it may tell yet.
+pub(super) async fn guests(cx: &StepCx<'_>, node: &NodeName) -> Result<Result<BTreeSet<String>, String>, StepError> {
+    let error = match cx.ports.facts.guests(node).await {
+        Ok(guests) => return Ok(Ok(guests)),
+        Err(error) => StepError::from(error),
+    };
+    let answered = cx.output::<TakeStock>()?.is_some_and(|stock| stock.hostname.is_some());
+    let is_patient = cx.tried_since().is_none_or(|since| cx.now().since(since) < WAITED_FOR);
+    Ok(if answered && is_patient { Err(format!("{node} does not tell what runs on it: {}", error.chain())) } else { Ok(BTreeSet::new()) })
+}
 
 /// By the node's own word: what runs there, and nobody has named yet. Nova does not know everything, and the node that it speaks of may be another one than that which answers us.
 pub(super) fn guests_beside(guests: &BTreeSet<String>, named: &[String]) -> Vec<String> {

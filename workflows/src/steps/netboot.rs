@@ -68,10 +68,10 @@ pub(super) fn looks_for_the_reset(until: Timestamp) -> String {
     format!("looks whether the reset has happened; only at {until} is it certain that it has not")
 }
 
-/// The node's own word before it is wiped. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
-async fn last_word(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<Facts>, StepError> {
+/// The node's boot id, to tell a boot by. None where it does not answer, or makes no sense: a node that is half dead is wiped all the same.
+async fn boot_id(cx: &StepCx<'_>, node: &NodeName) -> Result<Option<String>, StepError> {
     match cx.ports.facts.facts(node).await {
-        Ok(facts) => Ok(Some(facts)),
+        Ok(facts) => Ok(Some(facts.boot_id)),
         Err(error) if matches!(error.kind, PortErrorKind::Unavailable | PortErrorKind::Garbled { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -140,14 +140,15 @@ async fn is_its_own(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
     let question = wrong_bmc(node, &other).seen(withdrawn(cx, node).await?);
     Err(StepError::ask(
         question
-            .answer("retry", AnswerEffect::Retry, "asks that BMC again: correct `bmc` of the node in the configuration first, and restart the workers")
+            .answer("retry", AnswerEffect::Retry, "asks that BMC again: correct the configuration first, and restart the workers")
             .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn"),
     ))
 }
 
 fn wrong_bmc(node: &NodeName, other: &NodeName) -> Question {
-    let seen = format!("the MAC address of {other} is among those that the BMC of {node} tells, and that of {node} is not: to reset {node} would take down {other}");
-    Question::new(format!("the BMC that the configuration has for {node} is the one of {other}: what now?")).seen(seen)
+    let seen = format!("the `mac` of {other} is among those that the BMC of {node} tells, and the `mac` of {node} is not: to reset {node} may take down {other}");
+    let which = "either `bmc` or `mac` of the two is wrong in the configuration: `ip link` on the nodes tells which; to correct the right one may wipe the wrong node";
+    Question::new(format!("the configuration gives {node} the BMC of {other}, or its MAC address: what now?")).seen(seen).seen(which)
 }
 
 /// What a dry run has to say of its BMC, and of what it would do.
@@ -167,12 +168,11 @@ pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<St
 /// down before [`carry_out`].
 pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, StepError> {
     is_its_own(cx, node).await?;
-    // (Not at the second look: a node that is half dead takes its time, and what was seen grows old.)
-    let word = last_word(cx, node).await?;
-    let guests = word.as_ref().map(|facts| facts.guests.clone()).unwrap_or_default();
+    // Once, and first: a node that is half dead takes its time, and what is seen grows old. By now it was waited for.
+    let guests = cx.ports.facts.guests(node).await.unwrap_or_default();
     last_look(cx, node, &guests).await?;
     stage_again(cx, node).await?;
-    let boot_id_before = word.map(|facts| facts.boot_id);
+    let boot_id_before = boot_id(cx, node).await?;
     cx.guard().await?;
     cx.ports.bmc.netboot_next(node).await?;
     // Not when this call began: how long ago it was meant tells later whether it can still happen.

@@ -52,7 +52,7 @@ impl Step for Rebuild {
         }
         Ok(match rebuild(cx, &node, kept).await? {
             Asked::Began(intent) => Progress::Done(Rebuilding { intent: *intent }),
-            Asked::Locked(by) => Progress::LookAgain { after: RECORD_POLL, note: format!("waits for {by}, who has it locked") },
+            Asked::Waits(note) => Progress::LookAgain { after: RECORD_POLL, note },
         })
     }
 }

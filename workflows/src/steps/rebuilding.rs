@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::confirm_empty::{guests_beside, objections};
+use super::confirm_empty::{guests, guests_beside, objections};
 use super::netboot::LOOK_IS_GOOD_FOR;
 use super::{needed, order};
 use crate::chance;
@@ -130,20 +130,22 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, intent: &Intent) ->
 /// What came of asking for a rebuild.
 pub(super) enum Asked {
     Began(Box<Intent>),
-    /// Somebody works on the node just now.
-    Locked(String),
+    /// Not yet, and why: somebody works on the node just now, or it does not tell what runs on it.
+    Waits(String),
 }
 
 /// Has `node` rebuilt. What is meant, and what is known of it, is written down beside the rest of `kept`.
 pub(super) async fn rebuild(cx: &StepCx<'_>, node: &NodeName, kept: Kept) -> Result<Asked, StepError> {
-    let word = word_of(cx, node).await?;
+    let guests = match guests(cx, node).await? {
+        Ok(guests) => guests,
+        Err(note) => return Ok(Asked::Waits(note)),
+    };
     let record = cx.ports.rebuilder.record(node).await?;
-    let guests = if let Word::Facts(facts) = &word { facts.guests.clone() } else { BTreeSet::new() };
     last_look(cx, node, &guests, unfit(cx, node, &record)).await?;
     if let Some(by) = record.locked_by {
-        return Ok(Asked::Locked(by));
+        return Ok(Asked::Waits(format!("waits for {by}, who has it locked")));
     }
-    let boot_id_before = match word {
+    let boot_id_before = match word_of(cx, node).await? {
         Word::Facts(facts) => Some(facts.boot_id),
         // The token is fresh: it is enough to tell the new system by.
         Word::Silent | Word::Stranger(_) => None,

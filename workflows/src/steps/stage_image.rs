@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::confirm_empty::guests_beside;
-use super::{TakeStock, order, queues};
+use super::confirm_empty::guests;
+use super::{order, queues};
 use crate::chance;
 use crate::engine::{AnswerEffect, Question, Observed, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::{BootTicket, PortErrorKind, Ports, Token};
@@ -32,18 +32,15 @@ fn fresh_ticket(cx: &StepCx<'_>, order: &NodeOrder) -> BootTicket {
     BootTicket { token, image: order.image.name.clone(), sha256: order.image.sha256.clone(), report }
 }
 
-/// A node that has answered before, and does not for so long, is wiped all the same, whatever runs there: half dead ones are renewed to be mended.
-// An outage of the network is shorter, mostly; a reboot takes longer.
-const WAITED_FOR: Duration = Duration::from_secs(2 * 60);
-
 /// Asked before anything is staged, where the way back is still open.
 fn question_guests(node: &NodeName, guests: &BTreeSet<String>) -> Question {
     let mut question = Question::new(format!("{node} is empty by Nova's word, and not by its own: what now?"));
-    for objection in guests_beside(guests, &[]) {
-        question = question.seen(objection);
+    for guest in guests {
+        question = question.seen(format!("by its own processes, virtual machine {guest} runs on it"));
     }
+    let retry = "asks the node again: move or stop what runs there first, and close the node if it is open; if it is not the machine that Nova calls so, correct `nova_host` or `ssh_address` in the configuration, and restart the workers";
     question
-        .answer("retry", AnswerEffect::Retry, "asks the node again: stop what runs there first, or correct `nova_host` and `ssh_address` of the node in the configuration and restart the workers")
+        .answer("retry", AnswerEffect::Retry, retry)
         .answer("unwind", AnswerEffect::Unwind, "gives the node back as it was found, without renewing it")
 }
 
@@ -70,18 +67,14 @@ impl Step for StageImage {
         let staged = match cx.checkpoint()? {
             Some(staged) => staged,
             None => {
-                let word = cx.ports.facts.facts(&order.node).await.ok();
-                let answered = cx.output::<TakeStock>()?.is_some_and(|stock| stock.hostname.is_some());
-                if word.is_none() && answered && cx.tried_since().is_none_or(|since| cx.now().since(since) < WAITED_FOR) {
-                    let note = format!("asks {} a last time what runs there, which does not answer", order.node);
-                    return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
+                let guests = match guests(cx, &order.node).await? {
+                    Ok(guests) => guests,
+                    Err(note) => return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note }),
+                };
+                if !guests.is_empty() {
+                    return Err(StepError::ask(question_guests(&order.node, &guests)));
                 }
-                if let Some(facts) = &word
-                    && !facts.guests.is_empty()
-                {
-                    return Err(StepError::ask(question_guests(&order.node, &facts.guests)));
-                }
-                let boot_id_before = word.map(|facts| facts.boot_id);
+                let boot_id_before = cx.ports.facts.facts(&order.node).await.ok().map(|facts| facts.boot_id);
                 let staged = Staged { ticket: fresh_ticket(cx, &order), boot_id_before };
                 cx.save(&staged, format!("token {}", staged.ticket.token)).await?;
                 staged

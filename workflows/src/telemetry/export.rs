@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
-use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, MetricExporter, Protocol, RetryPolicy, SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{self, BatchLogProcessor, SdkLogger, SdkLoggerProvider};
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
 use opentelemetry_sdk::trace::{self, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use tracing::dispatcher::WeakDispatch;
 use tracing::{Event, warn};
@@ -22,9 +24,13 @@ use turnaround_config::OtlpProtocol;
 use super::limit::{LineLimit, TraceLimit};
 use super::{TelemetryError, stderr};
 
-/// One export may take this long. A collector near by answers within milliseconds; one that does not is given up
-/// before the queue behind it is full.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Spans, and likewise log lines, that are being exported are tried again for this long, and are lost then: a collector's restart takes less.
+/// Others wait in the queue meanwhile.
+const EXPORT_MAX: Duration = Duration::from_secs(30);
+/// Pauses between those tries grow up to this: who has come back should not be waited for.
+const EXPORT_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The same for metrics, of which the next export tells all again. A collector near by answers within milliseconds.
+const METRICS_EXPORT_MAX: Duration = Duration::from_secs(3);
 /// Spans, and likewise log lines, that wait for the collector; more are dropped. A worker makes some ten a second, so
 /// this bridges a collector's restart, in a few MB.
 const QUEUE_MAX: usize = 4_096;
@@ -116,22 +122,47 @@ fn in_thread(work: impl FnOnce() -> OTelSdkResult + Send + 'static) -> tokio::sy
 }
 
 fn exporters(endpoint: &str, protocol: OtlpProtocol) -> Result<(SpanExporter, MetricExporter, LogExporter), ExporterBuildError> {
+    // Said, so that no environment says otherwise: a gap in them has to heal by itself.
+    let temporality = Temporality::Cumulative;
     Ok(match protocol {
         OtlpProtocol::Grpc => (
-            SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?,
-            MetricExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?,
-            LogExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_TIMEOUT).build()?,
+            SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_MAX).with_retry_policy(again()).build()?,
+            MetricExporter::builder().with_temporality(temporality).with_tonic().with_endpoint(endpoint).with_timeout(METRICS_EXPORT_MAX).build()?,
+            LogExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(EXPORT_MAX).with_retry_policy(again()).build()?,
         ),
         OtlpProtocol::Http => {
             let at = |signal: &str| format!("{}/v1/{signal}", endpoint.trim_end_matches('/'));
             let proto = Protocol::HttpBinary;
             (
-                SpanExporter::builder().with_http().with_protocol(proto).with_endpoint(at("traces")).with_timeout(EXPORT_TIMEOUT).build()?,
-                MetricExporter::builder().with_http().with_protocol(proto).with_endpoint(at("metrics")).with_timeout(EXPORT_TIMEOUT).build()?,
-                LogExporter::builder().with_http().with_protocol(proto).with_endpoint(at("logs")).with_timeout(EXPORT_TIMEOUT).build()?,
+                SpanExporter::builder()
+                    .with_http()
+                    .with_protocol(proto)
+                    .with_endpoint(at("traces"))
+                    .with_timeout(EXPORT_MAX)
+                    .with_retry_policy(again())
+                    .build()?,
+                MetricExporter::builder()
+                    .with_temporality(temporality)
+                    .with_http()
+                    .with_protocol(proto)
+                    .with_endpoint(at("metrics"))
+                    .with_timeout(METRICS_EXPORT_MAX)
+                    .build()?,
+                LogExporter::builder()
+                    .with_http()
+                    .with_protocol(proto)
+                    .with_endpoint(at("logs"))
+                    .with_timeout(EXPORT_MAX)
+                    .with_retry_policy(again())
+                    .build()?,
             )
         }
     })
+}
+
+/// As often as it can be within [`EXPORT_MAX`].
+fn again() -> RetryPolicy {
+    RetryPolicy::recommended().with_max_retries(usize::MAX).with_max_delay(EXPORT_PAUSE_MAX)
 }
 
 /// Who tells this: one process of one program on one host.
@@ -155,14 +186,14 @@ fn host_name() -> String {
 /// Spans that are exported, with their events. Not a matter of the log filter: a trace with holes misleads.
 pub(super) fn filter() -> impl layer::Filter<Registry> {
     let carriers = CARRIERS.map(|carrier| (carrier, LevelFilter::OFF));
-    Targets::new().with_default(LevelFilter::INFO).with_targets(carriers).and(LineLimit::new())
+    Targets::new().with_default(LevelFilter::INFO).with_targets(carriers).and(LineLimit::silent())
 }
 
 /// The same lines as on standard error, with the ids of trace and span. `dispatch` is to be told once it is there.
 pub(super) fn log_layer(logs: &SdkLoggerProvider, filter: &str, dispatch: Arc<OnceLock<WeakDispatch>>) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
     let carriers = Targets::new().with_default(LevelFilter::TRACE).with_targets(CARRIERS.map(|carrier| (carrier, LevelFilter::OFF)));
     let lines: Lines = Placed { lines: OpenTelemetryTracingBridge::new(logs), dispatch };
-    Ok(lines.with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::new())).boxed())
+    Ok(lines.with_filter(stderr::filter(filter)?.and(carriers).and(LineLimit::silent())).boxed())
 }
 
 /// What the lines of a program go through that has a collector.

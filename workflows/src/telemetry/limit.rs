@@ -68,12 +68,20 @@ impl Allowance {
 /// Lets [`LINES_PER_SECOND`] lines of level info and below pass, and everything else.
 pub(super) struct LineLimit<S> {
     allowance: Allowance,
+    /// It says what it left out.
+    tells: bool,
     subscriber: PhantomData<fn(S)>,
 }
 
 impl<S> LineLimit<S> {
-    pub(super) fn new() -> LineLimit<S> {
-        LineLimit { allowance: Allowance::of(LINES_PER_SECOND), subscriber: PhantomData }
+    /// For the exit that everything has: a flood is told of and counted once.
+    pub(super) fn telling() -> LineLimit<S> {
+        LineLimit { allowance: Allowance::of(LINES_PER_SECOND), tells: true, subscriber: PhantomData }
+    }
+
+    /// For the other exits, which leave out much the same lines.
+    pub(super) fn silent() -> LineLimit<S> {
+        LineLimit { tells: false, ..LineLimit::telling() }
     }
 }
 
@@ -88,7 +96,7 @@ impl<S: Subscriber> Filter<S> for LineLimit<S> {
         }
         match self.allowance.ask() {
             Asked::Granted { left_out } => {
-                if left_out > 0 {
+                if self.tells && left_out > 0 {
                     tell(left_out);
                 }
                 true
@@ -174,8 +182,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_cut_off_without_a_warning_lost_and_is_told_of() {
         let lines = Lines::default();
-        let layer = lines.clone().with_filter(LineLimit::new());
-        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        let exits = vec![lines.clone().with_filter(LineLimit::telling()), Lines::default().with_filter(LineLimit::silent())];
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(exits));
         let of = |level: Level| lines.0.lock().unwrap().iter().filter(|line| **line == level).count();
         for _ in 0..LINES_PER_SECOND {
             info!("done");
@@ -190,6 +198,8 @@ mod tests {
         while of(Level::WARN) == LINES_PER_SECOND as usize {
             tokio::task::yield_now().await;
         }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(of(Level::WARN), LINES_PER_SECOND as usize + 1, "once, however many exits there are");
         drop(guard);
     }
 }

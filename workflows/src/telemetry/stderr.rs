@@ -25,7 +25,7 @@ use super::limit::LineLimit;
 const COMPLAINT_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn layer(filter: &str) -> Result<Box<dyn Layer<Registry> + Send + Sync>, TelemetryError> {
-    let filter = self::filter(filter)?.and(complaints()).and(LineLimit::new());
+    let filter = self::filter(filter)?.and(complaints()).and(LineLimit::telling());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     Ok(if std::io::stderr().is_terminal() {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

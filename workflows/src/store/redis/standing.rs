@@ -32,8 +32,9 @@ impl RedisStore {
             "other-layout" => Err(StoreError::Unusable {
                 operation: OPERATION,
                 remedy: format!(
-                    "let the release that wrote it bring its workflows to their end, and give this one another prefix than `{}`",
-                    self.keys.prefix
+                    "let the release that wrote it bring its workflows to their end; then stop daemon and workers, and give this one a Redis without `{}` (its own: move the folder `redis` of \
+                     the state directory away). It halts, as it has lost what was there: `turnaround store accept`",
+                    self.keys.store
                 ),
                 source: Box::new(OtherLayout),
             }),

@@ -392,7 +392,7 @@ async fn what_another_release_keeps_in_another_form_is_left_alone() {
         server.command(&change);
         let before = server.command(&["HGETALL", "{ta}:store"]);
         let Err(StoreError::Unusable { remedy, source, .. }) = RedisStore::connect(server.options()).await else { panic!("{change:?}") };
-        assert!(remedy.contains("another prefix than `{ta}`") && source.to_string().contains("another release"), "{remedy}: {source}");
+        assert!(remedy.contains("a Redis without `{ta}:store`") && source.to_string().contains("another release"), "{remedy}: {source}");
         assert_eq!(server.command(&["HGETALL", "{ta}:store"]), before);
     }
 }
