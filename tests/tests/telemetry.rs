@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::Uri;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use turnaround_config::{OtlpProtocol, Telemetry};
 use turnaround_tests::otlp::Receiver;
@@ -107,15 +107,16 @@ async fn what_was_told_while_the_collector_was_away_arrives_once_it_is_back() {
     /// Spans and lines are sent after 1 s. Tried again only as often as is usual, they would be lost within another one.
     const AWAY: Duration = Duration::from_secs(5);
     turnaround_worker::adapters::install_tls();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Its own from the beginning, and nobody listens yet.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &config(&format!("http://{address}"), OtlpProtocol::Http)).unwrap();
     tracing::dispatcher::with_default(&dispatch, || {
         tracing::info_span!("outer").in_scope(|| tracing::info!("node closed"));
     });
     tokio::time::sleep(AWAY).await;
-    let (paths, server) = takes_all(TcpListener::bind(address).await.unwrap());
+    let (paths, server) = takes_all(socket.listen(16).unwrap());
     let both_arrive = async {
         while !["/v1/logs", "/v1/traces"].iter().all(|path| paths.lock().unwrap().iter().any(|seen| seen == path)) {
             tokio::time::sleep(Duration::from_millis(50)).await;

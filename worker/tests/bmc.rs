@@ -110,10 +110,12 @@ async fn redfish_tells_whose_machine_it_is_as_far_as_the_bmc_does() {
     let nics = format!("{SYSTEM}/EthernetInterfaces");
     let linked = |to: &str| Reply::json(200, &json!({ "PowerState": "On", "EthernetInterfaces": { "@odata.id": to } }));
     bmc.reply("GET", SYSTEM, [linked(&nics)]);
-    for reply in [Reply::text(404, ""), Reply::text(403, ""), Reply::text(500, ""), Reply::text(503, ""), Reply::text(200, "<html>"), Reply::json(200, &json!({ "Members": 7 }))] {
+    for reply in [Reply::text(404, ""), Reply::text(403, ""), Reply::text(500, ""), Reply::text(200, "<html>"), Reply::json(200, &json!({ "Members": 7 }))] {
         bmc.reply("GET", &nics, [reply]);
         assert_eq!(machine().await, told(&[]));
     }
+    bmc.reply("GET", &nics, [Reply::text(503, "")]);
+    assert_eq!(machine().await, Err(PortErrorKind::Unavailable), "another node's may be busy, too");
     bmc.reply("GET", &nics, [Reply::text(401, "")]);
     assert!(matches!(machine().await, Err(PortErrorKind::Denied { .. })));
     // What is told beside keeps nobody from a reset.

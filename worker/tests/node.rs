@@ -177,12 +177,12 @@ async fn the_installer_is_told_where_to_report() {
 }
 
 #[tokio::test]
-async fn a_boot_folder_that_is_not_there_is_no_empty_one() {
+async fn a_boot_folder_that_is_not_there_takes_no_order() {
     let site = site().with_node("gpu-01", "gpu-01");
     let ports = site.ports();
-    assert_eq!(ports.netboot.staged(&node("gpu-01")).await.unwrap(), None);
+    ports.netboot.would_take(&node("gpu-01")).await.unwrap();
     fs::remove_dir(site.path("netboot")).unwrap();
-    let error = ports.netboot.staged(&node("gpu-01")).await.unwrap_err();
+    let error = ports.netboot.would_take(&node("gpu-01")).await.unwrap_err();
     assert!(error.kind == PortErrorKind::Unavailable && told(&error).contains("it has to exist"), "{}", told(&error));
 }
 

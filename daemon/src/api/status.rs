@@ -46,7 +46,11 @@ pub(super) async fn status(State(app): State<Arc<App>>, caller: Caller) -> Json<
         view.store.reachable = false;
         // No alarm: the watch raises one within a second, and alone knows when it is over. It asks less than is asked here.
         view.store.description = chain(&error);
-        view.warnings.push("the store does not answer: nothing goes on until it does, and nothing is lost".to_owned());
+        view.warnings.push(if error.is_outage() {
+            "the store does not answer: nothing goes on until it does, and nothing is lost".to_owned()
+        } else {
+            format!("what is in the store can't be listed: see docs/errors/{}.md", AlarmCode::Store(error.trouble()).as_str())
+        });
     }
     view.alarms = app.alarms.views();
     warn_of_workers(&mut view);

@@ -145,6 +145,9 @@ impl NetBoot for Gated {
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
         self.gate.call("stage", true, self.site.netboot.stage(node, ticket)).await
     }
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError> {
+        self.gate.call("would_take", false, self.site.netboot.would_take(node)).await
+    }
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         self.gate.call("staged", false, self.site.netboot.staged(node)).await
     }

@@ -283,6 +283,9 @@ impl NetBoot for MortalPorts {
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
         self.mortal.call("stage", self.inner().netboot.stage(node, ticket)).await
     }
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError> {
+        self.inner().netboot.would_take(node).await
+    }
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         self.inner().netboot.staged(node).await
     }

@@ -140,14 +140,6 @@ impl BootFolder {
         }
     }
 
-    /// A folder that is not there, or not ours to write to, is better known of before a node has been emptied: who looks at it in a dry run hears of it.
-    fn can_be_written(&self, operation: &str) -> Result<(), PortError> {
-        aside(|| access(&self.folder, AccessFlags::W_OK | AccessFlags::X_OK)).map_err(|error| {
-            let why = format!("{} can't be written to by the user of the workers ({error}): it has to exist, to be theirs, and to be named in `ReadWritePaths=` of their unit", self.folder.display());
-            PortError::new(operation, PortErrorKind::Unavailable).with_source(why)
-        })
-    }
-
     fn path(&self, node: &NodeName, operation: &str) -> Result<PathBuf, PortError> {
         let Some(mac) = self.macs.get(node) else {
             let reason = format!("{node} is not a node of the configuration");
@@ -238,10 +230,18 @@ impl NetBoot for BootFolder {
         self.write(&operation, &Order { node: node.clone(), staged: true, ticket: Some(ticket.clone()) }, begun)
     }
 
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError> {
+        let operation = format!("look whether {node} can be given an order");
+        self.path(node, &operation)?;
+        aside(|| access(&self.folder, AccessFlags::W_OK | AccessFlags::X_OK)).map_err(|error| {
+            let why = format!("{} can't be written to by the user of the workers ({error}): it has to exist, to be theirs, and to be named in `ReadWritePaths=` of their unit", self.folder.display());
+            PortError::new(operation, PortErrorKind::Unavailable).with_source(why)
+        })
+    }
+
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         let operation = format!("look at what {node} will boot from the network");
         let order = self.order(node, &operation)?;
-        self.can_be_written(&operation)?;
         Ok(order.filter(|order| order.staged).and_then(|order| order.ticket))
     }
 

@@ -108,8 +108,12 @@ impl Redfish {
             let interface = self.told(operation, path).await?;
             let told = MAC_ADDRESSES.iter().filter_map(|field| interface.get(field)?.as_str());
             macs.extend(told.map(|mac| foreign_text(mac).to_ascii_lowercase().replace('-', ":")));
-            if macs.iter().any(|mac| mac == wanted) || began.elapsed() > INTERFACES_WITHIN {
+            if macs.iter().any(|mac| mac == wanted) {
                 break;
+            }
+            if began.elapsed() > INTERFACES_WITHIN {
+                let why = format!("it took more than {} s to tell its interfaces", INTERFACES_WITHIN.as_secs());
+                return Err(PortError::new(operation, PortErrorKind::Unavailable).with_source(why));
             }
         }
         macs.sort_unstable();
@@ -117,10 +121,10 @@ impl Redfish {
         Ok(macs)
     }
 
-    /// What is at that path; nothing where the BMC has none, or no sense.
+    /// What is at that path; nothing where the BMC has none, or no sense. That it is busy is no word of it: another one's may look the same.
     async fn told(&self, operation: &str, path: &str) -> Result<Value, PortError> {
         let answer = self.send(operation, &self.request(Method::GET, path, None)).await?;
-        if answer.status.as_u16() == 401 {
+        if matches!(answer.status.as_u16(), 401 | 408 | 429 | 502..=504) {
             self.succeeded(operation, Effect::None, &answer)?;
         }
         Ok(if answer.status.is_success() { answer.json("a Redfish document").unwrap_or_default() } else { Value::Null })

@@ -225,14 +225,24 @@ impl NodeFacts for SshFacts {
     }
 
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
-        let said = self.run(node, GUESTS_COMMAND, GUESTS_TIME_MAX).await?.output;
+        let operation = format!("ask {node} by ssh what virtual machines run on it");
+        let (address, key) = (self.address(node, &operation)?, self.key_file(node));
+        let look = || self.connect(address, &operation, Keys::Known(&key), GUESTS_COMMAND, GUESTS_TIME_MAX);
+        let mut finished = look().await?;
+        // By another worker's host it may be known.
+        if is_key_unknown(&finished) && self.facts(node).await.is_ok() {
+            finished = look().await?;
+        }
+        // 255 is ssh's own: no connection, no login, or cut.
+        if matches!(finished.code, Some(255) | None) {
+            return Err(unavailable(&operation, finished.complaint()));
+        }
         // (A login shell may say something before.)
-        let mut lines = said.lines().map(str::trim).skip_while(|line| *line != GUESTS_BEGIN).skip(1);
+        let mut lines = finished.stdout.lines().skip_while(|line| *line != GUESTS_BEGIN).skip(1);
         let guests = lines.by_ref().take_while(|line| *line != GUESTS_END).map(str::to_owned).collect();
-        if said.ends_with(GUESTS_END) {
+        if finished.stdout.lines().any(|line| line == GUESTS_END) {
             return Ok(guests);
         }
-        let operation = format!("ask {node} by ssh what virtual machines run on it");
         Err(PortError::new(operation, PortErrorKind::Garbled { reason: "its answer is cut short".to_owned() }))
     }
 

@@ -148,6 +148,9 @@ impl NetBoot for Told {
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError> {
         effect("stage", node.as_str(), self.0.netboot.stage(node, ticket)).await
     }
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError> {
+        self.0.netboot.would_take(node).await
+    }
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         self.0.netboot.staged(node).await
     }

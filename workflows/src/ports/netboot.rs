@@ -38,6 +38,9 @@ pub trait NetBoot: Send + Sync {
     /// The next netboot of `node` installs what `ticket` says. An earlier ticket is replaced.
     async fn stage(&self, node: &NodeName, ticket: &BootTicket) -> Result<(), PortError>;
 
+    /// Could something be staged for `node`? An error says what keeps it from that: better known before a node has been emptied.
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError>;
+
     /// What is staged for `node`.
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError>;
 

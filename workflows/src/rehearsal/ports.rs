@@ -252,6 +252,11 @@ impl NetBoot for World {
         staged().map_err(|e: Trouble| e.while_trying_to(format_args!("stage the boot ticket of {node}")))
     }
 
+    async fn would_take(&self, node: &NodeName) -> Result<(), PortError> {
+        let site = self.asked(Api::NetBoot, Some(node.as_str()));
+        site.map(drop).map_err(|e| e.while_trying_to(format_args!("look whether {node} can be given an order")))
+    }
+
     async fn staged(&self, node: &NodeName) -> Result<Option<BootTicket>, PortError> {
         let site = self.asked(Api::NetBoot, Some(node.as_str()));
         let site = site.map_err(|e| e.while_trying_to(format_args!("read the boot ticket of {node}")))?;

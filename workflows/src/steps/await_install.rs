@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::installer::Heard;
-use super::confirm_empty::unsettled_again;
+use super::confirm_empty::{guests, unsettled_again};
 use super::netboot::{NotCarriedOut, RESET_NEVER_HAPPENED, Reset, Settled, carry_out, disarm_ours, facts, looks_for_the_reset, prepare, settle};
 use super::{Reason, Reprovision, StageImage, needed, order, queues};
 use crate::clock::Timestamp;
@@ -236,7 +236,11 @@ async fn netboot_again(cx: &StepCx<'_>, facts: Option<&Facts>, poll: Duration) -
     if let Some(note) = unsettled_again(cx)? {
         return Ok(Progress::LookAgain { after: poll, note });
     }
-    let mut reset = prepare(cx, &node).await?;
+    let guests = match guests(cx, &node).await? {
+        Ok(guests) => guests,
+        Err(note) => return Ok(Progress::LookAgain { after: poll, note }),
+    };
+    let mut reset = prepare(cx, &node, &guests).await?;
     again.reset = Some(reset.clone());
     cx.save(&again, "about to reset it into the network once more").await?;
     match carry_out(cx, &node, &reset).await {

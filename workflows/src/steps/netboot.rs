@@ -165,12 +165,10 @@ pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<St
 }
 
 /// Makes ready for a reset into the network: looks a last time, sees to the boot ticket, and sets the boot device. What it returns must be written
-/// down before [`carry_out`].
-pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName) -> Result<Reset, StepError> {
+/// down before [`carry_out`]. `guests` run on the node, by its own word.
+pub(super) async fn prepare(cx: &StepCx<'_>, node: &NodeName, guests: &BTreeSet<String>) -> Result<Reset, StepError> {
     is_its_own(cx, node).await?;
-    // Once, and first: a node that is half dead takes its time, and what is seen grows old. By now it was waited for.
-    let guests = cx.ports.facts.guests(node).await.unwrap_or_default();
-    last_look(cx, node, &guests).await?;
+    last_look(cx, node, guests).await?;
     stage_again(cx, node).await?;
     let boot_id_before = boot_id(cx, node).await?;
     cx.guard().await?;

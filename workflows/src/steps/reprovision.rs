@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use turnaround_config::NodeName;
 
-use super::confirm_empty::unsettled_again;
+use super::confirm_empty::{guests, unsettled_again};
 use super::netboot::{Reset, Settled, NotCarriedOut, carry_out, disarm_ours, looks_for_the_reset, prepare, settle, would_netboot};
 use super::{installer, node_out, order, queues};
 use crate::clock::Timestamp;
@@ -123,7 +123,12 @@ async fn reset_once(cx: &StepCx<'_>, node: &NodeName, meant: &mut Option<Reset>)
     if let Some(note) = unsettled_again(cx)? {
         return Ok(Progress::LookAgain { after: SETTLE_POLL, note });
     }
-    let reset = meant.insert(prepare(cx, node).await?);
+    // Once, and first: a node that is half dead takes its time, and what is seen grows old.
+    let guests = match guests(cx, node).await? {
+        Ok(guests) => guests,
+        Err(note) => return Ok(Progress::LookAgain { after: SETTLE_POLL, note }),
+    };
+    let reset = meant.insert(prepare(cx, node, &guests).await?);
     let carried_out = if cfg!(feature = "bug-effect-before-intent") {
         let carried_out = carry_out(cx, node, reset).await;
         cx.save(reset, "about to reset it into the network").await?;

@@ -52,6 +52,9 @@ impl Step for StageImage {
 
     async fn observe(&self, cx: &StepCx<'_>) -> Result<Observed<Staged>, StepError> {
         let order = order(cx)?;
+        if cx.begun().is_none() {
+            cx.ports.netboot.would_take(&order.node).await?;
+        }
         let there = cx.ports.netboot.staged(&order.node).await?;
         let known: Option<Staged> = cx.checkpoint()?;
         match known {
