@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::Uri;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use turnaround_config::{OtlpProtocol, Telemetry};
+use turnaround_tests::harness::until;
 use turnaround_tests::otlp::Receiver;
 use turnaround_workflows::store::Status;
 use turnaround_workflows::telemetry::{self, StepOutcome, metrics};
@@ -104,25 +105,24 @@ fn takes_all(listener: TcpListener) -> (Arc<Mutex<Vec<String>>>, JoinHandle<std:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_told_while_the_collector_was_away_arrives_once_it_is_back() {
-    /// Spans and lines are sent after 1 s. Tried again only as often as is usual, they would be lost within another one.
-    const AWAY: Duration = Duration::from_secs(5);
+    /// Tried only as often as is usual, four times, nothing of spans, lines and metrics would be left by then.
+    const UNANSWERED: u32 = 13;
     turnaround_worker::adapters::install_tls();
-    // Its own from the beginning, and nobody listens yet.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let address = socket.local_addr().unwrap();
-    let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &config(&format!("http://{address}"), OtlpProtocol::Http)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (dispatch, telemetry) = telemetry::prepare("turnaround-test", &config(&endpoint, OtlpProtocol::Http)).unwrap();
     tracing::dispatcher::with_default(&dispatch, || {
         tracing::info_span!("outer").in_scope(|| tracing::info!("node closed"));
     });
-    tokio::time::sleep(AWAY).await;
-    let (paths, server) = takes_all(socket.listen(16).unwrap());
-    let both_arrive = async {
-        while !["/v1/logs", "/v1/traces"].iter().all(|path| paths.lock().unwrap().iter().any(|seen| seen == path)) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    let away = async {
+        for _ in 0..UNANSWERED {
+            drop(listener.accept().await.unwrap());
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), both_arrive).await.expect("they are tried again");
+    tokio::time::timeout(Duration::from_secs(60), away).await.expect("they are tried again while it is away");
+    let (paths, server) = takes_all(listener);
+    let both = async || ["/v1/logs", "/v1/traces"].iter().all(|path| paths.lock().unwrap().iter().any(|seen| seen == path)).then_some(());
+    until("spans and lines to be tried again", both).await.unwrap();
     telemetry.shutdown().await;
     server.abort();
 }
