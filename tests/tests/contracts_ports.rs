@@ -179,6 +179,7 @@ contracts! {
     a_node_that_boots_is_unavailable,
     a_boot_device_that_was_not_taken_is_no_success,
     a_bmc_tells_whose_machine_it_has_its_hand_on,
+    a_node_tells_whose_machine_it_is,
     a_withdrawn_order_installs_nothing,
     a_second_installation_is_known_by_its_token,
     a_command_on_a_node_ends_as_it_does,
@@ -896,6 +897,19 @@ async fn a_bmc_tells_whose_machine_it_has_its_hand_on(on: On) {
     let machine = async |name: &str| bench.ports.bmc.machine(&node(name)).await.unwrap();
     assert_eq!((machine("gpu-01").await, machine("gpu-02").await), (Machine::Own, Machine::Of(node("gpu-01"))));
     assert_eq!((machine("gpu-03").await, machine("gpu-04").await), (Machine::Unknown { macs: strange }, Machine::Unknown { macs: Vec::new() }));
+}
+
+async fn a_node_tells_whose_machine_it_is(on: On) {
+    let mut plan = SitePlan::uniform(3, 0);
+    let strange = vec!["02:00:5e:99:00:01".to_owned(), "02:00:5e:99:00:02".to_owned()];
+    plan.node("gpu-02").unwrap().faults.tells_macs = Some(strange.clone());
+    let of_another = "02:00:5e:99:00:0a".to_owned();
+    plan.node("gpu-01").unwrap().mac.clone_from(&of_another);
+    plan.node("gpu-03").unwrap().faults.tells_macs = Some(vec![strange[0].clone(), of_another]);
+    let bench = on.site(plan).await;
+    let machine = async |name: &str| bench.ports.facts.machine(&node(name)).await.unwrap();
+    assert_eq!((machine("gpu-01").await, machine("gpu-03").await), (Machine::Own, Machine::Of(node("gpu-01"))));
+    assert_eq!(machine("gpu-02").await, Machine::Unknown { macs: strange });
 }
 
 async fn a_withdrawn_order_installs_nothing(on: On) {

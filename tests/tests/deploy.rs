@@ -204,6 +204,58 @@ async fn a_run_that_hangs_becomes_a_question_is_never_killed_and_nothing_is_star
     assert!(other.headline.contains("deploy-openstack"), "{}", other.headline);
 }
 
+/// The time for which others are before it is not a run's own. Whoever waits behind one that hangs is not asked about the whole night, and at its end.
+#[tokio::test]
+async fn runs_that_wait_for_each_other_are_asked_about_by_their_own_time() {
+    let plan = SitePlan::uniform(6, 0).with_setup(&[]);
+    let mut ordered = order(&plan, 6);
+    (ordered.rules.fetch, ordered.rules.canary) = (None, None);
+    // Less than the six of them take, and more than one.
+    let takes = plan.setup.as_ref().unwrap().takes;
+    ordered.rules.deploy.as_mut().unwrap().deadline_ms = u64::try_from(takes.as_millis()).unwrap() * 2;
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&ordered).await;
+    sim.run().await;
+    assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+
+    let mut bench = Bench::of(&[ScriptGoesWrong::Hangs]).await;
+    assert_eq!(bench.status().await, Status::NeedsOperator, "that one has had its time");
+    let plan = SitePlan::uniform(3, 1).with_setup(&[]);
+    let mut other = order(&plan, 2);
+    other.nodes = vec!["gpu-02".parse().unwrap()];
+    other.rules.fetch = None;
+    let rollout = bench.sim.order(&other).await;
+    let other = bench.sim.child(&rollout, "gpu-02").await;
+    bench.rest().await;
+    let state = bench.sim.state(&other).await;
+    assert!(state.question().unwrap().text.contains("deploy-openstack"), "{state:?}");
+    let waited = bench.sim.clock.now().since(state.record("deploy-openstack").unwrap().begun);
+    assert!(waited > Duration::from_secs(7 * 3600), "{waited:?}");
+}
+
+/// A workflow that was put back from a backup may be long over: its node is in use.
+#[tokio::test]
+async fn a_node_that_is_in_use_is_not_set_up_without_a_word() {
+    let plan = SitePlan::uniform(3, 1).with_setup(&[]);
+    let mut ordered = order(&plan, 1);
+    ordered.nodes.truncate(1);
+    let mut sim = Sim::new(plan, 7);
+    let rollout = sim.order(&ordered).await;
+    let node = sim.child(&rollout, "gpu-01").await;
+    sim.run_until(async |sim| sim.store.load(&node).await.unwrap().is_some() && sim.state(&node).await.record("await-install").is_some()).await;
+    let mut bench = Bench { sim, node };
+    let world = &bench.sim.world;
+    world.enable_service(&world.host_named("gpu-01")).unwrap();
+    bench.rest().await;
+    let question = bench.question().await;
+    assert_eq!(question.text, "gpu-01 is not closed and empty before the setup script is run for it: what now?");
+    assert_eq!((question.seen[0].as_str(), bench.runs()), ("gpu-01 is open: instances may land on it", 0));
+    bench.answer("retry").await;
+    assert_eq!((bench.status().await, bench.runs()), (Status::NeedsOperator, 0));
+    bench.answer("run").await;
+    assert_eq!(bench.runs(), 1);
+}
+
 /// What is asked about one node's run is no reason for another node to wait.
 #[tokio::test]
 async fn a_question_about_one_run_holds_up_no_other_node() {

@@ -104,6 +104,10 @@ async fn a_bmc_that_is_another_nodes_or_may_be_is_told_before_anything_begins() 
     assert_eq!(would(&lines, "gpu-02", "reprovision"), netboots("gpu-02"));
     let line = lines.iter().find(|line| line.node.as_str() == "gpu-01" && line.step == "reprovision").unwrap();
     assert!(line.problem && line.would.contains("the configuration gives gpu-01 the BMC of gpu-02, or its MAC address"), "{line:?}");
+    plan.node("gpu-03").unwrap().faults.tells_macs = Some(vec!["02:00:5e:99:00:03".to_owned()]);
+    let lines = dry_run(&mut Sim::new(plan.clone(), 7), &ordered).await;
+    let line = lines.iter().find(|line| line.node.as_str() == "gpu-03" && line.step == "reprovision").unwrap();
+    assert!(line.problem && line.would.contains("gpu-03 has no interface with the MAC address that the configuration gives it"), "{line:?}");
     plan.faults.outages = vec![Outage { api: Api::Bmc, node: Some("gpu-03".to_owned()), from: Duration::ZERO, lasts: Duration::from_secs(3_600) }];
     let lines = dry_run(&mut Sim::new(plan, 7), &ordered).await;
     let line = lines.iter().find(|line| line.node.as_str() == "gpu-03" && line.step == "reprovision").unwrap();

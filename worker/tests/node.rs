@@ -323,6 +323,11 @@ async fn a_node_tells_its_facts_to_who_knows_its_key() {
     assert_eq!(facts.hostname, file("/proc/sys/kernel/hostname"));
     assert!(file("/etc/os-release").contains(&facts.os_version_id));
     assert_eq!(facts.installed, None);
+    let mut macs: Vec<String> = fs::read_dir("/sys/class/net").unwrap().map(|entry| file(entry.unwrap().path().join("address").to_str().unwrap())).collect();
+    macs.retain(|mac| mac.len() == 17 && mac != "00:00:00:00:00:00");
+    macs.sort();
+    macs.dedup();
+    assert_eq!(ports.facts.machine(&gpu).await.unwrap(), turnaround_workflows::ports::Machine::Unknown { macs });
     // As libvirt starts a virtual machine, to whoever looks at what runs.
     let uuid = format!("0c9b0f6e-0000-4000-8000-{:012x}", std::process::id());
     assert!(!ports.facts.guests(&gpu).await.unwrap().contains(&uuid));

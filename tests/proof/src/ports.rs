@@ -180,6 +180,9 @@ impl NodeFacts for Gated {
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
         self.gate.call("guests", false, self.site.facts.guests(node)).await
     }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.gate.call("machine_by_its_own_word", false, self.site.facts.machine(node)).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.gate.call("stock", false, self.site.facts.stock(node)).await
     }

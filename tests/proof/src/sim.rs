@@ -318,6 +318,9 @@ impl NodeFacts for MortalPorts {
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
         self.inner().facts.guests(node).await
     }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.inner().facts.machine(node).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.inner().facts.stock(node).await
     }

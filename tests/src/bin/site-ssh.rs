@@ -32,6 +32,9 @@ const STOCK_END: &str = "turnaround-stock end";
 /// And of the one that asks what virtual machines run there.
 const GUESTS_BEGIN: &str = "turnaround-guests 1";
 const GUESTS_END: &str = "turnaround-guests end";
+/// And of the one that asks for its MAC addresses.
+const MACS_BEGIN: &str = "turnaround-macs 1";
+const MACS_END: &str = "turnaround-macs end";
 /// Without `-o ConnectTimeout`.
 const CONNECT_SECS: u64 = 10;
 
@@ -163,10 +166,22 @@ fn ask() -> Result<String, Failed> {
         return Err(failed(format!("site-ssh: {} is not an identity file of a simulated site", asked.identity)));
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
-    let (of_stock, of_guests) = (asked.command.contains(STOCK_BEGIN), asked.command.contains(GUESTS_BEGIN));
-    if !asked.command.contains(BEGIN) && !of_stock && !of_guests {
+    // Each word of a command that this stand-in answers: if the command changes, so must it.
+    let commands: [(&[&str], fn(&Value) -> String); 4] = [
+        (&[BEGIN, "boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", END], |told| report(&told["facts"])),
+        (
+            &[STOCK_BEGIN, "date +%s", "/proc/cmdline", "lsblk -J", "/sys/bus/pci/devices", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_END],
+            |told| stock(&told["stock"]),
+        ),
+        (&[GUESTS_BEGIN, "grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline", "head -n 20", GUESTS_END], |told| lines(GUESTS_BEGIN, &told["guests"], GUESTS_END)),
+        (
+            &[MACS_BEGIN, "cat /sys/class/net/*/address /sys/class/net/*/bonding_slave/perm_hwaddr", "ip -o link", "sort -u", MACS_END],
+            |told| lines(MACS_BEGIN, &told["macs"], MACS_END),
+        ),
+    ];
+    let Some((words, print)) = commands.into_iter().find(|(words, _)| asked.command.contains(words[0])) else {
         return command(&asked, &url, &key, Duration::from_secs(timeout));
-    }
+    };
     let (status, body) =
         request("GET", &url, &format!("/nodes/{address}"), &format!("Key {user}:{key}"), "", Duration::from_secs(timeout))
             .map_err(|error| failed(format!("ssh: connect to host {address} port 22: {error}")))?;
@@ -178,24 +193,19 @@ fn ask() -> Result<String, Failed> {
     if status == 401 {
         return Err(failed(format!("{user}@{address}: Permission denied (publickey).")));
     }
-    // Each word of the command that this stand-in answers: if the command changes, so must it.
-    let of_facts = ["boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", BEGIN, END];
-    let of_what_it_has = ["date +%s", "/proc/cmdline", "lsblk -J", "/sys/bus/pci/devices", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_BEGIN, STOCK_END];
-    let of_what_runs = ["grep -azhxA1 -e -uuid /proc/[0-9]*/cmdline", "head -n 20", GUESTS_BEGIN, GUESTS_END];
-    let known: &[&str] = if of_stock { &of_what_it_has } else if of_guests { &of_what_runs } else { &of_facts };
-    if let Some(missing) = known.iter().find(|word| !asked.command.contains(*word)) {
+    if let Some(missing) = words.iter().find(|word| !asked.command.contains(*word)) {
         return Err((
             127,
             format!("site-ssh: the command has no `{missing}`: it is not the one that this stand-in answers"),
         ));
     }
-    Ok(if of_stock { stock(&answer["stock"]) } else if of_guests { guests(&answer["guests"]) } else { report(&answer["facts"]) })
+    Ok(print(&answer))
 }
 
-/// What the command prints on a node on which these run.
-fn guests(guests: &Value) -> String {
-    let running = guests.as_array().into_iter().flatten().filter_map(Value::as_str);
-    [GUESTS_BEGIN].into_iter().chain(running).chain([GUESTS_END]).map(|line| format!("{line}\n")).collect()
+/// What a command prints that lists these.
+fn lines(begin: &str, list: &Value, end: &str) -> String {
+    let listed = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    [begin].into_iter().chain(listed).chain([end]).map(|line| format!("{line}\n")).collect()
 }
 
 /// Another command than the one that asks for facts: the site knows how it ends.

@@ -186,6 +186,11 @@ impl Processes {
         stop(self.workers[index].take()).await
     }
 
+    /// SIGTERM, and waits for its end; a private Redis ends with it.
+    pub async fn stop_daemon(&mut self) -> io::Result<()> {
+        stop(self.daemon.take()).await
+    }
+
     /// SIGTERM, and waits for its end: Redis writes down what it has, and goes.
     pub async fn stop_redis(&mut self) -> io::Result<()> {
         stop(self.redis.take()).await

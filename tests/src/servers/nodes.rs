@@ -52,7 +52,7 @@ async fn facts(State(nodes): State<Arc<Nodes>>, Path(node): Path<String>, header
     let host_key = host_key(&node, facts.installed.as_ref().map(|installed| installed.token.0.as_str()));
     let mut told = json!({ "host_key": host_key });
     if status == StatusCode::OK {
-        told = json!({ "host_key": host_key, "facts": facts, "stock": stock, "guests": nodes.world.guests_of(&node).unwrap_or_default() });
+        told = json!({ "host_key": host_key, "facts": facts, "stock": stock, "guests": nodes.world.guests_of(&node).unwrap_or_default(), "macs": nodes.world.own_macs_of(&node).unwrap_or_default() });
     }
     (status, Json(told)).into_response()
 }

@@ -201,6 +201,54 @@ async fn the_bmc_of_another_node_is_asked_for_nothing_and_an_operator_is() {
     scenario.is_clean();
 }
 
+/// What its BMC tells agrees with its MAC address: both are another node's. Its own word does not.
+#[tokio::test]
+async fn nor_that_of_the_node_whose_mac_address_the_configuration_gives_it() {
+    for ironic in [false, true] {
+        let mut plan = SitePlan::uniform(3, 1).happens(24 * HOUR, Happens::BmcCorrected { node: "gpu-01".to_owned() }).happens(24 * HOUR, Happens::BmcCorrected { node: "gpu-02".to_owned() });
+        if ironic {
+            plan = plan.with_ironic(&["gpu-01"]);
+        }
+        for (node, other) in [("gpu-01", "gpu-02"), ("gpu-02", "gpu-01")] {
+            let faults = &mut plan.node(node).unwrap().faults;
+            (faults.bmc_of, faults.mac_of) = (Some(other.to_owned()), Some(other.to_owned()));
+        }
+        let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+        scenario.rest().await;
+        let question = scenario.question("gpu-01").await;
+        let text = if ironic { "gpu-01 can't be rebuilt as it is: what now?" } else { "the configuration gives gpu-01 the MAC address of another node: what now?" };
+        assert_eq!(question.text, text);
+        assert!(question.seen.iter().any(|line| line.contains("by its own word, gpu-01 has the `mac` of gpu-02")), "{question:?}");
+        let is_touched = |event: &WorldEvent| matches!(event.what, Happened::ResetRequested { .. } | Happened::BootOverride { .. } | Happened::RebuildRequested { .. });
+        assert_eq!(scenario.sim.world.events().iter().filter(|event| is_touched(event)).count(), 0);
+        assert_eq!(scenario.staged("gpu-01"), None);
+        scenario.answer("gpu-01", "retry").await;
+        assert_eq!(scenario.status("gpu-01").await, Status::NeedsOperator);
+        scenario.sim.clock.advance_to(MORNING + 24 * HOUR);
+        scenario.answer("gpu-01", "retry").await;
+        scenario.succeeded("gpu-01").await;
+        assert_eq!((scenario.resets("gpu-01"), scenario.resets("gpu-02")), (usize::from(!ironic), 0));
+        scenario.is_clean();
+    }
+}
+
+/// A card that the system does not drive is in none of its interfaces: only somebody who knows the machine can tell.
+#[tokio::test]
+async fn who_knows_that_the_system_does_not_show_its_interface_says_so_once() {
+    let mut plan = SitePlan::uniform(3, 1);
+    plan.node("gpu-01").unwrap().faults.tells_macs = Some(vec!["02:00:5e:99:00:01".to_owned()]);
+    plan.node("gpu-01").unwrap().faults.ignores_reset = 1;
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert_eq!(question.text, "gpu-01 has no interface with the MAC address that the configuration gives it: what now?");
+    assert!(question.seen[0].starts_with("by its own word it has 02:00:5e:99:00:01: another machine may"), "{question:?}");
+    assert_eq!((scenario.staged("gpu-01"), scenario.resets("gpu-01")), (None, 0));
+    scenario.answer("gpu-01", "reset").await;
+    scenario.succeeded("gpu-01").await;
+    scenario.is_clean();
+}
+
 const UNKNOWN: &str = "0c9b0f6e-0000-4000-8000-00000000000d";
 
 /// What Nova calls gpu-01 may be another machine than that which answers us, or somebody has started it by hand.

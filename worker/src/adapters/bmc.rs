@@ -53,11 +53,7 @@ impl Bmc for Controllers {
             // IPMI knows nothing of the host's interfaces.
             Controller::Ipmi(_) => Vec::new(),
         };
-        if macs.iter().any(|mac| mac == own) {
-            return Ok(Machine::Own);
-        }
-        let other = self.macs.iter().find(|(_, mac)| macs.contains(mac));
-        Ok(other.map_or(Machine::Unknown { macs }, |(other, _)| Machine::Of(other.clone())))
+        Ok(Machine::by_macs(node, &self.macs, macs))
     }
 
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {

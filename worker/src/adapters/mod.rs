@@ -90,7 +90,7 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
     let folder = boot_folder(config, &mut problems);
     let facts = folder.as_ref().zip(ironic.as_ref()).and_then(|(folder, ironic)| {
         let addresses = per_node(config, |node| node.ssh_address.clone());
-        let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, Arc::clone(folder), Arc::clone(ironic));
+        let facts = SshFacts::new(config.ssh.clone(), config.state_dir.join(KNOWN_HOSTS), addresses, macs(config), Arc::clone(folder), Arc::clone(ironic));
         problems.take("ssh", facts)
     });
     let setup = problems.take("setup", SetupScripts::new(config.setup.as_ref(), config.scripts_dir()));
@@ -100,13 +100,18 @@ pub fn connect(config: &Config) -> Result<Ports, ConnectError> {
         (Some(session), Some(netboot), Some(rebuilder), Some(facts), Some(setup)) if problems.0.is_empty() => {
             let nova = Arc::new(Nova::new(session, per_node(config, |node| node.nova_host.clone())));
             let (compute, canaries) = (Arc::clone(&nova), Arc::clone(&nova));
-            let bmc = Arc::new(Controllers::new(controllers, per_node(config, |node| node.mac().to_owned())));
+            let bmc = Arc::new(Controllers::new(controllers, macs(config)));
             let silences = Arc::new(Alertmanager::new(alerting));
             let cluster = Arc::new(Kubernetes::new(cluster));
             Ok(Ports { compute, instances: nova, bmc, netboot, rebuilder, facts: Arc::new(facts), setup: Arc::new(setup), silences, cluster, canaries })
         }
         _ => Err(ConnectError { problems: problems.0 }),
     }
+}
+
+/// Of every node, whoever renews it.
+fn macs(config: &Config) -> BTreeMap<NodeName, String> {
+    per_node(config, |node| node.mac().to_owned())
 }
 
 fn session(config: &Config, problems: &mut Problems) -> Option<Session> {

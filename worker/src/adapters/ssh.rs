@@ -26,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use turnaround_config::{NodeName, Ssh};
 use turnaround_workflows::clock::{Clock as _, SystemClock};
-use turnaround_workflows::ports::{CommandEnd, Facts, Installed, NodeFacts, NodeStock, PortError, PortErrorKind};
+use turnaround_workflows::ports::{CommandEnd, Facts, Installed, Machine, NodeFacts, NodeStock, PortError, PortErrorKind};
 
 use super::http::{BoxError, foreign_text};
 use super::ironic::{Ironic, Ordered};
@@ -65,12 +65,24 @@ const GUESTS_END: &str = "turnaround-guests end";
 /// node is asked must not wait for it.
 const GUESTS_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// The MAC addresses of its network interfaces; of those in a bond the permanent ones, too, by whichever of the two tells them. InfiniBand's are longer, and no machine netboots by `lo`'s.
+const MACS_COMMAND: &str = concat!(
+    "exec sh -c 'LC_ALL=C; PATH=\"$PATH:/usr/sbin:/sbin\"; export LC_ALL PATH; echo \"turnaround-macs 1\"; ",
+    "{ cat /sys/class/net/*/address /sys/class/net/*/bonding_slave/perm_hwaddr; ip -o link | sed -n \"s/.* permaddr \\([^ ]*\\).*/\\1/p\"; } 2>/dev/null | ",
+    "grep -ix \"[0-9a-f:]\\{17\\}\" | grep -vx 00:00:00:00:00:00 | sort -u | head -n 2000; ",
+    "echo \"turnaround-macs end\"'"
+);
+const MACS_BEGIN: &str = "turnaround-macs 1";
+const MACS_END: &str = "turnaround-macs end";
+
 /// Asks nodes by `ssh`.
 pub(crate) struct SshFacts {
     ssh: Ssh,
     /// One file of known keys per node, ours alone.
     keys: PathBuf,
     addresses: BTreeMap<NodeName, String>,
+    /// Of every node, whoever renews it: lower case.
+    macs: BTreeMap<NodeName, String>,
     orders: Arc<BootFolder>,
     ironic: Arc<Ironic>,
 }
@@ -99,13 +111,14 @@ impl SshFacts {
         ssh: Ssh,
         keys: PathBuf,
         addresses: BTreeMap<NodeName, String>,
+        macs: BTreeMap<NodeName, String>,
         orders: Arc<BootFolder>,
         ironic: Arc<Ironic>,
     ) -> Result<SshFacts, String> {
         for path in [&keys, &ssh.known_hosts] {
             ssh_path(path)?;
         }
-        Ok(SshFacts { ssh, keys, addresses, orders, ironic })
+        Ok(SshFacts { ssh, keys, addresses, macs, orders, ironic })
     }
 
     fn address(&self, node: &NodeName, operation: &str) -> Result<&String, PortError> {
@@ -134,6 +147,28 @@ impl SshFacts {
             program = program.env("SSH_AUTH_SOCK", agent);
         }
         Ok(program)
+    }
+
+    /// The lines between these two that `command` writes on the node. All of them, or an error.
+    async fn list(&self, node: &NodeName, operation: String, command: &str, limit: Duration, [begin, end]: [&str; 2]) -> Result<BTreeSet<String>, PortError> {
+        let (address, key) = (self.address(node, &operation)?, self.key_file(node));
+        let look = || self.connect(address, &operation, Keys::Known(&key), command, limit);
+        let mut finished = look().await?;
+        // By another worker's host it may be known.
+        if is_key_unknown(&finished) && self.facts(node).await.is_ok() {
+            finished = look().await?;
+        }
+        // 255 is ssh's own: no connection, no login, or cut.
+        if matches!(finished.code, Some(255) | None) {
+            return Err(unavailable(&operation, finished.complaint()));
+        }
+        // (A login shell may say something before.)
+        let mut lines = finished.stdout.lines().skip_while(|line| *line != begin).skip(1);
+        let list = lines.by_ref().take_while(|line| *line != end).map(str::to_owned).collect();
+        if finished.stdout.lines().any(|line| line == end) {
+            return Ok(list);
+        }
+        Err(PortError::new(operation, PortErrorKind::Garbled { reason: "its answer is cut short".to_owned() }))
     }
 
     /// Asks once for its facts.
@@ -226,24 +261,13 @@ impl NodeFacts for SshFacts {
 
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
         let operation = format!("ask {node} by ssh what virtual machines run on it");
-        let (address, key) = (self.address(node, &operation)?, self.key_file(node));
-        let look = || self.connect(address, &operation, Keys::Known(&key), GUESTS_COMMAND, GUESTS_TIME_MAX);
-        let mut finished = look().await?;
-        // By another worker's host it may be known.
-        if is_key_unknown(&finished) && self.facts(node).await.is_ok() {
-            finished = look().await?;
-        }
-        // 255 is ssh's own: no connection, no login, or cut.
-        if matches!(finished.code, Some(255) | None) {
-            return Err(unavailable(&operation, finished.complaint()));
-        }
-        // (A login shell may say something before.)
-        let mut lines = finished.stdout.lines().skip_while(|line| *line != GUESTS_BEGIN).skip(1);
-        let guests = lines.by_ref().take_while(|line| *line != GUESTS_END).map(str::to_owned).collect();
-        if finished.stdout.lines().any(|line| line == GUESTS_END) {
-            return Ok(guests);
-        }
-        Err(PortError::new(operation, PortErrorKind::Garbled { reason: "its answer is cut short".to_owned() }))
+        self.list(node, operation, GUESTS_COMMAND, GUESTS_TIME_MAX, [GUESTS_BEGIN, GUESTS_END]).await
+    }
+
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        let operation = format!("ask {node} by ssh for its MAC addresses");
+        let told: BTreeSet<String> = self.list(node, operation, MACS_COMMAND, COMMAND_TIME_MAX, [MACS_BEGIN, MACS_END]).await?;
+        Ok(Machine::by_macs(node, &self.macs, told.into_iter().map(|mac| mac.to_ascii_lowercase()).collect()))
     }
 
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {

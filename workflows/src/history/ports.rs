@@ -183,6 +183,9 @@ impl NodeFacts for Told {
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
         self.0.facts.guests(node).await
     }
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        self.0.facts.machine(node).await
+    }
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {
         self.0.facts.stock(node).await
     }

@@ -1,5 +1,7 @@
 //! A node's baseboard management controller.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
@@ -33,7 +35,7 @@ pub struct BootOverride {
     pub efi: bool,
 }
 
-/// Whose machine it is that a BMC has its hand on, by the MAC addresses that it tells.
+/// Whose machine it is that a BMC has its hand on, or that answers as a node, by the MAC addresses that it tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Machine {
     /// The node's own: the interface that it netboots by is among them.
@@ -42,6 +44,19 @@ pub enum Machine {
     Of(NodeName),
     /// It tells these, lower case, and they are nobody's: a card that it does not know of, or a machine that is none of ours. None of them by IPMI.
     Unknown { macs: Vec<String> },
+}
+
+impl Machine {
+    /// Whose it is that tells `told`, lower case, where the configuration has these addresses.
+    pub fn by_macs(node: &NodeName, configured: &BTreeMap<NodeName, String>, told: Vec<String>) -> Machine {
+        if configured.get(node).is_some_and(|own| told.contains(own)) {
+            return Machine::Own;
+        }
+        match configured.iter().find(|(_, mac)| told.contains(mac)) {
+            Some((other, _)) => Machine::Of(other.clone()),
+            None => Machine::Unknown { macs: told },
+        }
+    }
 }
 
 /// BMC commands are carried out at least once: a lost answer makes the client repeat them, and a reset that

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::{PortError, Token};
+use super::{Machine, PortError, Token};
 
 /// The mark that the installer leaves in `/etc/turnaround/installed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,10 @@ pub trait NodeFacts: Send + Sync {
 
     /// UUIDs of the virtual machines that run there, by the node's own processes, as far as we may see them. `Unavailable` also where it does not tell in time.
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError>;
+
+    /// Is it the machine that the configuration takes it for, by its own network interfaces? `Unavailable` while it does not answer. What is ordered for a node goes to
+    /// a MAC address: where that is another machine's, so does the installation.
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError>;
 
     /// Asks the node itself what of it is to stay as it is. `Unavailable` while it does not answer; `Garbled` where it says something else.
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError>;

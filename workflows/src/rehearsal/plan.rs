@@ -255,6 +255,10 @@ pub struct NodeFaults {
     pub unknown_guest: Option<String>,
     /// The BMC that the configuration has for it is that node's, until [`Happens::BmcCorrected`].
     pub bmc_of: Option<String>,
+    /// The MAC address that the configuration has for it is that node's, until [`Happens::BmcCorrected`].
+    pub mac_of: Option<String>,
+    /// By its own word it has none of its network interfaces that netboot, and these.
+    pub tells_macs: Option<Vec<String>>,
     /// What its BMC tells of its network interfaces, where that is not the one that netboots.
     pub bmc_tells: Option<Vec<String>>,
     /// The BMC takes the boot override, reads it back rightly, and has forgotten it when the node boots.

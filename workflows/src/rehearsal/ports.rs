@@ -208,9 +208,7 @@ impl Bmc for World {
     async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
         let operation = || format!("ask the BMC of {node} whose it is");
         let macs = self.macs_of(node.as_str()).map_err(|e| e.while_trying_to(operation()))?;
-        let Some(whose) = self.node_of_mac(&macs) else { return Ok(Machine::Unknown { macs }) };
-        let whose: NodeName = whose.parse().map_err(|error| PortError::new(operation(), PortErrorKind::Garbled { reason: format!("{error}") }))?;
-        Ok(if whose == *node { Machine::Own } else { Machine::Of(whose) })
+        Ok(Machine::by_macs(node, &self.configured_macs(), macs))
     }
 
     async fn boot_override(&self, node: &NodeName) -> Result<BootOverride, PortError> {
@@ -338,6 +336,11 @@ impl NodeFacts for World {
 
     async fn guests(&self, node: &NodeName) -> Result<BTreeSet<String>, PortError> {
         self.guests_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} what runs on it")))
+    }
+
+    async fn machine(&self, node: &NodeName) -> Result<Machine, PortError> {
+        let macs = self.own_macs_of(node.as_str()).map_err(|e| e.while_trying_to(format_args!("ask {node} for its MAC addresses")))?;
+        Ok(Machine::by_macs(node, &self.configured_macs(), macs))
     }
 
     async fn stock(&self, node: &NodeName) -> Result<NodeStock, PortError> {

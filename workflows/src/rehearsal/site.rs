@@ -297,6 +297,12 @@ impl Site {
         other.map_or(Some(node), |other| self.node_named(other)).ok_or(Trouble::NotFound)
     }
 
+    /// The MAC address that the configuration has for the node.
+    pub(super) fn configured_mac(&self, node: usize) -> &str {
+        let other = self.nodes[node].faults.mac_of.as_deref().and_then(|other| self.node_named(other));
+        &self.nodes[other.unwrap_or(node)].mac
+    }
+
     pub(super) fn node_of_host(&self, host: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.host == host)
     }
@@ -327,7 +333,10 @@ impl Site {
         let node = &self.nodes[node];
         match &self.tickets_elsewhere {
             Some(elsewhere) => elsewhere.staged(&node.name, &node.mac),
-            None => self.tickets.0.get(&node.name).cloned(),
+            None => {
+                let named = (0..self.nodes.len()).find(|&named| self.configured_mac(named) == node.mac)?;
+                self.tickets.0.get(&self.nodes[named].name).cloned()
+            }
         }
     }
 
@@ -605,6 +614,7 @@ impl Site {
             Happens::BmcCorrected { node } => {
                 if let Some(node) = self.node_named(&node) {
                     self.nodes[node].faults.bmc_of = None;
+                    self.nodes[node].faults.mac_of = None;
                 }
             }
         }

@@ -113,6 +113,12 @@ impl SitePlan {
         }
         // (Where a node can't be asked, nobody sees it.)
         let is_heard = plan.faults.unavailable_percent == 0 && plan.faults.outages.iter().all(|outage| outage.api != Api::Ssh);
+        if is_heard && one_in(&mut random, 2) {
+            // Each with the address that it goes by: that BMC passes for its own.
+            for node in &mut plan.nodes {
+                node.faults.mac_of = node.faults.bmc_of.clone();
+            }
+        }
         if is_heard && one_in(&mut random, 10) {
             let node = pick(&mut random, &plan.nodes).name;
             if let Some(node) = plan.node(&node) {

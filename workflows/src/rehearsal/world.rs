@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use turnaround_config::NodeName;
+
 use super::guest::{ActionRecord, Guest, MigrationRecord, MigrationStatus, VmState};
 use super::log::{By, WorldEvent};
 use super::machine::InstallerSaid;
@@ -311,10 +313,20 @@ impl World {
         Ok(machine.faults.bmc_tells.clone().unwrap_or_else(|| vec![machine.mac.clone()]))
     }
 
-    /// The node whose interface has one of these MAC addresses.
-    pub fn node_of_mac(&self, macs: &[String]) -> Option<String> {
+    /// The MAC addresses that the node itself tells.
+    pub fn own_macs_of(&self, node: &str) -> Result<Vec<String>, Trouble> {
+        // (Who is not let in for its facts is not for this.)
+        self.facts_of(node)?;
         let site = self.site();
-        site.nodes.iter().find(|node| macs.contains(&node.mac)).map(|node| node.name.clone())
+        let machine = &site.nodes[site.node_named(node).ok_or(Trouble::NotFound)?];
+        Ok(machine.faults.tells_macs.clone().unwrap_or_else(|| vec![machine.mac.clone()]))
+    }
+
+    /// The MAC address that the configuration has for each node.
+    pub fn configured_macs(&self) -> BTreeMap<NodeName, String> {
+        let site = self.site();
+        let named = |node: usize| Some((site.nodes[node].name.parse().ok()?, site.configured_mac(node).to_owned()));
+        (0..site.nodes.len()).filter_map(named).collect()
     }
 
     pub fn next_boot_of(&self, node: &str) -> Result<BootOverride, Trouble> {

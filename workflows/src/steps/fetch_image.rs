@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::queues;
 use super::setup_run::{self, Course};
-use crate::engine::{AnswerEffect, Observed, Policy, Progress, Step, StepCx, StepError, Undone};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError, Undone};
 use crate::ports::ScriptEnd;
 use crate::store::Queue;
 use crate::updates::{Deploy, RolloutOrder};
@@ -89,6 +89,10 @@ impl Step for FetchImage {
                     digest that was ordered: with another image it ends wiped, closed, and as a question";
         let question = setup_run::or_go_on(question, then.to_owned());
         Err(StepError::ask(question.answer("unwind", AnswerEffect::Unwind, "ends here; no node was touched")))
+    }
+
+    async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
+        setup_run::overdue(cx, self.policy(cx).deadline).await
     }
 
     async fn undo(&self, cx: &StepCx<'_>) -> Result<Undone, StepError> {

@@ -134,15 +134,46 @@ pub(super) async fn settle(cx: &StepCx<'_>, node: &NodeName, reset: &Reset) -> R
     Ok(if cx.now() < until { Settled::TooEarly { until } } else { Settled::NeverHappened })
 }
 
-/// Asks the operator where the BMC that would reset the node has its hand on another one, which nobody has emptied.
+/// Asks the operator where the BMC that would reset the node, or the MAC address that it would be installed by, is another one's, which nobody has emptied.
 async fn is_its_own(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
-    let Machine::Of(other) = cx.ports.bmc.machine(node).await? else { return Ok(()) };
-    let question = wrong_bmc(node, &other).seen(withdrawn(cx, node).await?);
+    let question = match cx.ports.bmc.machine(node).await? {
+        Machine::Of(other) => Some(wrong_bmc(node, &other)),
+        Machine::Own | Machine::Unknown { .. } => wrong_mac(cx, node).await,
+    };
+    let Some(question) = question.filter(|question| cx.answer_to(&question.text).is_none_or(|answered| answered.key != RESET)) else { return Ok(()) };
+    let question = question.seen(withdrawn(cx, node).await?);
     Err(StepError::ask(
         question
-            .answer("retry", AnswerEffect::Retry, "asks that BMC again: correct the configuration first, and restart the workers")
+            .answer("retry", AnswerEffect::Retry, "asks again: correct the configuration first, and restart the workers")
             .answer("leave", AnswerEffect::Leave, "ends here; the node stays closed, and its boot ticket is withdrawn"),
     ))
+}
+
+/// The answer by which a node is reset although its system does not show the interface that it netboots by.
+const RESET: &str = "reset";
+
+/// Which machine of the configuration the node is, by its own word; unknown where it does not tell: half dead ones are renewed to be mended.
+pub(super) async fn machine_by_its_word(cx: &StepCx<'_>, node: &NodeName) -> Machine {
+    cx.ports.facts.machine(node).await.unwrap_or(Machine::Unknown { macs: Vec::new() })
+}
+
+/// What is asked where the `mac` of the configuration is none of the node's, by its own word. Its BMC may tell that address all the same: where both are another node's, each agrees
+/// with the other.
+async fn wrong_mac(cx: &StepCx<'_>, node: &NodeName) -> Option<Question> {
+    match machine_by_its_word(cx, node).await {
+        Machine::Own => None,
+        Machine::Unknown { macs } if macs.is_empty() => None,
+        Machine::Of(other) => {
+            let seen = format!("by its own word, {node} has the `mac` of {other}, and not the one that the configuration gives it: what is ordered for {node} may be installed on {other}");
+            let which = "either `mac` or `ssh_address` of the two is wrong in the configuration, and then perhaps `bmc`, too: `ip link` on the nodes tells which";
+            Some(Question::new(format!("the configuration gives {node} the MAC address of another node: what now?")).seen(seen).seen(which))
+        }
+        Machine::Unknown { macs } => {
+            let question = Question::new(format!("{node} has no interface with the MAC address that the configuration gives it: what now?"));
+            let question = question.seen(format!("by its own word it has {}: another machine may have that address, and be installed in its place", macs.join(", ")));
+            Some(question.answer(RESET, AnswerEffect::Retry, "resets it all the same: it has that interface, and its system does not show it (as where DPDK or a virtual machine has it)"))
+        }
+    }
 }
 
 fn wrong_bmc(node: &NodeName, other: &NodeName) -> Question {
@@ -154,7 +185,11 @@ fn wrong_bmc(node: &NodeName, other: &NodeName) -> Question {
 /// What a dry run has to say of its BMC, and of what it would do.
 pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<String, StepError> {
     let would = format!("netboot {node} by its BMC, which wipes its system disk");
-    match cx.ports.bmc.machine(node).await? {
+    let machine = cx.ports.bmc.machine(node).await?;
+    if let (Machine::Own | Machine::Unknown { .. }, Some(question)) = (&machine, wrong_mac(cx, node).await) {
+        return Err(StepError::ask(question));
+    }
+    match machine {
         Machine::Own => Ok(would),
         Machine::Of(other) => Err(StepError::ask(wrong_bmc(node, &other))),
         Machine::Unknown { macs } if macs.is_empty() => Ok(format!("{would}; whether it is this node's, the BMC does not tell")),

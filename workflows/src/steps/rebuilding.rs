@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
 use super::confirm_empty::{guests, guests_beside, objections};
-use super::netboot::LOOK_IS_GOOD_FOR;
+use super::netboot::{LOOK_IS_GOOD_FOR, machine_by_its_word};
 use super::{needed, order};
 use crate::chance;
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, Question, StepCx, StepError};
-use crate::ports::{Facts, PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Token};
+use crate::ports::{Facts, Machine, PortError, PortErrorKind, RebuildOrder, RebuildRecord, RebuildState, Token};
 
 /// A rebuild of which the record shows nothing this long after it was meant was never begun.
 // 30 s until it is asked for, another 30 s in which a request is given up by default (the service changes its record before it answers), and twice
@@ -234,6 +234,9 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName, guests: &BTreeSet<String>, 
     against.extend(guests_beside(guests, &against));
     if cfg!(feature = "bug-no-last-look") {
         against.clear();
+    }
+    if let Machine::Of(other) = machine_by_its_word(cx, node).await {
+        against.push(format!("by its own word, {node} has the `mac` of {other}: either `mac` or `ssh_address` of the two is wrong in the configuration, and then perhaps `ironic.node`, too"));
     }
     against.extend(unfit);
     if against.is_empty() {

@@ -2,10 +2,12 @@
 //!
 //! The script is never killed: Kolla-Ansible that is interrupted leaves half of what it does.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::engine::{AnswerEffect, Question, StepCx, StepError};
+use crate::engine::{AnswerEffect, PastDeadline, Question, StepCx, StepError};
 use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
 
 /// A run that is meant to be.
@@ -14,9 +16,16 @@ pub(super) struct Meant {
     pub(super) run: ScriptRun,
     /// The host on which it is.
     place: String,
+    /// When it was first seen to run. Until then others were before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    begun: Option<Timestamp>,
     /// When the operator was asked what to do after it.
     asked: Option<Timestamp>,
 }
+
+/// How long a run may have others before it. An operator is asked then, also where nobody is about the one that goes on.
+// One run at a time goes on, of 20 to 40 min each (Midokura): so many nodes as a night's window has are not all asked about because they wait for each other.
+const LINE_MAX: Duration = Duration::from_secs(8 * 3600);
 
 /// How far a step has come with its run.
 pub(super) enum Course {
@@ -49,13 +58,11 @@ pub(super) fn taken_as_good(cx: &StepCx<'_>) -> Result<Option<String>, StepError
 /// Sees to it that `step` has a run with these arguments, begun once, and tells how far it is.
 pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) -> Result<Course, StepError> {
     let known: Option<Meant> = cx.checkpoint()?;
-    // The operator wants another run: only after one that has ended, and was asked about.
-    let again = known.as_ref().and_then(|meant| meant.asked).is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked));
-    let Some(meant) = known.filter(|_| !again) else {
+    let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else {
         // Of this workflow, this step, and this holder of the workflow: no other run will ever have this name.
         let name = format!("{}.{step}.{}", cx.id, cx.fence().0);
         let run = ScriptRun { name, arguments: arguments.to_vec() };
-        let meant = Meant { run, place: cx.ports.setup.place(), asked: None };
+        let meant = Meant { run, place: cx.ports.setup.place(), begun: None, asked: None };
         cx.save(&meant, "about to run the setup script").await?;
         return start(cx, &meant.run).await;
     };
@@ -67,7 +74,12 @@ pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) ->
     match cx.ports.setup.look(&meant.run.name).await? {
         // Its worker may have died before it came to start it; another run goes on; or it is about to begin, and this starts nothing.
         ScriptState::NotStarted => start(cx, &meant.run).await,
-        ScriptState::Running { last_line } => Ok(Course::Going { note: note(&last_line) }),
+        ScriptState::Running { last_line } => {
+            if meant.begun.is_none() {
+                cx.save(&Meant { begun: Some(cx.now()), ..meant }, "the setup script has begun").await?;
+            }
+            Ok(Course::Going { note: note(&last_line) })
+        }
         ScriptState::Ended(end) => Ok(Course::Ended(meant, end)),
         ScriptState::Lost { last_lines } => Ok(Course::Lost(meant, last_lines)),
     }
@@ -81,6 +93,33 @@ pub(super) fn complaints(end: &ScriptEnd, counts: impl Fn(&HostRecap) -> bool) -
         format!("Ansible says of {host}: {failed} failed, {unreachable} unreachable")
     };
     code.into_iter().chain(bad.map(told)).collect()
+}
+
+/// What a step that follows a run does past its deadline, where a run may take so long: the time in the line is not the run's own.
+pub(super) async fn overdue(cx: &StepCx<'_>, may_take: Duration) -> Result<PastDeadline, StepError> {
+    let known: Option<Meant> = cx.checkpoint()?;
+    let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else { return Ok(PastDeadline::Fail) };
+    let (since, limit) = match cx.ports.setup.look(&meant.run.name).await? {
+        ScriptState::NotStarted => (cx.tried_since(), LINE_MAX),
+        // It has begun since somebody looked last.
+        ScriptState::Running { .. } if meant.begun.is_none() => return Ok(PastDeadline::Act),
+        ScriptState::Running { .. } => (meant.begun.max(cx.tried_since()), may_take),
+        // It has a question of its own, or is done.
+        ScriptState::Ended(_) | ScriptState::Lost { .. } => return Ok(PastDeadline::Act),
+    };
+    Ok(if since.is_some_and(|since| cx.now().since(since) < limit) { PastDeadline::Act } else { PastDeadline::Fail })
+}
+
+/// Would [`follow`] start a run now?
+pub(super) async fn is_to_start(cx: &StepCx<'_>) -> Result<bool, StepError> {
+    let known: Option<Meant> = cx.checkpoint()?;
+    let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else { return Ok(true) };
+    Ok(cx.ports.setup.look(&meant.run.name).await? == ScriptState::NotStarted)
+}
+
+/// The operator wants another run: only after one that has ended, and was asked about.
+fn wants_another(cx: &StepCx<'_>, meant: &Meant) -> bool {
+    meant.asked.is_some_and(|asked| cx.tried_since().is_some_and(|since| since > asked))
 }
 
 /// The end of this step's run, if it has one, without doing anything.

@@ -216,7 +216,10 @@ impl Keeper {
         }
         server.end().await;
         self.set_ours(None);
-        drop(lock);
+        // Not only closed: a program that this process starts just now holds a copy of the file until it is executed.
+        if let Err(error) = lock.unlock() {
+            warn!(%error, "the lock on the private Redis can't be given back; it ends with this process");
+        }
     }
 
     /// The next server; None if told to stop before there was one.

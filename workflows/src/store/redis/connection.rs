@@ -13,6 +13,7 @@ use ::redis::{
 use tokio::sync::{Mutex, OnceCell};
 
 use super::options::{RedisAddress, RedisOptions};
+use super::keys::Keys;
 use super::{StoreError, outage};
 
 /// How long a new connection may take.
@@ -95,11 +96,19 @@ struct Current {
     open: Option<Open>,
 }
 
+/// Keys of the store that tell whether it may be written to.
+struct Watched {
+    /// The hash whose field `run` tells which process a witness has looked at last.
+    store: String,
+    /// Below zero while the store is halted.
+    revision: String,
+}
+
 pub(super) struct Connection {
     server: Arc<Server>,
     reply_timeout: Duration,
-    /// The hash whose field `run` tells which process a witness has looked at last. None: what writes does not care.
-    watched_in: Option<String>,
+    /// Where that stands which a witness has seen. None: what writes does not care.
+    watched_in: Option<Watched>,
     current: Mutex<Current>,
 }
 
@@ -110,8 +119,8 @@ impl Connection {
 
     /// What writes waits until a witness has looked.
     #[must_use]
-    pub(super) fn only_watched(self, store: &str) -> Connection {
-        Connection { watched_in: Some(store.to_owned()), ..self }
+    pub(super) fn only_watched(self, keys: &Keys) -> Connection {
+        Connection { watched_in: Some(Watched { store: keys.store.clone(), revision: keys.revision.clone() }), ..self }
     }
 
     pub(super) async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, StoreError> {
@@ -141,20 +150,28 @@ impl Connection {
         let judge = |error| outage::judge(operation, error);
         let open = self.open().await.map_err(judge)?;
         if !self.is_watched(&open).await.map_err(judge)? {
-            return Err(StoreError::Unwatched { operation });
+            let is_halted = self.is_halted(&open).await.map_err(judge)?;
+            return Err(if is_halted { StoreError::Halted { operation } } else { StoreError::Unwatched { operation } });
         }
         self.run_on(&open, call, code).await.map_err(judge)
     }
 
     /// Has a witness looked since Redis was started?
     async fn is_watched(&self, open: &Open) -> RedisResult<bool> {
-        let Some(store) = &self.watched_in else { return Ok(true) };
+        let Some(Watched { store, .. }) = &self.watched_in else { return Ok(true) };
         if !open.watched.load(Ordering::Relaxed) {
             let run = self.run_of(open).await?;
             let seen = self.ask_on(open, cmd("HGET").arg(store).arg("run")).await?;
             open.watched.store(seen == Value::BulkString(run.into_bytes()), Ordering::Relaxed);
         }
         Ok(open.watched.load(Ordering::Relaxed))
+    }
+
+    /// A witness that has found something missing has looked, too, and waits for a person.
+    async fn is_halted(&self, open: &Open) -> RedisResult<bool> {
+        let Some(Watched { revision, .. }) = &self.watched_in else { return Ok(false) };
+        let revision = self.ask_on(open, cmd("GET").arg(revision)).await?;
+        Ok(matches!(revision, Value::BulkString(revision) if revision.starts_with(b"-")))
     }
 
     /// What may be written to.

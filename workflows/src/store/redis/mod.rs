@@ -86,7 +86,7 @@ impl RedisStore {
         let server = Arc::new(Server::new(&options)?);
         let connect = || {
             let connection = Connection::new(server.clone(), options.reply_timeout);
-            if options.only_watched { connection.only_watched(&keys.store) } else { connection }
+            if options.only_watched { connection.only_watched(&keys) } else { connection }
         };
         let connection = Arc::new(connect());
         let tickets = TicketBook::new();

@@ -1,5 +1,6 @@
 //! The private Redis of a state directory.
 
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -48,6 +49,20 @@ async fn until_gone(pid: Pid) {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("it ends in time");
+}
+
+/// Goes away as a killed daemon does. On return its lock is free: a server that another test starts just now holds a copy
+/// of it until it is executed, and would make whoever comes next a joined one for that long.
+async fn vanish(redis: EmbeddedRedis, directory: &TempDir) {
+    redis.vanish().await;
+    let lock = File::open(directory.path().join("redis/owner.lock")).unwrap();
+    let free = async {
+        while lock.try_lock().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, free).await.expect("it is given back in time");
+    lock.unlock().unwrap();
 }
 
 #[tokio::test]
@@ -135,7 +150,7 @@ async fn a_joined_daemon_that_stops_ends_nothing_and_starts_a_new_server_when_th
 #[tokio::test]
 async fn a_server_left_behind_is_adopted_and_watched_and_one_that_hangs_is_replaced() {
     let directory = TempDir::new().unwrap();
-    start(&directory).await.vanish().await;
+    vanish(start(&directory).await, &directory).await;
     let pid = pid_in(&directory);
     let heir = start(&directory).await;
     assert_eq!((heir.role(), pid_in(&directory)), (Role::Owner, pid));
@@ -145,7 +160,7 @@ async fn a_server_left_behind_is_adopted_and_watched_and_one_that_hangs_is_repla
     until(health, |health| *health == Health::Running).await;
     let second = pid_in(&directory);
     assert_ne!(second, pid);
-    heir.vanish().await;
+    vanish(heir, &directory).await;
 
     kill(second, Signal::SIGSTOP).unwrap();
     let third = start(&directory).await;

@@ -1,0 +1,129 @@
+//! A backup is made and put back as `docs/operating.md` says, by the command that an operator types: real processes, and the daemon's private Redis.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use turnaround_daemon::wire::{StatusView, WorkflowView};
+use turnaround_tests::harness::{Running, until};
+use turnaround_workflows::rehearsal::{Happened, SitePlan};
+use turnaround_workflows::store::Status;
+
+/// As `tar` would have it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        let to = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+async fn stop_all(running: &mut Running) {
+    for worker in 0..running.processes.workers() {
+        running.processes.stop_worker(worker).await.unwrap();
+    }
+    running.processes.stop_daemon().await.unwrap();
+}
+
+async fn start_daemon(running: &mut Running) {
+    running.processes.start_daemon().unwrap();
+    running.client.until_up().await.unwrap();
+}
+
+fn start_workers(running: &mut Running) {
+    for worker in 0..running.processes.workers() {
+        running.processes.start_worker(worker).unwrap();
+    }
+}
+
+async fn rests(running: &Running, id: &str) -> WorkflowView {
+    let mut seen = None;
+    let rested = until("the workflow to end, or to ask", async || {
+        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{id}")).await.ok()?;
+        let is_over = view.line.status.is_ended() || view.line.status == Status::NeedsOperator;
+        seen = Some(view.clone());
+        is_over.then_some(view)
+    })
+    .await;
+    rested.unwrap_or_else(|error| panic!("{error}: {seen:#?}"))
+}
+
+/// How often these happened.
+fn times(running: &Running, is_meant: impl Fn(&Happened) -> bool) -> usize {
+    running.world.events().iter().filter(|event| is_meant(&event.what)).count()
+}
+
+fn looks(running: &Running) -> u64 {
+    let file = std::fs::read_to_string(running.site.state_dir().join("high-water.json")).unwrap();
+    serde_json::from_str::<serde_json::Value>(&file).unwrap()["looks"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_is_put_back_as_it_is_written_down_and_no_node_that_is_in_service_is_touched() {
+    let plan = SitePlan::uniform(3, 1).with_setup(&[]).setup_takes(Duration::from_secs(60)).sped_up(60);
+    // The private Redis, as the units of a release have it.
+    let mut running = Running::start(plan, 2, |settings| settings.store = "reply_timeout = \"1s\"".to_owned()).await.unwrap();
+    let (state, backup) = (running.site.state_dir(), running.site.folder().join("backup"));
+    let rollout = running.renew(&["gpu-01", "gpu-02"]).await.unwrap();
+    let [first, second] = ["gpu-01", "gpu-02"].map(|node| format!("{rollout}.{node}"));
+    until("the first node to be installed", async || {
+        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{first}")).await.ok()?;
+        view.steps.iter().any(|each| each.step == "await-install" && each.begun.is_some()).then_some(())
+    })
+    .await
+    .unwrap();
+
+    // Backup.
+    stop_all(&mut running).await;
+    copy(&state, &backup);
+    start_daemon(&mut running).await;
+    start_workers(&mut running);
+    assert_eq!(rests(&running, &rollout).await.line.status, Status::Succeeded);
+    let is_effect = |what: &Happened| matches!(what, Happened::ResetRequested { .. } | Happened::ScriptStarted { .. });
+    assert_eq!(times(&running, is_effect), 5, "a fetch, and a reset and a run for each node");
+    let then = looks(&running);
+    until("the daemon to look once more", async || (looks(&running) > then).then_some(())).await.unwrap();
+
+    // Restore, of `redis/` alone.
+    stop_all(&mut running).await;
+    std::fs::rename(state.join("redis"), state.join("redis.old")).unwrap();
+    copy(&backup.join("redis"), &state.join("redis"));
+    start_daemon(&mut running).await;
+    until("the store to be halted", async || {
+        let view: StatusView = running.client.get("/v1/status").await.ok()?;
+        view.store.halt.map(|_| ())
+    })
+    .await
+    .unwrap();
+    let shown = running.turnaround(&["status"]).await.unwrap();
+    assert!(shown.contains("HALTED since"), "{shown}");
+    // (For a moment nobody has looked whether Redis has lost something.)
+    until("the halt to refuse orders", async || running.turnaround(&["abort", &rollout]).await.unwrap_err().to_string().contains("turnaround store accept").then_some(())).await.unwrap();
+    running.turnaround(&["store", "accept", "--yes"]).await.unwrap();
+    let listed = running.turnaround(&["workflows", "--limit", "500"]).await.unwrap();
+    assert!([&rollout, &first].iter().all(|id| listed.contains(id.as_str())), "{listed}");
+    // The second node is renewed, and in service: it must not be begun. The first one is past its reset, as the backup has it.
+    running.turnaround(&["abort", &rollout]).await.unwrap();
+    let done = times(&running, is_effect);
+
+    start_workers(&mut running);
+    let asks = rests(&running, &first).await;
+    let question = asks.question.unwrap_or_else(|| panic!("{:?}", asks.line));
+    assert_eq!(question.text, "gpu-01 is not closed and empty before the setup script is run for it: what now?");
+    running.turnaround(&["answer", &first, "leave"]).await.unwrap();
+    assert_eq!(rests(&running, &first).await.line.status, Status::Failed);
+    let ended = rests(&running, &rollout).await;
+    assert!(ended.line.status.is_ended(), "{:?}", ended.line);
+    assert_eq!(times(&running, is_effect), done, "nothing is wiped or set up again");
+    let second: Option<WorkflowView> = running.client.get(&format!("/v1/workflows/{second}")).await.ok();
+    assert!(second.is_none_or(|view| view.line.status.is_ended()), "it is not begun");
+    let snapshot = running.world.snapshot();
+    assert!(snapshot.node("gpu-01").unwrap().enabled && snapshot.node("gpu-02").unwrap().enabled, "both are in service");
+    running.processes.end().await.unwrap();
+}
