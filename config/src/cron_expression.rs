@@ -94,7 +94,10 @@ impl CronExpression {
     pub(crate) fn parse_whole(dialect: Dialect, text: &str) -> Option<CronExpression> {
         match dialect {
             Dialect::Posix => {
-                let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
+                // As crond has it: where a day field begins with `*`, also with a step, both have to match. croner sees to that for a lone `*` only
+                // (`?` is the same to it): with `1-7` and `*/7` it would take each of those days and each Sunday.
+                let both_days = text.split_whitespace().skip(2).step_by(2).any(|field| field.starts_with(['*', '?']));
+                let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).dom_and_dow(both_days).build();
                 // As crond tells them apart; croner takes only one minute and one hour for times of the day.
                 let at_times = text.split_whitespace().take(2).all(|field| !field.contains(['*', '/', '?']));
                 let cron = Box::new(parser.parse(text).ok()?);

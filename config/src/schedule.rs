@@ -81,7 +81,7 @@ const NEWEST_SEARCH: TimeDelta = TimeDelta::seconds(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// Five fields as in crontab(5): day of month and day of week are ORed, Sunday is 0 or 7.
+    /// Five fields as in crontab(5): day of month and day of week are ORed, unless one of them begins with `*`; Sunday is 0 or 7.
     Posix,
     /// Six or seven fields with seconds first: Sunday is 1, both day fields must match.
     Quartz,

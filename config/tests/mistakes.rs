@@ -378,6 +378,7 @@ fn a_schedule_says_which_part_of_it_is_wrong() {
     let survey = "starts = \"survey\"\n";
     for (keys, reason, help) in [
         ("cron = \"0 0 31 2 *\"", "`0 0 31 2 *` never fires", "there is no such day: check the day of month and the month"),
+        ("cron = \"0 0 31 2 */7\"", "`0 0 31 2 */7` never fires", "there is no such day: check the day of month and the month"),
         ("cron = \"@daily\"", "this cron expression has 1 field, not five", "write \"0 0 * * *\""),
         ("cron = \"0 0 2 * * *\"", "this cron expression has 6 fields, not five", "leave out the seconds, or write `dialect = \"quartz\"` too"),
         ("cron = \"0 2 * * 8\"", "the day of week field of a cron expression cannot be `8`", "write a number from 0 to 7, or SUN to SAT; 0 and 7 are Sunday, or `*`, `1-5`, `1,3`, `*/15`"),

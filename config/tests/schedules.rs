@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike, Utc, Weekday};
 use chrono_tz::Tz;
 use turnaround_config::{CatchUp, Dialect, Schedule, Starts};
 
@@ -118,6 +118,58 @@ fn the_two_dialects_mean_weekdays_and_days_of_the_month_as_their_users_do() {
     for (dialect, cron) in [(Dialect::Posix, "0 2 * * 0"), (Dialect::Posix, "0 2 * * 7"), (Dialect::Quartz, "0 0 2 ? * 1")] {
         assert_eq!(schedule(dialect, cron, Tz::UTC).next(from, 1), [at("2026-11-01T02:00:00Z")], "{cron} is Sunday");
     }
+}
+
+/// The days of 2026 on which `cron` fires.
+fn days_of_2026(cron: &str) -> Vec<NaiveDate> {
+    let ticks = schedule(Dialect::Posix, cron, Tz::UTC).ticks_between(at("2025-12-31T23:59:59Z"), at("2026-12-31T23:59:59Z"), 100_000);
+    let mut days: Vec<NaiveDate> = ticks.iter().map(DateTime::date_naive).collect();
+    days.dedup();
+    days
+}
+
+/// The days of 2026 of which `wanted` is true.
+fn all_of_2026(wanted: impl Fn(&NaiveDate) -> bool) -> Vec<NaiveDate> {
+    let first = NaiveDate::from_ymd_opt(2026, 1, 1).unwrap();
+    first.iter_days().take_while(|day| day.year() == 2026).filter(wanted).collect()
+}
+
+/// On any other day it would wipe nodes unasked.
+#[test]
+fn the_first_sunday_of_a_month_is_written_as_for_crond() {
+    let days = days_of_2026("0 22 1-7 * */7");
+    assert_eq!(days.len(), 12, "{days:?}");
+    assert_eq!(days, all_of_2026(|day| day.weekday() == Weekday::Sun && day.day() <= 7));
+}
+
+#[test]
+fn both_day_fields_have_to_match_where_one_begins_with_a_star_as_for_crond() {
+    let saturday = |day: &NaiveDate| day.weekday() == Weekday::Sat;
+    let odd = |day: &NaiveDate| day.day() % 2 == 1;
+    assert_eq!(days_of_2026("0 22 */2 * 6"), all_of_2026(|day| odd(day) && saturday(day)));
+    assert_eq!(days_of_2026("0 22 ?/2 * 6"), days_of_2026("0 22 */2 * 6"), "to croner a question mark is a star");
+    assert_eq!(days_of_2026("0 22 */2 * */6"), all_of_2026(|day| odd(day) && (saturday(day) || day.weekday() == Weekday::Sun)));
+    // Any step is one, also one that leaves nothing out.
+    assert_eq!(days_of_2026("0 22 */1 * 6"), all_of_2026(saturday));
+    assert_eq!(days_of_2026("0 22 13 * */1"), all_of_2026(|day| day.day() == 13));
+    assert_eq!(days_of_2026("*/30 * 1-7 * */7"), days_of_2026("0 22 1-7 * */7"), "at a pace, too");
+    // The other fields have no say in it.
+    assert_eq!(days_of_2026("*/30 */2 1-7 */1 0"), days_of_2026("0 22 1-7 * 0"));
+}
+
+#[test]
+fn a_star_alone_leaves_the_days_to_the_other_field() {
+    assert_eq!(days_of_2026("0 22 * * 6"), all_of_2026(|day| day.weekday() == Weekday::Sat));
+    assert_eq!(days_of_2026("0 22 1-7 * *"), all_of_2026(|day| day.day() <= 7));
+    assert_eq!(days_of_2026("0 22 */2 * *"), all_of_2026(|day| day.day() % 2 == 1));
+    assert_eq!(days_of_2026("0 22 * * *"), all_of_2026(|_| true));
+}
+
+#[test]
+fn one_of_the_day_fields_has_to_match_where_none_begins_with_a_star() {
+    let either = all_of_2026(|day| day.weekday() == Weekday::Sun || day.day() <= 7);
+    assert_eq!(days_of_2026("0 22 1-7 * 0"), either);
+    assert_eq!(days_of_2026("0 22 1-7 * 0-6/7"), either, "a step of a range is none of a star");
 }
 
 /// The instants that a daily start has by its definition, found without any of the code under test: for each day, walk

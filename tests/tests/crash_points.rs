@@ -193,16 +193,9 @@ fn told_at(place: usize) -> Moment {
 }
 
 /// An abort that is read while the step in this place has begun, and the next one has not.
-///
-/// A step's end and the next one's beginning are one commit. Where the next one is a point of no return, the abort is in time only if
-/// somebody dies in between.
 fn aborted_in(definition: &Definition, place: usize) -> Vec<(Where, Befalls)> {
     let told = At { kind: definition.kind, step: definition.steps[place].name(), undoing: false };
-    let mut lines = vec![(at(told, told_at(place)), abort())];
-    if definition.steps.get(place + 1).is_some_and(|next| next.is_point_of_no_return()) {
-        lines.push((at(told, Moment::EffectDone), Befalls::Death));
-    }
-    lines
+    vec![(at(told, told_at(place)), abort())]
 }
 
 /// Each definition from its beginning to its end; and each aborted in each of its steps.

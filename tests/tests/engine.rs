@@ -13,7 +13,7 @@ use turnaround_workflows::engine::{
     Start, State, Step, StepCx, StepError, Undone, check_chain, start, step,
 };
 use turnaround_workflows::rehearsal::SitePlan;
-use turnaround_workflows::store::{Queue, Resource, Status, Take, WorkflowId};
+use turnaround_workflows::store::{Queue, Resource, Status, Store, Take, WorkflowId};
 
 /// What a step under test is told to do, call by call; the last one for ever.
 #[derive(Clone)]
@@ -124,6 +124,28 @@ told_step!(Far, "far", false, FAR);
 
 /// Where only some workers reach.
 const FAR: Queue = Queue::of("far");
+
+/// Somebody tells its workflow this while it acts.
+struct Telling {
+    store: Arc<dyn Store>,
+    kind: SignalKind,
+}
+
+#[async_trait]
+impl Step for Telling {
+    const NAME: &'static str = "telling";
+    type Output = ();
+
+    async fn observe(&self, _: &StepCx<'_>) -> Result<Observed<()>, StepError> {
+        Ok(Observed::ToDo { would: "hear it".to_owned() })
+    }
+
+    async fn act(&self, cx: &StepCx<'_>) -> Result<Progress<()>, StepError> {
+        let signal = turnaround_workflows::engine::Signal { id: "told".to_owned(), at: cx.now(), by: "ada".to_owned(), kind: self.kind.clone() };
+        self.store.signal(cx.id, signal.stored().unwrap()).await.unwrap();
+        Ok(Progress::Done(()))
+    }
+}
 
 /// Starts a child of the first kind for each key, and waits for all.
 struct Children(u32);
@@ -483,6 +505,54 @@ async fn the_deadline_of_a_step_that_took_something_over_counts_from_the_commit_
     assert_eq!(took_over.iter().map(|taken| &taken.from).collect::<Vec<_>>(), [&first]);
     assert_eq!(deadline, back + Duration::from_secs(600));
     assert_eq!(bench.status(&second).await, Status::Succeeded);
+}
+
+/// Its patience was over before anybody could try it.
+#[tokio::test]
+async fn a_step_that_was_begun_before_a_long_outage_is_tried_after_it() {
+    let mut bench = Bench::new(&[Do::Succeed], &[Do::Succeed]);
+    let id = bench.begin("told", "w").await;
+    // The step's patience is ten minutes.
+    let from = bench.sim.clock.now();
+    bench.sim.store_outage = Some((from, from + Duration::from_secs(3_600)));
+    bench.sim.run().await;
+    let journal = bench.journal(&id).await;
+    assert_eq!(bench.status(&id).await, Status::Succeeded, "{journal:?}");
+    assert!(!names(&journal).contains(&"operator-asked".to_owned()), "{journal:?}");
+}
+
+/// Nobody has looked into its inbox since the step before it began.
+#[tokio::test]
+async fn what_is_told_during_the_step_before_the_point_of_no_return_is_followed_before_it() {
+    for (kind, status) in [(SignalKind::Abort { why: String::new() }, Status::Aborted), (SignalKind::Pause { why: String::new() }, Status::Paused)] {
+        let mut bench = Bench::new(&[Do::Succeed], &[Do::Succeed]);
+        let hook = Told::to(&[Do::Succeed]);
+        let steps = vec![step(First(bench.first.clone())), step(Telling { store: bench.sim.store.clone(), kind }), step(NoReturn(hook.clone()))];
+        bench.sim.registry = Registry::new([Definition { kind: "told", version: 1, steps }]);
+        let id = bench.begin("told", "w").await;
+        bench.sim.run().await;
+        assert_eq!((bench.status(&id).await, hook.calls()), (status, 0));
+        assert!(bench.sim.state(&id).await.record("no-return").is_none());
+    }
+}
+
+/// More of them than one commit carries.
+#[tokio::test]
+async fn a_parent_of_many_children_tells_them_everything_that_it_was_told_at_once() {
+    let mut bench = Bench::new(&[Do::Wait], &[Do::Succeed]);
+    bench.sim.registry = Registry::new([
+        Definition { kind: "told", version: 1, steps: vec![step(Second(bench.first.clone()))] },
+        Definition { kind: "parent", version: 1, steps: vec![step(Children(400))] },
+    ]);
+    let id = bench.begin("parent", "p").await;
+    let child: WorkflowId = "p.c0".parse().unwrap();
+    bench.sim.run_until(async |sim| sim.store.load(&child).await.unwrap().is_some_and(|child| child.status == Status::Waiting)).await;
+    for kind in [SignalKind::Pause { why: String::new() }, SignalKind::Resume, SignalKind::Pause { why: String::new() }, SignalKind::Abort { why: "enough".to_owned() }] {
+        bench.sim.signal(&id, kind).await;
+    }
+    bench.sim.signal(&id, SignalKind::Resume).await;
+    bench.sim.run().await;
+    assert_eq!(bench.status(&id).await, Status::Aborted);
 }
 
 #[tokio::test]

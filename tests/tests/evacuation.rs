@@ -568,6 +568,37 @@ async fn what_carries_the_platform_is_out_alone_and_at_the_end() {
     assert_eq!(most, 3, "the others go together");
 }
 
+/// Whatever rollout the others belong to, and whatever may be out at once there.
+#[tokio::test]
+async fn what_carries_the_platform_is_out_alone_also_beside_other_rollouts() {
+    let plan = SitePlan::uniform(4, 0);
+    let mut first = order(&plan, 3);
+    first.nodes = vec!["gpu-04".parse().unwrap()];
+    first.alone = first.nodes.clone();
+    let mut second = order(&plan, 3);
+    second.nodes.truncate(3);
+    let mut sim = Sim::new(plan, 7);
+    let first = sim.order(&first).await;
+    let is_out = |sim: &Sim| !sim.world.snapshot().node("gpu-04").unwrap().enabled;
+    sim.run_until(async |sim| is_out(sim)).await;
+    let second = sim.order(&second).await;
+    sim.run().await;
+    for rollout in [first, second] {
+        assert_eq!(sim.document(&rollout).await.status, Status::Succeeded);
+    }
+    let mut out = BTreeSet::new();
+    for event in sim.world.events() {
+        match event.what {
+            Happened::ServiceDisabled { node, .. } => {
+                assert!(!out.contains("gpu-04"), "{node} goes out while {out:?} is");
+                out.insert(node);
+            }
+            Happened::ServiceEnabled { node, .. } => drop(out.remove(&node)),
+            _ => {}
+        }
+    }
+}
+
 /// It has ended, and is out all the same.
 #[tokio::test]
 async fn what_carries_the_platform_does_not_go_out_while_another_one_that_was_left_is() {

@@ -11,7 +11,7 @@ use turnaround_workflows::engine::{Committer, LeaseLost};
 use turnaround_workflows::history;
 use turnaround_workflows::store::{Claimed, Commit, Committed, Fence, Next, WorkflowId};
 
-use crate::clock::StoreClock;
+use crate::clock::{SteadyClock, StoreClock};
 
 /// What a lease asks of the pump. A lease has at most one question open, so the queue of them is as long as there are
 /// slots, and one more each for the end.
@@ -96,7 +96,7 @@ pub struct Lease {
     /// When the lease ends that was granted with the claim, by the store's clock.
     until: Timestamp,
     asks: Asking,
-    clock: Arc<StoreClock>,
+    clock: SteadyClock,
     /// Cancelled when the lease is lost, or to be handed back.
     lost: CancellationToken,
     stopping: CancellationToken,
@@ -113,6 +113,7 @@ impl Lease {
         stopping: CancellationToken,
     ) -> Lease {
         let (id, fence, until) = (claimed.document.id.clone(), claimed.fence, claimed.lease_until);
+        let clock = SteadyClock::new(clock);
         Lease { id, fence, until, asks, clock, lost, stopping, over: AtomicBool::new(false) }
     }
 }

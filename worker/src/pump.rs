@@ -7,9 +7,8 @@
 //! leases of workers that died since. An outage is waited out: the same batch is
 //! sent again until it is answered, which is safe by the store's contract.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use turnaround_workflows::store::{
-    Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Queue, Store, StoreError, WorkflowId,
+    Advance, Advanced, COMMITS_MAX, Claim, Commit, Committed, Fence, Next, Queue, Store, StoreError, Trouble, WorkflowId,
 };
 use turnaround_workflows::telemetry::metrics;
 
@@ -117,7 +116,7 @@ impl Pump {
                     store = make() => store?,
                     () = pump_stopping.cancelled() => return Ok(()),
                 };
-                let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options, outage: AtomicBool::new(false) };
+                let shared = Shared { store, clock: pump_clock, stopping: pump_stopping.clone(), options, told: Mutex::default() };
                 Loop::new(shared, to_queue, ready_tx).run().await
             })
         })?;
@@ -140,8 +139,8 @@ struct Shared {
     clock: Arc<StoreClock>,
     stopping: CancellationToken,
     options: PumpOptions,
-    /// The store does not answer, which was told.
-    outage: AtomicBool,
+    /// What was told of an outage; nothing while the store answers.
+    told: Mutex<BTreeSet<Trouble>>,
 }
 
 /// A lease that this worker has.
@@ -531,6 +530,26 @@ impl Loop {
 }
 
 impl Shared {
+    fn told(&self) -> MutexGuard<'_, BTreeSet<Trouble>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each trouble once in an outage, however many calls it concerns: a password that somebody has changed shows itself only after the connection was lost.
+    fn tell(&self, outage: &StoreError) {
+        let trouble = outage.trouble();
+        let mut told = self.told();
+        let is_first = told.is_empty();
+        let is_new = told.insert(trouble);
+        drop(told);
+        if is_first {
+            metrics::store_outage();
+        }
+        if is_new {
+            let source = std::error::Error::source(outage).map(ToString::to_string);
+            warn!(error = %outage, source, trouble = trouble.code(), remedy = trouble.remedy(), "the store can't be written to; waiting for it");
+        }
+    }
+
     /// Sends the same batch until it is answered. Gives up only when told to stop, or when the store can't be used at all.
     async fn until_answered(&self, advance: &Advance) -> Result<Advanced, StoreError> {
         let mut pause = OUTAGE_PAUSE_FIRST;
@@ -542,7 +561,7 @@ impl Shared {
                     if !advance.commits.is_empty() {
                         metrics::committed(began.elapsed());
                     }
-                    if self.outage.swap(false, Ordering::Relaxed) {
+                    if !std::mem::take(&mut *self.told()).is_empty() {
                         info!(seconds = began.elapsed().as_secs_f64(), "the store can be written to again");
                     }
                     return Ok(advanced);
@@ -553,12 +572,7 @@ impl Shared {
                 error!(%error, "the store can't be used");
                 return Err(error);
             }
-            // Once, however many calls it concerns.
-            if !self.outage.swap(true, Ordering::Relaxed) {
-                metrics::store_outage();
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                warn!(%error, source, "the store can't be written to; waiting for it");
-            }
+            self.tell(&error);
             if self.stopping.is_cancelled() && Instant::now() > *stop_by.get_or_insert(Instant::now() + STOP_TRIES_FOR) {
                 return Err(error);
             }
@@ -620,7 +634,7 @@ fn rand_factor() -> f64 {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt as _;
-    use turnaround_workflows::clock::{SystemClock, Timestamp};
+    use turnaround_workflows::clock::{Clock as _, SystemClock, Timestamp};
     use turnaround_workflows::engine::Committer as _;
     use turnaround_workflows::store::memory::MemoryStore;
     use turnaround_workflows::store::{Digest, NewWorkflow, Status, StoredEntry};
@@ -632,7 +646,7 @@ mod tests {
         let options =
             PumpOptions { slots, lease: Duration::from_secs(30), worker: "under test".to_owned(), queues: vec![Queue::DEFAULT] };
         let clock = Arc::new(StoreClock::new(Timestamp::default()));
-        let shared = Shared { store, clock, stopping: CancellationToken::new(), options, outage: AtomicBool::new(false) };
+        let shared = Shared { store, clock, stopping: CancellationToken::new(), options, told: Mutex::default() };
         let (to_queue, queue) = mpsc::channel(usize::from(slots));
         (Loop::new(shared, to_queue, watch::channel(false).0), queue)
     }
@@ -729,6 +743,25 @@ mod tests {
         let refused = Advanced { now: Timestamp::default(), commits: Vec::new(), renewed: vec![None], claimed: Vec::new(), next: None };
         pump.settle(Answered { batch: Batch::default(), advance: renewal, result: Ok(refused) }).expect("an answer");
         assert!(stays.lease.lost().now_or_never().is_none(), "its commit tells what becomes of it");
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_clock_is_set_back_is_followed_by_the_pump_and_not_by_the_leases_that_it_has() {
+        let store = memory();
+        let (mut pump, mut queue) = pump(2, store.clone());
+        create(&store, "one").await;
+        pump.call();
+        pump.settle_all().await.expect("an answer");
+        let leased = queue.try_recv().expect("claimed");
+        let before = leased.lease.now();
+        let back = Timestamp::from_millis(before.millis() - 120_000);
+        let next = Some(back + Duration::from_secs(20));
+        let advanced = Advanced { now: back, commits: Vec::new(), renewed: Vec::new(), claimed: Vec::new(), next };
+        let advance = Advance { claim: Some(pump.claim(1)), ..Advance::default() };
+        pump.settle(Answered { batch: Batch::default(), advance, result: Ok(advanced) }).expect("an answer");
+        assert!(leased.lease.now() >= before, "what was seen under it has not become newer");
+        assert!(pump.shared.clock.now() < before);
+        assert!(pump.claim_at > Instant::now() + Duration::from_secs(10), "what is due later is not asked for over and over");
     }
 
     #[tokio::test]

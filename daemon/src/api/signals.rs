@@ -56,7 +56,7 @@ pub(super) async fn signal(
     Ok((StatusCode::ACCEPTED, Json(SignalledView {
         id: document.id,
         signal: asked.name().to_owned(),
-        waits_for_resume: is_paused && !matches!(asked, SignalRequest::Resume {}),
+        waits_for_resume: is_paused && !matches!(asked, SignalRequest::Resume {} | SignalRequest::Pause { .. }),
         question: question.map(|(_, text)| text),
     })))
 }

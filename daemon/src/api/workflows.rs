@@ -136,7 +136,9 @@ async fn view(app: &App, document: Document) -> Result<WorkflowView, Problem> {
     if let Some(current) = &state.current
         && let Some(step) = steps.iter_mut().find(|step| step.step == current.step)
     {
-        step.deadline = Some((current.deadline + state.paused.as_ref().map_or(Duration::ZERO, |pause| now.since(pause.since))).into());
+        // As if it were resumed now: what was answered during the pause has its patience from then on.
+        let paused = state.paused.as_ref().map_or(Duration::ZERO, |pause| now.since(pause.since.max(current.begun)));
+        step.deadline = Some((current.deadline + paused).into());
     }
     let number = state.open_question();
     // Of a journal that is cut off nobody knows what was answered since.

@@ -68,6 +68,11 @@ impl Client {
 
     /// The same, under a key that names it: also another command with this key carries it out once.
     pub(super) async fn post_once(&self, path: &str, body: &impl Serialize, key: &str) -> Result<Value, CliError> {
+        self.post_counted(path, body, key).await.0
+    }
+
+    /// Also how many tries it took: what is refused at a later one may have been done by an earlier one, whose answer was lost.
+    pub(super) async fn post_counted(&self, path: &str, body: &impl Serialize, key: &str) -> (Result<Value, CliError>, u32) {
         let mut attempt = 1;
         loop {
             let request = self.request(Method::POST, path).header("idempotency-key", key).json(body);
@@ -75,7 +80,7 @@ impl Client {
             // Nobody took the connection, so nobody took the request.
             let unheard = sent.as_ref().is_err_and(reqwest::Error::is_connect);
             let error = match self.answer(sent).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return (Ok(answer), attempt),
                 Err(error) => error,
             };
             let passing = match &error {
@@ -84,10 +89,10 @@ impl Client {
                 _ => false,
             };
             if !passing {
-                return Err(error);
+                return (Err(error), attempt);
             }
             if attempt >= ORDER_TRIES {
-                return Err(CliError::OrderUnknown { key: key.to_owned(), source: Box::new(error) });
+                return (Err(CliError::OrderUnknown { key: key.to_owned(), source: Box::new(error) }), attempt);
             }
             if attempt == 1 {
                 say("no answer; asking again");

@@ -263,7 +263,7 @@ async fn a_forged_entry_is_named_and_nothing_behind_it_is_trusted() {
     let id = site.rollout().await;
     let forged = Work { events: vec![begun("renew-nodes")], take: Vec::new(), next: Next::At(at(NOON)), forged: Some(Digest([0; 32])), follows: None };
     forged.on(&*site.store, &id).await;
-    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: String::new() }], Next::Signal).await;
+    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: String::new(), beside: false }], Next::Signal).await;
     let (_, journal) = site.get(&format!("/v1/workflows/{id}/journal")).await;
     let sealed: Vec<_> = journal["entries"].as_array().unwrap().iter().map(|entry| entry["sealed"].as_bool().unwrap()).collect();
     assert_eq!(sealed, [true, false, false]);
@@ -351,7 +351,7 @@ async fn a_node_that_was_left_out_is_shown_and_can_be_released_once() {
 async fn a_pause_moves_the_deadline_that_is_shown() {
     let site = Site::start().await;
     let id = site.rollout().await;
-    let paused = Event::Paused { by: "ada".to_owned(), why: String::new() };
+    let paused = Event::Paused { by: "ada".to_owned(), why: String::new(), beside: false };
     site.work(&id, vec![begun("renew-nodes"), paused], Next::At(at(NOON))).await;
     let shown = async || {
         let (_, view) = site.get(&format!("/v1/workflows/{id}")).await;
@@ -363,6 +363,28 @@ async fn a_pause_moves_the_deadline_that_is_shown() {
     site.work(&id, vec![Event::Resumed { by: "ada".to_owned() }], Next::Signal).await;
     site.clock.advance(Duration::from_secs(600));
     assert_eq!(shown().await, "2026-11-22T13:10:00.000Z");
+}
+
+#[tokio::test]
+async fn what_was_answered_during_a_pause_is_shown_with_the_patience_that_it_has_from_then_on() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let paused = Event::Paused { by: "ada".to_owned(), why: String::new(), beside: false };
+    site.work(&id, vec![begun("renew-nodes"), paused], Next::At(at(NOON))).await;
+    let shown = async || {
+        let (_, view) = site.get(&format!("/v1/workflows/{id}")).await;
+        view["steps"].as_array().unwrap().iter().find(|step| step["step"] == "renew-nodes").unwrap()["deadline"].clone()
+    };
+    site.clock.advance(Duration::from_secs(600));
+    let answered = Event::RetryRequested { by: "ada".to_owned(), deadline: at("2026-11-22T13:10:00Z") };
+    site.work(&id, vec![answered], Next::At(at(NOON))).await;
+    assert_eq!(shown().await, "2026-11-22T13:10:00.000Z", "what had passed of the pause by then is not added");
+    site.clock.advance(Duration::from_secs(600));
+    assert_eq!(shown().await, "2026-11-22T13:20:00.000Z", "as if it were resumed now");
+    site.work(&id, vec![Event::Resumed { by: "ada".to_owned() }], Next::Signal).await;
+    assert_eq!(shown().await, "2026-11-22T13:20:00.000Z");
+    site.clock.advance(Duration::from_secs(600));
+    assert_eq!(shown().await, "2026-11-22T13:20:00.000Z");
 }
 
 #[tokio::test]

@@ -11,7 +11,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use turnaround_daemon::api::caller::Access;
 use turnaround_workflows::engine::{AnswerEffect, Event, Outcome, Question};
-use turnaround_workflows::store::{Digest, Next, WorkflowId};
+use turnaround_workflows::store::{Digest, Next, Resource, Take, WorkflowId};
+use turnaround_workflows::updates::NODES_OUT;
 
 use super::site::{KEEP, NOON, PATIENCE, Site, Wish, Work, at, begun, ended};
 
@@ -248,6 +249,51 @@ async fn an_order_whose_answer_was_lost_can_be_given_again() {
     assert_eq!(out(&first), out(&second), "{}", err(&second));
     let other = site.turnaround(&["node", "renew", "gpu-02", "--image", "noble-2", "--yes", "--key", "k1"]).await;
     assert_eq!(other.status.code(), Some(4), "{}", err(&other));
+}
+
+/// The command, whose first request the daemon carries out and whose answer to it never comes.
+async fn with_its_first_answer_lost(site: &Site, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_turnaround"));
+    command.arg("--socket").arg(&socket).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().unwrap();
+    let mut asked = accept(&listener).await;
+    let mut daemon = UnixStream::connect(&site.socket).await.unwrap();
+    daemon.write_all(&until(&mut asked, "\r\n\r\n{}").await).await.unwrap();
+    until(&mut daemon, "\r\n\r\n").await;
+    // Its next try reaches the daemon itself.
+    std::fs::remove_file(&socket).unwrap();
+    std::os::unix::fs::symlink(&site.socket, &socket).unwrap();
+    drop(asked);
+    tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("the command ends").unwrap()
+}
+
+#[tokio::test]
+async fn a_release_whose_answer_was_lost_is_told_as_done_and_only_where_the_share_is_free() {
+    let site = Site::start().await;
+    let id = site.rollout().await;
+    let share = Resource::Budget { name: NODES_OUT.to_owned(), member: "gpu-01".to_owned() };
+    let taking = Work { events: vec![begun("renew-nodes")], take: vec![Take::new(share, 2)], next: Next::At(at(NOON)), forged: None, follows: None };
+    taking.on(&*site.store, &id).await;
+    let (release, refusal) = (["node", "release", "gpu-01"], "gpu-01 is not a node that an ended workflow left out of service");
+    let held = with_its_first_answer_lost(&site, &release).await;
+    assert_eq!(held.status.code(), Some(4), "an open workflow holds it: {}", err(&held));
+    assert!(err(&held).contains(refusal) && !err(&held).contains("share is free"), "{}", err(&held));
+    site.work(&id, vec![ended(Outcome::Failed, "left as it is")], KEEP).await;
+    let lost = with_its_first_answer_lost(&site, &release).await;
+    let told = "no answer; asking again\n\
+                gpu-01 counts as in service: its share is free. The answer to an earlier try was lost, so it is not known whether this command freed it\n  \
+                nothing is placed on it as long as it is disabled in Nova: `turnaround survey` looks\n";
+    assert_eq!((lost.status.code(), err(&lost).as_str(), out(&lost).as_str()), (Some(0), told, ""));
+    assert_eq!(site.get("/v1/nodes").await.1["nodes"][0]["out"], json!(null));
+    let mistaken = site.turnaround(&release).await;
+    assert_eq!(mistaken.status.code(), Some(4), "nothing was lost: {}", err(&mistaken));
+    assert!(err(&mistaken).contains(refusal), "{}", err(&mistaken));
+    let json = with_its_first_answer_lost(&site, &["--json", "node", "release", "gpu-01"]).await;
+    assert_eq!((json.status.code(), err(&json).as_str()), (Some(0), told));
+    assert_eq!(serde_json::from_str::<Value>(&out(&json)).unwrap(), json!({ "node": "gpu-01", "budget": "nodes-out" }));
 }
 
 #[tokio::test]

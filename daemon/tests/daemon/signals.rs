@@ -28,7 +28,7 @@ async fn what_can_not_be_followed_is_refused_while_its_author_looks() {
     for (signal, status, code) in refused {
         check(&site, id.as_str(), signal, status, code).await;
     }
-    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() }], Next::At(at(NOON))).await;
+    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned(), beside: false }], Next::At(at(NOON))).await;
     check(&site, id.as_str(), json!({ "signal": "pause" }), 409, "not-now").await;
     site.work(&id, vec![ended(Outcome::Aborted, "")], KEEP).await;
     for signal in ["pause", "resume", "abort", "retry"] {
@@ -94,7 +94,7 @@ async fn a_signal_that_was_followed_is_no_failure_when_it_is_sent_again() {
     let path = format!("/v1/workflows/{id}/signals");
     let (pause, abort) = (json!({ "signal": "pause", "why": "lunch" }), json!({ "signal": "abort" }));
     assert_eq!(site.post_with_key(&path, "k", &pause).await.0, 202);
-    let paused = Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() };
+    let paused = Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned(), beside: false };
     let user = site.get("/v1/status").await.1["you"]["user"].as_str().unwrap().to_owned();
     site.follow(&id, &format!("{user}/k"), paused, Next::Signal).await;
     let (status, again) = site.post_with_key(&path, "k", &pause).await;
@@ -123,7 +123,7 @@ async fn whoever_aborts_what_is_paused_is_told_that_nothing_happens_before_it_is
     let id = asking(&site).await;
     let signal = async |signal: serde_json::Value| site.post(&format!("/v1/workflows/{id}/signals"), &signal).await.1["waits_for_resume"].clone();
     assert_eq!(signal(json!({ "signal": "answer", "key": "retry" })).await, json!(null));
-    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned() }], Next::At(at(NOON))).await;
+    site.work(&id, vec![Event::Paused { by: "ada".to_owned(), why: "lunch".to_owned(), beside: false }], Next::At(at(NOON))).await;
     for told in [json!({ "signal": "answer", "key": "unwind" }), json!({ "signal": "abort" }), json!({ "signal": "retry" })] {
         assert_eq!(signal(told.clone()).await, json!(true), "{told}");
     }

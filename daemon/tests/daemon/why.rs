@@ -30,7 +30,7 @@ async fn every_way_to_stand_still_has_its_own_reason() {
     let parked = |until| Event::StepParked { step: STEP.to_owned(), until, note: "installing".to_owned() };
     check(vec![begun(STEP), parked(Some(later))], Next::At(later), json!(["time", noon, "2026-11-22T12:05:00.000Z"])).await;
     check(vec![begun(STEP), parked(None)], Next::Signal, json!(["children", noon, null])).await;
-    let paused = Event::Paused { by: "ada".to_owned(), why: "storm".to_owned() };
+    let paused = Event::Paused { by: "ada".to_owned(), why: "storm".to_owned(), beside: false };
     check(vec![paused], Next::Signal, json!(["paused", noon, null])).await;
     let awaited = Event::ResourceAwaited {
         step: STEP.to_owned(),

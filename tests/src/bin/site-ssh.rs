@@ -157,6 +157,8 @@ fn setup(identity: &str, arguments: &[String]) -> Result<u8, String> {
 }
 
 type Failed = (u8, String);
+/// Words of a command, the first of which tells it from others; and what it prints on a node that says all this.
+type Command = (&'static [&'static str], fn(&Value) -> String);
 
 fn ask() -> Result<String, Failed> {
     let failed = |message: String| (SSH_FAILED, message);
@@ -167,7 +169,7 @@ fn ask() -> Result<String, Failed> {
     };
     let timeout = asked.options.get("ConnectTimeout").and_then(|secs| secs.parse().ok()).unwrap_or(CONNECT_SECS);
     // Each word of a command that this stand-in answers: if the command changes, so must it.
-    let commands: [(&[&str], fn(&Value) -> String); 4] = [
+    let commands: [Command; 4] = [
         (&[BEGIN, "boot_id ", "/proc/sys/kernel/random/boot_id", "uname -n", "uname -r", "/etc/os-release", "/etc/turnaround/installed", END], |told| report(&told["facts"])),
         (
             &[STOCK_BEGIN, "date +%s", "/proc/cmdline", "lsblk -J", "/sys/bus/pci/devices", "NAME,TYPE,TRAN,SERIAL,WWN,FSTYPE,UUID,PARTUUID,MOUNTPOINT", "ip -j -d link show type vlan", STOCK_END],

@@ -135,6 +135,51 @@ async fn a_rollout_that_is_resumed_does_not_lift_what_a_person_wants_of_one_node
     }
 }
 
+/// Neither of the two who want it to stand still ends what the other one wants.
+#[tokio::test]
+async fn who_resumes_one_node_does_not_lift_the_pause_of_its_rollout() {
+    for rollout_first in [false, true] {
+        let mut scenario = Scenario::new(SitePlan::uniform(3, 1), &["gpu-01"], 1).await;
+        scenario.until_at("evacuate", "").await;
+        let (rollout, node) = (scenario.rollout.clone(), scenario.node("gpu-01"));
+        let mut pauses = [(&node, "hands in the rack"), (&rollout, "the night")];
+        if rollout_first {
+            pauses.reverse();
+        }
+        for (whom, why) in pauses {
+            scenario.sim.signal(whom, SignalKind::Pause { why: why.to_owned() }).await;
+            scenario.rest().await;
+        }
+        assert_eq!(scenario.state("gpu-01").await.paused.unwrap().why, "hands in the rack");
+        scenario.tell(SignalKind::Resume).await;
+        scenario.rest().await;
+        let paused = scenario.state("gpu-01").await.paused.expect("its rollout is paused");
+        assert_eq!((paused.why.as_str(), paused.is_by_a_person(), scenario.resets("gpu-01")), ("the night", false, 0));
+        scenario.sim.clock.advance(HOUR);
+        scenario.sim.signal(&rollout, SignalKind::Resume).await;
+        scenario.rest().await;
+        scenario.succeeded("gpu-01").await;
+    }
+}
+
+/// One look that fails right after a pause is not two minutes of silence.
+#[tokio::test]
+async fn a_pause_uses_up_nothing_of_the_time_for_which_the_node_is_asked_what_runs_on_it() {
+    let mut plan = SitePlan::uniform(3, 0);
+    plan.node("gpu-01").unwrap().faults.unknown_guest = Some(UNKNOWN.to_owned());
+    plan.faults.outages = vec![Outage { api: Api::Ssh, node: None, from: 30 * SECOND, lasts: 2 * HOUR + MINUTE }];
+    let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
+    scenario.until_at("stage-image", "does not tell what runs on it").await;
+    scenario.tell(SignalKind::Pause { why: "the network".to_owned() }).await;
+    scenario.rest().await;
+    scenario.sim.clock.advance_to(MORNING + 2 * HOUR);
+    scenario.tell(SignalKind::Resume).await;
+    scenario.rest().await;
+    let question = scenario.question("gpu-01").await;
+    assert!(question.seen[0].contains(UNKNOWN), "{question:?}");
+    assert_eq!((scenario.staged("gpu-01"), scenario.resets("gpu-01")), (None, 0));
+}
+
 /// Its journal says nothing any more that could be believed; its name is on the ticket.
 #[tokio::test]
 async fn whoever_discards_a_workflow_that_is_set_apart_leaves_no_boot_ticket_of_its_behind() {
@@ -237,7 +282,6 @@ async fn nor_that_of_the_node_whose_mac_address_the_configuration_gives_it() {
 async fn who_knows_that_the_system_does_not_show_its_interface_says_so_once() {
     let mut plan = SitePlan::uniform(3, 1);
     plan.node("gpu-01").unwrap().faults.tells_macs = Some(vec!["02:00:5e:99:00:01".to_owned()]);
-    plan.node("gpu-01").unwrap().faults.ignores_reset = 1;
     let mut scenario = Scenario::new(plan, &["gpu-01"], 1).await;
     scenario.rest().await;
     let question = scenario.question("gpu-01").await;

@@ -8,7 +8,7 @@ use tracing::{info, info_span, warn};
 
 use super::Registry;
 use super::driver::Driver;
-use super::quarantine::{is_apart, is_wanted_again, quarantine, stays_apart};
+use super::quarantine::{is_apart, is_wanted_again, quarantine, stays_apart, unknown_definition};
 use super::replay::replay;
 use super::run::Run;
 use crate::clock::Timestamp;
@@ -112,6 +112,11 @@ impl Engine {
         let replayed = match replay(claimed) {
             Ok(replayed) if !is_apart(claimed) || is_wanted_again(claimed) => replayed,
             Ok(_) => return stays_apart(claimed, committer, document.headline.clone()).await,
+            // Only what can be read by this release is damaged if it can't be.
+            Err(_) if !is_apart(claimed) && let Some(why) = unknown_definition(self, claimed) => {
+                warn!(workflow = %document.id, why, "left for another worker");
+                return set_aside(claimed, committer, &why, traceparent).await;
+            }
             Err(damage) => return quarantine(self, claimed, committer, &damage).await,
         };
         let version = replayed.state.version;

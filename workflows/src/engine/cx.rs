@@ -98,6 +98,11 @@ impl<'a> StepCx<'a> {
         self.state.current.as_ref().map(|current| current.begun)
     }
 
+    /// Since when what this step waits for has been looked at without a break: a pause uses up nobody's patience.
+    pub fn patient_since(&self) -> Option<Timestamp> {
+        self.tried_since().max(self.retried())
+    }
+
     /// When an operator last asked for another try, of whichever step.
     pub fn retried(&self) -> Option<Timestamp> {
         self.state.retried

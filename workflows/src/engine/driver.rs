@@ -30,6 +30,8 @@ const TRANSITIONS_MAX: u32 = 256;
 const TAKE_OVERS_MAX: u32 = 5;
 /// Children that one workflow may start. A rollout of a whole site has one for each node.
 const CHILDREN_MAX: usize = 10_000;
+/// Who wants a step tried that is past its deadline before its first try.
+const AFTER_AN_OUTAGE: &str = "the engine, after an outage of the store";
 
 /// Drives one workflow by the decisions of its state.
 pub(super) struct Driver<'a> {
@@ -62,6 +64,10 @@ impl<'a> Driver<'a> {
                 decision
             };
             match decision {
+                // What was accepted until now is followed before there is no way back: the last commit's answer may be minutes old.
+                Decision::Begin { step } if self.step(&step)?.is_point_of_no_return() && self.run.lock().await.has_pending() => {
+                    self.run.lock().await.commit(Vec::new()).await?;
+                }
                 Decision::Begin { step } => {
                     if let Some(parked) = self.begin(&step).await? {
                         return Ok(parked);
@@ -175,7 +181,15 @@ impl<'a> Driver<'a> {
                 (run.state, run.pending) = before;
             }
             let (resource, holders) = match met {
-                Met::Done => return Ok(None),
+                Met::Done => {
+                    // Written down only after an outage of the store that was longer than its patience: nobody has tried it yet.
+                    let now = run.now();
+                    if now >= deadline {
+                        let deadline = super::step::deadline(&policy, now);
+                        run.push(Event::RetryRequested { by: AFTER_AN_OUTAGE.to_owned(), deadline })?;
+                    }
+                    return Ok(None);
+                }
                 Met::Busy { resource, holders } => (resource, holders),
                 // It is named, so that the journal says whose the share was.
                 Met::Held { resource, holder } if round < TAKE_OVERS_MAX => {

@@ -68,7 +68,13 @@ with_tag_beside_fields! {
             note: String,
         },
         ChildEnded { key: String, outcome: Outcome, headline: String },
-        Paused { by: String, why: String },
+        Paused {
+            by: String,
+            why: String,
+            /// A person's and its rollout's: both have to end.
+            #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+            beside: bool,
+        },
         Resumed { by: String },
         /// Something was said from outside that a step listens to. Nobody vouches for it.
         Reported { report: Report },
@@ -144,8 +150,8 @@ impl Event {
                 format!("started {}", ids.join(", "))
             }
             Event::ChildEnded { key, outcome, headline } => format!("{key} {}: {headline}", outcome.as_str()),
-            Event::Paused { by, why } if why.is_empty() => format!("paused by {by}"),
-            Event::Paused { by, why } => format!("paused by {by}: {why}"),
+            Event::Paused { by, why, .. } if why.is_empty() => format!("paused by {by}"),
+            Event::Paused { by, why, .. } => format!("paused by {by}: {why}"),
             Event::Resumed { by } => format!("resumed by {by}"),
             Event::Reported { report: Report { word, text, .. } } if text.is_empty() => format!("reported from outside: {word}"),
             Event::Reported { report: Report { word, text, .. } } => format!("reported from outside: {word}: {text}"),

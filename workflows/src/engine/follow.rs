@@ -20,7 +20,10 @@ impl Driver<'_> {
         while let Some(stored) = run.inbox.pop_front() {
             run.pending.consumed += if cfg!(feature = "bug-lost-signal") { 2 } else { 1 };
             match serde_json::from_str::<Signal>(&stored.body) {
-                Ok(signal) if run.follows(&signal.id) => self.follow(run, signal).await?,
+                Ok(signal) if run.follows(&signal.id) => {
+                    self.follow(run, signal).await?;
+                    run.keep_within_a_commit().await?;
+                }
                 Ok(signal) => info!(workflow = %self.id, signal = signal.id, "second delivery of a signal ignored"),
                 Err(source) => error!(workflow = %self.id, %source, "a signal that can't be read was dropped"),
             }
@@ -37,14 +40,17 @@ impl Driver<'_> {
             SignalKind::Pause { why } => match &run.state.paused {
                 None => {
                     run.tell_children(&SignalKind::Pause { why: why.clone() }, &id);
-                    run.push(Event::Paused { by, why })
+                    run.push(Event::Paused { by, why, beside: false })
                 }
-                // Its rollout's resume does not end what a person wants.
-                Some(paused) if !paused.is_by_a_person() && !Signal::is_by_a_workflow(&by) => run.push(Event::Paused { by, why }),
+                // A person's and its rollout's stand beside each other: neither's resume ends what the other wants.
+                Some(paused) if paused.beside.is_none() && paused.is_by_a_person() == Signal::is_by_a_workflow(&by) => {
+                    run.push(Event::Paused { by, why, beside: true })
+                }
                 Some(_) => refuse(run, by, "pause", "it is paused already"),
             },
             SignalKind::Resume => match &run.state.paused {
                 None => refuse(run, by, "resume", "it is not paused"),
+                Some(paused) if paused.beside.is_some() => run.push(Event::Resumed { by }),
                 Some(paused) if paused.is_by_a_person() && Signal::is_by_a_workflow(&by) => {
                     let why = format!("{} has paused it, and not its rollout", paused.by);
                     refuse(run, by, "resume", &why)

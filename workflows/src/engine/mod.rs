@@ -36,7 +36,7 @@ pub use report::Report;
 pub use question::{Answer, AnswerEffect, Question};
 pub use signal::{Signal, SignalKind};
 pub use start::{Start, start};
-pub use state::{Answered, Child, Course, Current, IllegalTransition, Pause, State, StepRecord, Stage};
+pub use state::{Answered, Child, Course, Current, IllegalTransition, Pause, PauseBeside, State, StepRecord, Stage};
 pub use step::{
     AnyStep, ChildSpec, Observed, PastDeadline, Policy, Progress, Remedy, Step, StepError, Undone, step,
 };

@@ -4,7 +4,7 @@ use tracing::{error, info};
 
 use super::activation::{Activation, Committer, Engine, LeaseLost};
 use super::replay::Damage;
-use super::{Outcome, Signal, SignalKind, StepError};
+use super::{Event, Outcome, Signal, SignalKind, StepError, check_chain};
 use crate::store::{Claimed, Commit, Committed, Next, Status, StoredSignal, WorkflowId};
 use crate::telemetry::metrics;
 
@@ -43,15 +43,48 @@ pub(super) async fn quarantine(engine: &Engine, claimed: &Claimed, committer: &d
 
 /// What would harm later is taken away first.
 async fn discard(engine: &Engine, claimed: &Claimed, committer: &dyn Committer) -> Result<Result<(), StepError>, LeaseLost> {
-    let document = &claimed.document;
-    let Some(definition) = engine.registry.get(&document.kind) else { return Ok(Ok(())) };
-    for step in &definition.steps {
+    let Born { kind, target, .. } = Born::of(claimed);
+    // Where nobody knows of what kind it is: what is its own each step knows by its id.
+    let definitions: Vec<_> = engine.registry.get(&kind).map_or_else(|| engine.registry.all().collect(), |known| vec![known]);
+    for step in definitions.iter().flat_map(|definition| &definition.steps) {
         committer.guard().await?;
-        if let Err(error) = step.discard(&engine.ports, &document.id, &document.target).await {
+        if let Err(error) = step.discard(&engine.ports, &claimed.document.id, &target).await {
             return Ok(Err(error));
         }
     }
     Ok(Ok(()))
+}
+
+/// What a workflow has been since it was created. Whatever is damaged, its sealed first entry may be sound; what is kept beside the journal is believed only where that is not.
+struct Born {
+    kind: String,
+    /// Version of its definition; None where nobody knows.
+    version: Option<u32>,
+    target: String,
+    parent: Option<WorkflowId>,
+    /// Under which key its parent keeps it.
+    key: Option<String>,
+}
+
+impl Born {
+    fn of(claimed: &Claimed) -> Born {
+        let first = claimed.journal.get(..1).and_then(|first| check_chain(None, 1, first).ok()).and_then(|mut first| first.pop());
+        if let Some(Event::Created { kind, version, target, parent, key, .. }) = first.map(|first| first.event) {
+            return Born { kind, version: Some(version), target, parent, key };
+        }
+        let document = &claimed.document;
+        // The key is what the child's id has more than the parent's.
+        let after = |parent: &WorkflowId| document.id.as_str().strip_prefix(parent.as_str())?.strip_prefix('.').map(str::to_owned);
+        let key = document.parent.as_ref().and_then(after);
+        Born { kind: document.kind.clone(), version: None, target: document.target.clone(), parent: document.parent.clone(), key }
+    }
+}
+
+/// What nobody here knows: its definition, where the journal's first entry tells. (What a later release writes into a journal, an earlier one may not be able to read.)
+pub(super) fn unknown_definition(engine: &Engine, claimed: &Claimed) -> Option<String> {
+    let Born { kind, version: Some(version), .. } = Born::of(claimed) else { return None };
+    let is_known = engine.registry.get(&kind).is_some_and(|known| known.version == version);
+    (!is_known).then(|| format!("no worker here knows version {version} of `{kind}`"))
 }
 
 pub(super) fn is_apart(claimed: &Claimed) -> bool {
@@ -124,10 +157,10 @@ fn aborts(stored: &StoredSignal) -> Option<String> {
     }
 }
 
-/// A parent waits for its children. The key is what the child's id has more than the parent's.
+/// A parent waits for its children.
 fn tell_parent(claimed: &Claimed, committer: &dyn Committer, by: &str) -> Option<(WorkflowId, StoredSignal)> {
-    let (id, parent) = (&claimed.document.id, claimed.document.parent.clone()?);
-    let key = id.as_str().strip_prefix(parent.as_str())?.strip_prefix('.')?.to_owned();
+    let Born { parent: Some(parent), key: Some(key), .. } = Born::of(claimed) else { return None };
+    let id = &claimed.document.id;
     let headline = format!("discarded by {by}: its journal was damaged");
     let kind = SignalKind::ChildEnded { key, id: id.clone(), outcome: Outcome::Failed, headline };
     let signal = Signal { id: format!("{id}-ended"), at: committer.now(), by: Signal::by_workflow(id), kind };

@@ -10,6 +10,7 @@ use super::activation::{Committer, LeaseLost};
 use super::replay::{Replayed, SignalsSeen};
 use super::{Checkpoint, Entry, Event, Remedy, Signal, SignalKind, State, StepError, seal};
 use crate::clock::Timestamp;
+use crate::store::limits::COMMIT_ITEMS_MAX;
 use crate::store::{
     Claimed, Commit, Committed, Digest, Document, Fence, NewWorkflow, Next, Queue, Resource, Status, StoredEntry, StoredSignal, Take, WorkflowId,
 };
@@ -225,6 +226,20 @@ impl<'a> Run<'a> {
 
     pub(super) async fn guard(&self) -> Result<(), StepError> {
         self.committer.guard().await.map_err(lease_lost)
+    }
+
+    /// Is there anything that the next commit writes down?
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.entries.is_empty()
+    }
+
+    /// Commits what is pending if the next message to every child might be more than one commit carries. Its answer brings what is unread.
+    pub(super) async fn keep_within_a_commit(&mut self) -> Result<(), LeaseLost> {
+        let open = self.state.children.values().filter(|child| child.outcome.is_none()).count();
+        if open > 0 && self.pending.signals.len() + open > COMMIT_ITEMS_MAX {
+            self.commit(Vec::new()).await?;
+        }
+        Ok(())
     }
 
     /// The same message to every child that is still open, in the next commit.

@@ -119,6 +119,15 @@ pub struct Pause {
     pub by: String,
     pub why: String,
     pub since: Timestamp,
+    /// Its rollout is paused, too: the pause that goes on when the person who wants this one resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<PauseBeside>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseBeside {
+    pub by: String,
+    pub why: String,
 }
 
 impl Pause {
@@ -265,10 +274,24 @@ impl State {
                     current.stage = Stage::Running;
                 }
             }
-            Event::Paused { by, why } => {
+            Event::Paused { by, why, beside } => {
+                let earlier = self.paused.take();
                 // Whoever takes a pause over does not begin it anew.
-                let since = self.paused.as_ref().map_or(at, |earlier| earlier.since);
-                self.paused = Some(Pause { by: by.clone(), why: why.clone(), since });
+                let since = earlier.as_ref().map_or(at, |earlier| earlier.since);
+                let new = Pause { by: by.clone(), why: why.clone(), since, beside: None };
+                self.paused = Some(match earlier.filter(|_| *beside) {
+                    Some(earlier) if earlier.is_by_a_person() => Pause { beside: Some(PauseBeside { by: new.by, why: new.why }), ..earlier },
+                    Some(earlier) => Pause { beside: Some(PauseBeside { by: earlier.by, why: earlier.why }), ..new },
+                    None => new,
+                });
+            }
+            Event::Resumed { by } if self.paused.as_ref().is_some_and(|paused| paused.beside.is_some()) => {
+                if let Some(paused) = &mut self.paused
+                    && let Some(PauseBeside { by: rollout, why }) = paused.beside.take()
+                    && !Signal::is_by_a_workflow(by)
+                {
+                    (paused.by, paused.why) = (rollout, why);
+                }
             }
             Event::Resumed { .. } => {
                 // A pause uses up nobody's patience. (What was answered meanwhile has all of it from then on.)

@@ -135,7 +135,7 @@ struct Try<'a, 'c> {
 impl Try<'_, '_> {
     /// Nothing more is begun: it has taken too long.
     fn is_late(&self) -> bool {
-        self.cx.tried_since().is_some_and(|since| is_over(since, Duration::from_millis(self.canary.deadline_ms), self.cx))
+        self.cx.patient_since().is_some_and(|since| is_over(since, Duration::from_millis(self.canary.deadline_ms), self.cx))
     }
 
     async fn save(&self, note: &str) -> Result<(), StepError> {

@@ -110,7 +110,7 @@ impl Step for Close {
         let order = order(cx)?;
         Ok(vec![
             Take::new(node_lock(&order), 1),
-            Take::new(node_out(&order), order.rules.max_out),
+            Take { alone: order.alone, ..Take::new(node_out(&order), order.rules.max_out) },
         ])
     }
 

@@ -26,7 +26,7 @@ pub(super) fn unsettled_again(cx: &StepCx<'_>) -> Result<Option<String>, StepErr
 /// Done when the node is closed, no instance is placed on it, none is on its way out, and the hypervisor agrees.
 pub struct ConfirmEmpty;
 
-/// A node that has answered before, and does not tell what runs there for so long, is wiped all the same: half dead ones are renewed to be mended.
+/// A node that has answered before, and does not tell what runs there for so long (and as long as instances are waited for), is wiped all the same: half dead ones are renewed to be mended.
 // An outage of the network is shorter, mostly; a reboot takes longer.
 const WAITED_FOR: Duration = Duration::from_secs(2 * 60);
 
@@ -37,7 +37,9 @@ pub(super) async fn guests(cx: &StepCx<'_>, node: &NodeName) -> Result<Result<BT
         Err(error) => StepError::from(error),
     };
     let answered = cx.output::<TakeStock>()?.is_some_and(|stock| stock.hostname.is_some());
-    let is_patient = cx.tried_since().is_none_or(|since| cx.now().since(since) < WAITED_FOR);
+    // Nobody has asked it during a pause, nor while instances were waited for that may have been on their way.
+    let waited = WAITED_FOR + Duration::from_millis(order(cx)?.rules.settle_ms);
+    let is_patient = cx.patient_since().is_none_or(|since| cx.now().since(since) < waited);
     Ok(if answered && is_patient { Err(format!("{node} does not tell what runs on it: {}", error.chain())) } else { Ok(BTreeSet::new()) })
 }
 

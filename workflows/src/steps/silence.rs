@@ -58,7 +58,7 @@ pub(super) fn for_node(matcher: &Matcher, node: &str) -> Matcher {
 
 /// Is it time to go on without?
 fn has_tried_enough(cx: &StepCx<'_>) -> bool {
-    cx.tried_since().is_some_and(|since| cx.now().since(since) >= TRIED_FOR)
+    cx.patient_since().is_some_and(|since| cx.now().since(since) >= TRIED_FOR)
 }
 
 /// When the silence with our mark ends by itself; None if there is none.

@@ -83,7 +83,7 @@ impl Step for TakeStock {
         let order = order(cx)?;
         let taken = look(cx).await?;
         let Some(not_compared) = taken.not_compared() else { return Ok(Progress::Done(taken.stock)) };
-        if taken.silent.is_empty() || cx.tried_since().is_some_and(|since| cx.now().since(since) >= WAITED_FOR) {
+        if taken.silent.is_empty() || cx.patient_since().is_some_and(|since| cx.now().since(since) >= WAITED_FOR) {
             cx.save(&(), not_compared).await?;
             return Ok(Progress::Done(taken.stock));
         }

@@ -116,7 +116,7 @@ impl Step for VerifyAlerts {
                 (note, known, "whether alerts fire about it can't be told", Reason::NotTold)
             }
         };
-        if cx.tried_since().is_none_or(|since| cx.now().since(since) < END_WITHIN) {
+        if cx.patient_since().is_none_or(|since| cx.now().since(since) < END_WITHIN) {
             return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
         }
         let question = Question::new(format!("{} is renewed, and {text}: what now?", order.node))

@@ -194,7 +194,7 @@ impl Step for VerifyHypervisor {
         Accepted::<String>::keep(cx).await?;
         Ok(match look(cx).await? {
             Seen::Back(verified) => Progress::Done(verified),
-            Seen::Less(missing) if cx.tried_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
+            Seen::Less(missing) if cx.patient_since().is_some_and(|since| cx.now().since(since) >= REPORTED_WITHIN) => {
                 Accepted::is_about_to_show(cx, missing.told(), "not all is back").await?;
                 return Err(StepError::ask(question_less(&order.node, &missing)));
             }

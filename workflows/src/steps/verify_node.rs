@@ -220,7 +220,7 @@ impl Step for VerifyNode {
         if complaints.is_empty() {
             return Ok(Progress::Done(VerifiedNode { checks: order.rules.checks.len() }));
         }
-        let settles = cx.tried_since().is_none_or(|since| cx.now().since(since) < SETTLES_WITHIN);
+        let settles = cx.patient_since().is_none_or(|since| cx.now().since(since) < SETTLES_WITHIN);
         if settles && let Some(wrong) = complaints.iter().find(|complaint| complaint.may_pass) {
             let after = Duration::from_millis(order.rules.node_poll_ms);
             return Ok(Progress::LookAgain { after, note: wrong.line.clone() });

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 
 /// Entries, takes, gives, children or signals that one commit may carry, of each kind.
 // Redis does nothing else meanwhile: 1,000 children take about 10 ms.
-pub(super) const COMMIT_ITEMS_MAX: usize = 1_000;
+pub(crate) const COMMIT_ITEMS_MAX: usize = 1_000;
 
 /// Renewals, and hand backs, carried by one call; more are sent in several.
 pub(super) const RENEWALS_MAX: usize = 1_000;

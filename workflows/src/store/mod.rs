@@ -19,7 +19,7 @@ mod digest;
 pub mod embedded;
 mod error;
 pub mod high_water;
-mod limits;
+pub(crate) mod limits;
 mod mark;
 pub mod memory;
 #[cfg(any(test, feature = "conformance"))]
@@ -267,6 +267,9 @@ pub struct Take {
     pub resource: Resource,
     /// Members that the budget may have, this one included. 1 for a lock.
     pub limit: u32,
+    /// Nobody takes another share while this one is held, whatever limit that comes with. Nothing to a lock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
     /// The workflow whose share of the same member is taken over; it has ended. Whoever else holds it keeps it ([`Committed::Held`]), also
     /// nobody: so nobody takes one over without knowing, or believes to have. Nothing to a lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,7 +279,7 @@ pub struct Take {
 impl Take {
     /// A wish for what nobody else has.
     pub fn new(resource: Resource, limit: u32) -> Take {
-        Take { resource, limit, from: None }
+        Take { resource, limit, alone: false, from: None }
     }
 }
 

@@ -208,6 +208,9 @@ pub struct NodeOrder {
     /// Nova's name for its host, where that is another. Older orders don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// It carries a part of the platform: no other node is out beside it. Older orders don't say.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
 }
 
 /// Input of [`super::NODE_OS_ROLLOUT`]: several nodes, in this order.
@@ -383,7 +386,8 @@ impl RolloutOrder {
     pub fn node(&self, node: &NodeName, is_renewed: impl Fn(&NodeName) -> bool) -> NodeOrder {
         let later = self.nodes.iter().filter(|other| *other != node && !is_renewed(other)).cloned().collect();
         let mut rules = self.rules.clone();
-        if self.alone.contains(node) {
+        let alone = self.alone.contains(node);
+        if alone {
             // Also of those that have ended: one that was left is out, and what the other ones carry is needed.
             rules.max_out = 1;
         }
@@ -392,7 +396,7 @@ impl RolloutOrder {
             // Said by its being there. Every node's journal would have the names of all.
             check.nodes.clear();
         }
-        NodeOrder { node: node.clone(), image: self.image.clone(), rules, later, host: self.hosts.get(node).cloned() }
+        NodeOrder { node: node.clone(), image: self.image.clone(), rules, later, host: self.hosts.get(node).cloned(), alone }
     }
 }
 

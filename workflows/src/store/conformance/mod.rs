@@ -81,6 +81,7 @@ macro_rules! for_each_store_check {
             a_waiter_that_ended_wakes_the_next_one
             ending_frees_locks_and_keeps_budget_shares
             a_budget_has_so_many_members_and_no_more
+            beside_a_share_that_is_held_alone_nobody_has_one
             a_share_is_taken_over_only_from_whoever_is_named_and_has_ended
             a_budget_share_of_an_open_workflow_is_not_released
             a_signal_wakes_whom_it_is_for

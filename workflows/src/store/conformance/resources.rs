@@ -151,6 +151,41 @@ pub async fn a_budget_has_so_many_members_and_no_more(bed: &dyn Bed) {
     desk.must(&fourth, take(&fourth, vec![wish], Next::Keep)).await;
 }
 
+/// Whatever limit the others come with, and also while whoever has it has ended.
+pub async fn beside_a_share_that_is_held_alone_nobody_has_one(bed: &dyn Bed) {
+    let desk = Desk::at(bed);
+    let alone = desk.begin("alone").await;
+    let alone = desk.must(&alone, take(&alone, vec![Take { alone: true, ..share("out", "alone", 1) }], Next::Keep)).await;
+    let other = desk.begin("other").await;
+    let wish = share("out", "other", 5);
+    assert_eq!(desk.commit(take(&other, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["alone"]));
+    // Of another budget that says nothing.
+    let other = desk.must(&other, take(&other, vec![share("in", "other", 5)], Next::Keep)).await;
+    // Whoever ends keeps its share, and whoever takes that over may have others beside it.
+    desk.must(&alone, commit(&alone, Next::End { keep: LONG })).await;
+    assert_eq!(desk.commit(take(&other, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["alone"]));
+    let heir = desk.begin("heir").await;
+    let over = Take { from: Some(id("alone")), ..share("out", "alone", 2) };
+    let heir = desk.must(&heir, take(&heir, vec![over], Next::Keep)).await;
+    let other = desk.must(&other, take(&other, vec![wish], Next::Keep)).await;
+    let third = desk.begin("third").await;
+    let wish = share("out", "third", 5);
+    let third = desk.must(&third, take(&third, vec![wish], Next::Keep)).await;
+    // Who wants to be alone waits for all others, and lets everybody in again when it gives its share back.
+    for (who, member) in [(&heir, "alone"), (&other, "other")] {
+        desk.must(who, give(who, &share("out", member, 2), Next::Keep)).await;
+    }
+    let again = desk.begin("again").await;
+    let wish = Take { alone: true, ..share("out", "again", 1) };
+    assert_eq!(desk.commit(take(&again, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["third"]));
+    let third = desk.must(&third, give(&third, &share("out", "third", 5), Next::Keep)).await;
+    let again = desk.must(&again, take(&again, vec![wish.clone()], Next::Keep)).await;
+    let back = share("out", "third", 5);
+    assert_eq!(desk.commit(take(&third, vec![back.clone()], Next::Keep)).await, busy(&back, &["again"]));
+    desk.must(&again, give(&again, &wish, Next::Keep)).await;
+    desk.must(&third, take(&third, vec![back], Next::Keep)).await;
+}
+
 pub async fn a_share_is_taken_over_only_from_whoever_is_named_and_has_ended(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let node = share("out", "node-1", 1);

@@ -21,10 +21,17 @@ impl Pool {
     }
 }
 
+#[derive(Debug)]
+struct Share {
+    holder: WorkflowId,
+    /// Nobody else takes one.
+    alone: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Resources {
     locks: BTreeMap<String, WorkflowId>,
-    budgets: BTreeMap<String, BTreeMap<String, WorkflowId>>,
+    budgets: BTreeMap<String, BTreeMap<String, Share>>,
     waiting: BTreeMap<Pool, BTreeSet<(Timestamp, WorkflowId)>>,
 }
 
@@ -55,8 +62,9 @@ impl Resources {
                     }
                     let joining = joining.entry(name).or_default();
                     joining.insert(member);
-                    if members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
-                        let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).cloned().collect();
+                    let is_closed = members.is_some_and(|members| members.values().any(|share| share.alone));
+                    if is_closed || members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
+                        let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).map(|share| share.holder.clone()).collect();
                         let shown = holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect();
                         return busy(take, shown, true);
                     }
@@ -75,13 +83,14 @@ impl Resources {
     }
 
     /// Gives `resource` to `id`, which then waits for it no longer.
-    pub(super) fn take(&mut self, id: &WorkflowId, resource: &Resource) {
+    pub(super) fn take(&mut self, id: &WorkflowId, take: &Take) {
+        let resource = &take.resource;
         match resource {
             Resource::Lock { name } => {
                 self.locks.insert(name.clone(), id.clone());
             }
             Resource::Budget { name, member } => {
-                self.budgets.entry(name.clone()).or_default().insert(member.clone(), id.clone());
+                self.budgets.entry(name.clone()).or_default().insert(member.clone(), Share { holder: id.clone(), alone: take.alone });
             }
         }
         let pool = Pool::of(resource);
@@ -107,7 +116,7 @@ impl Resources {
     }
 
     pub(super) fn share(&self, name: &str, member: &str) -> Option<&WorkflowId> {
-        self.budgets.get(name)?.get(member)
+        self.budgets.get(name)?.get(member).map(|share| &share.holder)
     }
 
     pub(super) fn free_share(&mut self, name: &str, member: &str) -> Pool {
@@ -136,7 +145,7 @@ impl Resources {
             holder: holder.clone(),
         });
         let shares = self.budgets.iter().flat_map(|(name, members)| {
-            members.iter().map(|(member, holder)| Holding {
+            members.iter().map(|(member, Share { holder, .. })| Holding {
                 resource: Resource::Budget { name: name.clone(), member: member.clone() },
                 holder: holder.clone(),
             })

@@ -162,7 +162,7 @@ impl Shelf {
 
     fn move_resources(&mut self, id: &WorkflowId, commit: &Commit, now: Timestamp) {
         for take in &commit.take {
-            self.resources.take(id, &take.resource);
+            self.resources.take(id, take);
             if let (Resource::Lock { name }, Some(record)) = (&take.resource, self.records.get_mut(id)) {
                 record.locks.insert(name.clone());
             }

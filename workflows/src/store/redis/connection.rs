@@ -24,28 +24,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const PIPELINE_DEPTH: usize = 256;
 
 enum Route {
-    Direct(Box<Client>),
+    /// And the database that is used there.
+    Direct(Box<Client>, i64),
     Sentinel(Box<Mutex<SentinelClient>>),
 }
 
 /// Whom to connect to.
 pub(super) struct Server {
     route: Route,
+    /// It has answered us, so that it took the password then.
+    has_answered: AtomicBool,
 }
 
 impl Server {
     pub(super) fn new(options: &RedisOptions) -> Result<Server, StoreError> {
         let route = Server::route(options).map_err(|error| outage::judge("understand the address of Redis", error))?;
-        Ok(Server { route })
+        Ok(Server { route, has_answered: AtomicBool::new(false) })
     }
 
     fn route(options: &RedisOptions) -> RedisResult<Route> {
         let direct = |info: ConnectionInfo| {
-            let mut settings = info.redis_settings().clone();
+            let database = info.redis_settings().db();
+            let mut settings = info.redis_settings().clone().set_db(0);
             if let Some(password) = &options.password {
                 settings = settings.set_password(password.expose());
             }
-            Client::open(info.set_redis_settings(settings)).map(|client| Route::Direct(Box::new(client)))
+            Client::open(info.set_redis_settings(settings)).map(|client| Route::Direct(Box::new(client), database))
         };
         match &options.address {
             RedisAddress::Url(url) => direct(url.as_str().into_connection_info()?),
@@ -68,7 +72,16 @@ impl Server {
             .set_response_timeout(Some(reply_timeout))
             .set_pipeline_buffer_size(PIPELINE_DEPTH);
         match &self.route {
-            Route::Direct(client) => client.get_multiplexed_async_connection_with_config(&config).await,
+            Route::Direct(client, database) => {
+                let mut redis = client.get_multiplexed_async_connection_with_config(&config).await?;
+                if *database != 0 {
+                    // Not by the client: it drops the word by which Redis refuses it, and one that is only busy would look like a mistake in the configuration.
+                    redis.set_response_timeout(CONNECT_TIMEOUT);
+                    cmd("SELECT").arg(*database).exec_async(&mut redis).await?;
+                    redis.set_response_timeout(reply_timeout);
+                }
+                Ok(redis)
+            }
             Route::Sentinel(client) => {
                 let primary = client.lock().await.async_get_client().await?;
                 primary.get_multiplexed_async_connection_with_config(&config).await
@@ -123,8 +136,14 @@ impl Connection {
         Connection { watched_in: Some(Watched { store: keys.store.clone(), revision: keys.revision.clone() }), ..self }
     }
 
+    /// What an error that was met here means.
+    fn judge(&self, operation: &'static str, error: RedisError) -> StoreError {
+        let has_answered = self.server.has_answered.load(Ordering::Relaxed);
+        if has_answered { outage::judge_again(operation, error) } else { outage::judge(operation, error) }
+    }
+
     pub(super) async fn query(&self, operation: &'static str, command: &Cmd) -> Result<Value, StoreError> {
-        self.ask(command).await.map_err(|error| outage::judge(operation, error))
+        self.ask(command).await.map_err(|error| self.judge(operation, error))
     }
 
     /// Sends `call`, an `EVALSHA`; loads the script and sends it again if Redis does not know it.
@@ -134,7 +153,7 @@ impl Connection {
         call: &Cmd,
         code: &str,
     ) -> Result<Value, StoreError> {
-        let judge = |error| outage::judge(operation, error);
+        let judge = |error| self.judge(operation, error);
         let open = self.open().await.map_err(judge)?;
         self.run_on(&open, call, code).await.map_err(judge)
     }
@@ -147,7 +166,7 @@ impl Connection {
         call: &Cmd,
         code: &str,
     ) -> Result<Value, StoreError> {
-        let judge = |error| outage::judge(operation, error);
+        let judge = |error| self.judge(operation, error);
         let open = self.open().await.map_err(judge)?;
         if !self.is_watched(&open).await.map_err(judge)? {
             let is_halted = self.is_halted(&open).await.map_err(judge)?;
@@ -193,7 +212,7 @@ impl Connection {
 
     /// The answers to all of `pipeline`, which only reads; of each also where that is an error which is only its own.
     pub(super) async fn queries(&self, operation: &'static str, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let judge = |error| outage::judge(operation, error);
+        let judge = |error| self.judge(operation, error);
         let open = self.open().await.map_err(judge)?;
         let answers = self.pipeline(&open, pipeline).await.map_err(judge)?;
         let refused = answers.iter().filter_map(|answer| if let Value::ServerError(error) = answer { Some(RedisError::from(error.clone())) } else { None });
@@ -219,7 +238,7 @@ impl Connection {
         mut call: Cmd,
         code: &str,
     ) -> Result<Value, StoreError> {
-        let judge = |error| outage::judge(operation, error);
+        let judge = |error| self.judge(operation, error);
         let open = self.open().await.map_err(judge)?;
         call.arg(self.run_of(&open).await.map_err(judge)?);
         self.run_on(&open, &call, code).await.map_err(judge)
@@ -252,10 +271,10 @@ impl Connection {
 
     async fn ask_on(&self, open: &Open, command: &Cmd) -> RedisResult<Value> {
         let answer: RedisResult<Value> = command.query_async(&mut open.redis.clone()).await;
-        if let Err(error) = &answer
-            && outage::breaks_connection(error)
-        {
-            self.give_up(open.number).await;
+        match &answer {
+            Ok(_) => self.server.has_answered.store(true, Ordering::Relaxed),
+            Err(error) if outage::breaks_connection(error) => self.give_up(open.number).await,
+            Err(_) => {}
         }
         answer
     }

@@ -164,11 +164,11 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
         call.arg(&*text);
     }
     for take in &commit.take {
-        resource(call, &take.resource);
+        resource(call, &take.resource, take.alone);
         call.arg(take.limit).arg(take.from.as_ref().map_or("", WorkflowId::as_str));
     }
     for given in &commit.give {
-        resource(call, given);
+        resource(call, given, false);
     }
     if let Some(state) = &commit.state {
         call.arg(state);
@@ -183,9 +183,11 @@ fn commit(call: &mut Cmd, packed: &mut Packed, text: &mut String, commit: &Commi
     }
 }
 
-fn resource(call: &mut Cmd, resource: &Resource) {
+/// `alone`: nobody takes a share of that budget beside it.
+fn resource(call: &mut Cmd, resource: &Resource, alone: bool) {
     match resource {
         Resource::Lock { name } => call.arg("lock").arg(name).arg(""),
+        Resource::Budget { name, member } if alone => call.arg("alone").arg(name).arg(member),
         Resource::Budget { name, member } => call.arg("budget").arg(name).arg(member),
     };
 }

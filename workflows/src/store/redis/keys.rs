@@ -13,6 +13,7 @@ use crate::store::Queue;
 /// | `hand:<session>` | string | another value each time that somebody changes what this store holds ([`super::direct`]) |
 /// | `touched` | counter | how often that was |
 /// | `budget:<name>` | hash | member -> workflow |
+/// | `budget-alone:<name>` | set | members beside which nobody becomes one |
 /// | `wait:lock:<name>`, `wait:budget:<name>` | zset | who waits, since when |
 /// | the fields below | | |
 ///

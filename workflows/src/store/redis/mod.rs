@@ -205,6 +205,8 @@ impl RedisStore {
         self.direct.begin(&self.connection, ADVANCE, &answer).await;
         // Only now: what was granted and could not be handed out is taken back by the next claim.
         drawn.answered();
+        // The script has said it before all that was read.
+        answer.advanced.now = answer.advanced.now + heard.elapsed();
         Ok(answer.advanced)
     }
 

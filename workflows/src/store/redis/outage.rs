@@ -18,11 +18,17 @@ const REFUSED: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
 fn code(error: &RedisError) -> &str {
     let Some(code) = error.code() else { return "" };
     let (true, Some(detail)) = (code == "ERR", error.detail()) else { return code };
+    if detail.starts_with(OF_A_STRANGER) {
+        return "NOAUTH";
+    }
     let is_known = |word: &&str| PASSING.contains(word) || REFUSED.contains(word);
     let parts = if detail.starts_with(OF_A_SCRIPT) { usize::MAX } else { 1 };
     let words = detail.split(": ").take(parts).filter_map(|part| part.trim_start_matches('-').split_whitespace().next());
     words.filter(|word| is_known(word)).last().unwrap_or(code)
 }
+
+/// What Redis says of a request that is larger than what it reads of somebody who has not logged in (`networking.c`: ten words, 16 KiB).
+const OF_A_STRANGER: &str = "Protocol error: unauthenticated";
 
 /// How Redis before 7 begins what it says of an error in a script.
 const OF_A_SCRIPT: &str = "Error running script";
@@ -37,10 +43,25 @@ pub(super) fn judge(operation: &'static str, error: RedisError) -> StoreError {
     }
 }
 
+/// The same of a Redis that has answered us before. Somebody has changed the password, perhaps on the way to change it here, too: who has work in hand waits
+/// until that is done, and tells meanwhile what it is. What is started then ends at once, and says why.
+pub(super) fn judge_again(operation: &'static str, error: RedisError) -> StoreError {
+    if refuses_us(&error) {
+        return StoreError::Unavailable { operation, source: Box::new(error) };
+    }
+    judge(operation, error)
+}
+
+/// Is it that Redis does not take us for who we say we are?
+fn refuses_us(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed || matches!(code(error), "NOAUTH" | "WRONGPASS")
+}
+
 /// What an error of Redis that passes tells of; None of other errors.
 pub(in crate::store) fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Trouble> {
     let error = error.downcast_ref::<RedisError>()?;
     Some(match code(error) {
+        _ if refuses_us(error) => Trouble::Unusable,
         "LOADING" => Trouble::Loading,
         "MISCONF" => Trouble::DiskFull,
         "OOM" => Trouble::MemoryFull,
@@ -112,11 +133,11 @@ fn remedy(error: &RedisError) -> Option<String> {
     }
 }
 
-/// Must the connection be replaced? It is broken, its peer is silent, or its peer is not the primary any more.
+/// Must the connection be replaced? It is broken, its peer is silent, does not know us, or is not the primary any more.
 pub(super) fn breaks_connection(error: &RedisError) -> bool {
     error.is_unrecoverable_error()
         || matches!(error.kind(), ErrorKind::Io | ErrorKind::Parse)
-        || matches!(code(error), "READONLY" | "MASTERDOWN")
+        || matches!(code(error), "READONLY" | "MASTERDOWN" | "NOAUTH")
 }
 
 #[cfg(test)]
@@ -144,5 +165,26 @@ mod tests {
             assert_eq!(matches!(judge("test", error), StoreError::Unavailable { .. }), means.is_some(), "{line}");
         }
         assert!(breaks_connection(&answered("ERR Error running script (call to f_5a1f): @user_script:17: -READONLY no")));
+    }
+
+    #[test]
+    fn a_password_that_is_refused_is_for_a_person_at_the_start_and_waited_out_later() {
+        let refused = || RedisError::from((ErrorKind::AuthenticationFailed, "Password authentication failed"));
+        for error in [refused(), answered("NOAUTH Authentication required."), answered("WRONGPASS invalid username-password pair or user is disabled."), answered("ERR Protocol error: unauthenticated multibulk length")] {
+            let StoreError::Unusable { remedy, .. } = judge("test", error.clone()) else { panic!("{error}") };
+            assert!(remedy.contains("password"), "{remedy}");
+            let later = judge_again("test", error);
+            assert_eq!((later.is_outage(), later.trouble()), (true, Trouble::Unusable), "{later}");
+            assert_eq!(again(&later).trouble(), Trouble::Unusable, "also for who relied on the same call");
+        }
+        // What else a person must mend stays so, and what passes anyway is told as what it is.
+        for (line, is_outage, trouble) in [
+            ("NOPERM this user has no permissions to run the 'evalsha' command", false, Trouble::Unusable),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", false, Trouble::Unusable),
+            ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", true, Trouble::Busy),
+        ] {
+            let later = judge_again("test", answered(line));
+            assert_eq!((later.is_outage(), later.trouble()), (is_outage, trouble), "{line}");
+        }
     }
 }

@@ -97,8 +97,8 @@ impl Bench {
         Bench { server, store, raw, engine }
     }
 
-    async fn create(&self, name: &str) -> WorkflowId {
-        let new = Start {
+    fn start(name: &str) -> Start {
+        Start {
             id: name.parse().unwrap(),
             kind: "waiter".to_owned(),
             version: 1,
@@ -108,7 +108,11 @@ impl Bench {
             key: None,
             by: "tester".to_owned(),
             traceparent: None,
-        };
+        }
+    }
+
+    async fn create(&self, name: &str) -> WorkflowId {
+        let new = Bench::start(name);
         let id = new.id.clone();
         self.store.create(start(new, self.store.now().await.unwrap()).unwrap()).await.unwrap();
         id
@@ -242,6 +246,26 @@ async fn a_quarantined_workflow_can_be_discarded_and_then_holds_nothing_up() {
     assert_eq!(document.status, Status::Failed);
     assert!(document.headline.starts_with("discarded by ada: "), "{}", document.headline);
     assert_eq!(bench.store.counts().await.unwrap(), []);
+}
+
+/// What is kept beside its journal says nothing any more of what it is, and of whose.
+#[tokio::test]
+async fn whoever_waits_for_one_that_is_discarded_is_told_by_its_journals_first_entry() {
+    let mut bench = Bench::new().await;
+    let parent = bench.create("p").await;
+    let new = Start { parent: Some(parent.clone()), key: Some("node".to_owned()), ..Bench::start("p.node") };
+    let id = new.id.clone();
+    bench.store.create(start(new, bench.store.now().await.unwrap()).unwrap()).await.unwrap();
+    bench.work().await;
+    bench.command(&[b"HSET", b"{ta}:documents", b"p.node", b"nonsense"]).await;
+    bench.signal(&id, 0, SignalKind::Retry).await;
+    bench.work().await;
+    bench.signal(&id, 1, SignalKind::Abort { why: "lost".to_owned() }).await;
+    bench.work().await;
+    let Value::Array(told) = bench.command(&[b"LRANGE", b"{ta}:inbox:p", b"0", b"-1"]).await else { panic!("its inbox") };
+    let entries = bench.store.journal(&parent, 1, 500).await.unwrap();
+    let heard = entries.iter().any(|entry| entry.body.contains("child-ended"));
+    assert!(heard || told.iter().any(|one| format!("{one:?}").contains("child-ended")), "{told:?}");
 }
 
 #[tokio::test]

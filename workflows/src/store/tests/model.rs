@@ -78,7 +78,7 @@ fn made() -> impl Strategy<Value = Made> {
 
 fn draft() -> impl Strategy<Value = Draft> {
     let from = proptest::option::weighted(0.5, 0..NAMES.len());
-    let take = (resource(), 1..3_u32, from).prop_map(|(resource, limit, from)| Take { from: from.map(id), ..Take::new(resource, limit) });
+    let take = (resource(), 1..3_u32, prop::bool::weighted(0.2), from).prop_map(|(resource, limit, alone, from)| Take { alone, from: from.map(id), ..Take::new(resource, limit) });
     let lists = (
         prop::collection::vec(take, 0..3),
         prop::collection::vec(resource(), 0..3),

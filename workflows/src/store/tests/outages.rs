@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use turnaround_config::SecretText;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::sample;
 use super::beds;
 use crate::store::private_redis::PrivateRedis;
 use crate::store::redis::{RedisAddress, RedisOptions, RedisStore};
-use crate::store::{Created, Store, StoreError, Trouble};
+use crate::store::{Advance, Claim, Created, Queue, Store, StoreError, Trouble};
 
 /// A test that waits longer for anything has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,14 +67,7 @@ async fn a_redis_that_is_away_hangs_or_is_kept_busy_is_told_apart() {
     server.resume();
     until_created(&store, "silent").await;
 
-    server.command(&["CONFIG", "SET", "busy-reply-threshold", "20"]);
-    let socket = server.socket();
-    let script = std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-        stream.write_all(b"EVAL \"while true do end\" 0\r\n").unwrap();
-        stream.read(&mut [0; 1_024]).unwrap()
-    });
+    let script = keep_busy(&server);
     let busy = async {
         // Taken until the script begins, and silent until it is known to take long.
         while !matches!(store.create(sample("busy")).await, Err(error) if error.is_outage() && error.trouble() == Trouble::Busy) {
@@ -90,6 +84,100 @@ async fn a_redis_that_is_away_hangs_or_is_kept_busy_is_told_apart() {
     server.start_again();
     assert_eq!(until_created(&store, "away").await, Created::New);
     assert_eq!(names(&store).await, ["away", "busy", "silent"]);
+}
+
+/// Runs a script until it is killed. Whoever asks is told so after a few milliseconds.
+fn keep_busy(server: &PrivateRedis) -> std::thread::JoinHandle<String> {
+    server.command(&["CONFIG", "SET", "busy-reply-threshold", "20"]);
+    let mut script = Line::to(server);
+    std::thread::spawn(move || script.ask("EVAL \"while true do end\" 0"))
+}
+
+/// A connection that stays.
+struct Line(std::os::unix::net::UnixStream);
+
+impl Line {
+    fn to(server: &PrivateRedis) -> Line {
+        Line(std::os::unix::net::UnixStream::connect(server.socket()).unwrap())
+    }
+
+    fn ask(&mut self, command: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        self.0.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        let mut answer = [0; 1_024];
+        let length = self.0.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+}
+
+/// Found by reading: the client drops the word with which Redis refuses a database, and every worker ended that connected anew just then.
+#[tokio::test]
+async fn a_redis_that_is_busy_is_one_also_for_who_connects_to_another_database() {
+    let server = PrivateRedis::start();
+    let options = |database: u32| {
+        let address = RedisAddress::Url(format!("redis+unix://{}?db={database}", server.socket().display()));
+        RedisOptions { address, ..impatient(&server.socket()) }
+    };
+    let store = RedisStore::connect(options(1)).await.unwrap();
+    let mut line = Line::to(&server);
+    let script = keep_busy(&server);
+    let busy = async {
+        // Let in until the script begins, and silent until it is known to take long.
+        loop {
+            match RedisStore::connect(options(1)).await {
+                Err(error) if error.trouble() == Trouble::Busy => return assert!(error.is_outage(), "{error}"),
+                Err(error) => assert!(error.is_outage(), "{error}: {:?}", std::error::Error::source(&error)),
+                Ok(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, busy).await.expect("it is busy");
+    assert!(line.ask("SCRIPT KILL").starts_with("+OK"));
+    script.join().unwrap();
+    until_created(&store, "there").await;
+    let keys = line.ask("INFO keyspace");
+    assert!(keys.contains("db1:") && !keys.contains("db0:"), "{keys}");
+    let Err(StoreError::Unusable { .. }) = RedisStore::connect(options(99)).await else { panic!("there is no such database") };
+}
+
+#[tokio::test]
+async fn a_redis_that_takes_no_more_clients_is_an_outage_also_for_who_has_a_password() {
+    let server = PrivateRedis::start();
+    let mut line = Line::to(&server);
+    assert_eq!(line.ask("CONFIG SET requirepass secret"), "+OK\r\n");
+    assert_eq!(line.ask("CONFIG SET maxclients 1"), "+OK\r\n");
+    let options = RedisOptions { password: Some(SecretText::new("secret".to_owned())), ..server.options() };
+    for _ in 0..20 {
+        let Err(error) = RedisStore::connect(options.clone()).await else { panic!("it takes one client, and has it") };
+        assert!(error.is_outage(), "{error}: {:?}", std::error::Error::source(&error));
+        assert_eq!(error.trouble(), Trouble::Unreachable);
+    }
+    assert_eq!(line.ask("CONFIG SET maxclients 100"), "+OK\r\n");
+    assert_eq!(until_created(&RedisStore::connect(options).await.unwrap(), "taken").await, Created::New);
+}
+
+#[tokio::test]
+async fn a_password_that_somebody_has_changed_is_waited_out_by_who_had_been_let_in_and_told_as_what_it_is() {
+    let server = PrivateRedis::start();
+    let mut line = Line::to(&server);
+    for (name, password) in [("without", None), ("with", Some("secret"))] {
+        let require = format!("CONFIG SET requirepass \"{}\"", password.unwrap_or_default());
+        assert_eq!(line.ask(&require), "+OK\r\n");
+        let options = RedisOptions { password: password.map(|password| SecretText::new(password.to_owned())), ..server.options() };
+        let store = RedisStore::connect(options.clone()).await.unwrap();
+        assert_eq!(store.create(sample(name)).await.unwrap(), Created::New);
+        assert_eq!(line.ask("CONFIG SET requirepass another"), "+OK\r\n");
+        line.ask("CLIENT KILL TYPE normal SKIPME yes");
+        let refused = async {
+            // At first it is only cut off.
+            while trouble(&store, "refused").await != Trouble::Unusable {}
+        };
+        tokio::time::timeout(PATIENCE, refused).await.expect("it is refused");
+        let Err(StoreError::Unusable { remedy, .. }) = RedisStore::connect(options).await else { panic!("who is started now is not told") };
+        assert!(remedy.contains("password"), "{remedy}");
+        assert_eq!(line.ask(&require), "+OK\r\n");
+        assert_eq!(until_created(&store, "refused").await, if password.is_none() { Created::New } else { Created::Existing });
+    }
 }
 
 #[tokio::test]
@@ -217,10 +305,14 @@ async fn a_full_disk_refuses_writes_loses_nothing_and_passes() {
     assert!(store.load(&"after".parse().unwrap()).await.unwrap().is_some());
 }
 
+const LATE: Duration = Duration::from_millis(100);
+
 /// What the man in the middle does with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Middle {
     PassesOn,
+    /// Passes on each answer after [`LATE`].
+    Delays,
     /// Accepts, and never answers.
     Swallows,
     /// Passes on so many bytes of each answer, then closes.
@@ -267,6 +359,10 @@ async fn carry(client: UnixStream, redis: PathBuf, does: watch::Receiver<Middle>
             match does {
                 _ if length == 0 => return Ok(()),
                 Middle::PassesOn => to_client.write_all(&bytes[..length]).await?,
+                Middle::Delays => {
+                    tokio::time::sleep(LATE).await;
+                    to_client.write_all(&bytes[..length]).await?;
+                }
                 Middle::Swallows => {}
                 Middle::CutsAfter(few) => {
                     to_client.write_all(&bytes[..length.min(few)]).await?;
@@ -307,4 +403,21 @@ async fn half_open_and_cut_connections_are_outages_after_which_everything_stands
     for name in names(&store).await {
         assert_eq!(store.journal(&name.parse().unwrap(), 1, 10).await.unwrap().len(), 1);
     }
+}
+
+/// Its reader would go by a clock that is behind by as long as it takes to read what was claimed.
+#[tokio::test]
+async fn what_a_claim_says_of_the_time_is_no_older_than_its_answer() {
+    const LEASE: Duration = Duration::from_secs(600);
+    let (server, folder) = (PrivateRedis::start(), TempDir::new().unwrap());
+    let proxy = Proxy::start(&folder, &server);
+    let store = RedisStore::connect(RedisOptions { reply_timeout: PATIENCE, ..impatient(&proxy.socket) }).await.unwrap();
+    store.create(sample("w")).await.unwrap();
+    proxy.does.send_replace(Middle::Delays);
+    let claim = Some(Claim { max: 1, lease: LEASE, worker: "w".to_owned(), queues: vec![Queue::DEFAULT] });
+    let advanced = store.advance(&Advance { claim, ..Advance::default() }).await.unwrap();
+    // What the script took for the present.
+    let granted = advanced.claimed[0].lease_until.millis() - i64::try_from(LEASE.as_millis()).unwrap();
+    let later = advanced.now.millis() - granted;
+    assert!(later >= i64::try_from(LATE.as_millis()).unwrap(), "{later} ms: its head was read after that");
 }

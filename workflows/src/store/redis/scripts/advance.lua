@@ -95,7 +95,7 @@ local function busy(id, take)
         -- The same member twice is one member.
         if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
         counted[member] = true
-        if call('HLEN', key) + joining[key] > wish.limit then
+        if call('HLEN', key) + joining[key] > wish.limit or call('EXISTS', alone_key(wish.name)) == 1 then
           call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
           return { 'busy', i, call('HVALS', key) }
         end
@@ -112,6 +112,7 @@ local function take_resources(id, take)
       call('ZREM', wait_key('lock:' .. wish.name), id)
     else
       call('HSET', budget_key(wish.name), wish.member, id)
+      call(wish.kind == 'alone' and 'SADD' or 'SREM', alone_key(wish.name), wish.member)
       call('SADD', KEY_BUDGETS, wish.name)
       call('ZREM', wait_key('budget:' .. wish.name), id)
     end

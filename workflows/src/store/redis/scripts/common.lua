@@ -59,6 +59,8 @@ local function inbox_key(id) return PREFIX .. ':inbox:' .. id end
 local function held_key(id) return PREFIX .. ':held:' .. id end
 local function children_key(id) return PREFIX .. ':children:' .. id end
 local function budget_key(name) return PREFIX .. ':budget:' .. name end
+-- Its members beside which nobody becomes one.
+local function alone_key(name) return PREFIX .. ':budget-alone:' .. name end
 local function wait_key(pool) return PREFIX .. ':wait:' .. pool end
 local function due_key(queue) return PREFIX .. ':due:' .. queue end
 local function bell_key(queue) return PREFIX .. ':bell:' .. queue end
@@ -395,6 +397,7 @@ end
 
 local function free_share(name, member)
   call('HDEL', budget_key(name), member)
+  call('SREM', alone_key(name), member)
   if call('EXISTS', budget_key(name)) == 0 then call('SREM', KEY_BUDGETS, name) end
   wake_one('budget:' .. name)
 end
