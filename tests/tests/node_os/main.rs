@@ -14,7 +14,7 @@ use turnaround_workflows::ports::Move;
 use turnaround_workflows::rehearsal::{
     ALWAYS, Api, Call, Happened, Happens, InstancePlan, MoveFault, MoveGoesWrong, NodeFaults, Outage, SitePlan, VmState,
 };
-use turnaround_workflows::store::{Document, Status, WorkflowId};
+use turnaround_workflows::store::{Document, PAGE_MAX, Status, WorkflowId};
 use turnaround_workflows::updates::{self, NODES_OUT};
 
 mod armed;
@@ -124,9 +124,13 @@ fn judged(sim: &Sim, rules: &checker::Rules) -> Vec<Violation> {
 
 /// The journal; its chain is checked, and that the stored state is its fold.
 async fn journal(sim: &Sim, id: &WorkflowId) -> Vec<Entry> {
-    let stored = sim.store.journal(id, 1, 500).await.unwrap();
+    let document = sim.document(id).await;
+    let mut stored = Vec::new();
+    while (stored.len() as u64) < document.seq {
+        stored.extend(sim.store.journal(id, stored.len() as u64 + 1, PAGE_MAX).await.unwrap());
+    }
     let entries = check_chain(None, 1, &stored).unwrap();
-    let kept = State::of(&sim.document(id).await).unwrap();
+    let kept = State::of(&document).unwrap();
     if let Some(kept) = kept {
         assert_eq!(kept, State::of_entries(&entries).unwrap(), "{id}: what is kept for listings is the fold of the journal");
     }
