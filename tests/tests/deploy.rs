@@ -256,6 +256,38 @@ async fn a_node_that_is_in_use_is_not_set_up_without_a_word() {
     assert_eq!(bench.runs(), 1);
 }
 
+/// Whoever waits in line is not asked because Nova restarts; and where it is never heard of, an operator has a way on.
+#[tokio::test]
+async fn a_nova_that_does_not_tell_is_waited_for_before_a_run_and_then_asked_about() {
+    for (lasts, asks) in [(Duration::from_secs(10 * 60), false), (Duration::from_secs(24 * 3_600), true)] {
+        let plan = SitePlan::uniform(3, 0).with_setup(&[]);
+        let mut ordered = order(&plan, 1);
+        ordered.nodes.truncate(1);
+        let mut sim = Sim::new(plan.clone(), 7);
+        let rollout = sim.order(&ordered).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        sim.run_until(async |sim| sim.store.load(&node).await.unwrap().is_some() && sim.state(&node).await.record("verify-os").is_some()).await;
+        let begins = sim.clock.now().since(turnaround_proof::sim::MORNING);
+        let mut plan = plan;
+        plan.faults.outages = vec![turnaround_workflows::rehearsal::Outage { api: turnaround_workflows::rehearsal::Api::Nova, node: None, from: begins, lasts }];
+        let sim = Sim::new(plan, 7);
+        let rollout = sim.order(&ordered).await;
+        let node = sim.child(&rollout, "gpu-01").await;
+        let mut bench = Bench { sim, node };
+        bench.rest().await;
+        if !asks {
+            assert_eq!((bench.status().await, bench.runs()), (Status::Succeeded, 1));
+            continue;
+        }
+        let question = bench.question().await;
+        assert_eq!(question.text, "gpu-01 is not closed and empty before the setup script is run for it: what now?");
+        assert!(question.seen[0].starts_with("Nova does not tell whether gpu-01 is closed and empty: "), "{question:?}");
+        assert_eq!(bench.runs(), 0);
+        bench.answer("run").await;
+        assert_eq!(bench.runs(), 1);
+    }
+}
+
 /// What is asked about one node's run is no reason for another node to wait.
 #[tokio::test]
 async fn a_question_about_one_run_holds_up_no_other_node() {

@@ -51,6 +51,11 @@ impl Driver<'_> {
             SignalKind::Resume => match &run.state.paused {
                 None => refuse(run, by, "resume", "it is not paused"),
                 Some(paused) if paused.beside.is_some() => run.push(Event::Resumed { by }),
+                // Its author had not seen yet that the first one was followed.
+                Some(paused) if paused.resumed.is_some_and(|resumed| at <= resumed) && !Signal::is_by_a_workflow(&by) => {
+                    let why = format!("it was resumed already, and stays paused by {}", paused.by);
+                    refuse(run, by, "resume", &why)
+                }
                 Some(paused) if paused.is_by_a_person() && Signal::is_by_a_workflow(&by) => {
                     let why = format!("{} has paused it, and not its rollout", paused.by);
                     refuse(run, by, "resume", &why)

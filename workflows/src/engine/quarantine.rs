@@ -5,6 +5,7 @@ use tracing::{error, info};
 use super::activation::{Activation, Committer, Engine, LeaseLost};
 use super::replay::Damage;
 use super::{Event, Outcome, Signal, SignalKind, StepError, check_chain};
+use crate::store::limits::SIGNALS_HANDED_MAX;
 use crate::store::{Claimed, Commit, Committed, Next, Status, StoredSignal, WorkflowId};
 use crate::telemetry::metrics;
 
@@ -99,13 +100,17 @@ pub(super) fn is_wanted_again(claimed: &Claimed) -> bool {
 /// Parks a workflow that is set apart. What other workflows have told it is not said twice, so it is put back until this one goes on; meanwhile its lease
 /// is left to expire, because it would be due again at once. A person's word is gone: it was about what that person knew until now.
 pub(super) async fn stays_apart(claimed: &Claimed, committer: &dyn Committer, headline: String) -> Result<Activation, LeaseLost> {
-    let put_back: Vec<_> = claimed.signals.iter().filter(|stored| is_of_a_workflow(stored)).map(|stored| (claimed.document.id.clone(), stored.clone())).collect();
+    let of_workflows: Vec<_> = claimed.signals.iter().filter(|stored| is_of_a_workflow(stored)).map(|stored| (claimed.document.id.clone(), stored.clone())).collect();
+    let next = if of_workflows.is_empty() { Next::Signal } else { Next::Keep };
+    // Where there is nothing else, all of it stays where it is: what is put back comes after what has been told since. (More may stand behind a whole hand.)
+    let stay = of_workflows.len() == claimed.signals.len() && of_workflows.len() < SIGNALS_HANDED_MAX;
+    let (consumed, signals) = if stay { (0, Vec::new()) } else { (claimed.signals.len(), of_workflows) };
     let commit = Commit {
         status: Status::Quarantined,
         headline,
-        consumed: u32::try_from(claimed.signals.len()).unwrap_or(u32::MAX),
-        next: if put_back.is_empty() { Next::Signal } else { Next::Keep },
-        signals: put_back,
+        consumed: u32::try_from(consumed).unwrap_or(u32::MAX),
+        next,
+        signals,
         ..untouched(claimed)
     };
     commit_or_lost(committer, commit, Activation::Parked).await

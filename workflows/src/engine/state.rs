@@ -122,6 +122,9 @@ pub struct Pause {
     /// Its rollout is paused, too: the pause that goes on when the person who wants this one resumes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beside: Option<PauseBeside>,
+    /// When a person resumed it last, and it stayed paused for its rollout's sake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -278,7 +281,7 @@ impl State {
                 let earlier = self.paused.take();
                 // Whoever takes a pause over does not begin it anew.
                 let since = earlier.as_ref().map_or(at, |earlier| earlier.since);
-                let new = Pause { by: by.clone(), why: why.clone(), since, beside: None };
+                let new = Pause { by: by.clone(), why: why.clone(), since, beside: None, resumed: None };
                 self.paused = Some(match earlier.filter(|_| *beside) {
                     Some(earlier) if earlier.is_by_a_person() => Pause { beside: Some(PauseBeside { by: new.by, why: new.why }), ..earlier },
                     Some(earlier) => Pause { beside: Some(PauseBeside { by: earlier.by, why: earlier.why }), ..new },
@@ -290,7 +293,7 @@ impl State {
                     && let Some(PauseBeside { by: rollout, why }) = paused.beside.take()
                     && !Signal::is_by_a_workflow(by)
                 {
-                    (paused.by, paused.why) = (rollout, why);
+                    (paused.by, paused.why, paused.resumed) = (rollout, why, Some(at));
                 }
             }
             Event::Resumed { .. } => {

@@ -9,10 +9,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use turnaround_config::NodeName;
 
-use super::confirm_empty::objections;
 use super::setup_run::{self, Course, Meant};
 use super::{order, queues};
-use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Question, Step, StepCx, StepError};
+use crate::engine::{AnswerEffect, Observed, PastDeadline, Policy, Progress, Step, StepCx, StepError};
 use crate::ports::{HostRecap, ScriptEnd};
 use crate::store::Queue;
 use crate::updates::Deploy;
@@ -79,10 +78,7 @@ impl Step for DeployOpenStack {
         if let Some(run) = setup_run::taken_as_good(cx)? {
             return Ok(Progress::Done(Deployed { run: Some(run) }));
         }
-        if setup_run::is_to_start(cx).await? {
-            last_look(cx, &order.node).await?;
-        }
-        match setup_run::follow(cx, Self::NAME, &deploy.arguments_for(&order.node)).await? {
+        match setup_run::follow(cx, Self::NAME, &deploy.arguments_for(&order.node), Some(&order.node)).await? {
             Course::Going { note } => Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note }),
             Course::Ended(meant, end) => {
                 let complaints = complaints(&end, &order.node);
@@ -98,25 +94,6 @@ impl Step for DeployOpenStack {
     async fn overdue(&self, cx: &StepCx<'_>) -> Result<PastDeadline, StepError> {
         setup_run::overdue(cx, self.policy(cx).deadline).await
     }
-}
-
-/// The answer by which the script is run although the node is in use.
-const RUN: &str = "run";
-
-/// Asks the operator unless the node is as it was when it was wiped: closed and empty. A workflow that was put back from a backup may be long over.
-async fn last_look(cx: &StepCx<'_>, node: &NodeName) -> Result<(), StepError> {
-    let objections = objections(cx, node).await?;
-    if objections.is_empty() || cx.answered() == Some(RUN) {
-        return Ok(());
-    }
-    let question = Question::new(format!("{node} is not closed and empty before the setup script is run for it: what now?"));
-    let question = objections.into_iter().fold(question, Question::seen);
-    Err(StepError::ask(
-        question
-            .answer("retry", AnswerEffect::Retry, "looks again, and runs the script if the node is closed and empty then")
-            .answer(RUN, AnswerEffect::Retry, "runs it all the same, whatever it does to what runs there")
-            .answer("leave", AnswerEffect::Leave, format!("ends here, without a run of the script; {node} stays as it is")),
-    ))
 }
 
 async fn ask(

@@ -66,7 +66,7 @@ impl Step for FetchImage {
         if let Some(run) = setup_run::taken_as_good(cx)? {
             return Ok(Progress::Done(Fetched { run: Some(run) }));
         }
-        let (meant, complaints, last_lines) = match setup_run::follow(cx, Self::NAME, &fetch.arguments).await? {
+        let (meant, complaints, last_lines) = match setup_run::follow(cx, Self::NAME, &fetch.arguments, None).await? {
             Course::Going { note } => {
                 return Ok(Progress::LookAgain { after: Duration::from_millis(order.rules.node_poll_ms), note });
             }

@@ -12,7 +12,7 @@ pub const BMC: Queue = Queue::of("bmc");
 /// The nodes by SSH, the folder of the PXE server (a folder of its own there would look like a withdrawn order); the BMCs and Nova, where a node that has not come back is
 /// reset once more.
 pub const NODES: Queue = Queue::of("nodes");
-/// The host on which the site's setup script runs: the bastion. A run is looked at where it was started, so one host serves it.
+/// The host on which the site's setup script runs: the bastion. It asks Nova, too, right before a run for a node. A run is looked at where it was started, so one host serves it.
 pub const BASTION: Queue = Queue::of("bastion");
 /// Everything that can be looked at: surveys and dry runs.
 pub const SURVEY: Queue = Queue::of("survey");

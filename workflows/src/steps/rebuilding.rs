@@ -140,8 +140,14 @@ pub(super) async fn rebuild(cx: &StepCx<'_>, node: &NodeName, kept: Kept) -> Res
         Ok(guests) => guests,
         Err(note) => return Ok(Asked::Waits(note)),
     };
+    // As the guests: once, and first.
+    let machine = machine_by_its_word(cx, node).await;
     let record = cx.ports.rebuilder.record(node).await?;
-    last_look(cx, node, &guests, unfit(cx, node, &record)).await?;
+    let mut unfit = unfit(cx, node, &record);
+    if let Machine::Of(other) = machine {
+        unfit.push(format!("by its own word, {node} has the `mac` of {other}: either `mac` or `ssh_address` of the two is wrong in the configuration, and then perhaps `ironic.node`, too"));
+    }
+    last_look(cx, node, &guests, unfit).await?;
     if let Some(by) = record.locked_by {
         return Ok(Asked::Waits(format!("waits for {by}, who has it locked")));
     }
@@ -234,9 +240,6 @@ async fn last_look(cx: &StepCx<'_>, node: &NodeName, guests: &BTreeSet<String>, 
     against.extend(guests_beside(guests, &against));
     if cfg!(feature = "bug-no-last-look") {
         against.clear();
-    }
-    if let Machine::Of(other) = machine_by_its_word(cx, node).await {
-        against.push(format!("by its own word, {node} has the `mac` of {other}: either `mac` or `ssh_address` of the two is wrong in the configuration, and then perhaps `ironic.node`, too"));
     }
     against.extend(unfit);
     if against.is_empty() {

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use turnaround_config::NodeName;
 
+use super::confirm_empty::objections;
+use super::netboot::LOOK_IS_GOOD_FOR;
 use crate::clock::Timestamp;
 use crate::engine::{AnswerEffect, PastDeadline, Question, StepCx, StepError};
 use crate::ports::{HostRecap, ScriptEnd, ScriptRun, ScriptState};
@@ -19,6 +22,9 @@ pub(super) struct Meant {
     /// When it was first seen to run. Until then others were before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     begun: Option<Timestamp>,
+    /// Since when nobody tells whether it may be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unheard: Option<Timestamp>,
     /// When the operator was asked what to do after it.
     asked: Option<Timestamp>,
 }
@@ -55,16 +61,22 @@ pub(super) fn taken_as_good(cx: &StepCx<'_>) -> Result<Option<String>, StepError
     Ok(asked.map(|meant| meant.run.name))
 }
 
-/// Sees to it that `step` has a run with these arguments, begun once, and tells how far it is.
-pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) -> Result<Course, StepError> {
+/// Sees to it that `step` has a run with these arguments, begun once, and tells how far it is. One for a `node` is started only where that is closed and
+/// empty, or an operator knows better.
+pub(super) async fn follow(
+    cx: &StepCx<'_>,
+    step: &str,
+    arguments: &[String],
+    node: Option<&NodeName>,
+) -> Result<Course, StepError> {
     let known: Option<Meant> = cx.checkpoint()?;
     let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else {
         // Of this workflow, this step, and this holder of the workflow: no other run will ever have this name.
         let name = format!("{}.{step}.{}", cx.id, cx.fence().0);
         let run = ScriptRun { name, arguments: arguments.to_vec() };
-        let meant = Meant { run, place: cx.ports.setup.place(), begun: None, asked: None };
+        let meant = Meant { run, place: cx.ports.setup.place(), begun: None, unheard: None, asked: None };
         cx.save(&meant, "about to run the setup script").await?;
-        return start(cx, &meant.run).await;
+        return start(cx, meant, node).await;
     };
     let place = cx.ports.setup.place();
     if meant.place != place {
@@ -73,7 +85,7 @@ pub(super) async fn follow(cx: &StepCx<'_>, step: &str, arguments: &[String]) ->
     }
     match cx.ports.setup.look(&meant.run.name).await? {
         // Its worker may have died before it came to start it; another run goes on; or it is about to begin, and this starts nothing.
-        ScriptState::NotStarted => start(cx, &meant.run).await,
+        ScriptState::NotStarted => start(cx, meant, node).await,
         ScriptState::Running { last_line } => {
             if meant.begun.is_none() {
                 cx.save(&Meant { begun: Some(cx.now()), ..meant }, "the setup script has begun").await?;
@@ -100,7 +112,7 @@ pub(super) async fn overdue(cx: &StepCx<'_>, may_take: Duration) -> Result<PastD
     let known: Option<Meant> = cx.checkpoint()?;
     let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else { return Ok(PastDeadline::Fail) };
     let (since, limit) = match cx.ports.setup.look(&meant.run.name).await? {
-        ScriptState::NotStarted => (cx.tried_since(), LINE_MAX),
+        ScriptState::NotStarted => (cx.patient_since(), LINE_MAX),
         // It has begun since somebody looked last.
         ScriptState::Running { .. } if meant.begun.is_none() => return Ok(PastDeadline::Act),
         ScriptState::Running { .. } => (meant.begun.max(cx.tried_since()), may_take),
@@ -108,13 +120,6 @@ pub(super) async fn overdue(cx: &StepCx<'_>, may_take: Duration) -> Result<PastD
         ScriptState::Ended(_) | ScriptState::Lost { .. } => return Ok(PastDeadline::Act),
     };
     Ok(if since.is_some_and(|since| cx.now().since(since) < limit) { PastDeadline::Act } else { PastDeadline::Fail })
-}
-
-/// Would [`follow`] start a run now?
-pub(super) async fn is_to_start(cx: &StepCx<'_>) -> Result<bool, StepError> {
-    let known: Option<Meant> = cx.checkpoint()?;
-    let Some(meant) = known.filter(|meant| !wants_another(cx, meant)) else { return Ok(true) };
-    Ok(cx.ports.setup.look(&meant.run.name).await? == ScriptState::NotStarted)
 }
 
 /// The operator wants another run: only after one that has ended, and was asked about.
@@ -139,10 +144,65 @@ pub(super) async fn goes_on(cx: &StepCx<'_>) -> Result<Option<String>, StepError
 }
 
 /// Starts it, if nobody has.
-async fn start(cx: &StepCx<'_>, run: &ScriptRun) -> Result<Course, StepError> {
+async fn start(cx: &StepCx<'_>, mut meant: Meant, node: Option<&NodeName>) -> Result<Course, StepError> {
+    let looked = cx.just_now().await;
+    let unknown = match node {
+        Some(node) => last_look(cx, node, meant.unheard).await?,
+        None => None,
+    };
+    if unknown.is_some() != meant.unheard.is_some() {
+        meant.unheard = unknown.is_some().then_some(looked);
+        cx.save(&meant, unknown.as_deref().unwrap_or("whether the setup script may be started is told again")).await?;
+    }
+    if let Some(note) = unknown {
+        return Ok(Course::Going { note });
+    }
     cx.guard().await?;
-    cx.ports.setup.start(run).await?;
-    Ok(Course::Going { note: format!("the setup script is started as {} as soon as no other run goes on", run.name) })
+    // Any of these may have waited for the store.
+    if cx.just_now().await.since(looked) > LOOK_IS_GOOD_FOR {
+        return Ok(Course::Going { note: "looks once more before the setup script is started: too much time has passed".to_owned() });
+    }
+    cx.ports.setup.start(&meant.run).await?;
+    Ok(Course::Going { note: format!("the setup script is started as {} as soon as no other run goes on", meant.run.name) })
+}
+
+/// The answer by which the script is run although the node is in use.
+const RUN: &str = "run";
+
+/// An operator is asked where Nova does not tell for so long how the node is.
+// Its controllers restart within minutes. Who waits in line for the script is not to be asked because of that.
+const UNHEARD_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Asks the operator unless the node is as it was when it was wiped: closed and empty. A workflow that was put back from a backup may be long over. Some: why that can't be told
+/// just now.
+async fn last_look(cx: &StepCx<'_>, node: &NodeName, unheard: Option<Timestamp>) -> Result<Option<String>, StepError> {
+    if cx.answered() == Some(RUN) {
+        return Ok(None);
+    }
+    let objections = match objections(cx, node).await {
+        Ok(objections) => objections,
+        Err(error) if error.is_lost() => return Err(error),
+        Err(error) => {
+            let why = format!("Nova does not tell whether {node} is closed and empty: {}", error.chain());
+            // (A pause, or an answer, begins that anew.)
+            let since = unheard.max(cx.patient_since().filter(|_| unheard.is_some()));
+            if since.is_none_or(|since| cx.now().since(since) < UNHEARD_MAX) {
+                return Ok(Some(why));
+            }
+            vec![why]
+        }
+    };
+    if objections.is_empty() {
+        return Ok(None);
+    }
+    let question = Question::new(format!("{node} is not closed and empty before the setup script is run for it: what now?"));
+    let question = objections.into_iter().fold(question, Question::seen);
+    Err(StepError::ask(
+        question
+            .answer("retry", AnswerEffect::Retry, "looks again, and runs the script if the node is closed and empty then")
+            .answer(RUN, AnswerEffect::Retry, "runs it all the same, whatever it does to what runs there")
+            .answer("leave", AnswerEffect::Leave, format!("ends here, without a run of the script; {node} stays as it is")),
+    ))
 }
 
 fn note(last_line: &str) -> String {

@@ -14,7 +14,7 @@ pub(super) const RENEWALS_MAX: usize = 1_000;
 
 /// Signals handed out at once, oldest first; the others follow with the next commit.
 // A full inbox of 1,000 in each of 256 claims would be a reply of many megabytes.
-pub(super) const SIGNALS_HANDED_MAX: usize = 100;
+pub(crate) const SIGNALS_HANDED_MAX: usize = 100;
 
 /// Rings that the bell keeps. A worker that is rung takes a whole batch, and passes on what it can't
 /// use, so that a few more than there are worker processes is enough.

@@ -267,7 +267,7 @@ pub struct Take {
     pub resource: Resource,
     /// Members that the budget may have, this one included. 1 for a lock.
     pub limit: u32,
-    /// Nobody takes another share while this one is held, whatever limit that comes with. Nothing to a lock.
+    /// Nobody takes another share while an open workflow has this one, whatever limit that comes with; and it waits for all others, also where it is taken over. Nothing to a lock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub alone: bool,
     /// The workflow whose share of the same member is taken over; it has ended. Whoever else holds it keeps it ([`Committed::Held`]), also

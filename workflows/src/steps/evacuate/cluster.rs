@@ -381,7 +381,7 @@ impl Look<'_, '_> {
     /// By the drain's deadline, or that of an operator's newest try.
     fn is_overdue(&self, since: Timestamp) -> bool {
         let cx = self.evacuation.cx;
-        let since = cx.tried_since().map_or(since, |tried| since.max(tried));
+        let since = cx.patient_since().map_or(since, |tried| since.max(tried));
         cx.now().since(since) >= Duration::from_millis(self.rules.drain_deadline_ms)
     }
 

@@ -38,7 +38,7 @@ impl Evacuation<'_, '_> {
     /// Since when this move is waited for: it, or what was last seen of it, or an operator's word.
     fn waited_since(&self, moving: &Moving) -> Timestamp {
         let known = moving.progress.map_or(moving.asked, |told| told.at.max(moving.asked));
-        self.cx.tried_since().map_or(known, |tried| tried.max(known))
+        self.cx.patient_since().map_or(known, |tried| tried.max(known))
     }
 
     /// How long it may take from then on.

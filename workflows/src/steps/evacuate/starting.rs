@@ -58,14 +58,14 @@ impl Evacuation<'_, '_> {
         let elsewhere = self.elsewhere(&others.leaving).await?;
         let mut leaving: Vec<&Instance> = leaving.iter().collect();
         let waits = || Some(format!("waits for room: {} being emptied or renewed", others.names()));
-        let is_patient = self.cx.tried_since().is_none_or(|since| self.cx.now().since(since) < self.waits_for_room());
+        let is_patient = self.cx.patient_since().is_none_or(|since| self.cx.now().since(since) < self.waits_for_room());
         if let Proof::NoRoom { mut why } = elsewhere.prove(&leaving) {
             let may_have = !others.hosts.is_empty() && elsewhere.may_have_room_with(&others.hosts, &leaving);
             if may_have && is_patient {
                 return Ok(waits());
             }
             // One may be between two of its moves just now.
-            if others.undecided && self.cx.tried_since().is_none_or(|since| self.cx.now().since(since) < BEGINS_WITHIN) {
+            if others.undecided && self.cx.patient_since().is_none_or(|since| self.cx.now().since(since) < BEGINS_WITHIN) {
                 return Ok(Some("waits for room: other nodes are closed, and have not begun to move".to_owned()));
             }
             if may_have {

@@ -60,7 +60,7 @@ impl Evacuation<'_, '_> {
     /// Notes that it is busy; one that has been for too long is a matter for a person, and true is returned.
     pub(super) fn wait_for(&mut self, instance: &Instance, why: &str) -> bool {
         let since = self.waits_since(instance);
-        let since = self.cx.tried_since().map_or(since, |tried| since.max(tried));
+        let since = self.cx.patient_since().map_or(since, |tried| since.max(tried));
         let is_too_long = self.cx.now().since(since) >= BUSY_MAX;
         if is_too_long {
             self.blocked.push((instance.id.clone(), format!("{} ({}) {why}, since {since}", instance.name, instance.id)));

@@ -151,7 +151,7 @@ pub async fn a_budget_has_so_many_members_and_no_more(bed: &dyn Bed) {
     desk.must(&fourth, take(&fourth, vec![wish], Next::Keep)).await;
 }
 
-/// Whatever limit the others come with, and also while whoever has it has ended.
+/// Whatever limit the others come with.
 pub async fn beside_a_share_that_is_held_alone_nobody_has_one(bed: &dyn Bed) {
     let desk = Desk::at(bed);
     let alone = desk.begin("alone").await;
@@ -161,13 +161,14 @@ pub async fn beside_a_share_that_is_held_alone_nobody_has_one(bed: &dyn Bed) {
     assert_eq!(desk.commit(take(&other, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["alone"]));
     // Of another budget that says nothing.
     let other = desk.must(&other, take(&other, vec![share("in", "other", 5)], Next::Keep)).await;
-    // Whoever ends keeps its share, and whoever takes that over may have others beside it.
+    // Whoever ends keeps its share, and is alone no longer. Who takes that over to be alone waits for those who have come since.
     desk.must(&alone, commit(&alone, Next::End { keep: LONG })).await;
-    assert_eq!(desk.commit(take(&other, vec![wish.clone()], Next::Keep)).await, busy(&wish, &["alone"]));
+    let other = desk.must(&other, take(&other, vec![wish], Next::Keep)).await;
     let heir = desk.begin("heir").await;
     let over = Take { from: Some(id("alone")), ..share("out", "alone", 2) };
+    let alone = Take { alone: true, ..over.clone() };
+    assert_eq!(desk.commit(take(&heir, vec![alone.clone()], Next::Keep)).await, busy(&alone, &["alone", "other"]));
     let heir = desk.must(&heir, take(&heir, vec![over], Next::Keep)).await;
-    let other = desk.must(&other, take(&other, vec![wish], Next::Keep)).await;
     let third = desk.begin("third").await;
     let wish = share("out", "third", 5);
     let third = desk.must(&third, take(&third, vec![wish], Next::Keep)).await;

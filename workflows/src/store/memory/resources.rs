@@ -21,10 +21,16 @@ impl Pool {
     }
 }
 
+/// Those who have a share, as they are shown.
+fn holders_of(members: Option<&BTreeMap<String, Share>>) -> Vec<WorkflowId> {
+    let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).map(|share| share.holder.clone()).collect();
+    holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect()
+}
+
 #[derive(Debug)]
 struct Share {
     holder: WorkflowId,
-    /// Nobody else takes one.
+    /// Nobody else takes one while its holder is open.
     alone: bool,
 }
 
@@ -57,16 +63,19 @@ impl Resources {
                     if holder != Some(id) && holder != take.from.as_ref() {
                         return Some((Committed::Held { resource: take.resource.clone(), holder: holder.cloned() }, false));
                     }
-                    if holder.is_some() {
+                    // Who takes one over to be alone waits for the others, too.
+                    let others = members.map_or(0, BTreeMap::len).saturating_sub(1);
+                    if holder.is_some() && (!take.alone || holder == Some(id) || others == 0) {
                         continue;
+                    }
+                    if holder.is_some() {
+                        return busy(take, holders_of(members), true);
                     }
                     let joining = joining.entry(name).or_default();
                     joining.insert(member);
-                    let is_closed = members.is_some_and(|members| members.values().any(|share| share.alone));
+                    let is_closed = members.is_some_and(|members| members.values().any(|share| share.alone && is_open(&share.holder)));
                     if is_closed || members.map_or(0, BTreeMap::len) + joining.len() > take.limit as usize {
-                        let holders: BTreeSet<_> = members.into_iter().flat_map(BTreeMap::values).map(|share| share.holder.clone()).collect();
-                        let shown = holders.into_iter().take(limits::HOLDERS_SHOWN_MAX).collect();
-                        return busy(take, shown, true);
+                        return busy(take, holders_of(members), true);
                     }
                 }
             }

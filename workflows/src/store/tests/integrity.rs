@@ -292,6 +292,28 @@ async fn what_other_workflows_have_told_one_that_is_set_apart_is_followed_once_i
     assert_eq!(document.status, Status::Paused, "{}", document.headline);
 }
 
+/// What is told while it is looked at comes after what was told before.
+#[tokio::test]
+async fn what_other_workflows_have_told_one_that_is_set_apart_keeps_its_order() {
+    let mut bench = Bench::new().await;
+    let id = bench.create("w").await;
+    bench.work().await;
+    let Value::BulkString(good) = bench.command(&[b"HGET", b"{ta}:journal", b"w:2"]).await else { panic!("its second entry") };
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    bench.signal_by("workflow rollout", &id, 0, SignalKind::Pause { why: "its rollout".to_owned() }).await;
+    let claim = Claim { max: 100, lease: LEASE, worker: "tester".to_owned(), queues: vec![Queue::DEFAULT] };
+    let mut advanced = bench.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
+    bench.signal_by("workflow rollout", &id, 1, SignalKind::Resume).await;
+    bench.activate(advanced.claimed.remove(0)).await;
+    assert_eq!(bench.document(&id).await.status, Status::Quarantined);
+    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", &good]).await;
+    bench.signal(&id, 2, SignalKind::Retry).await;
+    bench.lease_ends(&id).await;
+    bench.work().await;
+    let document = bench.document(&id).await;
+    assert_eq!(document.status, Status::Waiting, "{}", document.headline);
+}
+
 #[tokio::test]
 async fn only_a_person_who_knows_that_it_is_set_apart_discards_a_workflow() {
     let mut bench = Bench::new().await;

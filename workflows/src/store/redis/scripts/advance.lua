@@ -71,6 +71,16 @@ local function read_resources(count, with_limit)
   return list
 end
 
+-- Does an open workflow have a share of it alone? (What an earlier release has freed is still among these.)
+local function is_closed(name)
+  for _, member in ipairs(call('SMEMBERS', alone_key(name))) do
+    local holder = call('HGET', budget_key(name), member)
+    local seq, flags = peek(holder or '')
+    if holder and seq and band(flags, ENDED) == 0 then return true end
+    if not holder then call('SREM', alone_key(name), member) end
+  end
+end
+
 -- The first wish that can't be granted, as a reply; nil if all can.
 local function busy(id, take)
   local joining, counted = {}, {}
@@ -91,11 +101,16 @@ local function busy(id, take)
         if seq and band(its_flags, ENDED) == 0 then return { 'busy', i, { other } } end
       end
       if (other or '') ~= id and (other or '') ~= wish.from then return { 'held', i, other or '' } end
+      -- Who takes one over to be alone waits for the others, too.
+      if other and other ~= id and wish.kind == 'alone' and call('HLEN', key) > 1 then
+        call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
+        return { 'busy', i, call('HVALS', key) }
+      end
       if not other then
         -- The same member twice is one member.
         if not counted[member] then joining[key] = (joining[key] or 0) + 1 end
         counted[member] = true
-        if call('HLEN', key) + joining[key] > wish.limit or call('EXISTS', alone_key(wish.name)) == 1 then
+        if call('HLEN', key) + joining[key] > wish.limit or is_closed(wish.name) then
           call('ZADD', wait_key('budget:' .. wish.name), 'NX', NOW, id)
           return { 'busy', i, call('HVALS', key) }
         end
