@@ -246,7 +246,8 @@ impl Crowd {
 
     /// Runs until every workflow has ended, asks, is paused, or waits for those that do.
     pub fn rest(&mut self) {
-        let mut look_again = MORNING;
+        // Who was hindered until now has not looked since.
+        let mut look_again = self.clock.now() + QUIET;
         for _ in 0..ROUNDS_MAX {
             match self.round(None) {
                 Round::Nothing => return,
