@@ -42,11 +42,18 @@ pub fn why_not_now(document: &Document, since: Timestamp, now: Timestamp) -> Opt
         return Some(reason(ReasonCode::Question, since, None, &question.text, how_to_answer(id, question)));
     }
     if let Some(pause) = &state.paused {
-        let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
+        let told = |by: &str, why: &str| if why.is_empty() { format!("by {by}") } else { format!("by {by}: {why}") };
+        let beside = pause.beside.as_ref().map_or(String::new(), |rollout| format!("; and {}", told(&rollout.by, &rollout.why)));
         // A pause is lifted by nothing else, not by an abort either.
         let then = if let Course::Unwinding { .. } = state.course { "; it goes back once it is resumed, and not before" } else { "" };
-        let text = format!("paused by {}{why}{then}", pause.by);
-        return Some(reason(ReasonCode::Paused, pause.since, None, &text, format!("turnaround resume {id}")));
+        let text = format!("paused {}{beside}{then}", told(&pause.by, &pause.why));
+        // Whoever resumes a node that came to stand still with its rollout has it go on alone.
+        let unblock = match (&document.parent, pause.is_by_a_person()) {
+            (Some(rollout), false) => format!("turnaround resume {rollout}"),
+            (Some(rollout), true) if pause.beside.is_some() => format!("turnaround resume {id}, and turnaround resume {rollout}"),
+            (_, _) => format!("turnaround resume {id}"),
+        };
+        return Some(reason(ReasonCode::Paused, pause.since, None, &text, unblock));
     }
     // Without a question, this is what a worker says of a workflow that it can't bring on.
     if document.status == Status::NeedsOperator {

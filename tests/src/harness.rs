@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use turnaround_daemon::wire::WorkflowView;
 use turnaround_workflows::clock::SystemClock;
 use turnaround_workflows::rehearsal::{SitePlan, World};
+use turnaround_workflows::store::Status;
 
 use crate::lab::{Processes, Programs};
 use crate::site::{Settings, Site};
@@ -91,6 +93,30 @@ impl Running {
         answer["id"].as_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("no id in the answer: {answer}")))
     }
 
+    /// The workflow `id`, once it has ended or asks.
+    pub async fn rests(&self, id: &str) -> io::Result<WorkflowView> {
+        let mut seen = None;
+        let rested = until("the workflow to end, or to ask", async || {
+            let view: WorkflowView = self.client.get(&format!("/v1/workflows/{id}")).await.ok()?;
+            let is_over = view.line.status.is_ended() || view.line.status == Status::NeedsOperator;
+            seen = Some(view.clone());
+            is_over.then_some(view)
+        })
+        .await;
+        rested.map_err(|error| io::Error::other(format!("{error}: {seen:#?}")))
+    }
+
+    /// Waits until the daemon has looked at the store once more.
+    pub async fn until_looked(&self) -> io::Result<()> {
+        let looks = || {
+            let file = std::fs::read_to_string(self.site.state_dir().join("high-water.json"))?;
+            let known: serde_json::Value = serde_json::from_str(&file)?;
+            known["looks"].as_u64().ok_or_else(|| io::Error::other(file))
+        };
+        let then = looks()?;
+        until("the daemon to look once more", async || looks().is_ok_and(|looks| looks > then).then_some(())).await
+    }
+
     /// What the command `turnaround` prints.
     ///
     /// # Errors
@@ -111,6 +137,21 @@ pub async fn turnaround(cli: &Path, socket: &Path, arguments: &[&str]) -> io::Re
         return Err(io::Error::other(format!("`turnaround {}`: {}: {said}", arguments.join(" "), output.status)));
     }
     String::from_utf8(output.stdout).map_err(io::Error::other)
+}
+
+/// Copies a folder with all that is in it, as `tar` would: sockets are left out.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks the daemon over its socket.

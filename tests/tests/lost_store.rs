@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use turnaround_daemon::wire::{StatusView, WorkflowView};
-use turnaround_tests::harness::{Running, until};
+use turnaround_tests::harness::{Running, copy, until};
 use turnaround_tests::lab::Processes;
 use turnaround_workflows::rehearsal::{Happened, SitePlan};
 use turnaround_workflows::store::Status;
@@ -43,21 +43,9 @@ async fn quiet(running: &Running) {
     until("all alarms to be over", async || status(running).await.filter(|view| view.alarms.is_empty() && view.store.reachable).map(|_| ())).await.unwrap();
 }
 
-async fn ends(running: &Running, id: &str) -> WorkflowView {
-    let mut seen = None;
-    let ended = until("the workflow to end", async || {
-        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{id}")).await.ok()?;
-        let is_over = view.line.status.is_ended() || view.line.status == Status::NeedsOperator;
-        seen = Some(view.clone());
-        is_over.then_some(view)
-    })
-    .await;
-    ended.unwrap_or_else(|error| panic!("{error}: {seen:#?}"))
-}
-
 async fn renewed(running: &Running, node: &str) {
     let id = running.renew(&[node]).await.unwrap();
-    let ended = ends(running, &id).await;
+    let ended = running.rests(&id).await.unwrap();
     assert_eq!(ended.line.status, Status::Succeeded, "{}", ended.line.headline);
 }
 
@@ -65,15 +53,6 @@ async fn renewed(running: &Running, node: &str) {
 fn complaints(folder: &Path, name: &str) -> Vec<String> {
     let log = std::fs::read_to_string(folder.join(name)).unwrap();
     log.lines().filter(|line| line.contains("\"level\":\"WARN\"") || line.contains("\"level\":\"ERROR\"")).map(str::to_owned).collect()
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy(&entry.path(), &to) } else { std::fs::copy(entry.path(), to).map(|_| ()).unwrap() }
-    }
 }
 
 #[tokio::test]
@@ -108,12 +87,6 @@ async fn a_flushed_store_is_halted_within_seconds_and_gone_on_with_by_an_operato
     running.processes.end().await.unwrap();
 }
 
-/// How often this daemon has looked, as it remembers.
-fn looks(running: &Running) -> u64 {
-    let file = std::fs::read_to_string(running.site.state_dir().join("high-water.json")).unwrap();
-    serde_json::from_str::<Value>(&file).unwrap()["looks"].as_u64().unwrap()
-}
-
 /// The backup is of the moment at which that step of the node's is under way.
 async fn a_backup_of_that_step_is_put_back(step: &str) {
     let mut running = Running::start(plan(), 2, |_| {}).await.unwrap();
@@ -127,17 +100,16 @@ async fn a_backup_of_that_step_is_put_back(step: &str) {
     };
     until(&format!("the node's {step} to begin"), under_way).await.unwrap();
     running.processes.kill_redis().await.unwrap();
-    copy(&data, &backup);
+    copy(&data, &backup).unwrap();
     running.processes.start_redis().await.unwrap();
     // A kill is no loss.
-    assert_eq!(ends(&running, &rollout).await.line.status, Status::Succeeded);
-    let then = looks(&running);
-    until("the daemon to look once more", async || (looks(&running) > then).then_some(())).await.unwrap();
+    assert_eq!(running.rests(&rollout).await.unwrap().line.status, Status::Succeeded);
+    running.until_looked().await.unwrap();
     quiet(&running).await;
 
     running.processes.kill_redis().await.unwrap();
     std::fs::remove_dir_all(&data).unwrap();
-    copy(&backup, &data);
+    copy(&backup, &data).unwrap();
     let done = running.world.events().len();
     running.processes.start_redis().await.unwrap();
     let view = alarmed(&running, "store-halted").await;
@@ -149,12 +121,12 @@ async fn a_backup_of_that_step_is_put_back(step: &str) {
     let since: Vec<_> = running.world.events().into_iter().skip(done).collect();
     assert!(since.is_empty(), "{since:?}");
     running.turnaround(&["store", "accept", "--yes"]).await.unwrap();
-    let mut ended = ends(&running, &format!("{rollout}.gpu-01")).await;
+    let mut ended = running.rests(&format!("{rollout}.gpu-01")).await.unwrap();
     if let Some(question) = &ended.question {
         // It looks at the world, and finds a node that is in service, which it had closed as far as it knows: nobody is wiped.
         assert!(question.seen.iter().chain([&question.text]).any(|seen| seen.contains("open")), "{question:?}");
         running.turnaround(&["answer", &format!("{rollout}.gpu-01"), "unwind"]).await.unwrap();
-        ended = ends(&running, &rollout).await;
+        ended = running.rests(&rollout).await.unwrap();
         assert_eq!(ended.line.status, Status::Failed, "{}", ended.line.headline);
     } else {
         assert_eq!(ended.line.status, Status::Succeeded, "it looks at the world and goes on: {}", ended.line.headline);
@@ -254,7 +226,7 @@ async fn while_redis_is_away_everybody_tries_at_a_bounded_rate_says_so_once_and_
     println!("100 tries took {first:.1} s, and 100 more {seconds:.1} s");
     assert!(100.0 / seconds <= TRIES_PER_SECOND_MAX, "100 tries in {seconds} s");
     middle.cut.store(false, Ordering::SeqCst);
-    let ended = ends(&running, &rollout).await;
+    let ended = running.rests(&rollout).await.unwrap();
     assert_eq!(ended.line.status, Status::Succeeded, "no step failed: {}", ended.line.headline);
     assert!(ended.steps.iter().all(|step| step.failures == 0));
     quiet(&running).await;

@@ -1,30 +1,15 @@
 //! A backup is made and put back as `docs/operating.md` says, by the command that an operator types: real processes, and the daemon's private Redis.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use turnaround_daemon::wire::{StatusView, WorkflowView};
-use turnaround_tests::harness::{Running, until};
+use turnaround_tests::harness::{Running, copy, until};
 use turnaround_workflows::rehearsal::{Happened, SitePlan};
 use turnaround_workflows::store::Status;
-
-/// As `tar` would have it.
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let kind = entry.file_type().unwrap();
-        let to = to.join(entry.file_name());
-        if kind.is_dir() {
-            copy(&entry.path(), &to);
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
 
 /// A test that fails kills the daemon, and would leave its private Redis behind.
 struct EndsRedis(PathBuf);
@@ -56,26 +41,9 @@ fn start_workers(running: &mut Running) {
     }
 }
 
-async fn rests(running: &Running, id: &str) -> WorkflowView {
-    let mut seen = None;
-    let rested = until("the workflow to end, or to ask", async || {
-        let view: WorkflowView = running.client.get(&format!("/v1/workflows/{id}")).await.ok()?;
-        let is_over = view.line.status.is_ended() || view.line.status == Status::NeedsOperator;
-        seen = Some(view.clone());
-        is_over.then_some(view)
-    })
-    .await;
-    rested.unwrap_or_else(|error| panic!("{error}: {seen:#?}"))
-}
-
 /// How often these happened.
 fn times(running: &Running, is_meant: impl Fn(&Happened) -> bool) -> usize {
     running.world.events().iter().filter(|event| is_meant(&event.what)).count()
-}
-
-fn looks(running: &Running) -> u64 {
-    let file = std::fs::read_to_string(running.site.state_dir().join("high-water.json")).unwrap();
-    serde_json::from_str::<serde_json::Value>(&file).unwrap()["looks"].as_u64().unwrap()
 }
 
 #[tokio::test]
@@ -96,19 +64,18 @@ async fn a_backup_is_put_back_as_it_is_written_down_and_no_node_that_is_in_servi
 
     // Backup.
     stop_all(&mut running).await;
-    copy(&state, &backup);
+    copy(&state, &backup).unwrap();
     start_daemon(&mut running).await;
     start_workers(&mut running);
-    assert_eq!(rests(&running, &rollout).await.line.status, Status::Succeeded);
+    assert_eq!(running.rests(&rollout).await.unwrap().line.status, Status::Succeeded);
     let is_effect = |what: &Happened| matches!(what, Happened::ResetRequested { .. } | Happened::ScriptStarted { .. });
     assert_eq!(times(&running, is_effect), 5, "a fetch, and a reset and a run for each node");
-    let then = looks(&running);
-    until("the daemon to look once more", async || (looks(&running) > then).then_some(())).await.unwrap();
+    running.until_looked().await.unwrap();
 
     // Restore, of `redis/` alone.
     stop_all(&mut running).await;
     std::fs::rename(state.join("redis"), state.join("redis.old")).unwrap();
-    copy(&backup.join("redis"), &state.join("redis"));
+    copy(&backup.join("redis"), &state.join("redis")).unwrap();
     start_daemon(&mut running).await;
     until("the store to be halted", async || {
         let view: StatusView = running.client.get("/v1/status").await.ok()?;
@@ -128,7 +95,7 @@ async fn a_backup_is_put_back_as_it_is_written_down_and_no_node_that_is_in_servi
     let done = times(&running, is_effect);
 
     start_workers(&mut running);
-    let asks = rests(&running, &first).await;
+    let asks = running.rests(&first).await.unwrap();
     let question = asks.question.unwrap_or_else(|| panic!("{:?}", asks.line));
     assert_eq!(question.text, "gpu-01 is not closed and empty before the setup script is run for it: what now?");
     running.turnaround(&["answer", &first, "leave"]).await.unwrap();

@@ -67,7 +67,7 @@ async fn send(client: &Client, style: &Style, typed: &str, signal: SignalRequest
             say(&format!("it answers: {question}"));
         }
         if kept.waits_for_resume {
-            say(&format!("it is paused, and follows this only once it is resumed: turnaround resume {}", kept.id));
+            say(&format!("it is paused, and follows this only once it is resumed: turnaround show {} says by whom, and how", kept.id));
         }
     }
     Ok(Exit::Good)

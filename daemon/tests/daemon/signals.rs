@@ -130,7 +130,7 @@ async fn whoever_aborts_what_is_paused_is_told_that_nothing_happens_before_it_is
     assert_eq!(signal(json!({ "signal": "resume" })).await, json!(null));
     let aborted = site.turnaround(&["abort", id.as_str()]).await;
     let said = String::from_utf8(aborted.stderr).unwrap();
-    assert!(said.contains(&format!("it is paused, and follows this only once it is resumed: turnaround resume {id}")), "{said}");
+    assert!(said.contains(&format!("it is paused, and follows this only once it is resumed: turnaround show {id}")), "{said}");
     // And once the worker has read it, whoever looks is told.
     let cause = UnwindCause::Aborted { by: "ada".to_owned(), why: String::new() };
     site.work(&id, vec![Event::UnwindBegun { cause }], Next::Signal).await;

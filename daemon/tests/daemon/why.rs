@@ -41,6 +41,29 @@ async fn every_way_to_stand_still_has_its_own_reason() {
     check(vec![begun(STEP)], Next::At(at(NOON)), json!(["no-worker", noon, null])).await;
 }
 
+/// To resume a node by itself, while its rollout stands still, is not what anybody wants who reads that.
+#[tokio::test]
+async fn a_node_that_its_rollout_has_paused_is_resumed_with_that() {
+    let paused = |by: &str, why: &str, beside| Event::Paused { by: by.to_owned(), why: why.to_owned(), beside };
+    for (events, text, unblock) in [
+        (vec![paused("workflow R", "storm", false)], "paused by workflow R: storm", "turnaround resume ROLLOUT"),
+        (
+            vec![paused("workflow R", "storm", false), paused("ada", "hands in the rack", true)],
+            "paused by ada: hands in the rack; and by workflow R: storm",
+            "turnaround resume NODE, and turnaround resume ROLLOUT",
+        ),
+        (vec![paused("ada", "", false)], "paused by ada", "turnaround resume NODE"),
+    ] {
+        let site = Site::start().await;
+        let rollout = site.rollout().await;
+        let node = site.node_begun(&rollout, "gpu-01").await;
+        site.work(&node, events, Next::Signal).await;
+        let (_, shown) = site.get(&format!("/v1/workflows/{node}")).await;
+        let unblock = unblock.replace("NODE", node.as_str()).replace("ROLLOUT", rollout.as_str());
+        assert_eq!(["text", "unblock"].map(|key| shown["why_not_now"][key].as_str().unwrap()), [text, &unblock]);
+    }
+}
+
 /// Nobody gives back what no workflow holds.
 #[tokio::test]
 async fn whoever_waits_for_what_no_workflow_holds_is_told_how_to_free_it() {

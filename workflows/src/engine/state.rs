@@ -396,6 +396,7 @@ impl State {
             (Course::Forward | Course::Unwinding { .. }, None, None) => self.note.clone(),
         };
         match &self.paused {
+            Some(Pause { by, beside: Some(rollout), .. }) => joined(&format!("paused by {by} and by {}", rollout.by), &what),
             Some(pause) => joined(&format!("paused by {}", pause.by), &what),
             None => what,
         }

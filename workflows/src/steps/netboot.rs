@@ -170,9 +170,20 @@ async fn wrong_mac(cx: &StepCx<'_>, node: &NodeName) -> Option<Question> {
         }
         Machine::Unknown { macs } => {
             let question = Question::new(format!("{node} has no interface with the MAC address that the configuration gives it: what now?"));
-            let question = question.seen(format!("by its own word it has {}: another machine may have that address, and be installed in its place", macs.join(", ")));
+            let question = question.seen(format!("by its own word it has {}: another machine may have that address, and be installed in its place", some_of(&macs)));
             Some(question.answer(RESET, AnswerEffect::Retry, "resets it all the same: it has that interface, and its system does not show it (as where DPDK or a virtual machine has it)"))
         }
+    }
+}
+
+/// MAC addresses that an operator is shown: a node with many virtual functions has hundreds.
+const MACS_SHOWN: usize = 8;
+
+fn some_of(macs: &[String]) -> String {
+    let shown = macs.iter().take(MACS_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match macs.len().saturating_sub(MACS_SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -186,7 +197,9 @@ fn wrong_bmc(node: &NodeName, other: &NodeName) -> Question {
 pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<String, StepError> {
     let would = format!("netboot {node} by its BMC, which wipes its system disk");
     let machine = cx.ports.bmc.machine(node).await?;
-    if let (Machine::Own | Machine::Unknown { .. }, Some(question)) = (&machine, wrong_mac(cx, node).await) {
+    if !matches!(machine, Machine::Of(_))
+        && let Some(question) = wrong_mac(cx, node).await
+    {
         return Err(StepError::ask(question));
     }
     match machine {
@@ -194,7 +207,7 @@ pub(super) async fn would_netboot(cx: &StepCx<'_>, node: &NodeName) -> Result<St
         Machine::Of(other) => Err(StepError::ask(wrong_bmc(node, &other))),
         Machine::Unknown { macs } if macs.is_empty() => Ok(format!("{would}; whether it is this node's, the BMC does not tell")),
         Machine::Unknown { macs } => {
-            Ok(format!("{would}; the BMC tells the MAC addresses {}, and not that of the node: see that it is this node's", macs.join(", ")))
+            Ok(format!("{would}; the BMC tells the MAC addresses {}, and not that of the node: see that it is this node's", some_of(&macs)))
         }
     }
 }

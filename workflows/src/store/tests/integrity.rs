@@ -165,6 +165,13 @@ impl Bench {
         self.store.advance(&Advance { hand_back: vec![(id.clone(), lease.fence)], ..Advance::default() }).await.unwrap();
     }
 
+    /// Of the workflow `w`. What it was.
+    async fn damage_second_entry(&mut self) -> Vec<u8> {
+        let Value::BulkString(good) = self.command(&[b"HGET", b"{ta}:journal", b"w:2"]).await else { panic!("its second entry") };
+        self.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+        good
+    }
+
     /// All that is kept of every workflow but `id`.
     async fn others(&mut self, id: &WorkflowId, all: &[WorkflowId]) -> Vec<Value> {
         let mut asked = ::redis::pipe();
@@ -232,7 +239,7 @@ async fn a_quarantined_workflow_can_be_discarded_and_then_holds_nothing_up() {
     let mut bench = Bench::new().await;
     let id = bench.create("w").await;
     bench.work().await;
-    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    bench.damage_second_entry().await;
     bench.signal(&id, 0, SignalKind::Retry).await;
     bench.work().await;
     assert_eq!(bench.document(&id).await.status, Status::Quarantined);
@@ -273,8 +280,7 @@ async fn what_other_workflows_have_told_one_that_is_set_apart_is_followed_once_i
     let mut bench = Bench::new().await;
     let id = bench.create("w").await;
     bench.work().await;
-    let Value::BulkString(good) = bench.command(&[b"HGET", b"{ta}:journal", b"w:2"]).await else { panic!("its second entry") };
-    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    let good = bench.damage_second_entry().await;
     bench.signal_by("workflow rollout", &id, 0, SignalKind::Pause { why: "its rollout".to_owned() }).await;
     bench.work().await;
     assert_eq!(bench.document(&id).await.status, Status::Quarantined);
@@ -298,8 +304,7 @@ async fn what_other_workflows_have_told_one_that_is_set_apart_keeps_its_order() 
     let mut bench = Bench::new().await;
     let id = bench.create("w").await;
     bench.work().await;
-    let Value::BulkString(good) = bench.command(&[b"HGET", b"{ta}:journal", b"w:2"]).await else { panic!("its second entry") };
-    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    let good = bench.damage_second_entry().await;
     bench.signal_by("workflow rollout", &id, 0, SignalKind::Pause { why: "its rollout".to_owned() }).await;
     let claim = Claim { max: 100, lease: LEASE, worker: "tester".to_owned(), queues: vec![Queue::DEFAULT] };
     let mut advanced = bench.store.advance(&Advance { lease: LEASE, claim: Some(claim), ..Advance::default() }).await.unwrap();
@@ -319,7 +324,7 @@ async fn only_a_person_who_knows_that_it_is_set_apart_discards_a_workflow() {
     let mut bench = Bench::new().await;
     let id = bench.create("w").await;
     bench.work().await;
-    bench.command(&[b"HSET", b"{ta}:journal", b"w:2", b"nonsense"]).await;
+    bench.damage_second_entry().await;
     let abort = || SignalKind::Abort { why: "not now".to_owned() };
     bench.signal_by("workflow rollout", &id, 3, SignalKind::Resume).await;
     bench.signal(&id, 0, abort()).await;
