@@ -152,6 +152,19 @@ async fn a_refused_token_is_replaced_once_and_the_request_sent_once_more() {
     assert!(matches!(start_move(&ports).await.unwrap_err().kind, PortErrorKind::Denied { .. }));
 }
 
+/// Read at night, a sentence that comes twice looks like two troubles, and one without a cause like none.
+#[tokio::test]
+async fn what_kept_a_call_from_being_sent_is_told_once_and_with_its_cause() {
+    for (version, expected) in [
+        (Reply::text(200, "<html>"), "could not list the instances on gpu-01: the answer makes no sense: could not ask Nova for its version: expected Nova's version document, and column 1 of line 1 does not fit"),
+        (Reply::text(500, "oops"), "could not list the instances on gpu-01: could not ask Nova for its version: HTTP 500"),
+    ] {
+        let cloud = Cloud::start().await;
+        cloud.reply("GET", "/v2.1/", [version]);
+        assert_eq!(told(&list(&ports(&cloud)).await.unwrap_err()), expected);
+    }
+}
+
 #[tokio::test]
 async fn a_token_is_kept_until_shortly_before_it_expires() {
     let cloud = Cloud::start().await;
@@ -313,7 +326,7 @@ async fn the_microversion_is_pinned_and_hypervisors_are_asked_in_one_that_still_
     let old = Cloud::start().await;
     old.reply("GET", "/v2.1/", [Reply::json(200, &json!({ "version": { "version": "2.38", "min_version": "2.1" } }))]);
     let error = list(&self::ports(&old)).await.unwrap_err();
-    assert_eq!(error.kind, refused("its newest microversion is 2.38, and 2.53 (OpenStack Pike) is the oldest that will do"));
+    assert_eq!(error.kind, refused("could not ask Nova for its version: its newest microversion is 2.38, and 2.53 (OpenStack Pike) is the oldest that will do"));
 }
 
 #[tokio::test]
@@ -422,13 +435,13 @@ async fn the_endpoint_is_that_of_the_region_and_interface() {
     assert_eq!(
         error.kind,
         refused(
-            "it has 0 compute endpoints with interface `public` in region `RegionThree`, and should have one; it has: public (region RegionOne), internal (region RegionOne), public (region RegionTwo)"
+            "could not find Nova in the catalogue of cloud `fake`: it has 0 compute endpoints with interface `public` in region `RegionThree`, and should have one; it has: public (region RegionOne), internal (region RegionOne), public (region RegionTwo)"
         )
     );
     clouds["clouds"]["fake"].as_object_mut().unwrap().remove("region_name");
     let error = list(&Site::new(&clouds, "fake").with_node("gpu-01", "compute1").ports()).await.unwrap_err();
     assert!(
-        matches!(&error.kind, PortErrorKind::Refused { reason } if reason.starts_with("it has 2 compute endpoints")),
+        matches!(&error.kind, PortErrorKind::Refused { reason } if reason.starts_with("could not find Nova in the catalogue of cloud `fake`: it has 2 compute endpoints")),
         "{error}"
     );
 }
@@ -483,11 +496,11 @@ async fn wrong_credentials_are_denied_and_no_secret_is_told_even_if_keystone_quo
     cloud.reply("POST", "/v3/auth/tokens", [Reply::json(401, &quote)]);
     let refused = ports(&cloud);
     let error = list(&refused).await.unwrap_err();
-    assert_eq!(error.kind, PortErrorKind::Denied { reason: "Invalid input for password: (secret) is not good".to_owned() });
+    assert_eq!(error.kind, PortErrorKind::Denied { reason: "could not authenticate with Keystone for cloud `fake`: Invalid input for password: (secret) is not good".to_owned() });
     // Whoever asks next, about whatever, does not have it tried once more.
     let again = refused.compute.hosts().await.unwrap_err();
     let PortErrorKind::Denied { reason } = &again.kind else { panic!("{again:?}") };
-    assert!(reason.starts_with("Invalid input for password: (secret) is not good (said 0 s ago; not asked again before"), "{reason}");
+    assert!(reason.starts_with("could not authenticate with Keystone for cloud `fake`: Invalid input for password: (secret) is not good (said 0 s ago; not asked again before"), "{reason}");
     assert_eq!(cloud.asked("POST", "/v3/auth/tokens").len(), 1);
     for text in [told(&error), told(&again), format!("{error:?}"), format!("{error:#?}"), format!("{again:?}")] {
         assert!(!text.contains("canary"), "{text}");
@@ -496,7 +509,7 @@ async fn wrong_credentials_are_denied_and_no_secret_is_told_even_if_keystone_quo
     cloud.reply("POST", "/v3/auth/tokens", [Reply::json(404, &quote)]);
     assert_eq!(
         list(&ports).await.unwrap_err().kind,
-        PortErrorKind::Garbled { reason: "there is no Keystone v3 at `auth_url`".to_owned() }
+        PortErrorKind::Garbled { reason: "could not authenticate with Keystone for cloud `fake`: there is no Keystone v3 at `auth_url`".to_owned() }
     );
 }
 

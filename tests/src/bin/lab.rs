@@ -94,6 +94,8 @@ fn plan(arguments: &Arguments) -> SitePlan {
 }
 
 async fn run(arguments: &Arguments) -> io::Result<bool> {
+    // Where they are not built yet that takes minutes, and cargo is told to be quiet.
+    eprintln!("building daemon, worker and command, unless they are built");
     let programs = programs().await?;
     let plan = plan(arguments);
     let names: Vec<String> = plan.nodes.iter().map(|node| node.name.clone()).collect();

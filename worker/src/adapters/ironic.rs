@@ -233,7 +233,7 @@ impl Ironic {
         let answer = match &self.place {
             Place::Url { http, base } => http.send(&request(base)).await.map_err(unanswered)?,
             Place::Catalogue(session) => {
-                let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
+                let before = |error: PortError| error.before(operation);
                 let late = |_| PortError::new(operation, PortErrorKind::Unavailable).with_source("Keystone takes too long");
                 let token = tokio::time::timeout(renewal.patience(), session.token()).await.map_err(late)?.map_err(before)?;
                 let base = session.baremetal_endpoint(&token).map_err(before)?;

@@ -40,6 +40,19 @@ impl PortError {
         self
     }
 
+    /// The same error, of `operation`, which this one kept from being asked for. What they said is said once.
+    #[must_use]
+    pub fn before(self, operation: impl Into<String>) -> PortError {
+        let told = |reason: &str| format!("could not {}: {reason}", self.operation);
+        let kind = match &self.kind {
+            PortErrorKind::Refused { reason } => PortErrorKind::Refused { reason: told(reason) },
+            PortErrorKind::Denied { reason } => PortErrorKind::Denied { reason: told(reason) },
+            PortErrorKind::Garbled { reason } => PortErrorKind::Garbled { reason: told(reason) },
+            kind @ (PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown | PortErrorKind::NotFound) => return PortError::new(operation, kind.clone()).with_source(self),
+        };
+        PortError { operation: operation.into(), kind, source: self.source }
+    }
+
     /// May the same call be made again without a look at the world?
     pub fn is_temporary(&self) -> bool {
         matches!(self.kind, PortErrorKind::Unavailable | PortErrorKind::OutcomeUnknown)

@@ -141,10 +141,10 @@ impl Nova {
     async fn send(&self, call: Call<'_>) -> Result<Answer, PortError> {
         let effect = if call.method == Method::GET { Effect::None } else { Effect::Some };
         let decided = Instant::now();
-        let mut token = self.session.token().await.map_err(|error| before(&call, error))?;
+        let mut token = self.session.token().await.map_err(|error| error.before(&call.operation))?;
         let mut answer = self.send_with(&call, &token, effect, decided).await?;
         if answer.as_ref().is_none_or(|answer| answer.status.as_u16() == 401) {
-            token = self.session.renew(&token).await.map_err(|error| before(&call, error))?;
+            token = self.session.renew(&token).await.map_err(|error| error.before(&call.operation))?;
             answer = self.send_with(&call, &token, effect, decided).await?;
         }
         let Some(answer) = answer else {
@@ -172,7 +172,7 @@ impl Nova {
     /// Sends one call with `token`, once; one that changes something soon after it was `decided`, or not at all. None where Nova did not even tell its version to this
     /// token.
     async fn send_with(&self, call: &Call<'_>, token: &Arc<Token>, effect: Effect, decided: Instant) -> Result<Option<Answer>, PortError> {
-        let Some(api) = self.api(token).await.map_err(|error| before(call, error))? else { return Ok(None) };
+        let Some(api) = self.api(token).await.map_err(|error| error.before(&call.operation))? else { return Ok(None) };
         if effect == Effect::Some {
             in_time(decided, &call.operation, "get a token that Nova takes")?;
         }
@@ -190,7 +190,7 @@ impl Nova {
     /// Reads from another service of the same cloud, by the request that `asked` makes of a token.
     // A 401 comes before anything is looked at.
     async fn look(&self, operation: &str, asked: impl Fn(&Token) -> Result<Request, PortError> + Sync) -> Result<Answer, PortError> {
-        let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
+        let before = |error: PortError| error.before(operation);
         let mut token = self.session.token().await.map_err(before)?;
         let mut answer = self.session.http().send(&asked(&token)?).await;
         if answer.as_ref().is_ok_and(|answer| answer.status.as_u16() == 401) {
@@ -225,7 +225,8 @@ impl Nova {
             return Err(garbled("there is no Nova at the address that the catalogue gives".to_owned()));
         }
         if !answer.status.is_success() {
-            return Err(PortError::new(operation, answer.refusal(Effect::None, answer.fault())));
+            let status = format!("HTTP {}", answer.status.as_u16());
+            return Err(PortError::new(operation, answer.refusal(Effect::None, answer.fault())).with_source(status));
         }
         let VersionDocument { version } = answer.json("Nova's version document").map_err(garbled)?;
         let parse =
@@ -239,11 +240,6 @@ impl Nova {
 
 const X_AUTH_TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 const OPENSTACK_API_VERSION: HeaderName = HeaderName::from_static("openstack-api-version");
-
-/// An error that came before the call was sent, as an error of the call.
-fn before(call: &Call<'_>, error: PortError) -> PortError {
-    PortError::new(&call.operation, error.kind.clone()).with_source(error)
-}
 
 /// The microversion to speak, given what Nova offers.
 fn choose(oldest: Microversion, newest: Microversion) -> Result<Microversion, String> {

@@ -84,7 +84,7 @@ impl Nova {
     /// Reads one document; None where the cloud has no Neutron. `expected` says what it is, for an error.
     async fn neutron<T: DeserializeOwned>(&self, operation: &str, path: &str, query: &[(&str, String)], expected: &str) -> Result<Option<T>, PortError> {
         let fail = |kind| PortError::new(operation, kind);
-        let before = |error: PortError| PortError::new(operation, error.kind.clone()).with_source(error);
+        let before = |error: PortError| error.before(operation);
         if !self.session.token().await.map_err(before)?.offers("network") {
             return Ok(None);
         }
